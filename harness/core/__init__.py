@@ -1,0 +1,1 @@
+"""Everything that needs neither torch nor ray: config, fingerprints, artifacts, rows, storage."""

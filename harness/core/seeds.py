@@ -1,0 +1,16 @@
+"""Named streams of randomness: every draw belongs to a stream, and a stream depends on its name alone."""
+
+import hashlib
+
+import numpy as np
+
+
+def stream(seed: int, *names: object) -> int:
+    """Returns a 64-bit seed for the stream called `names` of the experiment's `seed`."""
+    text = "/".join([str(seed), *map(str, names)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def generator(seed: int, *names: object) -> np.random.Generator:
+    """Returns a NumPy generator for the stream called `names` of the experiment's `seed`."""
+    return np.random.Generator(np.random.Philox(stream(seed, *names)))

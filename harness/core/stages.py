@@ -1,0 +1,181 @@
+"""Stages and trials: work named by everything that its result depends on, and done once.
+
+A `Stage` makes an artifact that others read (a data set, a trained network, the features of one timestep).
+A `Trial` reads stages and ends in rows. Both are plain data, sent between processes; `maker` names the function
+that does the work, "module:function", so that planning a sweep imports no torch.
+"""
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.core.artifacts import ArtifactStore, Damaged
+from harness.core.fingerprint import fingerprint
+from harness.core.registry import load_attribute
+from harness.core.rows import Outcome
+
+MAKE_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much there is to do, for the plan's estimate."""
+
+    image_passes: int = 0  # forward passes of one image through the backbone; a training step counts three
+    seconds: float = 0.0  # a guess for one CPU core, used until the same kind has been measured
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A piece of shared work. `maker(stage, folder, workshop)` fills `folder`."""
+
+    kind: str  # the folder below artifacts/
+    version: int  # raised when the same values would give other numbers
+    maker: str
+    config: Mapping[str, Any]  # values on which the result depends
+    needs: Mapping[str, "Stage"] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # how, not what: workers, batch of a forward pass
+    work: Work = Work()
+    workers: int = 0  # processes that it starts through Ray Train; 0: it works where it is called
+
+    @cached_property
+    def key(self) -> str:
+        """The fingerprint of all that the result depends on, through every stage below."""
+        needs = {name: stage.key for name, stage in self.needs.items()}
+        return fingerprint([self.kind, self.version, self.config, needs])
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of the table to be filled in. `runner(trial, workshop)` returns rows by table name."""
+
+    study: str
+    table: str  # the table with one row a trial
+    version: int
+    runner: str
+    axes: Mapping[str, Any]  # the swept values, columns of the table
+    config: Mapping[str, Any]  # other values on which the result depends
+    seed: int
+    data: str
+    data_fingerprint: str
+    needs: Mapping[str, Stage] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    private: Mapping[str, Stage] = field(default_factory=dict)  # stages that the trial makes itself, for resuming
+    work: Work = Work()
+    searchable: bool = True  # whether a search may leave it out; controls always run
+
+    @cached_property
+    def key(self) -> str:
+        """The fingerprint of all that the trial's rows depend on: the trial's name in every table."""
+        needs = {name: stage.key for name, stage in {**self.needs, **self.private}.items()}
+        return fingerprint([self.study, self.version, self.axes, self.config, self.seed, needs])
+
+
+@dataclass
+class Workshop:
+    """Hands out what stages made, and makes what is missing: by whoever needs it first, once."""
+
+    store: ArtifactStore
+    provenance: Mapping[str, Any]  # the columns that every row of this run carries
+    ray: bool = True  # whether training may start Ray Train workers
+    accelerators: bool = True  # whether GPUs may be used at all
+    say: Callable[[str, str], None] | None = None  # say(who, line) shows a line of progress
+
+    def progress(self, who: str, line: str) -> None:
+        """Shows one line about work under way, where there is a display."""
+        if self.say is not None:
+            self.say(who, line)
+
+    def ensure(self, stage: Stage) -> None:
+        """Makes `stage`, and the stages below it, unless they are there."""
+        if self.store.manifest(stage.kind, stage.key) is not None:
+            return
+        for need in stage.needs.values():
+            self.ensure(need)
+        with self.store.lock(stage.kind, stage.key):
+            if self.store.manifest(stage.kind, stage.key) is not None:
+                return
+            began = time.time()
+            with self.store.scratch() as folder:
+                load_attribute(stage.maker)(stage, folder, self)
+                about = {
+                    "kind": stage.kind,
+                    "key": stage.key,
+                    "version": stage.version,
+                    "config": dict(stage.config),
+                    "needs": {name: need.key for name, need in stage.needs.items()},
+                    "image_passes": stage.work.image_passes,
+                    "guess": stage.work.seconds,
+                    "seconds": time.time() - began,
+                    "provenance": dict(self.provenance),
+                }
+                self.store.publish(stage.kind, stage.key, folder, about)
+
+    def file(self, stage: Stage, name: str) -> Path:
+        """Returns a verified local path to one file of `stage`. A damaged artifact is made again, never read."""
+        for _ in range(MAKE_ATTEMPTS):
+            self.ensure(stage)
+            try:
+                return self.store.file(stage.kind, stage.key, name)
+            except Damaged as error:
+                damage = error
+                self.store.discard(stage.kind, stage.key)
+        raise damage
+
+    def folder(self, stage: Stage) -> Path:
+        """Returns a local folder with all of `stage`'s files, verified."""
+        self.ensure(stage)
+        manifest = self.store.manifest(stage.kind, stage.key)
+        names = list(manifest["files"]) if manifest else []
+        paths = [self.file(stage, name) for name in names]
+        return paths[0].parents[len(Path(names[0]).parts) - 1]
+
+
+def run(trial: Trial, workshop: Workshop, device: str) -> Outcome:
+    """Runs a trial and returns its outcome: rows, or a failure with its traceback. Never raises an `Exception`."""
+    began = time.time()
+    rows: dict[str, list[dict[str, Any]]] = {}
+    error = None
+    try:
+        rows = load_attribute(trial.runner)(trial, workshop)
+    except Exception:
+        error = traceback.format_exc()
+    return outcome(trial, workshop.provenance, device, rows, error, began)
+
+
+def failure(trial: Trial, provenance: Mapping[str, Any], error: str) -> Outcome:
+    """Returns the outcome of a trial that could not even start, or whose process died."""
+    return outcome(trial, provenance, "unknown", {}, error, time.time())
+
+
+def outcome(
+    trial: Trial,
+    provenance: Mapping[str, Any],
+    device: str,
+    rows: Mapping[str, list[dict[str, Any]]],
+    error: str | None,
+    began: float,
+) -> Outcome:
+    """Puts the columns that all tables share in front of a trial's rows."""
+    common = {
+        **provenance,
+        "key": trial.key,
+        "status": "failed" if error else "ok",
+        "error": error,
+        "data": trial.data,
+        "data_fingerprint": trial.data_fingerprint,
+        "seed": trial.seed,
+        "device": device,
+        "began_at": began,
+        "seconds": time.time() - began,
+    }
+    rows = {trial.table: [{}]} if error else rows
+    tables = {
+        table: [{**common, **(trial.axes if table == trial.table else {}), **row} for row in table_rows]
+        for table, table_rows in rows.items()
+    }
+    return Outcome(key=trial.key, study=trial.study, failed=error is not None, tables=tables)

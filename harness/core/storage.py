@@ -1,0 +1,135 @@
+"""Where results live: any fsspec URL, with writes that are whole or absent."""
+
+import os
+import uuid
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from harness.core.errors import UserError, did_you_mean
+
+
+class Storage:
+    """A folder on a disk or an object store. All paths are relative to it, with forward slashes."""
+
+    def __init__(self, url: str) -> None:
+        """Raises `UserError` if no installed file system answers to the URL's protocol."""
+        self.url = str(url)
+        protocol = self.url.split("://", 1)[0] if "://" in self.url else "file"
+        if protocol not in fsspec.available_protocols():
+            raise UserError(f"--results {self.url}: {did_you_mean(protocol, ['file', 'gs', 'memory', 's3'])}")
+        try:
+            _ = self._resolved
+        except ImportError as error:
+            raise UserError(f"--results {self.url}: {error}") from None
+
+    @cached_property
+    def _resolved(self) -> tuple[Any, str]:
+        url = self.url if "://" in self.url else str(Path(self.url).expanduser().absolute())
+        return fsspec.core.url_to_fs(url)
+
+    @property
+    def fs(self) -> Any:
+        """The fsspec file system."""
+        return self._resolved[0]
+
+    @property
+    def root(self) -> str:
+        """The folder's path inside the file system."""
+        return self._resolved[1].rstrip("/")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url}
+
+    @property
+    def local(self) -> Path | None:
+        """The folder as a path on this machine, or None on an object store."""
+        return Path(self.root) if "file" in _protocols(self.fs) else None
+
+    def full(self, path: str) -> str:
+        """Returns `path` as the file system names it; a path that leaves the folder is a `UserError`."""
+        if path.startswith("/") or ".." in Path(path).parts:
+            raise UserError(f"path {path!r} leaves the results folder")
+        return f"{self.root}/{path}" if path else self.root
+
+    def describe(self, path: str = "") -> str:
+        """Returns `path` as people write it."""
+        return self.full(path) if self.local else self.fs.unstrip_protocol(self.full(path))
+
+    def exists(self, path: str) -> bool:
+        """Says whether a file or folder is at `path`."""
+        return bool(self.fs.exists(self.full(path)))
+
+    def names(self, folder: str) -> list[str]:
+        """Returns the names directly in `folder`, sorted; none if it does not exist."""
+        try:
+            self.fs.invalidate_cache(self.full(folder))
+            found = self.fs.ls(self.full(folder), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
+
+    def read(self, path: str) -> bytes:
+        """Returns a file's bytes; raises `FileNotFoundError`."""
+        return self.fs.cat_file(self.full(path))
+
+    def write(self, path: str, content: bytes) -> None:
+        """Writes a file so that readers see the old content or the new, never a part."""
+        full = self.full(path)
+        if self.local is None:
+            self.fs.pipe_file(full, content)
+            return
+        Path(full).parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(f"{full}.{uuid.uuid4().hex}.part")
+        try:
+            with scratch.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(full)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def upload(self, source: Path, path: str) -> None:
+        """Copies a local file to `path`."""
+        self.fs.makedirs(self.full(path).rsplit("/", 1)[0], exist_ok=True)
+        self.fs.put_file(str(source), self.full(path))
+
+    def download(self, path: str, target: Path) -> None:
+        """Copies the file at `path` to a local `target`, whole or not at all."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
+        try:
+            self.fs.get_file(self.full(path), str(scratch))
+            scratch.replace(target)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def remove(self, path: str) -> None:
+        """Removes a file or folder, if it is there."""
+        try:
+            self.fs.rm(self.full(path), recursive=True)
+        except FileNotFoundError:
+            return
+
+    def check_writable(self) -> None:
+        """Raises `UserError` if nothing can be written here. Leaves nothing behind."""
+        if self.local is None:
+            return
+        place = self.local
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            raise UserError(f"results folder {self.local} cannot be written: {place} is not a folder")
+        probe = place / f".{uuid.uuid4().hex}.probe"
+        try:
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"results folder {self.local} cannot be written: {error.strerror}") from None
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)

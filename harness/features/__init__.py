@@ -1,0 +1,1 @@
+"""Study 1: which features of a diffusion model classify images best?"""

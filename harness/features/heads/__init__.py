@@ -1,0 +1,1 @@
+"""Classifiers that stand on frozen features."""

@@ -1,0 +1,1 @@
+"""Plans an experiment and runs what is missing on Ray."""

@@ -1,0 +1,1 @@
+"""Study 2: can a diffusion model write network weights?"""
