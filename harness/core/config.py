@@ -3,12 +3,13 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SerializeAsAny, ValidationError
 
 from harness.core.errors import UserError, did_you_mean
+from harness.core.registry import Registry
 
 C = TypeVar("C", bound="Config")
 
@@ -141,3 +142,26 @@ def _models_in(annotation: Any) -> list[Any]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def part(registry: Registry) -> Any:
+    """Returns the type of a field that holds a registered part: its name, or {name: NAME, **options}.
+
+    The registry leads to a subclass of `Config` with a field `name`; the value is checked by that class.
+    """
+
+    def choose(value: Any) -> Config:
+        if isinstance(value, Config):
+            return value
+        options = {"name": value} if isinstance(value, str) else value
+        if not isinstance(options, dict) or not isinstance(options.get("name"), str):
+            raise ValueError(f"expected a {registry.kind} by name; known: {', '.join(registry.names())}")
+        try:
+            model = registry.load(options["name"])
+            return model.model_validate_json(json.dumps(options))
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        except ValidationError as error:
+            raise ValueError(_explain(model, error)) from None
+
+    return Annotated[Config, PlainValidator(choose), SerializeAsAny()]

@@ -160,7 +160,7 @@ class Outcome:
     def from_json(line: str) -> "Outcome":
         """Reads one line of a journal; raises `ValueError` if it is not whole."""
         values = json.loads(line)
-        _check_version(values["v"], "a journal")
+        check_schema_version(values["v"], "a journal")
         tables = {name: [_unpacked(row) for row in rows] for name, rows in values["tables"].items()}
         return Outcome(values["key"], values["study"], values["failed"], tables)
 
@@ -212,7 +212,7 @@ class RowStore:
             return
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{self.storage.describe('rows/SCHEMA.json')}: not readable; restore or remove it") from None
-        _check_version(found, self.storage.describe())
+        check_schema_version(found, self.storage.describe())
 
     def tables(self) -> dict[str, pa.Table]:
         """Returns every row recorded, one table each, journals of dead and running sweeps included."""
@@ -244,7 +244,7 @@ class RowStore:
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{self.storage.describe(path)}: not a readable Parquet file: {error}") from None
         if table.schema.metadata:
-            _check_version(int(table.schema.metadata.get(b"harness_schema_version", 0)), path)
+            check_schema_version(int(table.schema.metadata.get(b"harness_schema_version", 0)), path)
         return table
 
     def journal(self, run: str) -> "Journal":
@@ -315,7 +315,8 @@ def _parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _check_version(found: int, where: str) -> None:
+def check_schema_version(found: int, where: str) -> None:
+    """Raises `UserError` if `where` was written with a newer schema than this one."""
     if found > SCHEMA_VERSION:
         raise UserError(
             f"{where}: written with schema version {found}, this is version {SCHEMA_VERSION}; "

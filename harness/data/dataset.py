@@ -1,0 +1,144 @@
+"""A data set in memory, its splits and its fingerprint; and the artifact that workers read it from."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from harness.core.config import parse
+from harness.core.errors import UserError
+from harness.core.fingerprint import canonical
+from harness.core.seeds import generator
+from harness.core.stages import Stage, Workshop
+from harness.data.config import SOURCES, DataConfig
+from harness.data.source import Record, decode
+
+SPLITS = ("train", "validation", "test")
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images with labels; `splits` and `labelled` hold places in them.
+
+    An image's place in `images` is its name in every noise draw, so it never depends on the splits.
+    """
+
+    images: np.ndarray  # uint8 [N, C, H, W]
+    labels: np.ndarray  # int64 [N]
+    classes: tuple[str, ...]
+    splits: dict[str, np.ndarray]  # "train", "validation", "test": int64 places, disjoint
+    labelled: np.ndarray  # those training images whose labels may be used
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the content: pixels, labels, class names and splits."""
+        digest = hashlib.sha256(canonical([self.images.shape, self.classes]).encode())
+        for array in (self.images, self.labels, self.labelled, *(self.splits[name] for name in SPLITS)):
+            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(b"|")
+        return digest.hexdigest()[:20]
+
+    @property
+    def probed(self) -> np.ndarray:
+        """Places of the images that probes look at: labelled, then validation, then test."""
+        return np.concatenate([self.labelled, self.splits["validation"], self.splits["test"]])
+
+
+def load(config: DataConfig, seed: int) -> Dataset:
+    """Reads the images and splits them; raises `UserError` for what cannot be read or is too small."""
+    source = SOURCES.load(config.name)(config)
+    records = list(source.records)
+    if not records:
+        raise UserError(f"data set {config.name!r} at {config.path!r} holds no images")
+    labels = np.array([record.label for record in records], np.int64)
+    splits = split(records, config, seed)
+    used = np.sort(np.concatenate(list(splits.values())))
+    places = np.full(len(records), -1)
+    places[used] = np.arange(len(used))
+    splits = {name: places[chosen] for name, chosen in splits.items()}
+    labels = labels[used]
+    return Dataset(
+        images=decode([records[place] for place in used], config),
+        labels=labels,
+        classes=tuple(source.classes),
+        splits=splits,
+        labelled=choose_labelled(labels, splits["train"], source.classes, config.labels_per_class),
+    )
+
+
+def split(records: Sequence[Record], config: DataConfig, seed: int) -> dict[str, np.ndarray]:
+    """Returns places for "train", "validation" and "test", in an order drawn from the seed.
+
+    Splits that the source has are kept; a missing one is drawn from the training images.
+    """
+    total = len(records)
+    order = generator(seed, "split").permutation(total)
+    named = np.array([record.split or "train" for record in records])[order]
+    found = {name: order[named == name] for name in SPLITS}
+    for name, share in (("test", config.test), ("validation", config.validation)):
+        if not len(found[name]):
+            count = round(share * total)
+            found[name], found["train"] = found["train"][:count], found["train"][count:]
+    limits = {"train": config.max_train, "validation": config.max_validation, "test": config.max_test}
+    found = {name: chosen[: limits[name]] for name, chosen in found.items()}
+    for name, chosen in found.items():
+        if not len(chosen):
+            raise UserError(f"data set {config.name!r}: no image is left for {name}; it has {total} images")
+    return found
+
+
+def choose_labelled(
+    labels: np.ndarray, train: np.ndarray, classes: Sequence[str], per_class: int | None
+) -> np.ndarray:
+    """Returns the first `per_class` training images of each class, or all of them where it is None."""
+    if per_class is None:
+        return train
+    chosen = []
+    for number, name in enumerate(classes):
+        of_class = train[labels[train] == number]
+        if len(of_class) < per_class:
+            raise UserError(
+                f"data.labels_per_class = {per_class}: class {name!r} has {len(of_class)} training images"
+            )
+        chosen.append(of_class[:per_class])
+    return np.concatenate(chosen)
+
+
+def dataset_stage(config: DataConfig, seed: int, fingerprint: str) -> Stage:
+    """Returns the stage that puts the data set where workers find it. Made where the images can be read."""
+    return Stage(
+        kind="dataset",
+        version=VERSION,
+        maker="harness.data.dataset:make",
+        config={"fingerprint": fingerprint},
+        options={"data": config.model_dump(mode="json"), "seed": seed},
+    )
+
+
+def make(stage: Stage, folder: Path, workshop: Workshop) -> None:
+    """Writes images, labels and splits; raises `UserError` if the source changed since the plan."""
+    dataset = load(parse(DataConfig, stage.options["data"], "data"), stage.options["seed"])
+    if dataset.fingerprint != stage.config["fingerprint"]:
+        raise UserError("the images changed while the sweep was being planned; run the command again")
+    arrays = {"images": dataset.images, "labels": dataset.labels, "labelled": dataset.labelled, **dataset.splits}
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors")
+    (folder / "classes.json").write_text(json.dumps(dataset.classes), encoding="utf-8")
+
+
+def open_dataset(stage: Stage, workshop: Workshop) -> Dataset:
+    """Reads the artifact of a data-set stage."""
+    arrays = load_file(workshop.file(stage, "images.safetensors"))
+    classes = json.loads(workshop.file(stage, "classes.json").read_text(encoding="utf-8"))
+    return Dataset(
+        images=arrays["images"],
+        labels=arrays["labels"],
+        classes=tuple(classes),
+        splits={name: arrays[name] for name in SPLITS},
+        labelled=arrays["labelled"],
+    )

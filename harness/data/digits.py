@@ -1,0 +1,18 @@
+"""The handwritten digits that come with scikit-learn: 1797 grey images of 8x8 pixels, ten classes."""
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from harness.data.config import DataConfig
+from harness.data.source import Record, Source
+
+
+def read(config: DataConfig) -> Source:
+    """Reads the embedded data set; its 17 grey levels are spread over 0..255."""
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    records = [
+        Record(image, int(label), None, f"digit {index}")
+        for index, (image, label) in enumerate(zip(images, digits.target, strict=True))
+    ]
+    return Source(records, [str(name) for name in digits.target_names])

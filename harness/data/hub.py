@@ -1,0 +1,47 @@
+"""A data set of the Hugging Face Hub, by its id. Needs the extra `hub`."""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from harness.core.errors import UserError
+from harness.data.config import DataConfig
+from harness.data.parquet import LABEL_NAMES
+from harness.data.source import Record, Source
+
+
+def read(config: DataConfig) -> Source:
+    """Downloads `data.path` at `data.revision`; data sets that need code of their own are refused."""
+    try:
+        import datasets
+    except ImportError:
+        raise UserError("data set 'hub' needs the extra: pip install 'harness[hub]'") from None
+    if config.path is None:
+        raise UserError("data.path is missing: data set 'hub' needs an id such as uoft-cs/cifar10")
+    try:
+        splits = datasets.load_dataset(config.path, revision=config.revision)
+    except Exception as error:  # the library raises many kinds: missing, gated, offline, not a data set
+        raise UserError(f"data.path {config.path}: cannot be loaded from the Hub: {error}") from None
+    features = next(iter(splits.values())).features
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    image = config.image_column or next(iter(images), None)
+    label = config.label_column or next((name for name in LABEL_NAMES if name in features), None)
+    if image not in images or label not in features:
+        raise UserError(
+            f"data.path {config.path}: set data.image_column and data.label_column; known: {', '.join(features)}"
+        )
+    names = getattr(features[label], "names", None)
+    if names is None:
+        raise UserError(f"data.path {config.path}: column {label!r} has no class names")
+    raw = {name: split.cast_column(image, datasets.Image(decode=False)) for name, split in splits.items()}
+    return Source(_records(raw, image, label, config.path), names)
+
+
+def _records(splits: dict[str, Any], image: str, label: str, path: str) -> Iterator[Record]:
+    for name, split in splits.items():
+        for row, example in enumerate(split):
+            content = example[image]["bytes"]
+            if content is None:
+                with open(example[image]["path"], "rb") as file:
+                    content = io.BytesIO(file.read()).getvalue()
+            yield Record(content, example[label], name, f"{path}, {name}, row {row}")

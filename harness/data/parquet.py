@@ -1,0 +1,110 @@
+"""Image data sets in the Hugging Face Hub's Parquet layout.
+
+A folder, at any depth, of files whose names start with their split ("train-00000-of-00002.parquet",
+"test.parquet"), or a single file. Images are structs {bytes, path} or plain bytes.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.core.errors import UserError, did_you_mean
+from harness.data.config import DataConfig
+from harness.data.source import Record, Source
+
+LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
+
+
+def read(config: DataConfig) -> Source:
+    """Reads the files below `data.path`; raises `UserError` if a column is not there."""
+    if config.path is None:
+        raise UserError("data.path is missing: data set 'parquet' needs the folder with the files")
+    root = Path(config.path).expanduser()
+    files = sorted(root.rglob("*.parquet")) if root.is_dir() else [root]
+    if not files or not files[0].is_file():
+        raise UserError(f"data.path {config.path}: no Parquet file there")
+    tables = [(file, _open(file)) for file in files]
+    first = tables[0][1].schema
+    image_column, label_column = find_columns(first, config, str(files[0]))
+    for file, opened in tables:
+        for column in (image_column, label_column):
+            if column not in opened.schema.names:
+                raise UserError(f"{file}: no column {column!r}; {did_you_mean(column, opened.schema.names)}")
+    classes = class_names(first, label_column)
+    return Source(_records(tables, image_column, label_column, classes), classes or _numbered(tables, label_column))
+
+
+def _open(file: Path) -> pa.Table:
+    try:
+        return pq.read_table(file, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: not a readable Parquet file: {error}") from None
+
+
+def find_columns(schema: pa.Schema, config: DataConfig, where: str) -> tuple[str, str]:
+    """Returns the names of the image and the label column; raises `UserError` with those there are."""
+    image = config.image_column or next((field.name for field in schema if _holds_images(field.type)), None)
+    label = config.label_column or next((name for name in LABEL_NAMES if name in schema.names), None)
+    for name, what in ((image, "image"), (label, "label")):
+        if name is None or name not in schema.names:
+            asked = f"no column {name!r}" if name else f"no {what} column found; set data.{what}_column"
+            raise UserError(f"{where}: {asked}; {did_you_mean(name or what, schema.names)}")
+    assert image is not None
+    assert label is not None
+    if not _holds_images(schema.field(image).type):
+        raise UserError(f"{where}: column {image!r} holds {schema.field(image).type}, not images")
+    if not pa.types.is_integer(schema.field(label).type):
+        raise UserError(f"{where}: column {label!r} holds {schema.field(label).type}, not class numbers")
+    return image, label
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and _is_binary(field.type) for field in kind)
+    return _is_binary(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def class_names(schema: pa.Schema, label: str) -> list[str]:
+    """Returns the class names that the Hub's metadata gives, or none."""
+    try:
+        info = json.loads((schema.metadata or {})[b"huggingface"])
+        return [str(name) for name in info["info"]["features"][label]["names"]]
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
+def _numbered(tables: Sequence[tuple[Path, pa.Table]], label: str) -> list[str]:
+    highest = max((max(table[label].to_pylist(), default=-1) for _, table in tables), default=-1)
+    return [str(number) for number in range(highest + 1)]
+
+
+def split_of(file: Path) -> str | None:
+    """Returns the split that a file's name starts with, in the Hub's spelling."""
+    stem = file.stem.lower()
+    for name, split in (("train", "train"), ("val", "validation"), ("dev", "validation"), ("test", "test")):
+        if stem.startswith(name):
+            return split
+    return None
+
+
+def _records(
+    tables: Sequence[tuple[Path, pa.Table]], image: str, label: str, classes: Sequence[str]
+) -> Iterator[Record]:
+    for file, table in tables:
+        split = split_of(file)
+        for row, (picture, number) in enumerate(zip(table[image], table[label], strict=True)):
+            where = f"{file}, row {row}"
+            content, value = picture.as_py(), number.as_py()
+            content = content.get("bytes") if isinstance(content, dict) else content
+            if content is None:
+                raise UserError(f"{where}: the image cannot be read: it is null")
+            if value is None or value < 0 or (classes and value >= len(classes)):
+                raise UserError(f"{where}: label {value} is not between 0 and {len(classes) - 1}")
+            yield Record(content, value, split, where)

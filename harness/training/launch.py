@@ -1,0 +1,152 @@
+"""Starts training: on Ray Train's workers, or in the calling process. The one file that imports `ray.train`.
+
+A run is named by its stage's key, so the same command continues it after a worker or the driver has died.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.core.registry import load_attribute
+from harness.core.stages import Stage, Workshop
+from harness.training import checkpoint
+from harness.training.config import TrainConfig
+from harness.training.device import pick_device
+from harness.training.loop import Crew, fit
+from harness.training.tasks import Task
+
+WORKER_FAILURES = 3  # how often a run may lose workers before it counts as failed
+
+TaskFactory = Callable[[Stage, Workshop], Task]
+
+
+def train(factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, workshop: Workshop) -> None:
+    """Trains the task that `factory` ("module:function") makes of a stage; leaves weights and history in `folder`."""
+    if not workshop.ray or config.workers == 0:
+        _train_here(factory, stage, config, seed, folder, workshop)
+    else:
+        _train_on_ray(factory, stage, config, seed, folder, workshop)
+
+
+def _train_here(
+    factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, workshop: Workshop
+) -> None:
+    def say(line: str) -> None:
+        workshop.progress(f"{stage.kind} {stage.key[:6]}", line)
+
+    root = workshop.store.storage.local
+    kept = root / "training" / f"{stage.kind}-{stage.key}" if root else folder.with_name("checkpoint")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    task: Task = load_attribute(factory)(stage, workshop)
+    fit(task, config, seed, Crew(pick_device(workshop), kept, say))
+    _take(kept, folder)
+    shutil.rmtree(kept)
+
+
+def _take(source: Path, folder: Path) -> None:
+    """Copies a checkpoint but for what only resuming needs."""
+    for file in source.iterdir():
+        if file.name not in checkpoint.FILES_FOR_RESUMING and not file.name.startswith("."):
+            shutil.copyfile(file, folder / file.name)
+
+
+def _train_on_ray(
+    factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, workshop: Workshop
+) -> None:
+    import ray
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    storage = workshop.store.storage
+    workers = config.workers if isinstance(config.workers, int) else (config.workers[0], config.workers[-1])
+    name = f"{stage.kind}-{stage.key}"
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={
+            "factory": factory,
+            "stage": stage,
+            "config": config,
+            "seed": seed,
+            "workshop": workshop,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=workshop.accelerators and ray.cluster_resources().get("GPU", 0) > 0
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage.full("training"),
+            storage_filesystem=None if storage.local else PyFileSystem(FSSpecHandler(storage.fs)),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=FailureConfig(max_failures=WORKER_FAILURES),
+        ),
+    )
+    result = trainer.fit()
+    if result.error is not None:
+        raise result.error
+    with result.checkpoint.as_directory() as kept:
+        _take(Path(kept), folder)
+    storage.remove(f"training/{name}")
+
+
+def _work(settings: dict[str, Any]) -> None:
+    """What each of Ray Train's workers runs."""
+    import ray.train.torch
+
+    workshop, stage = settings["workshop"], settings["stage"]
+    crew = _RayCrew(ray.train.torch.get_device(), stage, workshop)
+    fit(load_attribute(settings["factory"])(stage, workshop), settings["config"], settings["seed"], crew)
+
+
+class _RayCrew(Crew):
+    """One of Ray Train's workers."""
+
+    def __init__(self, device: torch.device, stage: Stage, workshop: Workshop) -> None:
+        import ray.train
+
+        context = ray.train.get_context()
+        self.rank, self.size = context.get_world_rank(), context.get_world_size()
+        who = f"{stage.kind} {stage.key[:6]}" + (f" on {self.size} workers" if self.size > 1 else "")
+        super().__init__(device, say=lambda line: workshop.progress(who, line))
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        import ray.train.torch
+
+        return ray.train.torch.prepare_model(model) if self.size > 1 else model
+
+    def mean(self, value: torch.Tensor) -> float:
+        if self.size == 1:
+            return float(value)
+        total = value.clone()
+        torch.distributed.all_reduce(total)
+        return float(total) / self.size
+
+    def saved(self) -> AbstractContextManager[Path | None]:
+        import ray.train
+
+        @contextmanager
+        def folder() -> Iterator[Path | None]:
+            found = ray.train.get_checkpoint()
+            if found is None:
+                yield None
+                return
+            with found.as_directory() as kept:
+                yield Path(kept)
+
+        return folder()
+
+    def save(self, write: Callable[[Path], None], loss: float) -> None:
+        import ray.train
+
+        with tempfile.TemporaryDirectory() as folder:
+            kept = None
+            if self.rank == 0:
+                write(Path(folder))
+                kept = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report({"loss": loss}, checkpoint=kept)

@@ -1,0 +1,216 @@
+"""The one training loop: for denoising, classification, autoencoding and latent denoising alike."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from harness.core.seeds import generator, stream
+from harness.training import checkpoint
+from harness.training.config import TrainConfig
+from harness.training.tasks import Draws, Task
+
+SECONDS_BETWEEN_LINES = 2.0
+HISTORY_LENGTH = 50
+
+
+class Crew:
+    """The processes that train together: here, one alone. `harness.training.launch` has Ray Train's."""
+
+    rank = 0
+    size = 1
+
+    def __init__(self, device: torch.device, folder: Path | None = None, say: Callable[[str], None] = lambda line: None):
+        """Checkpoints go to `folder`, if there is one; `say(line)` shows progress."""
+        self.device = device
+        self._folder = folder
+        self.say = say
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Returns the model that averages gradients over the crew."""
+        return model
+
+    def mean(self, value: torch.Tensor) -> float:
+        """Returns the mean of a scalar over the crew."""
+        return float(value)
+
+    def saved(self) -> AbstractContextManager[Path | None]:
+        """Gives the folder of the newest checkpoint, or None."""
+        found = self._folder is not None and (self._folder / "state.json").exists()
+        return nullcontext(self._folder if found else None)
+
+    def save(self, write: Callable[[Path], None], loss: float) -> None:
+        """Keeps a checkpoint, which `write(folder)` writes. Called by every member at the same step."""
+        if self._folder is None:
+            return
+        fresh = self._folder.with_name(f"{self._folder.name}.part")
+        fresh.mkdir(parents=True, exist_ok=True)
+        write(fresh)
+        self._folder.mkdir(exist_ok=True)
+        # state.json comes last: a checkpoint without it does not count.
+        for name in sorted((path.name for path in fresh.iterdir()), key=lambda name: name == "state.json"):
+            (fresh / name).replace(self._folder / name)
+        fresh.rmdir()
+
+
+def fit(task: Task, config: TrainConfig, seed: int, crew: Crew) -> checkpoint.Progress:
+    """Trains `task` for `config.steps` steps, from the crew's newest checkpoint if there is one.
+
+    Step by step the samples, noise and timesteps are the same for any size of the crew. Raises
+    `FloatingPointError` when the loss stops being a number.
+    """
+    progress = _start(task, config, seed, crew.device)
+    with crew.saved() as folder:
+        if folder is not None:
+            checkpoint.restore(progress, folder)
+    if progress.step >= config.steps:  # nothing to learn, or a run that died after its last step
+        crew.save(lambda folder: checkpoint.save(progress, folder), math.nan)
+        return progress
+    model = crew.wrap(progress.model)
+    batches = _batches(task.examples, config.batch, seed, progress.step)
+    pace = _Pace(config, progress.step, crew.say if crew.rank == 0 else lambda line: None)
+    while progress.step < config.steps:
+        rate = learning_rate(config, progress.step)
+        for group in progress.optimizer.param_groups:
+            group["lr"] = rate
+        loss = _step(task, model, progress, config, next(batches), seed, crew)
+        progress.step += 1
+        _after_step(task, progress, config, crew, loss, pace)
+    return progress
+
+
+def _start(task: Task, config: TrainConfig, seed: int, device: torch.device) -> checkpoint.Progress:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(seed, "init") % 2**63)
+        model = task.model()
+    model = model.to(device)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if config.optimizer == "sgd":
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(
+            learnt, config.learning_rate, config.momentum, weight_decay=config.weight_decay
+        )
+    else:
+        optimizer = torch.optim.AdamW(learnt, config.learning_rate, weight_decay=config.weight_decay)
+    average = copy.deepcopy(model).requires_grad_(False) if config.ema is not None else None
+    return checkpoint.Progress(model, optimizer, average)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Returns the learning rate of step `step`, the first being 0."""
+    rate = config.learning_rate
+    if step < config.warmup:
+        return rate * (step + 1) / config.warmup
+    if config.schedule == "cosine":
+        done = (step - config.warmup) / max(1, config.steps - config.warmup)
+        return rate * 0.5 * (1 + math.cos(math.pi * done))
+    return rate
+
+
+def _batches(examples: int, batch: int, seed: int, first_step: int) -> Iterator[torch.Tensor]:
+    """Yields the examples of each whole batch from `first_step` on: one shuffled pass after another."""
+    epoch, place = divmod(first_step * batch, examples)
+    while True:
+        indices: list[torch.Tensor] = []
+        missing = batch
+        while missing:
+            order = torch.from_numpy(generator(seed, "order", epoch).permutation(examples))
+            taken = order[place : place + missing]
+            indices.append(taken)
+            missing -= len(taken)
+            place += len(taken)
+            if place == examples:
+                epoch, place = epoch + 1, 0
+        yield torch.cat(indices)
+
+
+def _step(
+    task: Task,
+    model: nn.Module,
+    progress: checkpoint.Progress,
+    config: TrainConfig,
+    index_B: torch.Tensor,
+    seed: int,
+    crew: Crew,
+) -> torch.Tensor:
+    """Learns from one batch and returns this member's part of the loss, detached."""
+    positions_N = torch.arange(crew.rank, len(index_B), crew.size)
+    draws = Draws(seed, progress.step, positions_N.to(crew.device))
+    with _autocast(config, crew.device):
+        losses_N = task.loss(model, index_B[positions_N], draws)
+    # Gradients are averaged over the crew, so each member's sum is scaled to the mean over the whole batch.
+    loss = losses_N.sum() * (crew.size / len(index_B))
+    progress.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if config.clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    progress.optimizer.step()
+    if progress.ema is not None and config.ema is not None:
+        _average(progress.ema, progress.model, min(config.ema, (1 + progress.step) / (10 + progress.step)))
+    return loss.detach()
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
+    if config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", torch.bfloat16)
+    return nullcontext()
+
+
+@torch.no_grad()
+def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Moves the average towards the model. Early on, `decay` is smaller than configured: nothing is known yet."""
+    for kept, learnt in zip(average.parameters(), model.parameters(), strict=True):
+        kept.lerp_(learnt, 1 - decay)
+    for kept, current in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(current)
+
+
+def _after_step(
+    task: Task,
+    progress: checkpoint.Progress,
+    config: TrainConfig,
+    crew: Crew,
+    loss: torch.Tensor,
+    pace: "_Pace",
+) -> None:
+    """Keeps what is to be kept after a step: snapshots, history, checkpoints, the progress line."""
+    last = progress.step == config.steps
+    snapshot = task.snapshot(progress.model, progress.step)
+    if snapshot is not None:
+        progress.snapshots.append(snapshot)
+    saving = last or progress.step % config.checkpoint_steps == 0
+    if saving or progress.step % max(1, config.steps // HISTORY_LENGTH) == 0:
+        mean = crew.mean(loss)
+        if not math.isfinite(mean):
+            raise FloatingPointError(f"the loss is {mean} at step {progress.step}; lower the learning rate")
+        progress.history.append({"step": progress.step, "loss": mean})
+    pace.show(progress, last)
+    if saving:
+        crew.save(lambda folder: checkpoint.save(progress, folder), progress.history[-1]["loss"])
+
+
+class _Pace:
+    """Measures speed and writes the progress line."""
+
+    def __init__(self, config: TrainConfig, first_step: int, say: Callable[[str], None]) -> None:
+        self._config, self._first, self._say = config, first_step, say
+        self._began = self._shown = time.monotonic()
+
+    def show(self, progress: checkpoint.Progress, last: bool) -> None:
+        """Says loss, images per second and time left, every few seconds and at the end."""
+        now = time.monotonic()
+        if not progress.history or (now - self._shown < SECONDS_BETWEEN_LINES and not last):
+            return
+        self._shown = now
+        rate = (progress.step - self._first) / max(now - self._began, 1e-9)
+        left = (self._config.steps - progress.step) / rate
+        self._say(
+            f"step {progress.step}/{self._config.steps}  loss {progress.history[-1]['loss']:.4f}  "
+            f"{rate * self._config.batch:.0f} images/s  {left:.0f} s left"
+        )

@@ -1,0 +1,128 @@
+"""What is learnt: a `Task` knows its examples, its model and its loss; `harness.training.loop` does the rest."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from diffusers import DDPMScheduler
+from torch import nn
+
+from harness.core.seeds import stream
+from harness.data.transforms import to_unit_range
+from harness.training import noise
+
+
+class Draws:
+    """The randomness of one training step, for this worker's share of the batch.
+
+    A draw depends on the seed, its name, the step and the sample's position in the whole batch, so that every
+    number of workers sees the same.
+    """
+
+    def __init__(self, seed: int, step: int, positions_N: torch.Tensor) -> None:
+        self.device = positions_N.device
+        self._seed = seed
+        steps_N = torch.full_like(positions_N, step)
+        self._address_N3 = torch.stack([positions_N, steps_N, torch.zeros_like(steps_N)], 1)
+
+    def normal(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        """Returns standard normal noise in the shape of `like` [N, ...]."""
+        return noise.normal(stream(self._seed, name), self._address_N3, tuple(like.shape[1:]))
+
+    def integers(self, name: str, high: int) -> torch.Tensor:
+        """Returns int64 [N] in 0..high - 1, one a sample."""
+        return noise.integers(stream(self._seed, name), self._address_N3, high)
+
+
+class Task(Protocol):
+    """The contract of everything that `fit` trains."""
+
+    examples: int  # how many training examples there are
+
+    def model(self) -> nn.Module:
+        """Returns the network before training. Called once, with torch's random state seeded."""
+        ...
+
+    def loss(self, model: nn.Module, index_N: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Returns the loss of each example of this worker's share [N]. Called every step."""
+        ...
+
+    def snapshot(self, model: nn.Module, step: int) -> torch.Tensor | None:
+        """Returns a tensor to keep after `step` steps, or None. Called after every step."""
+        ...
+
+
+class Denoising:
+    """Predicts the noise in a noised example: ε-prediction, Ho et al. 2020, equation 14.
+
+    For images (uint8 [M, C, H, W]) and for latents (float [M, L]) alike.
+    """
+
+    def __init__(self, build: Callable[[], nn.Module], examples: torch.Tensor, scheduler: DDPMScheduler) -> None:
+        self.model = build
+        self.examples = len(examples)
+        self._x = examples
+        self._scheduler = scheduler
+
+    def loss(self, model: nn.Module, index_N: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Returns the mean squared error of the predicted noise [N]."""
+        x = self._x[index_N].to(draws.device)
+        x = to_unit_range(x) if x.dtype == torch.uint8 else x
+        timesteps_N = draws.integers("timestep", self._scheduler.config.num_train_timesteps)
+        epsilon = draws.normal("noise", x)
+        output = model(self._scheduler.add_noise(x, epsilon, timesteps_N), timesteps_N)
+        predicted = output if isinstance(output, torch.Tensor) else output.sample
+        return (predicted[:, : x.shape[1]] - epsilon).square().flatten(1).mean(1)
+
+    def snapshot(self, model: nn.Module, step: int) -> None:
+        """Keeps nothing."""
+
+
+class Classification:
+    """Learns labels (int64 [M]) of images (uint8 [M, C, H, W]) by cross-entropy."""
+
+    def __init__(
+        self,
+        build: Callable[[], nn.Module],
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        keep: Callable[[nn.Module, int], torch.Tensor | None] = lambda model, step: None,
+    ) -> None:
+        self.model = build
+        self.snapshot = keep
+        self.examples = len(images)
+        self._images, self._labels = images, labels
+
+    def loss(self, model: nn.Module, index_N: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Returns the cross-entropy [N]."""
+        device = draws.device
+        logits = model(to_unit_range(self._images[index_N].to(device)))
+        return nn.functional.cross_entropy(logits.float(), self._labels[index_N].to(device), reduction="none")
+
+
+class Autoencoding:
+    """Reconstructs vectors [M, P] with noise on what goes in and on the latents (p-diff, section 3.2)."""
+
+    def __init__(
+        self,
+        build: Callable[[], nn.Module],
+        vectors: torch.Tensor,
+        parameter_noise: float,
+        latent_noise: float,
+        latent: int,
+    ) -> None:
+        self.model = build
+        self.examples = len(vectors)
+        self._vectors = vectors
+        self._parameter_noise, self._latent_noise = parameter_noise, latent_noise
+        self._latent = latent
+
+    def loss(self, model: nn.Module, index_N: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Returns the mean squared error against the clean vector [N]."""
+        x_NP = self._vectors[index_N].to(draws.device)
+        noised_NP = x_NP + self._parameter_noise * draws.normal("parameters", x_NP)
+        latent_noise_NL = self._latent_noise * draws.normal("latents", x_NP.new_empty(len(x_NP), self._latent))
+        return (model(noised_NP, latent_noise_NL) - x_NP).square().mean(1)
+
+    def snapshot(self, model: nn.Module, step: int) -> None:
+        """Keeps nothing."""
