@@ -1,0 +1,224 @@
+"""Study 1 in words: the best setting, what matters most, how far it is from the controls."""
+
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from harness.report.correctness import Correctness, Paired, Who, compare
+from harness.report.figures.figure import levels, split, succeeded, varied
+from harness.report.tables import Tables
+from harness.report.words import (
+    NOISE_LEVEL,
+    Estimate,
+    escape,
+    estimate,
+    heads,
+    listed,
+    number,
+    p_value,
+    percent,
+    plain,
+    points,
+    several,
+    table,
+    with_interval,
+)
+
+AXES = ("block", "timestep", "pool", "head")
+CONTROLS = {"untrained": "the same network untrained", "pixels": "raw pixels"}
+TOP = 10
+
+
+class Best(NamedTuple):
+    """The setting with the highest validation accuracy, and what it reaches on test."""
+
+    setting: dict[str, Any]  # axes of the setting, those without a value left out
+    validation: Estimate
+    test: Estimate
+    candidates: int  # how many settings it was selected from
+
+
+class Effect(NamedTuple):
+    """How far the mean validation accuracy moves along one axis, and its share of the variance (0 to 1)."""
+
+    axis: str
+    low_level: Any
+    low: float
+    high_level: Any
+    high: float
+    share: float | None
+
+
+class Control(NamedTuple):
+    """The best of a control, selected on validation, and the best setting's advantage over it."""
+
+    kind: str
+    best: Best
+    paired: Paired | None
+
+
+class Answer(NamedTuple):
+    """What study 1 found on one data set."""
+
+    data: Any
+    best: Best | None
+    effects: list[Effect]  # the strongest first
+    complete: bool  # every combination of levels was measured
+    controls: list[Control]
+
+
+def answers(tables: Tables) -> list[Answer]:
+    """Returns one answer for each data set with a success."""
+    frame = succeeded(tables.features)
+    correctness = Correctness(tables.correctness)
+    return [_answer(rows, correctness) for _, rows in split(frame, ["data"])] if len(frame) else []
+
+
+def _answer(frame: pd.DataFrame, correctness: Correctness) -> Answer:
+    by_kind = {kind: frame[frame["features"] == kind] for kind in ("trained", *CONTROLS)}
+    row = _selected(by_kind["trained"])
+    best = None if row is None else _best(row, by_kind["trained"])
+    found = []
+    for kind in CONTROLS:
+        other = _selected(by_kind[kind])
+        if other is not None:
+            pair = None if row is None else compare(_vector(row, correctness), _vector(other, correctness))
+            found.append(Control(kind, _best(other, by_kind[kind]), pair))
+    known = by_kind["trained"].dropna(subset=["validation_accuracy"])
+    return Answer(frame["data"].iloc[0], best, effects(known), is_complete(known), found)
+
+
+def _selected(frame: pd.DataFrame) -> Any:
+    known = frame["validation_accuracy"].dropna()
+    return None if known.empty else frame.loc[known.idxmax()]
+
+
+def _best(row: Any, frame: pd.DataFrame) -> Best:
+    names = [*varied(frame, ["backbone"]), *AXES]
+    setting = {name: row[name] for name in names if not pd.isna(row[name])}
+    measured = int(frame["validation_accuracy"].notna().sum())
+    return Best(setting, estimate(row, "validation_accuracy"), estimate(row, "test_accuracy"), measured)
+
+
+def _vector(row: Any, correctness: Correctness) -> Any:
+    return correctness.find(Who(row["key"]), number(row["test_accuracy"]))
+
+
+def effects(frame: pd.DataFrame) -> list[Effect]:
+    """Returns the effect of each axis with two levels or more on validation accuracy, by range of its means."""
+    value = frame["validation_accuracy"]
+    total = float(((value - value.mean()) ** 2).sum())
+    found = []
+    for axis in ("backbone", *AXES):
+        groups = value.groupby(frame[axis])
+        mean = groups.mean()
+        if len(mean) < 2:
+            continue
+        between = float((groups.size() * (mean - value.mean()) ** 2).sum())
+        share = between / total if total > 0 else None
+        low, high = mean.idxmin(), mean.idxmax()
+        found.append(Effect(axis, low, float(mean[low]), high, float(mean[high]), share))
+    return sorted(found, key=lambda effect: effect.low - effect.high)
+
+
+def is_complete(frame: pd.DataFrame) -> bool:
+    """Says whether every combination of the levels that occur was measured."""
+    cells = 1
+    for axis in AXES:
+        cells *= len(levels(frame[axis]))
+    return len(frame[list(AXES)].drop_duplicates()) == cells
+
+
+def describe(setting: dict[str, Any]) -> str:
+    """Returns "block 24, timestep 90, pool 2, head linear", escaped."""
+    return ", ".join(f"{name} {escape(value)}" for name, value in setting.items())
+
+
+def to_html(answer: Answer, named: bool) -> str:
+    """Returns the answer as paragraphs; `named` adds the data set's name."""
+    title = f"<h4>{escape(answer.data)}</h4>" if named else ""
+    if answer.best is None:
+        text = "No probe of the trained backbone has a validation accuracy, so there is no best setting."
+        return f"{title}<p>{text}</p>" + "".join(
+            f"<p>{_control_alone(control)}</p>" for control in answer.controls
+        )
+    best = answer.best
+    lead = (
+        f"The best setting is <strong>{describe(best.setting)}</strong>: "
+        f"<strong>{percent(best.test.value)}</strong> on test{_rest(best.test)}. It was selected from "
+        f"{several(best.candidates, 'setting')} by validation accuracy ({percent(best.validation.value)})."
+    )
+    sentences = [_effects_sentence(answer), *(_control_sentence(control) for control in answer.controls)]
+    if not answer.controls:
+        sentences.append(
+            "No control was measured: how much of this pixels or an untrained network give is open."
+        )
+    items = "".join(f"<li>{sentence}</li>" for sentence in sentences)
+    return f'{title}<p class="lead">{lead}</p><ul>{items}</ul>'
+
+
+def _rest(accuracy: Estimate) -> str:
+    return "" if accuracy.value is None else " " + with_interval(accuracy).split(" ", 1)[1]
+
+
+def _effects_sentence(answer: Answer) -> str:
+    found = answer.effects
+    if not found:
+        return "Only one setting was measured, so nothing can be said about what matters."
+    first = found[0]
+    share = "" if first.share is None else f" and explains {100 * first.share:.0f}\u202f% of the variance"
+    text = (
+        f"<strong>{first.axis.capitalize()} matters most</strong>: the mean validation accuracy moves "
+        f"{points(first.high - first.low)[1:]} between {first.axis} {escape(first.low_level)} "
+        f"({percent(first.low)}) and {first.axis} {escape(first.high_level)} ({percent(first.high)}){share}."
+    )
+    if found[1:]:
+        rest = (
+            f"{effect.axis} ({points(effect.high - effect.low)[1:]}"
+            + ("" if effect.share is None else f", {100 * effect.share:.0f}\u202f%")
+            + ")"
+            for effect in found[1:]
+        )
+        text += f" Then {listed(rest)}."
+    if not answer.complete:
+        text += " Not every combination was measured, so these means compare unlike settings; take them as a hint."
+    return text
+
+
+def _control_sentence(control: Control) -> str:
+    name = CONTROLS[control.kind]
+    at = describe(control.best.setting)
+    text = f"The best of {name} ({at}) reaches {percent(control.best.test.value)} on test: "
+    if control.paired is None:
+        return text + "no paired test, because per-sample predictions are missing."
+    difference, p, n = control.paired
+    larger = "a difference larger than noise" if p < NOISE_LEVEL else "no difference larger than noise"
+    return text + (
+        f"the best setting is {points(difference)} away, {larger} "
+        f"({p_value(p)}, exact McNemar test on {n:,} paired samples)."
+    )
+
+
+def _control_alone(control: Control) -> str:
+    return (
+        f"The best of {CONTROLS[control.kind]} ({describe(control.best.setting)}) reaches "
+        f"{with_interval(control.best.test)} on test."
+    )
+
+
+def top_table(tables: Tables) -> str:
+    """Returns the ten best settings on validation; test numbers are left to what was selected."""
+    frame = succeeded(tables.features)
+    known = frame.dropna(subset=["validation_accuracy"])
+    if known.empty:
+        return ""
+    best = known.sort_values("validation_accuracy", ascending=False, kind="stable").head(TOP)
+    names = [*varied(frame, ["data", "backbone"]), "features", *AXES]
+    rows = [
+        "".join(f"<td>{'–' if pd.isna(row[name]) else escape(row[name])}</td>" for name in names)
+        + f"<td>{percent(estimate(row, 'validation_accuracy').value)}</td>"
+        f"<td>{plain(row['dimensions']) if number(row['dimensions']) else '–'}</td>"
+        for _, row in best.iterrows()
+    ]
+    titles = [*(name.capitalize() for name in names), "Validation accuracy", "Dimensions"]
+    return table(f"The {several(len(rows), 'best setting')} on validation", heads(titles), rows)

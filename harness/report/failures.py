@@ -1,0 +1,113 @@
+"""What did not work: failed trials with their tracebacks, missing numbers, counted."""
+
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from harness.report.tables import Tables
+from harness.report.words import escape, heads, listed, several, table
+
+AXES = {
+    "features": ("data", "features", "backbone", "block", "timestep", "pool", "head", "seed"),
+    "weights": ("data", "network", "parameters", "k", "subset", "seed"),
+    "networks": ("data", "kind", "setting", "index", "k", "subset", "seed"),
+}
+COUNTED = {
+    "features": ("validation_accuracy", "test_accuracy"),
+    "weights": (
+        "original_best_accuracy",
+        "ensemble_accuracy",
+        "generated_best_accuracy",
+        "generated_minus_original",
+        "p_value",
+    ),
+    "networks": ("validation_accuracy", "test_accuracy", "max_similarity", "distance"),
+}
+MOST_TRACEBACKS = 100  # different ones shown whole; a page of megabytes helps nobody
+LONGEST_TRACEBACK = 20_000  # characters, the last ones
+
+
+class Failure(NamedTuple):
+    """Failed rows that ended in the same traceback."""
+
+    table: str
+    error: str
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+class Missing(NamedTuple):
+    """How many rows of trials that succeeded lack a number."""
+
+    table: str
+    column: str
+    missing: int
+    rows: int
+
+
+def failures(tables: Tables) -> list[Failure]:
+    """Returns every failed row, those with the same traceback together, the most frequent first."""
+    found = []
+    for name, axes in AXES.items():
+        frame: pd.DataFrame = getattr(tables, name)
+        failed = frame[frame["status"] == "failed"]
+        columns = [axis for axis in axes if failed[axis].notna().any()]
+        errors = failed["error"].fillna("no traceback was recorded")
+        for error, rows in failed.groupby(errors, sort=False):
+            found.append(Failure(name, str(error), columns, rows[columns].astype(object).to_numpy().tolist()))
+    return sorted(found, key=lambda failure: -len(failure.rows))
+
+
+def missing(tables: Tables) -> list[Missing]:
+    """Returns the columns with gaps among the rows of trials that succeeded."""
+    found = []
+    for name, columns in COUNTED.items():
+        frame: pd.DataFrame = getattr(tables, name)
+        frame = frame[frame["status"] == "ok"]
+        for column in columns:
+            count = int(frame[column].isna().sum())
+            if count:
+                found.append(Missing(name, column, count, len(frame)))
+    return found
+
+
+def to_html(tables: Tables) -> str:
+    """Returns the section's content."""
+    found = failures(tables)
+    total = sum(len(getattr(tables, name)) for name in ("features", "weights"))
+    failed = sum(len(failure.rows) for failure in found)
+    if failed:
+        text = f"<p><strong>{several(failed, 'row')}</strong> of {total:,} failed, "
+        text += f"with {several(len(found), 'traceback')}; a sweep started again tries them once more.</p>"
+    else:
+        text = f"<p>None of {several(total, 'row')} failed.</p>"
+    return text + "".join(_details(failure, i) for i, failure in enumerate(found)) + _missing_text(tables)
+
+
+def _details(failure: Failure, place: int) -> str:
+    last = failure.error.strip().rsplit("\n", 1)[-1]
+    head = heads(escape(column.capitalize()) for column in failure.columns)
+    rows = (
+        "".join(f"<td>{'–' if v is None or v != v else escape(v)}</td>" for v in row) for row in failure.rows
+    )
+    whole = escape(failure.error[-LONGEST_TRACEBACK:])
+    trace = (
+        f'<pre tabindex="0">{whole}</pre>'
+        if place < MOST_TRACEBACKS
+        else "<p>See the column <code>error</code>.</p>"
+    )
+    count = several(len(failure.rows), "row")
+    return (
+        f'<details class="failure"><summary><span class="count">{count} of {failure.table}</span> '
+        f"<code>{escape(last[:300])}</code></summary>{table(f'Failed: {count}', head, rows)}{trace}</details>"
+    )
+
+
+def _missing_text(tables: Tables) -> str:
+    found = missing(tables)
+    if not found:
+        return "<p>No number is missing from the trials that succeeded.</p>"
+    items = (
+        f"<code>{gap.column}</code> in {gap.missing:,} of {gap.rows:,} rows of {gap.table}" for gap in found
+    )
+    return f"<p>Missing from trials that succeeded, shown as missing and never as 0: {listed(items)}.</p>"

@@ -1,0 +1,88 @@
+"""What a figure is: rows → a NamedTuple of numbers → Plotly figures, one for each choice of the reader."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from harness.report.tables import Tables
+from harness.report.words import escape, plain
+
+CHOICE_NAMES = {"k": "K", "data": "Data", "pool": "Pool", "head": "Head"}
+# From clean to noisy, from shallow to deep: told apart by colour-blind readers, on white and on black.
+RAMP = ((47, 120, 214), (150, 104, 176), (226, 120, 40))
+GREY = "#85888d"
+
+
+class View(NamedTuple):
+    """One Plotly figure and the choices that show it, such as {"pool": "2", "head": "linear"}."""
+
+    choice: dict[str, str]
+    figure: Any  # plotly.graph_objects.Figure
+
+
+class Absent(NamedTuple):
+    """Why there is nothing to draw, as a sentence."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the page.
+
+    `views` is called once, with all rows of the experiment. It returns one view for each choice, all with the
+    same choice names, or says why the rows do not suffice. Users' strings go into a plot through `words.label`.
+    """
+
+    title: str
+    reading: str  # one sentence: how to read it
+    study: str  # "features" or "weights"
+    views: Callable[[Tables], list[View] | Absent]
+
+
+def succeeded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of trials that did not fail."""
+    return frame[frame["status"] == "ok"]
+
+
+def varied(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Returns those of `columns` that take several values, missing being one."""
+    return [column for column in columns if frame[column].nunique(dropna=False) > 1]
+
+
+def split(frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """Yields the rows of each combination of values of `columns` that occurs, in order of the values."""
+    if not columns:
+        yield {}, frame
+        return
+    for values, rows in frame.groupby(list(columns), dropna=False, sort=True):
+        yield {name: plain(value) for name, value in zip(columns, values, strict=True)}, rows
+
+
+def levels(column: pd.Series) -> list[Any]:
+    """Returns the values of an axis in order, without missing ones."""
+    return sorted(column.dropna().unique().tolist())
+
+
+def percentages(values: Sequence[float | None] | pd.Series) -> list[float | None]:
+    """Returns accuracies in percent, rounded to what a plot can show; missing stays None."""
+    return [None if value is None or value != value else round(100 * float(value), 3) for value in values]
+
+
+def ramp(count: int) -> list[str]:
+    """Returns `count` colours for the values of an ordered axis."""
+    colours = []
+    for i in range(count):
+        place = 0.5 if count == 1 else i / (count - 1)
+        low, high = (RAMP[0], RAMP[1]) if place < 0.5 else (RAMP[1], RAMP[2])
+        share = 2 * place - (place >= 0.5)
+        rgb = (round(a + share * (b - a)) for a, b in zip(low, high, strict=True))
+        colours.append(f"rgb({','.join(map(str, rgb))})")
+    return colours
+
+
+def choice_title(name: str) -> str:
+    """Returns a choice's name as its control shows it."""
+    return escape(CHOICE_NAMES.get(name, name.replace("_", " ").capitalize()))

@@ -1,0 +1,115 @@
+"""Validation accuracy over block and timestep, for one pool and head at a time."""
+
+from typing import Any, NamedTuple
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from harness.report.figures.figure import (
+    Absent,
+    Figure,
+    View,
+    levels,
+    percentages,
+    split,
+    succeeded,
+    varied,
+)
+from harness.report.tables import Tables
+from harness.report.words import label, plain
+
+MOST_NUMBERED = 12  # columns of a grid whose cells still have room for a number
+
+
+class Grid(NamedTuple):
+    """Accuracies in percent, (blocks, timesteps); None where there is no number."""
+
+    blocks: list[int]
+    block_names: list[str]
+    timesteps: list[int]
+    accuracy: list[list[float | None]]
+    failed: list[tuple[int, int]]  # (block, timestep) of failed trials without a success
+
+
+def grid(frame: pd.DataFrame) -> Grid:
+    """Returns the grid of one choice's rows, failed ones included; repeats, such as seeds, are averaged."""
+    frame = frame.dropna(subset=["block", "timestep"])
+    blocks, timesteps = levels(frame["block"]), levels(frame["timestep"])
+    mean = succeeded(frame).pivot_table(
+        index="block", columns="timestep", values="validation_accuracy", aggfunc="mean"
+    )
+    accuracy = mean.reindex(index=blocks, columns=timesteps)
+    names = frame.dropna(subset=["block_name"]).groupby("block")["block_name"].first()
+    broken = frame[frame["status"] != "ok"][["block", "timestep"]].drop_duplicates()
+    pairs = [(int(block), int(timestep)) for block, timestep in broken.itertuples(index=False)]
+    return Grid(
+        blocks=[int(block) for block in blocks],
+        block_names=[plain(names.get(block, "")) for block in blocks],
+        timesteps=[int(timestep) for timestep in timesteps],
+        accuracy=[percentages(row) for row in accuracy.to_numpy(float)],
+        failed=[pair for pair in pairs if pd.isna(accuracy.loc[pair])],
+    )
+
+
+def draw(cells: Grid, low: float, high: float) -> Any:
+    """Returns the heatmap of a grid, its colours running from `low` to `high` percent."""
+    known = [value for row in cells.accuracy for value in row if value is not None]
+    best = max(known, default=None)
+    numbered = len(cells.timesteps) <= MOST_NUMBERED
+    text = [
+        ["" if v is None else f"<b>{v:.1f}</b>" if v == best else f"{v:.1f}" for v in row]
+        for row in cells.accuracy
+    ]
+    figure = go.Figure(
+        go.Heatmap(
+            x=[str(timestep) for timestep in cells.timesteps],
+            y=[str(block) for block in cells.blocks],
+            z=cells.accuracy,
+            zmin=low,
+            zmax=high,
+            text=text,
+            texttemplate="%{text}" if numbered else None,
+            customdata=[[label(name)] * len(cells.timesteps) for name in cells.block_names],
+            hovertemplate="block %{y} · %{customdata}<br>timestep %{x}<br><b>%{z:.2f} %</b><extra></extra>",
+            hoverongaps=False,
+            colorscale="Viridis",
+            colorbar={"title": {"text": "Validation<br>accuracy (%)"}},
+        )
+    )
+    if cells.failed:
+        figure.add_scatter(
+            x=[str(timestep) for _, timestep in cells.failed],
+            y=[str(block) for block, _ in cells.failed],
+            mode="markers",
+            marker={"symbol": "x-thin", "size": 9, "line": {"width": 2, "color": "#85888d"}},
+            hovertemplate="block %{y}, timestep %{x}: failed<extra></extra>",
+            showlegend=False,
+        )
+    figure.update_layout(
+        height=min(900, max(300, 130 + 32 * len(cells.blocks))),
+        xaxis={"title": {"text": "Timestep (0 is no noise)"}, "type": "category", "showgrid": False},
+        yaxis={"title": {"text": "Block (from the input)"}, "type": "category", "showgrid": False},
+    )
+    return figure
+
+
+def views(tables: Tables) -> list[View] | Absent:
+    """Draws a grid for each pool and head; features, data and backbone are choices where they vary."""
+    frame = tables.features[tables.features["features"] != "pixels"].dropna(subset=["block", "timestep"])
+    if succeeded(frame)["validation_accuracy"].notna().sum() == 0:
+        return Absent("No probe on a block's features has a validation accuracy.")
+    scales = ["features", "data"]  # one colour scale for all pools and heads, so that they can be compared
+    drawn = []
+    for choice, rows in split(frame, [*varied(frame, ["data", "backbone"]), "features", "pool", "head"]):
+        alike = frame[(frame[scales] == rows[scales].iloc[0]).all(axis=1)]["validation_accuracy"]
+        drawn.append(View(choice, draw(grid(rows), 100 * alike.min(), 100 * alike.max())))
+    return drawn
+
+
+FIGURE = Figure(
+    title="Accuracy over block and timestep",
+    reading="Each cell is one probe: the brighter, the better; bold is the best of the grid shown, × a failed "
+    "trial, an empty cell a number that is missing or was not asked for.",
+    study="features",
+    views=views,
+)

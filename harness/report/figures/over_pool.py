@@ -1,0 +1,40 @@
+"""Validation accuracy over pool, a line per head, each point the best block and timestep."""
+
+import pandas as pd
+
+from harness.report.figures.figure import Absent, Figure, View, levels, split, succeeded, varied
+from harness.report.figures.lines import Lines, controls, draw, highest
+from harness.report.tables import Tables
+from harness.report.words import plain
+
+
+def best_over_pool(frame: pd.DataFrame, shown: pd.DataFrame, chosen: dict[str, str]) -> Lines:
+    """Returns each head's best at each pool; controls come from all rows of `frame`."""
+    curves = [
+        highest(f"head {plain(head)}", shown[shown["head"] == head], "pool") for head in levels(shown["head"])
+    ]
+    places = sorted({place for curve in curves for place in curve.x})
+    return Lines(curves, controls(frame, chosen, "pool", places))
+
+
+def views(tables: Tables) -> list[View] | Absent:
+    """Draws one figure, or one for each data set and backbone."""
+    frame = succeeded(tables.features).dropna(subset=["validation_accuracy"])
+    shown = frame[frame["features"] == "trained"].dropna(subset=["pool", "head"])
+    if shown.empty:
+        return Absent("No probe on a trained backbone's features has a validation accuracy.")
+    if shown["pool"].nunique() < 2 and shown["head"].nunique() < 2:
+        return Absent("All probes use one pool and one head: nothing to compare.")
+    return [
+        View(choice, draw(best_over_pool(frame[frame["data"].isin(rows["data"])], rows, choice), "pool"))
+        for choice, rows in split(shown, varied(shown, ["data", "backbone"]))
+    ]
+
+
+FIGURE = Figure(
+    title="Accuracy over pool and head",
+    reading="Each point is the best block and timestep for that pool and head; where the lines lie together, "
+    "the cheaper head or the smaller pool will do.",
+    study="features",
+    views=views,
+)

@@ -1,0 +1,77 @@
+"""Parallel coordinates: every setting of study 1 as a line through its values to its accuracy."""
+
+from typing import Any, NamedTuple
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from harness.report.figures.figure import Absent, Figure, View, levels, percentages, split, succeeded, varied
+from harness.report.tables import Tables
+from harness.report.words import label
+
+AXES = ("backbone", "block", "timestep", "pool", "head")
+
+
+class Axis(NamedTuple):
+    """One vertical axis: its levels in order, and for each setting the place of its level."""
+
+    name: str
+    levels: list[Any]
+    places: list[int]
+
+
+class Settings(NamedTuple):
+    """All settings with an accuracy in percent, worst first, so that the best are drawn on top."""
+
+    axes: list[Axis]
+    accuracy: list[float]
+
+
+def settings(frame: pd.DataFrame) -> Settings:
+    """Returns the trained backbone's settings; an axis is numbered by level, so that uneven steps stay readable."""
+    frame = frame.dropna(subset=["validation_accuracy", "block", "timestep", "pool", "head"])
+    frame = frame.sort_values("validation_accuracy", kind="stable")
+    axes = []
+    for name in AXES:
+        known = levels(frame[name])
+        if name != "backbone" or len(known) > 1:
+            place = {level: i for i, level in enumerate(known)}
+            axes.append(Axis(name, known, [place.get(value, -1) for value in frame[name]]))
+    return Settings(axes, [value for value in percentages(frame["validation_accuracy"]) if value is not None])
+
+
+def draw(numbers: Settings) -> Any:
+    """Returns the parallel coordinates of the settings."""
+    dimensions = [
+        {
+            "label": axis.name.capitalize(),
+            "values": axis.places,
+            "tickvals": list(range(len(axis.levels))),
+            "ticktext": [label(level) for level in axis.levels],
+            "range": [-0.2, max(len(axis.levels) - 0.8, 0.2)],
+        }
+        for axis in numbers.axes
+    ]
+    dimensions.append({"label": "Validation accuracy (%)", "values": numbers.accuracy, "tickformat": ".1f"})
+    figure = go.Figure(go.Parcoords(dimensions=dimensions, line={"color": numbers.accuracy}))
+    figure.update_layout(height=440, margin={"t": 56, "b": 24, "l": 48, "r": 48}, meta={"min_width": 620})
+    return figure
+
+
+def views(tables: Tables) -> list[View] | Absent:
+    """Draws one figure, or one for each data set."""
+    frame = succeeded(tables.features)
+    frame = frame[frame["features"] == "trained"].dropna(subset=["validation_accuracy"])
+    if len(frame) < 2:
+        return Absent("Parallel coordinates need at least two settings with a validation accuracy.")
+    drawn = [View(choice, draw(settings(rows))) for choice, rows in split(frame, varied(frame, ["data"]))]
+    return drawn
+
+
+FIGURE = Figure(
+    title="All settings at once",
+    reading="A line is one setting, the stronger its colour the better; drag along an axis to keep only the "
+    "settings that pass there, click the axis to let go.",
+    study="features",
+    views=views,
+)

@@ -1,0 +1,182 @@
+"""Writes the page: reads an experiment's tables, lets every part say its piece, embeds all in one HTML file."""
+
+import base64
+import hashlib
+import json
+import time
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+import plotly.offline
+
+from harness.core.storage import Storage
+from harness.report import answer_features, answer_weights, failures, provenance
+from harness.report.figures import FIGURES
+from harness.report.figures.figure import Absent, Figure, View, choice_title, levels, succeeded
+from harness.report.tables import Tables, read_tables
+from harness.report.trials import trials
+from harness.report.words import MISSING, escape, plain, several
+
+STUDIES = {
+    "features": "Study 1: what the features know",
+    "weights": "Study 2: weights written by diffusion",
+}
+
+
+def write_report(storage: Storage, experiment: str) -> str:
+    """Writes `EXPERIMENT/report.html` from the experiment's tables; returns where it is, as people write it.
+
+    Raises `UserError` if the experiment has no tables, or one is not readable or of a newer schema version.
+    """
+    path = f"{experiment}/report.html"
+    storage.write(path, render(read_tables(storage, experiment), experiment).encode())
+    return storage.describe(path)
+
+
+def render(tables: Tables, experiment: str) -> str:
+    """Returns the page: one HTML text that needs nothing beside it."""
+    figures: dict[str, Any] = {}
+    sections = {study: _study(study, tables, figures) for study in STUDIES}
+    plotly_js, page_js = plotly.offline.get_plotlyjs(), _file("page.js")
+    return Template(_file("page.html")).substitute(
+        title=escape(experiment),
+        policy=_policy(plotly_js, page_js),
+        style=_file("style.css"),
+        summary=_summary(tables),
+        answer=_answers(tables),
+        studies="".join(sections.values()),
+        failures=failures.to_html(tables),
+        provenance=provenance.to_html(tables),
+        data=embedded({"figures": figures}),
+        plotly=plotly_js,
+        script=page_js,
+        written=provenance.moment(time.time()),
+    )
+
+
+def embedded(value: Any) -> str:
+    """Returns JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _file(name: str) -> str:
+    return files("harness.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(*scripts: str) -> str:
+    """Returns a Content-Security-Policy: these scripts and no others, no network at all.
+
+    Plotly compiles its WebGL drawing code for parallel coordinates, hence 'unsafe-eval', and sets styles.
+    """
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed} 'unsafe-eval'; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _summary(tables: Tables) -> str:
+    frame = provenance.rows_of_trials(tables)
+    failed = int((frame["status"] == "failed").sum())
+    parts = [several(len(frame) - failed, "result"), f"{failed:,} failed"]
+    for column in ("data", "device"):
+        values = [escape(value) for value in levels(frame[column])]
+        parts += [", ".join(values[:3]) + ("…" if len(values) > 3 else "")] if values else []
+    began = frame["began_at"].dropna()
+    return " · ".join([*parts, *([provenance.moment(float(began.min()))] if len(began) else [])])
+
+
+def _answers(tables: Tables) -> str:
+    text = ""
+    if len(tables.features):
+        found = answer_features.answers(tables)
+        text += f"<h3>{STUDIES['features']}</h3>"
+        text += "".join(answer_features.to_html(answer, named=len(found) > 1) for answer in found)
+        text += "" if found else "<p>No probe succeeded, so there is no answer.</p>"
+    if len(tables.weights):
+        text += f"<h3>{STUDIES['weights']}</h3>{answer_weights.to_html(trials(tables))}"
+    return text or "<p>The tables have no rows yet, so there is no answer.</p>"
+
+
+def _study(study: str, tables: Tables, figures: dict[str, Any]) -> str:
+    """Returns a study's section, nothing if it has no rows; adds its figures to `figures`."""
+    if not len(getattr(tables, study)):
+        return ""
+    text = (
+        f'<section id="{study}" aria-labelledby="{study}-title"><h2 id="{study}-title">{STUDIES[study]}</h2>'
+    )
+    if study == "weights":
+        found = trials(tables)
+        text += answer_weights.accuracy_table(found) + answer_weights.controls_table(found) if found else ""
+    chosen = first_choice(study, tables)
+    for name in FIGURES.names():
+        figure: Figure = FIGURES.load(name)
+        if figure.study == study:
+            text += _figure(name, figure, figure.views(tables), chosen, figures)
+    if study == "features":
+        text += answer_features.top_table(tables)
+    return text + "</section>"
+
+
+def first_choice(study: str, tables: Tables) -> dict[str, str]:
+    """Returns the choices that the page opens with: the best setting on validation, or the largest K."""
+    frame = succeeded(getattr(tables, study))
+    if study == "features":
+        trained = frame[frame["features"] == "trained"]
+        order = (trained if len(trained) else frame)["validation_accuracy"].dropna()
+    else:
+        order = frame["k"].dropna()
+    return {} if order.empty else {name: plain(value) for name, value in frame.loc[order.idxmax()].items()}
+
+
+def _figure(
+    name: str, figure: Figure, views: list[View] | Absent, chosen: dict[str, str], figures: dict[str, Any]
+) -> str:
+    """Returns the HTML of one figure and adds its data to `figures`."""
+    start = f'<figure id="figure-{escape(name)}" class="plot"><figcaption><h3>{escape(figure.title)}</h3>'
+    if isinstance(views, Absent):
+        return f'{start}</figcaption><p class="absent">Not drawn: {escape(views.why)}</p></figure>'
+    choices = list(views[0].choice)
+    figures[name] = {"choices": choices, "views": [_view(view, choices) for view in views]}
+    controls = "".join(_control(name, choice, views, chosen) for choice in choices)
+    return (
+        f"{start}<p>{escape(figure.reading)}</p></figcaption>"
+        f'<div class="controls">{controls}</div>'
+        f'<div class="box" tabindex="0" role="group" aria-label="{escape(figure.title)}"><div class="canvas"></div></div>'
+        '<p class="absent" role="status" hidden>No rows for this choice.</p></figure>'
+    )
+
+
+def _view(view: View, choices: list[str]) -> dict[str, Any]:
+    drawing = view.figure.to_plotly_json()
+    drawing["layout"].pop("template", None)  # the page has its own, one for light and one for dark
+    return {"choice": [view.choice[choice] for choice in choices], **drawing}
+
+
+def _control(name: str, choice: str, views: list[View], chosen: dict[str, str]) -> str:
+    """Returns a select for one choice, or its only value as text."""
+    values = list(dict.fromkeys(view.choice[choice] for view in views))
+    title = choice_title(choice)
+    if len(values) == 1:
+        return (
+            f'<span class="only">{title} <b data-value="{escape(values[0])}">{escape(values[0])}</b></span>'
+        )
+    values.sort(key=_natural)
+    picked = chosen.get(choice) if chosen.get(choice) in values else values[0]
+    options = "".join(
+        f'<option value="{escape(value)}"{" selected" if value == picked else ""}>{escape(value)}</option>'
+        for value in values
+    )
+    control = escape(f"{name}-{choice}")
+    return f'<label for="{control}">{title} <select id="{control}" data-choice="{escape(choice)}">{options}</select></label>'
+
+
+def _natural(value: str) -> tuple[bool, float, str]:
+    """Sorts numbers by value, before words; what is missing last."""
+    try:
+        return False, float(value), value
+    except ValueError:
+        return True, float(value == MISSING), value

@@ -1,0 +1,73 @@
+"""Reads one experiment's Parquet tables; says what is wrong where they cannot be read."""
+
+import io
+from typing import NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.core.errors import UserError, did_you_mean
+from harness.core.rows import TABLES, check_schema_version, schema
+from harness.core.storage import Storage
+
+
+class Tables(NamedTuple):
+    """The rows of one experiment, in the pinned schema; a table that was not written has no rows."""
+
+    features: pd.DataFrame
+    weights: pd.DataFrame
+    networks: pd.DataFrame
+    correctness: pa.Table  # stays in Arrow: a list of booleans a row
+
+
+def read_tables(storage: Storage, experiment: str) -> Tables:
+    """Returns the tables `EXPERIMENT/TABLE.parquet`.
+
+    Raises `UserError` if there are none (with the experiments that exist), or if one is not readable or was
+    written with a newer schema.
+    """
+    written = {name.removesuffix(".parquet") for name in storage.names(experiment)} & set(TABLES)
+    if not experiment or not written:
+        raise UserError(
+            f"no tables of experiment {experiment!r} in {storage.describe()}; "
+            f"{did_you_mean(experiment, experiments(storage))}"
+        )
+    tables = {name: _read(storage, f"{experiment}/{name}.parquet", name) for name in sorted(written)}
+    return from_arrow({name: tables.get(name, schema(name).empty_table()) for name in TABLES})
+
+
+def from_arrow(tables: dict[str, pa.Table]) -> Tables:
+    """Returns Arrow tables of the pinned schema as the figures take them; networks know their trial's setup."""
+    features, weights, networks = (tables[name].to_pandas() for name in ("features", "weights", "networks"))
+    setup = weights.drop_duplicates("key").set_index("key")
+    for column in ("network", "parameters"):
+        networks[column] = networks["key"].map(setup[column])
+    return Tables(features, weights, networks, tables["correctness"])
+
+
+def experiments(storage: Storage) -> list[str]:
+    """Returns the names of the experiments that left tables in the results folder."""
+    files = {f"{name}.parquet" for name in TABLES}
+    return [name for name in storage.names("") if files & set(storage.names(name))]
+
+
+def _read(storage: Storage, path: str, name: str) -> pa.Table:
+    where = storage.describe(path)
+    try:
+        table = pq.read_table(io.BytesIO(storage.read(path)))
+        version = int((table.schema.metadata or {}).get(b"harness_schema_version", 0))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(
+            f"{where}: not a readable table ({error}); remove it and run the sweep again"
+        ) from None
+    check_schema_version(version, where)
+    pinned = schema(name)
+    try:
+        known = table.select([column for column in pinned.names if column in table.column_names])
+        whole = pa.concat_tables([pinned.empty_table(), known], promote_options="permissive")
+        return whole.select(pinned.names).cast(pinned)
+    except pa.ArrowException as error:
+        raise UserError(
+            f"{where}: not a table of {name} ({error}); remove it and run the sweep again"
+        ) from None

@@ -1,0 +1,140 @@
+"""Numbers and names as people read them: percentages, intervals, p-values; everything escaped."""
+
+import html
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+MISSING = "missing"
+NOISE_LEVEL = 0.05  # a p-value below it is called larger than noise
+LABEL_LENGTH = 48  # characters of a user's string inside a plot
+
+_COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # terminals' colours, which remote tracebacks carry
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
+class Estimate(NamedTuple):
+    """An accuracy between 0 and 1 with its 95 % interval and the number of samples; None is missing."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int | None
+
+
+def number(value: Any) -> float | None:
+    """Returns a cell as a number, or None where it is missing or not finite."""
+    if value is None or isinstance(value, str):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def estimate(row: Mapping[str, Any], name: str) -> Estimate:
+    """Returns the columns `name`, `name_low`, `name_high` and `name_n` of a row."""
+    n = number(row[f"{name}_n"])
+    low, high = number(row[f"{name}_low"]), number(row[f"{name}_high"])
+    return Estimate(number(row[name]), low, high, None if n is None else int(n))
+
+
+def plain(value: Any) -> str:
+    """Returns an axis value as text: whole numbers without a decimal point, nothing as "missing"."""
+    if isinstance(value, str):
+        return value
+    if value is None or value != value:  # NaN is not itself
+        return MISSING
+    return f"{value:g}" if isinstance(value, float) and not value.is_integer() else str(int(value))
+
+
+def printable(value: Any) -> str:
+    """Returns text without terminal colours; other control characters become visible."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _COLOUR_CODE.sub("", plain(value)))
+
+
+def escape(value: Any) -> str:
+    """Returns text that is safe in HTML, in an attribute too."""
+    return html.escape(printable(value))
+
+
+def label(value: Any) -> str:
+    """Returns text that is safe and short in a plot, where Plotly would otherwise read it as HTML."""
+    text = " ".join(printable(value).split())
+    return html.escape(text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 1] + "…", quote=False)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Returns 0.649 as "64.9 %"."""
+    return MISSING if value is None else f"{100 * value:.{digits}f}\u202f%"
+
+
+def points(value: float | None, digits: int = 1) -> str:
+    """Returns a difference of 0.012 as "+1.2 points"."""
+    if value is None:
+        return MISSING
+    text = f"{100 * value:+.{digits}f}".replace("-", "−")
+    return f"{text}\u00a0points"
+
+
+def interval(accuracy: Estimate, digits: int = 1) -> str:
+    """Returns "62.8–66.9 %"."""
+    if accuracy.low is None or accuracy.high is None:
+        return MISSING
+    return f"{100 * accuracy.low:.{digits}f}–{percent(accuracy.high, digits)}"
+
+
+def with_interval(accuracy: Estimate, digits: int = 1) -> str:
+    """Returns "64.9 % (95 % interval 62.8–66.9 %, n = 2,000)"."""
+    n = MISSING if accuracy.n is None else f"{accuracy.n:,}"
+    return f"{percent(accuracy.value, digits)} (95\u202f% interval {interval(accuracy, digits)}, n\u00a0=\u00a0{n})"
+
+
+def p_value(p: float | None) -> str:
+    """Returns "p = 0.41" or "p < 0.001"."""
+    if p is None:
+        return f"p {MISSING}"
+    return "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.2g}"
+
+
+def seconds(value: float) -> str:
+    """Returns a span of time in its largest sensible unit."""
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if value >= length:
+            return f"{value / length:.1f}\u00a0{unit}"
+    return f"{value:.1f}\u00a0s"
+
+
+def decimal(value: float | None, digits: int = 3) -> str:
+    """Returns a number with fixed decimals, or "missing"."""
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def several(count: int, one: str, many: str | None = None) -> str:
+    """Returns "1 trial" or "2 trials"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def listed(words: Iterable[str]) -> str:
+    """Returns "a, b and c"."""
+    *start, last = list(words) or [""]
+    return f"{', '.join(start)} and {last}" if start else last
+
+
+def cell(text: str, header: bool = False) -> str:
+    """Returns a table cell of already safe text; "missing" is set apart from numbers."""
+    if header:
+        return f'<th scope="row">{text}</th>'
+    return f'<td class="missing">{text}</td>' if text == MISSING else f"<td>{text}</td>"
+
+
+def table(caption: str, head: str, rows: Iterable[str]) -> str:
+    """Returns a table in a box of its own that scrolls; `head` and `rows` are the inner HTML of their `<tr>`."""
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
+        f"<thead>{head}</thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def heads(names: Iterable[str]) -> str:
+    """Returns one row of column headings."""
+    return "<tr>" + "".join(f'<th scope="col">{name}</th>' for name in names) + "</tr>"

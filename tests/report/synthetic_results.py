@@ -1,0 +1,192 @@
+"""Makes up results as a sweep leaves them: no training, the shapes and habits of real numbers."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from harness.core.rows import TABLES, RowStore, to_table
+from harness.core.storage import Storage
+
+Row = dict[str, Any]
+COMMON: Row = {
+    "status": "ok",
+    "error": None,
+    "seconds": 3.5,
+    "began_at": 1_750_000_000.0,
+    "run": "20250615T150640-0a1b2c3d",
+    "seed": 0,
+    "data": "cifar10",
+    "data_fingerprint": "d41d8cd98f00",
+    "device": "NVIDIA A100",
+    "harness_version": "0.1.0",
+    "code_commit": "0123456789abcdef0123456789abcdef01234567",
+    "code_dirty": False,
+    "python_version": "3.11.2",
+    "ray_version": "2.60.0",
+    "torch_version": "2.11.0",
+    "diffusers_version": "0.36.0",
+    "numpy_version": "2.3.0",
+    "scikit_learn_version": "1.7.0",
+}
+TRACEBACK = """Traceback (most recent call last):
+  File "harness/features/probe.py", line 88, in fit
+    solution = solve(gram, target)
+\x1b[36mtorch.OutOfMemoryError\x1b[0m: CUDA out of memory. Tried to allocate 2.50 GiB"""
+
+
+def estimate(name: str, value: float | None, n: int) -> Row:
+    """Returns the columns of an accuracy with a normal interval."""
+    half = 0.0 if value is None else 1.96 * math.sqrt(value * (1 - value) / n)
+    ends = (None, None) if value is None else (value - half, value + half)
+    return {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1], f"{name}_n": n}
+
+
+def draw_correct(rng: np.random.Generator, difficulty: np.ndarray, accuracy: float) -> np.ndarray:
+    """Returns correctness, (n,), shared in part with every other network by the samples' difficulty."""
+    score = difficulty + 0.35 * rng.standard_normal(len(difficulty))
+    return score <= np.quantile(score, accuracy)
+
+
+def feature_accuracy(block: int, timestep: int, pool: int, head: str, blocks: int) -> float:
+    """Returns a mean accuracy with one peak, late in the network, at a small noise level."""
+    place = block / blocks
+    peak = math.exp(-((place - 0.65) ** 2) / 0.08) * math.exp(-((math.log(timestep + 5) - 4.3) ** 2) / 4)
+    gain = {1: 0.0, 2: 0.03, 4: 0.035, 8: 0.02}.get(pool, 0.0) + {"linear": 0.0, "mlp": 0.025}.get(head, 0.01)
+    return 0.35 + 0.4 * peak + gain
+
+
+def feature_rows(
+    blocks: Sequence[int] = (6, 9, 15, 19, 24, 30, 33),
+    timesteps: Sequence[int] = (10, 30, 50, 90, 150, 300, 500),
+    pools: Sequence[int] = (1, 2, 4, 8),
+    heads: Sequence[str] = ("linear", "mlp"),
+    n: int = 2000,
+    controls: bool = True,
+    correct: bool = True,
+    seed: int = 0,
+) -> dict[str, list[Row]]:
+    """Returns study 1's rows: the whole grid, an untrained network, raw pixels."""
+    rng = np.random.default_rng(seed)
+    difficulty = rng.standard_normal(n)
+    tables: dict[str, list[Row]] = {"features": [], "correctness": []}
+    grid = itertools.product(blocks, timesteps, pools, heads)
+    settings: list[tuple[str, int | None, int | None, int, str]] = [("trained", *cell) for cell in grid]
+    if controls:
+        settings += [("untrained", b, timesteps[0], p, heads[0]) for b in blocks for p in pools]
+        settings += [("pixels", None, None, 8, head) for head in heads]
+    for place, (kind, block, timestep, pool, head) in enumerate(settings):
+        if block is None or timestep is None:
+            mean = 0.38
+        else:
+            mean = feature_accuracy(block, timestep, pool, head, max(blocks))
+            mean = mean if kind == "trained" else 0.3 + 0.15 * (mean - 0.35)
+        right = draw_correct(rng, difficulty, mean + 0.01 * rng.standard_normal())
+        row = {
+            **COMMON,
+            "key": f"f{place:05d}",
+            "features": kind,
+            "backbone": None if block is None else "ddpm",
+            "block": block,
+            "block_name": None if block is None else f"up_blocks.{block // 3}.attentions.{block % 3}",
+            "timestep": timestep,
+            "pool": pool,
+            "head": head,
+            "dimensions": 256 * pool * pool,
+            "train_n": 40_000,
+            **estimate("validation_accuracy", mean + 0.01 * rng.standard_normal(), n),
+            **estimate("test_accuracy", float(right.mean()), n),
+            "fit_seconds": 1.0,
+        }
+        tables["features"].append(row)
+        if correct:
+            common = {**COMMON, "key": row["key"], "study": "features", "kind": kind}
+            tables["correctness"].append({**common, "split": "test", "correct": right})
+    return tables
+
+
+def weight_rows(
+    ks: Sequence[int] = (1, 10, 50, 200),
+    subsets: Sequence[str] = ("first", "strided"),
+    generated: int = 60,
+    n: int = 2000,
+    seed: int = 1,
+) -> dict[str, list[Row]]:
+    """Returns study 2's rows: for each K and subset originals, an average, generated networks and controls."""
+    rng = np.random.default_rng(seed)
+    difficulty = rng.standard_normal(n)
+    tables: dict[str, list[Row]] = {"weights": [], "networks": [], "correctness": []}
+    for place, (k, subset) in enumerate(itertools.product(ks, subsets)):
+        key = f"w{place:05d}"
+        common = {**COMMON, "key": key, "k": k, "subset": subset}
+        kinds: list[tuple[str, float | None, int, float, float, float]] = [
+            ("original", None, k, 0.760, 0.74, 0.9),
+            ("ensemble", None, 1, 0.765, 0.90, 0.5),
+            ("generated", None, generated, 0.763, 0.88, 0.45),
+            ("reconstructed", None, min(k, 20), 0.759, 0.90, 0.3),
+            *(("noise", s, 10, 0.76 - s, 0.98 - 2 * s, s) for s in (0.001, 0.05, 0.15)),
+            ("gaussian", None, 20, 0.762, 0.86, 0.6),
+            ("average_16", None, 10, 0.764, 0.89, 0.5),
+        ]
+        best: dict[tuple[str, float | None], tuple[np.ndarray, Row]] = {}
+        for kind, setting, count, mean, similarity, distance in kinds:
+            found = []
+            for index in range(count):
+                right = draw_correct(rng, difficulty, mean + 0.004 * rng.standard_normal())
+                alone = kind == "original" and k == 1
+                row = {
+                    **common,
+                    "kind": kind,
+                    "setting": setting,
+                    "index": index,
+                    "selected": False,
+                    **estimate("validation_accuracy", mean + 0.004 * rng.standard_normal(), n),
+                    **estimate("test_accuracy", float(right.mean()), n),
+                    "max_similarity": None if alone else float(np.clip(similarity + 0.03 * rng.standard_normal(), 0, 1)),
+                    "distance": None if alone else float(abs(distance + 0.05 * rng.standard_normal())),
+                }
+                found.append((right, row))
+            best[kind, setting] = max(found, key=lambda pair: pair[1]["validation_accuracy"])
+            best[kind, setting][1]["selected"] = True
+            tables["networks"] += [row for _, row in found]
+        for (kind, setting), (right, row) in best.items():
+            who = {"kind": kind, "setting": setting, "index": row["index"]}
+            stamp = {**COMMON, "key": key, "study": "weights"}
+            tables["correctness"].append({**stamp, **who, "split": "test", "correct": right})
+        tables["weights"].append(_trial(common, tables["networks"], key, best, n))
+    return tables
+
+
+def _trial(common: Row, networks: list[Row], key: str, best: dict[Any, tuple[np.ndarray, Row]], n: int) -> Row:
+    row: Row = {**common, "network": "resnet18", "parameters": "layer4.1.bn1, layer4.1.bn2", "length": 2048}
+    for kind in ("original", "generated", "reconstructed"):
+        tests = [net["test_accuracy"] for net in networks if net["key"] == key and net["kind"] == kind]
+        row |= estimate(f"{kind}_best_accuracy", best[kind, None][1]["test_accuracy"], n)
+        row[f"{kind}_mean_accuracy"] = float(np.mean(tests))
+        row[f"{kind}_median_accuracy"] = float(np.median(tests))
+        row[f"{kind}_networks"] = len(tests)
+    row |= estimate("ensemble_accuracy", best["ensemble", None][1]["test_accuracy"], n)
+    difference = row["generated_best_accuracy"] - row["original_best_accuracy"]
+    return {**row, "generated_minus_original": difference, "p_value": 0.41, "reconstruction_error": 0.01}
+
+
+def failed(row: Row, error: str = TRACEBACK) -> Row:
+    """Returns a row as a trial leaves it that failed: its axes, no number."""
+    kept = {*COMMON, "key", "features", "backbone", "block", "block_name", "timestep", "pool", "head"}
+    kept |= {"network", "parameters", "k", "subset"}
+    return {**{name: value for name, value in row.items() if name in kept}, "status": "failed", "error": error}
+
+
+def arrow(*parts: dict[str, list[Row]]) -> dict[str, pa.Table]:
+    """Returns all tables of the pinned schema with the rows of `parts`."""
+    return {name: to_table(name, [row for part in parts for row in part.get(name, [])]) for name in TABLES}
+
+
+def write(storage: Storage, experiment: str, *parts: dict[str, list[Row]]) -> None:
+    """Writes an experiment's tables as a sweep does."""
+    tables = arrow(*parts)
+    keys = [key for table in tables.values() for key in table["key"].to_pylist()]
+    RowStore(storage).write_experiment(experiment, dict.fromkeys(keys), tables)
