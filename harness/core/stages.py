@@ -40,7 +40,10 @@ class Stage:
     needs: Mapping[str, "Stage"] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)  # how, not what: workers, batch of a forward pass
     work: Work = Work()
-    workers: int = 0  # processes that it starts through Ray Train; 0: it works where it is called
+    trains: bool = False  # it starts Ray Train workers of its own, and only waits for them
+    here: bool = False  # it reads files that only the machine that plans the sweep may have
+    siblings: tuple["Stage", ...] = ()  # stages that the same work makes; `maker` publishes those missing
+    group: str | None = None  # the same for siblings, so that only one of them is made at a time
 
     @cached_property
     def key(self) -> str:
@@ -63,15 +66,14 @@ class Trial:
     data: str
     data_fingerprint: str
     needs: Mapping[str, Stage] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    private: Mapping[str, Stage] = field(default_factory=dict)  # stages that the trial makes itself, for resuming
-    work: Work = Work()
+    reads: Mapping[str, Stage] = field(default_factory=dict)  # holders of what `axes`, `config`, `needs` determine
+    seconds: float = 0.2  # a guess, until trials of this table have been measured
     searchable: bool = True  # whether a search may leave it out; controls always run
 
     @cached_property
     def key(self) -> str:
         """The fingerprint of all that the trial's rows depend on: the trial's name in every table."""
-        needs = {name: stage.key for name, stage in {**self.needs, **self.private}.items()}
+        needs = {name: stage.key for name, stage in self.needs.items()}
         return fingerprint([self.study, self.version, self.axes, self.config, self.seed, needs])
 
 
@@ -90,30 +92,38 @@ class Workshop:
         if self.say is not None:
             self.say(who, line)
 
+    def has(self, stage: Stage) -> bool:
+        """Says whether `stage` has been made."""
+        return self.store.manifest(stage.kind, stage.key) is not None
+
     def ensure(self, stage: Stage) -> None:
         """Makes `stage`, and the stages below it, unless they are there."""
-        if self.store.manifest(stage.kind, stage.key) is not None:
+        if self.has(stage):
             return
         for need in stage.needs.values():
             self.ensure(need)
-        with self.store.lock(stage.kind, stage.key):
-            if self.store.manifest(stage.kind, stage.key) is not None:
+        with self.store.lock(stage.kind, stage.group or stage.key):
+            if self.has(stage):
                 return
             began = time.time()
             with self.store.scratch() as folder:
                 load_attribute(stage.maker)(stage, folder, self)
-                about = {
-                    "kind": stage.kind,
-                    "key": stage.key,
-                    "version": stage.version,
-                    "config": dict(stage.config),
-                    "needs": {name: need.key for name, need in stage.needs.items()},
-                    "image_passes": stage.work.image_passes,
-                    "guess": stage.work.seconds,
-                    "seconds": time.time() - began,
-                    "provenance": dict(self.provenance),
-                }
-                self.store.publish(stage.kind, stage.key, folder, about)
+                self.publish(stage, folder, time.time() - began)
+
+    def publish(self, stage: Stage, folder: Path, seconds: float) -> None:
+        """Makes `folder` the artifact of `stage`. For `ensure`, and for makers that make siblings too."""
+        about = {
+            "kind": stage.kind,
+            "key": stage.key,
+            "version": stage.version,
+            "config": dict(stage.config),
+            "needs": {name: need.key for name, need in stage.needs.items()},
+            "image_passes": stage.work.image_passes,
+            "guess": stage.work.seconds,
+            "seconds": seconds,
+            "provenance": dict(self.provenance),
+        }
+        self.store.publish(stage.kind, stage.key, folder, about)
 
     def file(self, stage: Stage, name: str) -> Path:
         """Returns a verified local path to one file of `stage`. A damaged artifact is made again, never read."""

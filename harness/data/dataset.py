@@ -33,21 +33,37 @@ class Dataset:
     labels: np.ndarray  # int64 [N]
     classes: tuple[str, ...]
     splits: dict[str, np.ndarray]  # "train", "validation", "test": int64 places, disjoint
-    labelled: np.ndarray  # those training images whose labels may be used
 
     @cached_property
     def fingerprint(self) -> str:
         """Names the content: pixels, labels, class names and splits."""
         digest = hashlib.sha256(canonical([self.images.shape, self.classes]).encode())
-        for array in (self.images, self.labels, self.labelled, *(self.splits[name] for name in SPLITS)):
+        for array in (self.images, self.labels, *(self.splits[name] for name in SPLITS)):
             digest.update(np.ascontiguousarray(array).tobytes())
             digest.update(b"|")
         return digest.hexdigest()[:20]
 
-    @property
-    def probed(self) -> np.ndarray:
-        """Places of the images that probes look at: labelled, then validation, then test."""
-        return np.concatenate([self.labelled, self.splits["validation"], self.splits["test"]])
+    def labelled(self, per_class: int | None) -> np.ndarray:
+        """Returns the first `per_class` training images of each class, or all where it is None.
+
+        Raises `UserError` if a class has fewer.
+        """
+        train = self.splits["train"]
+        if per_class is None:
+            return train
+        chosen = []
+        for number, name in enumerate(self.classes):
+            of_class = train[self.labels[train] == number]
+            if len(of_class) < per_class:
+                raise UserError(
+                    f"data.labels_per_class = {per_class}: class {name!r} has {len(of_class)} training images"
+                )
+            chosen.append(of_class[:per_class])
+        return np.concatenate(chosen)
+
+    def probed(self, per_class: int | None) -> np.ndarray:
+        """Returns places of the images that probes look at: labelled, then validation, then test."""
+        return np.concatenate([self.labelled(per_class), self.splits["validation"], self.splits["test"]])
 
 
 def load(config: DataConfig, seed: int) -> Dataset:
@@ -62,13 +78,11 @@ def load(config: DataConfig, seed: int) -> Dataset:
     places = np.full(len(records), -1)
     places[used] = np.arange(len(used))
     splits = {name: places[chosen] for name, chosen in splits.items()}
-    labels = labels[used]
     return Dataset(
         images=decode([records[place] for place in used], config),
-        labels=labels,
+        labels=labels[used],
         classes=tuple(source.classes),
         splits=splits,
-        labelled=choose_labelled(labels, splits["train"], source.classes, config.labels_per_class),
     )
 
 
@@ -93,23 +107,6 @@ def split(records: Sequence[Record], config: DataConfig, seed: int) -> dict[str,
     return found
 
 
-def choose_labelled(
-    labels: np.ndarray, train: np.ndarray, classes: Sequence[str], per_class: int | None
-) -> np.ndarray:
-    """Returns the first `per_class` training images of each class, or all of them where it is None."""
-    if per_class is None:
-        return train
-    chosen = []
-    for number, name in enumerate(classes):
-        of_class = train[labels[train] == number]
-        if len(of_class) < per_class:
-            raise UserError(
-                f"data.labels_per_class = {per_class}: class {name!r} has {len(of_class)} training images"
-            )
-        chosen.append(of_class[:per_class])
-    return np.concatenate(chosen)
-
-
 def dataset_stage(config: DataConfig, seed: int, fingerprint: str) -> Stage:
     """Returns the stage that puts the data set where workers find it. Made where the images can be read."""
     return Stage(
@@ -118,6 +115,7 @@ def dataset_stage(config: DataConfig, seed: int, fingerprint: str) -> Stage:
         maker="harness.data.dataset:make",
         config={"fingerprint": fingerprint},
         options={"data": config.model_dump(mode="json"), "seed": seed},
+        here=True,
     )
 
 
@@ -126,7 +124,7 @@ def make(stage: Stage, folder: Path, workshop: Workshop) -> None:
     dataset = load(parse(DataConfig, stage.options["data"], "data"), stage.options["seed"])
     if dataset.fingerprint != stage.config["fingerprint"]:
         raise UserError("the images changed while the sweep was being planned; run the command again")
-    arrays = {"images": dataset.images, "labels": dataset.labels, "labelled": dataset.labelled, **dataset.splits}
+    arrays = {"images": dataset.images, "labels": dataset.labels, **dataset.splits}
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors")
     (folder / "classes.json").write_text(json.dumps(dataset.classes), encoding="utf-8")
 
@@ -140,5 +138,4 @@ def open_dataset(stage: Stage, workshop: Workshop) -> Dataset:
         labels=arrays["labels"],
         classes=tuple(classes),
         splits={name: arrays[name] for name in SPLITS},
-        labelled=arrays["labelled"],
     )

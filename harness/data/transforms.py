@@ -1,8 +1,8 @@
-"""From stored pixels to what networks read."""
+"""From what is stored to what networks read."""
 
 import torch
 
 
-def to_unit_range(images_NCHW: torch.Tensor) -> torch.Tensor:
-    """Maps uint8 grey levels 0..255 to float32 in [-1, 1], the range of diffusion models."""
-    return images_NCHW.to(torch.float32) / 127.5 - 1.0
+def as_input(examples: torch.Tensor) -> torch.Tensor:
+    """Maps grey levels (uint8, 0..255) to float32 in [-1, 1], as diffusion models have it; floats stay."""
+    return examples.to(torch.float32) / 127.5 - 1.0 if examples.dtype == torch.uint8 else examples

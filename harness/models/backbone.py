@@ -142,6 +142,11 @@ class Pretrained(Backbone):
         return BackbonePlan(unet, scheduler, blocks(unet), str(model), fingerprint([unet, scheduler, checksum(weights)]))
 
 
+def multiplications(blocks_: list[Block]) -> float:
+    """Returns roughly how many multiplications one image costs: two 3x3 convolutions a block. For estimates."""
+    return sum(2 * 9 * block.channels**2 * block.size**2 for block in blocks_)
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

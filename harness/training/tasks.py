@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler
 from torch import nn
 
 from harness.core.seeds import stream
-from harness.data.transforms import to_unit_range
+from harness.data.transforms import as_input
 from harness.training import noise
 
 
@@ -66,8 +66,7 @@ class Denoising:
 
     def loss(self, model: nn.Module, index_N: torch.Tensor, draws: Draws) -> torch.Tensor:
         """Returns the mean squared error of the predicted noise [N]."""
-        x = self._x[index_N].to(draws.device)
-        x = to_unit_range(x) if x.dtype == torch.uint8 else x
+        x = as_input(self._x[index_N].to(draws.device))
         timesteps_N = draws.integers("timestep", self._scheduler.config.num_train_timesteps)
         epsilon = draws.normal("noise", x)
         output = model(self._scheduler.add_noise(x, epsilon, timesteps_N), timesteps_N)
@@ -79,25 +78,25 @@ class Denoising:
 
 
 class Classification:
-    """Learns labels (int64 [M]) of images (uint8 [M, C, H, W]) by cross-entropy."""
+    """Learns labels (int64 [M]) of images (uint8 [M, C, H, W]) or vectors (float [M, D]) by cross-entropy."""
 
     def __init__(
         self,
         build: Callable[[], nn.Module],
-        images: torch.Tensor,
+        examples: torch.Tensor,
         labels: torch.Tensor,
         keep: Callable[[nn.Module, int], torch.Tensor | None] = lambda model, step: None,
     ) -> None:
         self.model = build
         self.snapshot = keep
-        self.examples = len(images)
-        self._images, self._labels = images, labels
+        self.examples = len(examples)
+        self._x, self._labels = examples, labels
 
     def loss(self, model: nn.Module, index_N: torch.Tensor, draws: Draws) -> torch.Tensor:
         """Returns the cross-entropy [N]."""
-        device = draws.device
-        logits = model(to_unit_range(self._images[index_N].to(device)))
-        return nn.functional.cross_entropy(logits.float(), self._labels[index_N].to(device), reduction="none")
+        logits = model(as_input(self._x[index_N].to(draws.device)))
+        labels = self._labels[index_N].to(draws.device)
+        return nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
 class Autoencoding:

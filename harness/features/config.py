@@ -1,0 +1,31 @@
+"""What study 1 sweeps."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from harness.core.config import Config, part, unkeyed
+from harness.features.heads.head import HEADS, Head
+from harness.features.heads.linear import Linear
+from harness.models.backbone import BACKBONES, Backbone, UNet
+from harness.training.config import TrainConfig
+
+BackboneField = part(BACKBONES)
+HeadField = part(HEADS)
+
+
+class FeaturesConfig(Config):
+    """The `features:` section of an experiment."""
+
+    backbone: BackboneField = Field(default_factory=UNet)  # type: ignore[valid-type]
+    train: TrainConfig = TrainConfig(steps=20_000, batch=128, learning_rate=2e-4, clip=1.0, ema=0.999)
+    blocks: Literal["all"] | list[int] = "all"  # numbered from 1
+    timesteps: list[int] = Field([10, 30, 50, 90, 150, 300, 500], min_length=1)
+    pools: list[int] = Field([1, 2, 4], min_length=1)  # average-pooled to pool x pool
+    heads: list[HeadField] = Field(default_factory=lambda: [Linear()], min_length=1)  # type: ignore[valid-type]
+    draws: int = Field(1, ge=1)  # noise draws a feature is averaged over
+    controls: list[Literal["pixels", "untrained"]] = ["pixels", "untrained"]
+    batch: int = unkeyed(256, ge=1)  # images in one forward pass
+
+
+__all__ = ["Backbone", "FeaturesConfig", "Head"]

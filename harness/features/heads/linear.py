@@ -1,0 +1,22 @@
+"""The linear probe: multinomial logistic regression solved to convergence."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from harness.features.heads.head import Fitted, Head, Labelled
+
+Strength = Annotated[float, Field(gt=0)]
+
+
+class Linear(Head):
+    """Mean cross-entropy + strength / 2 * |W|^2, the intercept free; scikit-learn's C is 1 / (strength * N)."""
+
+    name: Literal["linear"] = "linear"
+    strengths: list[Strength] = Field([1e-3, 1e-2, 1e-1, 1.0], min_length=1)
+
+    def fit(self, train: Labelled, validation: Labelled, classes: int, seed: int, device: str) -> Fitted:
+        """Chooses the strength by accuracy on `validation`, between equals by cross-entropy there."""
+        from harness.features.heads.logistic import choose_strength
+
+        return choose_strength(train, validation, classes, self.strengths, device)

@@ -1,0 +1,86 @@
+"""A probe trial: read the features of one setting, train a head, count what it gets right."""
+
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from harness.core.seeds import stream
+from harness.core.stages import Trial, Workshop
+from harness.data.dataset import Dataset, open_dataset
+from harness.data.transforms import as_input
+from harness.features.extract import FILE
+from harness.features.heads.head import HEADS, Head, Labelled
+from harness.metrics.accuracy import accuracy
+from harness.training.device import pick_device
+
+
+def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
+    """Returns one row of `features` and one of `correctness`."""
+    dataset = _dataset(trial, workshop)
+    per_class = trial.config["labels_per_class"]
+    x_MD = read_features(trial, workshop, dataset).numpy()
+    labels_M = dataset.labels[dataset.probed(per_class)]
+    train, validation, test = split(x_MD, labels_M, dataset, per_class)
+    head: Head = HEADS.load(trial.axes["head"]).model_validate(trial.config["head"])
+    began = time.perf_counter()
+    seed = stream(trial.seed, "head", *(trial.axes[name] for name in ("features", "block", "timestep", "pool")))
+    fitted = head.fit(train, validation, len(dataset.classes), seed, pick_device(workshop).type)
+    seconds = time.perf_counter() - began
+    right_validation = fitted.predict(validation.x_ND) == validation.labels_N
+    right_test = fitted.predict(test.x_ND) == test.labels_N
+    row = {
+        "dimensions": x_MD.shape[1],
+        "regularisation": fitted.regularisation,
+        "train_n": len(train.labels_N),
+        **accuracy(right_validation).columns("validation_accuracy"),
+        **accuracy(right_test).columns("test_accuracy"),
+        "fit_seconds": seconds,
+    }
+    correct = {"study": trial.study, "kind": trial.axes["features"], "split": "test", "correct": right_test}
+    return {"features": [row], "correctness": [correct]}
+
+
+def read_features(trial: Trial, workshop: Workshop, dataset: Dataset) -> torch.Tensor:
+    """Returns the setting's features [M, D], pooled from what is stored."""
+    if trial.axes["features"] == "pixels":
+        index_M = dataset.probed(trial.config["labels_per_class"])
+        return as_input(torch.from_numpy(dataset.images[index_M])).flatten(1)
+    stored = _load(workshop.file(trial.reads["features"], FILE))
+    return torch.nn.functional.adaptive_avg_pool2d(stored, trial.axes["pool"]).flatten(1)
+
+
+def split(
+    x_MD: np.ndarray, labels_M: np.ndarray, dataset: Dataset, per_class: int | None
+) -> tuple[Labelled, Labelled, Labelled]:
+    """Returns training, validation and test features, standardised by the mean and deviation of the first."""
+    first = len(dataset.labelled(per_class))
+    second = first + len(dataset.splits["validation"])
+    mean_D, deviation_D = x_MD[:first].mean(0), x_MD[:first].std(0)
+    x_MD = (x_MD - mean_D) / np.where(deviation_D > 1e-6, deviation_D, 1.0).astype(np.float32)
+    edges = ((0, first), (first, second), (second, len(x_MD)))
+    train, validation, test = (Labelled(x_MD[a:b], labels_M[a:b]) for a, b in edges)
+    return train, validation, test
+
+
+def _dataset(trial: Trial, workshop: Workshop) -> Dataset:
+    stage = trial.needs["dataset"]
+    if stage.key not in _datasets:
+        _datasets.clear()
+        _datasets[stage.key] = open_dataset(stage, workshop)
+    return _datasets[stage.key]
+
+
+_datasets: dict[str, Dataset] = {}  # the last one, kept between trials of one process
+
+
+@lru_cache(maxsize=2)
+def _load(path: Path) -> torch.Tensor:
+    """Reads an artifact's file; its path names its content, so it may be kept between trials."""
+    return load_file(path)["features"]
+
+

@@ -1,0 +1,167 @@
+"""The plan: which trials an experiment has, which are done, what is missing and what that will cost."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import pyarrow as pa
+
+from harness.core.rows import TABLES
+from harness.core.stages import Stage, Trial, Workshop
+from harness.data.dataset import dataset_stage, load
+from harness.sweep.experiment import STUDIES
+
+MANIFESTS_READ = 20  # of each kind, to learn how long such a stage takes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Trials and the stages that the missing ones need."""
+
+    experiment: Any
+    trials: list[Trial]
+    missing: list[Trial]
+    failed_before: int  # of the missing: failed in an earlier run, and tried again
+    stages: list[Stage]  # missing, each after those that it needs
+    stage_seconds: float
+    trial_seconds: float
+    slots: int  # what runs at the same time, for the estimate
+
+    @property
+    def image_passes(self) -> int:
+        """Forward passes of one image through the backbone; a training step counts three an image."""
+        return sum(stage.work.image_passes for stage in self.stages)
+
+    @property
+    def seconds(self) -> float:
+        """The estimate of the time to come."""
+        return (self.stage_seconds + self.trial_seconds) / self.slots
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the plan as plain data, for `--json`."""
+        return {
+            "experiment": self.experiment.name,
+            "trials": len(self.trials),
+            "done": len(self.trials) - len(self.missing),
+            "missing": len(self.missing),
+            "failed_before": self.failed_before,
+            "by_study": dict(Counter(trial.study for trial in self.trials)),
+            "stages_to_make": dict(Counter(stage.kind for stage in self.stages)),
+            "image_passes": self.image_passes,
+            "estimated_seconds": round(self.seconds, 1),
+        }
+
+    def lines(self) -> list[str]:
+        """Returns the plan as people read it."""
+        facts = self.summary()
+        studies = ", ".join(f"{count} {study}" for study, count in facts["by_study"].items())
+        lines = [
+            f"{facts['experiment']}: {facts['trials']} trials ({studies}); "
+            f"{facts['done']} done, {facts['missing']} missing"
+            + (f", {self.failed_before} of them failed before" if self.failed_before else "")
+        ]
+        if self.stages:
+            made = ", ".join(f"{count} {kind}" for kind, count in facts["stages_to_make"].items())
+            lines.append(f"stages to make: {made}; {self.image_passes:,} image passes through the backbone")
+        if self.missing:
+            lines.append(f"estimate: {duration(self.seconds)} on {self.slots} at a time")
+        return lines
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def make_plan(experiment: Any, tables: Mapping[str, pa.Table], workshop: Workshop) -> Plan:
+    """Plans `experiment` against the recorded rows. Raises `UserError` for settings that the data does not allow.
+
+    Reads the images; writes nothing.
+    """
+    trials = all_trials(experiment)
+    status = {
+        key: state
+        for name in {trial.table for trial in trials}
+        for key, state in zip(tables[name]["key"].to_pylist(), tables[name]["status"].to_pylist(), strict=True)
+    }
+    missing = [trial for trial in trials if status.get(trial.key) != "ok"]
+    stages = missing_stages(missing, workshop)
+    return Plan(
+        experiment=experiment,
+        trials=trials,
+        missing=missing,
+        failed_before=sum(trial.key in status for trial in missing),
+        stages=stages,
+        stage_seconds=_stage_seconds(stages, workshop),
+        trial_seconds=_trial_seconds(missing, tables),
+        slots=os.cpu_count() or 1,
+    )
+
+
+def all_trials(experiment: Any) -> list[Trial]:
+    """Returns the trials of all of an experiment's studies."""
+    dataset = load(experiment.data, experiment.seed)
+    stage = dataset_stage(experiment.data, experiment.seed, dataset.fingerprint)
+    trials: list[Trial] = []
+    for name in STUDIES.names():
+        config = getattr(experiment, name)
+        if config is not None:
+            trials += STUDIES.load(name).trials(config, experiment.data, dataset, stage, experiment.seed)
+    return trials
+
+
+def missing_stages(trials: Iterable[Trial], workshop: Workshop) -> list[Stage]:
+    """Returns the stages to make for `trials`, each after its needs; of siblings only the first."""
+    found: dict[str, Stage] = {}
+    seen: set[str] = set()
+
+    def visit(stage: Stage) -> None:
+        if stage.key in seen:
+            return
+        seen.add(stage.key)
+        if workshop.has(stage):
+            return
+        for need in stage.needs.values():
+            visit(need)
+        found.setdefault(stage.group or stage.key, stage)
+
+    for trial in trials:
+        for stage in (*trial.needs.values(), *trial.reads.values()):
+            visit(stage)
+    return list(found.values())
+
+
+def _stage_seconds(stages: Iterable[Stage], workshop: Workshop) -> float:
+    """Adds up the stages' guesses, each corrected by how far off the guesses for its kind were before."""
+    factors: dict[str, float] = {}
+    total = 0.0
+    for stage in stages:
+        if stage.kind not in factors:
+            factors[stage.kind] = _correction(stage.kind, workshop)
+        total += stage.work.seconds * factors[stage.kind]
+    return total
+
+
+def _correction(kind: str, workshop: Workshop) -> float:
+    keys = workshop.store.storage.names(f"artifacts/{kind}")[:MANIFESTS_READ]
+    manifests = [workshop.store.manifest(kind, key) for key in keys]
+    ratios = [found["seconds"] / found["guess"] for found in manifests if found and found.get("guess")]
+    return median(ratios) if ratios else 1.0
+
+
+def _trial_seconds(missing: Iterable[Trial], tables: Mapping[str, pa.Table]) -> float:
+    """Adds up what trials with the same table and head took before, or else the studies' guesses."""
+    measured: dict[tuple[str, Any], list[float]] = {}
+    for name in TABLES:
+        columns = [tables[name][column].to_pylist() for column in ("seconds", "status")]
+        heads = tables[name]["head"].to_pylist() if "head" in tables[name].column_names else [None] * len(columns[0])
+        for seconds, status, head in zip(*columns, heads, strict=True):
+            if status == "ok" and seconds is not None:
+                measured.setdefault((name, head), []).append(seconds)
+    typical = {place: median(values) for place, values in measured.items()}
+    return sum(typical.get((trial.table, trial.axes.get("head")), trial.seconds) for trial in missing)

@@ -1,0 +1,93 @@
+"""What study 2 sweeps."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from harness.core.config import Config, part, unkeyed
+from harness.training.config import TrainConfig
+from harness.weights.controls import CONTROLS, Average, Gaussian, Noise
+
+ControlField = part(CONTROLS)
+
+
+class NetworkConfig(Config):
+    """The original network: a small ConvNet with group norm."""
+
+    name: Literal["convnet"] = "convnet"
+    channels: list[int] = Field([16, 32, 32], min_length=1)
+    groups: int = Field(4, ge=1)
+
+    @field_validator("channels")
+    @classmethod
+    def _positive(cls, channels: list[int]) -> list[int]:
+        if min(channels) < 1:
+            raise ValueError("every entry is at least 1")
+        return channels
+
+    def parameter_shapes(self, in_channels: int, classes: int) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of `harness.models.convnet.ConvNet`'s parameters by name, in its order."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        widths = [in_channels, *self.channels]
+        for number, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True), start=1):
+            shapes[f"conv{number}.weight"] = (after, before, 3, 3)
+            shapes[f"norm{number}.weight"] = shapes[f"norm{number}.bias"] = (after,)
+        return {**shapes, "fc.weight": (classes, widths[-1]), "fc.bias": (classes,)}
+
+
+class PoolConfig(Config):
+    """The checkpoints: training goes on with all but the varied parameters frozen."""
+
+    every: int = Field(1, ge=1)  # steps from one checkpoint to the next
+    learning_rate: float = Field(0.03, gt=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    batch: int = Field(64, ge=1)
+    workers: int | list[int] = unkeyed(0)
+
+
+class AutoencoderConfig(Config):
+    """The autoencoder of parameter vectors. Noise is additive, on normalised parameters."""
+
+    channels: list[int] = Field([64, 128, 256, 256, 32], min_length=1)
+    kernel: int = Field(7, ge=3)
+    latent: int = Field(128, ge=1)
+    parameter_noise: float = Field(0.001, ge=0)
+    latent_noise: float = Field(0.1, ge=0)
+    train: TrainConfig = TrainConfig(steps=2000, batch=50, learning_rate=1e-3, schedule="cosine", workers=0)
+
+    @field_validator("kernel")
+    @classmethod
+    def _odd(cls, kernel: int) -> int:
+        if kernel % 2 == 0:
+            raise ValueError("must be odd")
+        return kernel
+
+
+class DiffusionConfig(Config):
+    """The diffusion model of latents."""
+
+    channels: list[int] = Field([64, 128, 256, 512], min_length=1)  # widening, then mirrored
+    kernel: int = Field(7, ge=3)
+    timesteps: int = Field(1000, ge=1)
+    train: TrainConfig = TrainConfig(steps=2000, batch=50, learning_rate=1e-3, schedule="cosine", workers=0)
+
+    _odd = field_validator("kernel")(AutoencoderConfig._odd.__func__)  # type: ignore[attr-defined]
+
+
+class WeightsConfig(Config):
+    """The `weights:` section of an experiment."""
+
+    network: NetworkConfig = NetworkConfig()
+    train: TrainConfig = TrainConfig(steps=1000, batch=64, learning_rate=1e-2, schedule="cosine")
+    parameters: list[str] = Field(["norm"], min_length=1)  # prefixes of the varied parameters' names
+    pool: PoolConfig = PoolConfig()
+    k: list[int] = Field([10, 50, 200, 300], min_length=1)
+    subsets: list[Literal["first", "strided", "random"]] = Field(["strided"], min_length=1)
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    generate: int = Field(200, ge=1)  # networks to generate
+    sampling_steps: int = Field(1000, ge=1)  # of the diffusion's timesteps, evenly spaced
+    controls: list[ControlField] = Field(  # type: ignore[valid-type]
+        default_factory=lambda: [Noise(), Gaussian(), Average()]
+    )
+    pool_size: int | None = Field(None, ge=1)  # checkpoints to collect; None: the largest k

@@ -1,0 +1,188 @@
+"""Study 2 as trials: for every K, originals, what is generated from them and the controls."""
+
+from harness.core.errors import UserError
+from harness.core.stages import Stage, Trial, Work
+from harness.data.config import DataConfig
+from harness.data.dataset import Dataset
+from harness.training.config import TrainConfig
+from harness.weights.config import WeightsConfig
+from harness.weights.layout import layout_of
+
+NETWORK_VERSION = 1
+POOL_VERSION = 1
+PREDICTIONS_VERSION = 1
+AUTOENCODER_VERSION = 1
+DENOISER_VERSION = 1
+GENERATED_VERSION = 1
+COMPARISON_VERSION = 1
+SECONDS_A_STEP = 0.01  # guesses for one CPU core, until there are measurements
+SECONDS_A_NETWORK = 0.02
+
+
+class Weights:
+    """Can a diffusion model write network weights, and are they new or copies?"""
+
+    name = "weights"
+    Config = WeightsConfig
+    objective = "generated_best_accuracy"
+    axes = ("k", "subset")
+
+    def trials(
+        self, config: WeightsConfig, data: DataConfig, dataset: Dataset, stage: Stage, seed: int
+    ) -> list[Trial]:
+        """Returns a trial for each K and way to take K from the pool; raises `UserError` for what cannot be."""
+        check(config)
+        dataset.labelled(data.labels_per_class)
+        stages = _Stages(config, data, dataset, stage, seed)
+        return [stages.trial(k, subset) for k in config.k for subset in config.subsets]
+
+
+def pool_size(config: WeightsConfig) -> int:
+    """Returns how many checkpoints are collected."""
+    return config.pool_size or max(config.k)
+
+
+def check(config: WeightsConfig) -> None:
+    """Raises `UserError` naming the value that is out of range."""
+    size = pool_size(config)
+    for k in config.k:
+        if not 1 <= k <= size:
+            raise UserError(f"weights.k: {k} is not between 1 and {size}, the size of the pool (weights.pool_size)")
+    for what, values in (("k", config.k), ("subsets", config.subsets)):
+        twice = [value for value in values if values.count(value) > 1]  # type: ignore[arg-type]
+        if twice:
+            raise UserError(f"weights.{what}: {twice[0]} is given twice")
+    for width in config.network.channels:
+        if width % config.network.groups:
+            raise UserError(f"weights.network.channels: {width} is not divisible by groups = {config.network.groups}")
+    if config.sampling_steps > config.diffusion.timesteps:
+        raise UserError(
+            f"weights.sampling_steps = {config.sampling_steps} is more than diffusion.timesteps = "
+            f"{config.diffusion.timesteps}"
+        )
+
+
+class _Stages:
+    """Makes the stages of an experiment; one pool serves every K."""
+
+    def __init__(
+        self, config: WeightsConfig, data: DataConfig, dataset: Dataset, stage: Stage, seed: int
+    ) -> None:
+        self.config, self.data, self.seed = config, data, seed
+        self.dataset, self.fingerprint = stage, dataset.fingerprint
+        network = {
+            **config.network.keyed(),
+            "in_channels": dataset.images.shape[1],
+            "classes": len(dataset.classes),
+        }
+        shapes = config.network.parameter_shapes(network["in_channels"], network["classes"])
+        layout_of(shapes, config.parameters)
+        self.shared = {"network": network, "labels_per_class": data.labels_per_class, "seed": seed}
+        self.network = Stage(
+            kind="network",
+            version=NETWORK_VERSION,
+            maker="harness.weights.originals:make_network",
+            config={**self.shared, "train": config.train.keyed()},
+            needs={"dataset": stage},
+            options={"train": config.train.model_dump(mode="json")},
+            work=Work(seconds=config.train.steps * SECONDS_A_STEP),
+            trains=config.train.workers != 0,
+        )
+        self.pool = self._pool()
+        self.predictions = Stage(
+            kind="predictions",
+            version=PREDICTIONS_VERSION,
+            maker="harness.weights.originals:make_predictions",
+            config={},
+            needs={"dataset": stage, "network": self.network, "pool": self.pool},
+            work=Work(seconds=pool_size(config) * SECONDS_A_NETWORK),
+        )
+
+    def _pool(self) -> Stage:
+        pool = self.config.pool
+        train = TrainConfig(
+            steps=pool_size(self.config) * pool.every,
+            batch=pool.batch,
+            learning_rate=pool.learning_rate,
+            optimizer=pool.optimizer,
+            workers=pool.workers,
+        )
+        return Stage(
+            kind="pool",
+            version=POOL_VERSION,
+            maker="harness.weights.originals:make_pool",
+            config={
+                **self.shared,
+                "parameters": list(self.config.parameters),
+                "every": pool.every,
+                "train": train.keyed(),
+            },
+            needs={"dataset": self.dataset, "network": self.network},
+            options={"train": train.model_dump(mode="json")},
+            work=Work(seconds=train.steps * SECONDS_A_STEP),
+            trains=pool.workers != 0,
+        )
+
+    def _generated(self, k: int, subset: str) -> Stage:
+        """Returns the stage with the networks generated from `k` originals, on top of its two models."""
+        config = self.config
+        chosen = {"k": k, "subset": subset, "seed": self.seed}
+        autoencoder = Stage(
+            kind="autoencoder",
+            version=AUTOENCODER_VERSION,
+            maker="harness.weights.generate:make_autoencoder",
+            config={**chosen, "autoencoder": config.autoencoder.keyed()},
+            needs={"pool": self.pool},
+            options={"train": config.autoencoder.train.model_dump(mode="json")},
+            work=Work(seconds=config.autoencoder.train.steps * SECONDS_A_STEP),
+            trains=config.autoencoder.train.workers != 0,
+        )
+        denoiser = Stage(
+            kind="denoiser",
+            version=DENOISER_VERSION,
+            maker="harness.weights.generate:make_denoiser",
+            config={**autoencoder.config, "diffusion": config.diffusion.keyed()},
+            needs={"pool": self.pool, "autoencoder": autoencoder},
+            options={"train": config.diffusion.train.model_dump(mode="json")},
+            work=Work(seconds=config.diffusion.train.steps * SECONDS_A_STEP),
+            trains=config.diffusion.train.workers != 0,
+        )
+        return Stage(
+            kind="generated",
+            version=GENERATED_VERSION,
+            maker="harness.weights.generate:make_generated",
+            config={**chosen, "generate": config.generate, "sampling_steps": config.sampling_steps},
+            needs={"pool": self.pool, "autoencoder": autoencoder, "denoiser": denoiser},
+            work=Work(seconds=config.sampling_steps * SECONDS_A_STEP),
+        )
+
+    def trial(self, k: int, subset: str) -> Trial:
+        """Returns the trial that compares the networks of one K."""
+        controls = [control.keyed() for control in self.config.controls]
+        return Trial(
+            study="weights",
+            table="weights",
+            version=COMPARISON_VERSION,
+            runner="harness.weights.compare:run",
+            axes={
+                "network": self.config.network.name,
+                "parameters": " ".join(self.config.parameters),
+                "k": k,
+                "subset": subset,
+            },
+            config={"controls": controls},
+            seed=self.seed,
+            data=self.data.name,
+            data_fingerprint=self.fingerprint,
+            needs={
+                "dataset": self.dataset,
+                "network": self.network,
+                "pool": self.pool,
+                "predictions": self.predictions,
+                "generated": self._generated(k, subset),
+            },
+            seconds=(self.config.generate + k) * SECONDS_A_NETWORK,
+        )
+
+
+STUDY = Weights()
