@@ -1,12 +1,13 @@
 """Study 1 in words: the best setting, what matters most, how far it is from the controls."""
 
+import math
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from harness.report.correctness import Correctness, Paired, Who, compare
 from harness.report.figures.figure import levels, split, succeeded, varied
-from harness.report.tables import Tables
+from harness.report.tables import Tables, best_row
 from harness.report.words import (
     NOISE_LEVEL,
     Estimate,
@@ -17,16 +18,17 @@ from harness.report.words import (
     number,
     p_value,
     percent,
-    plain,
     points,
     several,
     table,
+    value_cell,
     with_interval,
 )
 
 AXES = ("block", "timestep", "pool", "head")
 CONTROLS = {"untrained": "the same network untrained", "pixels": "raw pixels"}
 TOP = 10
+COMPLETE = 0.95  # share of a grid from which the means over an axis compare like with like
 
 
 class Best(NamedTuple):
@@ -63,7 +65,7 @@ class Answer(NamedTuple):
     data: Any
     best: Best | None
     effects: list[Effect]  # the strongest first
-    complete: bool  # every combination of levels was measured
+    combinations: int  # of the levels that occur; effects are clean where all were measured
     controls: list[Control]
 
 
@@ -76,21 +78,16 @@ def answers(tables: Tables) -> list[Answer]:
 
 def _answer(frame: pd.DataFrame, correctness: Correctness) -> Answer:
     by_kind = {kind: frame[frame["features"] == kind] for kind in ("trained", *CONTROLS)}
-    row = _selected(by_kind["trained"])
+    row = best_row(by_kind["trained"], "validation_accuracy")
     best = None if row is None else _best(row, by_kind["trained"])
     found = []
     for kind in CONTROLS:
-        other = _selected(by_kind[kind])
+        other = best_row(by_kind[kind], "validation_accuracy")
         if other is not None:
             pair = None if row is None else compare(_vector(row, correctness), _vector(other, correctness))
             found.append(Control(kind, _best(other, by_kind[kind]), pair))
     known = by_kind["trained"].dropna(subset=["validation_accuracy"])
-    return Answer(frame["data"].iloc[0], best, effects(known), is_complete(known), found)
-
-
-def _selected(frame: pd.DataFrame) -> Any:
-    known = frame["validation_accuracy"].dropna()
-    return None if known.empty else frame.loc[known.idxmax()]
+    return Answer(frame["data"].iloc[0], best, effects(known), combinations(known), found)
 
 
 def _best(row: Any, frame: pd.DataFrame) -> Best:
@@ -105,7 +102,7 @@ def _vector(row: Any, correctness: Correctness) -> Any:
 
 
 def effects(frame: pd.DataFrame) -> list[Effect]:
-    """Returns the effect of each axis with two levels or more on validation accuracy, by range of its means."""
+    """Returns the effect of each axis with two levels or more on validation accuracy, strongest first."""
     value = frame["validation_accuracy"]
     total = float(((value - value.mean()) ** 2).sum())
     found = []
@@ -116,17 +113,15 @@ def effects(frame: pd.DataFrame) -> list[Effect]:
             continue
         between = float((groups.size() * (mean - value.mean()) ** 2).sum())
         share = between / total if total > 0 else None
-        low, high = mean.idxmin(), mean.idxmax()
-        found.append(Effect(axis, low, float(mean[low]), high, float(mean[high]), share))
+        ordered = mean.sort_values(kind="stable")
+        low, high = ordered.index[0], ordered.index[-1]
+        found.append(Effect(axis, low, float(ordered.iloc[0]), high, float(ordered.iloc[-1]), share))
     return sorted(found, key=lambda effect: effect.low - effect.high)
 
 
-def is_complete(frame: pd.DataFrame) -> bool:
-    """Says whether every combination of the levels that occur was measured."""
-    cells = 1
-    for axis in AXES:
-        cells *= len(levels(frame[axis]))
-    return len(frame[list(AXES)].drop_duplicates()) == cells
+def combinations(frame: pd.DataFrame) -> int:
+    """Returns how many combinations the levels that occur have."""
+    return math.prod(len(levels(frame[axis])) for axis in varied(frame, ["backbone", *AXES]))
 
 
 def describe(setting: dict[str, Any]) -> str:
@@ -180,8 +175,11 @@ def _effects_sentence(answer: Answer) -> str:
             for effect in found[1:]
         )
         text += f" Then {listed(rest)}."
-    if not answer.complete:
-        text += " Not every combination was measured, so these means compare unlike settings; take them as a hint."
+    if answer.best is not None and answer.best.candidates < COMPLETE * answer.combinations:
+        text += (
+            f" Only {answer.best.candidates:,} of {several(answer.combinations, 'combination')} were "
+            "measured, so these means compare unlike settings; take them as a hint."
+        )
     return text
 
 
@@ -192,11 +190,11 @@ def _control_sentence(control: Control) -> str:
     if control.paired is None:
         return text + "no paired test, because per-sample predictions are missing."
     difference, p, n = control.paired
-    larger = "a difference larger than noise" if p < NOISE_LEVEL else "no difference larger than noise"
-    return text + (
-        f"the best setting is {points(difference)} away, {larger} "
-        f"({p_value(p)}, exact McNemar test on {n:,} paired samples)."
-    )
+    test = f"({p_value(p)}, exact McNemar test on {n:,} paired samples)"
+    if p >= NOISE_LEVEL:
+        return text + f"no difference larger than noise ({points(difference)}) {test}."
+    word = "better" if difference > 0 else "worse"
+    return text + f"the best setting is {points(abs(difference))[1:]} {word}, more than noise {test}."
 
 
 def _control_alone(control: Control) -> str:
@@ -215,10 +213,10 @@ def top_table(tables: Tables) -> str:
     best = known.sort_values("validation_accuracy", ascending=False, kind="stable").head(TOP)
     names = [*varied(frame, ["data", "backbone"]), "features", *AXES]
     rows = [
-        "".join(f"<td>{'–' if pd.isna(row[name]) else escape(row[name])}</td>" for name in names)
+        "".join(value_cell(row[name]) for name in names)
         + f"<td>{percent(estimate(row, 'validation_accuracy').value)}</td>"
-        f"<td>{plain(row['dimensions']) if number(row['dimensions']) else '–'}</td>"
-        for _, row in best.iterrows()
+        + value_cell(row["dimensions"])
+        for row in best.to_dict("records")
     ]
     titles = [*(name.capitalize() for name in names), "Validation accuracy", "Dimensions"]
     return table(f"The {several(len(rows), 'best setting')} on validation", heads(titles), rows)

@@ -17,11 +17,11 @@ class Who(NamedTuple):
     key: str
     kind: str | None = None
     setting: float | None = None
-    index: int | None = None
+    number: int | None = None
 
 
 class Paired(NamedTuple):
-    """A paired comparison on the test split: accuracy of the first less that of the second, p-value, samples."""
+    """A paired comparison on the test split: the first accuracy less the second, p-value, samples."""
 
     difference: float
     p: float
@@ -56,7 +56,7 @@ class Correctness:
             return True
         row = self._table.select(["kind", "setting", "index"]).slice(place, 1).to_pylist()[0]
         return (row["kind"], number(row["setting"])) == (who.kind, who.setting) and (
-            who.index is None or row["index"] == who.index
+            who.number is None or row["index"] == who.number
         )
 
     def _vector(self, place: int) -> np.ndarray:
@@ -64,7 +64,7 @@ class Correctness:
 
 
 def compare(first: np.ndarray | None, second: np.ndarray | None) -> Paired | None:
-    """Returns the paired comparison of two vectors of correctness; None if one is missing or they do not pair."""
+    """Returns the paired comparison of two vectors; None if one is missing or they do not pair."""
     if first is None or second is None or len(first) != len(second) or not len(first):
         return None
     return Paired(float(first.mean() - second.mean()), mcnemar(first, second), len(first))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from harness.report.tables import Tables
-from harness.report.words import escape, heads, listed, several, table
+from harness.report.words import escape, heads, listed, several, table, value_cell
 
 AXES = {
     "features": ("data", "features", "backbone", "block", "timestep", "pool", "head", "seed"),
@@ -87,9 +87,7 @@ def to_html(tables: Tables) -> str:
 def _details(failure: Failure, place: int) -> str:
     last = failure.error.strip().rsplit("\n", 1)[-1]
     head = heads(escape(column.capitalize()) for column in failure.columns)
-    rows = (
-        "".join(f"<td>{'–' if v is None or v != v else escape(v)}</td>" for v in row) for row in failure.rows
-    )
+    rows = ("".join(map(value_cell, row)) for row in failure.rows)
     whole = escape(failure.error[-LONGEST_TRACEBACK:])
     trace = (
         f'<pre tabindex="0">{whole}</pre>'

@@ -5,6 +5,7 @@
   const root = document.documentElement;
   const narrow = matchMedia("(max-width: 600px)");
   const dark = matchMedia("(prefers-color-scheme: dark)");
+  const SMALL = 520; // CSS pixels of a plot that has no room beside or inside its cells
   const PAPER_WIDTH = 660; // CSS pixels that fit between the margins of A4 and Letter
   const FALLBACK_LINES = 400; // settings that parallel coordinates without WebGL still show
 
@@ -24,7 +25,7 @@
         font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: text },
         paper_bgcolor: card, plot_bgcolor: card, xaxis: axis, yaxis: axis,
         hoverlabel: { bgcolor: card, bordercolor: line, font: { color: text }, align: "left" },
-        legend: { orientation: "h", x: 0, xanchor: "left", y: 0, yanchor: "bottom", yref: "container" },
+        legend: { orientation: "h", xref: "container", x: 0, xanchor: "left", y: 0, yanchor: "bottom", yref: "container" },
         margin: { l: 48, r: 12, t: 12, b: 48 }, modebar: { bgcolor: "rgba(0,0,0,0)", color: quiet, activecolor: text },
       },
       data: {
@@ -48,6 +49,11 @@
     return webgl;
   }
 
+  // Annotations are read as HTML, the tick texts of parallel coordinates are not.
+  function safe(text) {
+    return String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+  }
+
   // Parallel coordinates as plain lines, for browsers without WebGL: the best settings, in five shades.
   function plainLines(trace) {
     const dimensions = trace.dimensions;
@@ -68,7 +74,7 @@
     const ticks = dimensions.flatMap((d, at) => {
       const values = d.tickvals || spans[at], names = d.ticktext || spans[at].map((v) => v.toFixed(1));
       return values.map((v, i) => ({
-        x: at, y: (v - spans[at][0]) / (spans[at][1] - spans[at][0] || 1), text: names[i], showarrow: false, xanchor: "left", xshift: 4,
+        x: at, y: (v - spans[at][0]) / (spans[at][1] - spans[at][0] || 1), text: safe(names[i]), showarrow: false, xanchor: "left", xshift: 4,
       }));
     });
     return { data, layout: {
@@ -85,7 +91,7 @@
       data = lines.data;
       Object.assign(layout, lines.layout);
     }
-    const small = width < 520;
+    const small = width < SMALL;
     if (small) {
       data = data.map((trace) => (trace.type !== "heatmap" ? trace : {
         ...trace, texttemplate: undefined,
@@ -93,6 +99,7 @@
       }));
       if (data.some((trace) => trace.type === "heatmap")) layout.margin = { t: 90, l: 44, r: 8 };
     }
+    if (small) wrapTitles(layout);
     const named = data.filter((trace) => trace.name && trace.showlegend !== false);
     const longest = Math.max(0, ...named.map((trace) => trace.name.length));
     const perRow = Math.max(1, Math.floor((width - 20) / (longest * 7 + 50)));
@@ -103,29 +110,48 @@
     return { data, layout };
   }
 
+  // An axis title that is too long for a phone breaks before its unit.
+  function wrapTitles(layout) {
+    const title = (layout.xaxis || {}).title;
+    if (title && title.text.length > 26) {
+      layout.xaxis = { ...layout.xaxis, title: { ...title, text: title.text.replace(" (", "<br>(") } };
+    }
+  }
+
   function choose(figure, element) {
     const values = figure.choices.map((name) => {
       const select = element.querySelector(`select[data-choice="${name}"]`);
       return select ? select.value : null; // null: the only value there is
     });
-    return figure.views.find((view) => view.choice.every((value, i) => values[i] === null || values[i] === value));
+    const agrees = (value, i) => values[i] === null || values[i] === value;
+    const found = figure.views.find((view) => view.choice.every(agrees));
+    if (found) return { view: found };
+    // the first choices, such as the data, weigh most
+    const agreement = (view) => view.choice.reduce((sum, value, i) => sum + (agrees(value, i) ? 2 ** -i : 0), 0);
+    const nearest = figure.views.reduce((best, view) => (agreement(view) > agreement(best) ? view : best));
+    const other = figure.choices.map((name, i) => `${name} ${nearest.choice[i]}`).join(", ");
+    return { why: `No rows for this choice; the nearest with rows is ${other}.` };
   }
 
   function draw(name) {
     const figure = page.figures[name];
     const element = document.getElementById(`figure-${name}`);
     const [box, canvas, absent] = [".box", ".canvas", "p.absent"].map((part) => element.querySelector(part));
-    const view = choose(figure, element);
+    const { view, why } = choose(figure, element);
+    absent.textContent = why || "";
     absent.hidden = Boolean(view);
     box.hidden = !view;
     if (!view) return Promise.resolve();
     const least = (view.layout.meta || {}).min_width || 0;
     const width = root.classList.contains("printing") ? PAPER_WIDTH : Math.max(least, box.clientWidth);
     const { data, layout } = fitted(view, width);
+    if (element.dataset.small !== String(width < SMALL)) Plotly.purge(canvas); // a colour bar cannot turn in place
+    element.dataset.small = String(width < SMALL);
     return Plotly.react(canvas, data, layout, {
       displaylogo: false,
-      modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
-      displayModeBar: narrow.matches ? false : "hover",
+      plotlyServerURL: "", // and no button that shares the chart: nothing leaves the page
+      modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+      displayModeBar: narrow.matches || root.classList.contains("printing") ? false : "hover",
     });
   }
 
@@ -159,8 +185,22 @@
   document.addEventListener("change", follow);
   dark.addEventListener("change", drawAll);
   addEventListener("resize", resized);
-  addEventListener("beforeprint", () => { root.classList.add("printing"); drawAll(); });
-  addEventListener("afterprint", () => { root.classList.remove("printing"); drawAll(); });
+  addEventListener("beforeprint", () => {
+    root.classList.add("printing");
+    for (const folded of document.querySelectorAll("details:not(.failure):not([open])")) {
+      folded.open = true;
+      folded.dataset.unfolded = "";
+    }
+    drawAll();
+  });
+  addEventListener("afterprint", () => {
+    root.classList.remove("printing");
+    for (const unfolded of document.querySelectorAll("details[data-unfolded]")) {
+      unfolded.open = false;
+      delete unfolded.dataset.unfolded;
+    }
+    drawAll();
+  });
   drawnAt = root.clientWidth;
   drawAll().then(() => { root.dataset.drawn = "yes"; });
 })();

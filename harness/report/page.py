@@ -1,4 +1,4 @@
-"""Writes the page: reads an experiment's tables, lets every part say its piece, embeds all in one HTML file."""
+"""Writes the page: reads an experiment's tables, lets every part say its piece, embeds all in one file."""
 
 import base64
 import hashlib
@@ -14,8 +14,8 @@ from harness.core.storage import Storage
 from harness.report import answer_features, answer_weights, failures, provenance
 from harness.report.figures import FIGURES
 from harness.report.figures.figure import Absent, Figure, View, choice_title, levels, succeeded
-from harness.report.tables import Tables, read_tables
-from harness.report.trials import trials
+from harness.report.tables import Tables, best_row, read_tables
+from harness.report.trials import Trial, trials
 from harness.report.words import MISSING, escape, plain, several
 
 STUDIES = {
@@ -37,14 +37,15 @@ def write_report(storage: Storage, experiment: str) -> str:
 def render(tables: Tables, experiment: str) -> str:
     """Returns the page: one HTML text that needs nothing beside it."""
     figures: dict[str, Any] = {}
-    sections = {study: _study(study, tables, figures) for study in STUDIES}
+    pools = trials(tables)
+    sections = {study: _study(study, tables, pools, figures) for study in STUDIES}
     plotly_js, page_js = plotly.offline.get_plotlyjs(), _file("page.js")
     return Template(_file("page.html")).substitute(
         title=escape(experiment),
         policy=_policy(plotly_js, page_js),
         style=_file("style.css"),
         summary=_summary(tables),
-        answer=_answers(tables),
+        answer=_answers(tables, pools),
         studies="".join(sections.values()),
         failures=failures.to_html(tables),
         provenance=provenance.to_html(tables),
@@ -89,7 +90,7 @@ def _summary(tables: Tables) -> str:
     return " · ".join([*parts, *([provenance.moment(float(began.min()))] if len(began) else [])])
 
 
-def _answers(tables: Tables) -> str:
+def _answers(tables: Tables, pools: list[Trial]) -> str:
     text = ""
     if len(tables.features):
         found = answer_features.answers(tables)
@@ -97,20 +98,19 @@ def _answers(tables: Tables) -> str:
         text += "".join(answer_features.to_html(answer, named=len(found) > 1) for answer in found)
         text += "" if found else "<p>No probe succeeded, so there is no answer.</p>"
     if len(tables.weights):
-        text += f"<h3>{STUDIES['weights']}</h3>{answer_weights.to_html(trials(tables))}"
+        text += f"<h3>{STUDIES['weights']}</h3>{answer_weights.to_html(pools)}"
     return text or "<p>The tables have no rows yet, so there is no answer.</p>"
 
 
-def _study(study: str, tables: Tables, figures: dict[str, Any]) -> str:
+def _study(study: str, tables: Tables, pools: list[Trial], figures: dict[str, Any]) -> str:
     """Returns a study's section, nothing if it has no rows; adds its figures to `figures`."""
     if not len(getattr(tables, study)):
         return ""
     text = (
         f'<section id="{study}" aria-labelledby="{study}-title"><h2 id="{study}-title">{STUDIES[study]}</h2>'
     )
-    if study == "weights":
-        found = trials(tables)
-        text += answer_weights.accuracy_table(found) + answer_weights.controls_table(found) if found else ""
+    if study == "weights" and pools:
+        text += answer_weights.accuracy_table(pools) + answer_weights.controls_table(pools)
     chosen = first_choice(study, tables)
     for name in FIGURES.names():
         figure: Figure = FIGURES.load(name)
@@ -126,10 +126,10 @@ def first_choice(study: str, tables: Tables) -> dict[str, str]:
     frame = succeeded(getattr(tables, study))
     if study == "features":
         trained = frame[frame["features"] == "trained"]
-        order = (trained if len(trained) else frame)["validation_accuracy"].dropna()
+        row = best_row(trained if len(trained) else frame, "validation_accuracy")
     else:
-        order = frame["k"].dropna()
-    return {} if order.empty else {name: plain(value) for name, value in frame.loc[order.idxmax()].items()}
+        row = best_row(frame, "k")
+    return {} if row is None else {name: plain(value) for name, value in row.items()}
 
 
 def _figure(
@@ -145,8 +145,9 @@ def _figure(
     return (
         f"{start}<p>{escape(figure.reading)}</p></figcaption>"
         f'<div class="controls">{controls}</div>'
-        f'<div class="box" tabindex="0" role="group" aria-label="{escape(figure.title)}"><div class="canvas"></div></div>'
-        '<p class="absent" role="status" hidden>No rows for this choice.</p></figure>'
+        f'<div class="box" tabindex="0" role="group" aria-label="{escape(figure.title)}">'
+        '<div class="canvas"></div></div>'
+        '<p class="absent" role="status" hidden></p></figure>'
     )
 
 
@@ -171,7 +172,8 @@ def _control(name: str, choice: str, views: list[View], chosen: dict[str, str]) 
         for value in values
     )
     control = escape(f"{name}-{choice}")
-    return f'<label for="{control}">{title} <select id="{control}" data-choice="{escape(choice)}">{options}</select></label>'
+    select = f'<select id="{control}" data-choice="{escape(choice)}">{options}</select>'
+    return f'<label for="{control}">{title} {select}</label>'
 
 
 def _natural(value: str) -> tuple[bool, float, str]:

@@ -26,9 +26,10 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def mann_whitney(first: ArrayLike, second: ArrayLike) -> float | None:
-    """Returns the z-score of the Mann-Whitney test, with ties; None without two values on each side or spread.
+    """Returns the z-score of the Mann-Whitney test, with ties.
 
-    Above 0 means that `first` tends to be larger than `second`; beyond 1.96 either way is larger than noise.
+    None where a side has fewer than two values or all are equal; missing ones do not count. Above 0
+    means that `first` tends to be larger than `second`; beyond 1.96 either way is larger than noise.
     """
     first_n, second_n = _present(first), _present(second)
     n, m = len(first_n), len(second_n)

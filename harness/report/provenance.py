@@ -18,13 +18,17 @@ SHARED = (
     "code_dirty",
     *(column for column in COMMON if column.endswith("_version")),
 )
-TITLES = {"code_dirty": "Uncommitted changes", "code_commit": "Code commit"}
+TITLES = {
+    "code_dirty": "Uncommitted changes",
+    "scikit_learn_version": "scikit-learn version",
+    "numpy_version": "NumPy version",
+}
 MOST_VALUES = 12
 SQL = "SELECT * FROM 'features.parquet' WHERE status = 'ok' ORDER BY validation_accuracy DESC"
 
 
 class Run(NamedTuple):
-    """One run of a sweep: how many rows it recorded, when, and the computing time of its trials in seconds."""
+    """One run of a sweep: its rows, when it ran, and the computing time of its trials in seconds."""
 
     run: str
     commit: str
@@ -77,9 +81,7 @@ def to_html(tables: Tables) -> str:
 
 
 def _title(column: str) -> str:
-    return TITLES.get(column, column.removesuffix("_version").replace("_", " ").capitalize()) + (
-        " version" if column.endswith("_version") else ""
-    )
+    return TITLES.get(column, column.replace("_", " ").capitalize())
 
 
 def _values(column: pd.Series) -> str:
@@ -125,7 +127,7 @@ def _reading() -> str:
     }
     items = "".join(f"<dt>{name}</dt><dd><code>{escape(line)}</code></dd>" for name, line in lines.items())
     return (
-        "<h3>Read the tables yourself</h3><p>They lie beside this page: <code>features</code>, <code>weights</code>, "
-        "<code>networks</code> and <code>correctness</code>, each <code>.parquet</code>; accuracies in them run "
-        f'from 0 to 1.</p><dl class="facts code">{items}</dl>'
+        "<h3>Read the tables yourself</h3><p>They lie beside this page: <code>features</code>, "
+        "<code>weights</code>, <code>networks</code> and <code>correctness</code>, each "
+        f'<code>.parquet</code>; accuracies in them run from 0 to 1.</p><dl class="facts code">{items}</dl>'
     )

@@ -1,8 +1,9 @@
 """Reads one experiment's Parquet tables; says what is wrong where they cannot be read."""
 
 import io
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +11,8 @@ import pyarrow.parquet as pq
 from harness.core.errors import UserError, did_you_mean
 from harness.core.rows import TABLES, check_schema_version, schema
 from harness.core.storage import Storage
+
+AGAIN = "remove it and run the sweep again"
 
 
 class Tables(NamedTuple):
@@ -38,12 +41,18 @@ def read_tables(storage: Storage, experiment: str) -> Tables:
 
 
 def from_arrow(tables: dict[str, pa.Table]) -> Tables:
-    """Returns Arrow tables of the pinned schema as the figures take them; networks know their trial's setup."""
+    """Returns Arrow tables of the pinned schema as figures take them; networks know their trial's setup."""
     features, weights, networks = (tables[name].to_pandas() for name in ("features", "weights", "networks"))
     setup = weights.drop_duplicates("key").set_index("key")
     for column in ("network", "parameters"):
         networks[column] = networks["key"].map(setup[column])
     return Tables(features, weights, networks, tables["correctness"])
+
+
+def best_row(frame: pd.DataFrame, column: str) -> Any:
+    """Returns the first row with the highest value of `column`, None if it has no value at all."""
+    values = frame[column].to_numpy(float)
+    return frame.iloc[int(np.nanargmax(values))] if np.isfinite(values).any() else None
 
 
 def experiments(storage: Storage) -> list[str]:
@@ -58,9 +67,7 @@ def _read(storage: Storage, path: str, name: str) -> pa.Table:
         table = pq.read_table(io.BytesIO(storage.read(path)))
         version = int((table.schema.metadata or {}).get(b"harness_schema_version", 0))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(
-            f"{where}: not a readable table ({error}); remove it and run the sweep again"
-        ) from None
+        raise UserError(f"{where}: not a readable table ({error}); {AGAIN}") from None
     check_schema_version(version, where)
     pinned = schema(name)
     try:
@@ -68,6 +75,4 @@ def _read(storage: Storage, path: str, name: str) -> pa.Table:
         whole = pa.concat_tables([pinned.empty_table(), known], promote_options="permissive")
         return whole.select(pinned.names).cast(pinned)
     except pa.ArrowException as error:
-        raise UserError(
-            f"{where}: not a table of {name} ({error}); remove it and run the sweep again"
-        ) from None
+        raise UserError(f"{where}: not a table of {name} ({error}); {AGAIN}") from None

@@ -8,7 +8,7 @@ from harness.report.correctness import Correctness, Paired, Who, compare
 from harness.report.figures.figure import succeeded, varied
 from harness.report.figures.kinds import SETUP, kind_order
 from harness.report.paired import mann_whitney
-from harness.report.tables import Tables
+from harness.report.tables import Tables, best_row
 from harness.report.words import Estimate, estimate, number
 
 GENERATED, ORIGINAL, ENSEMBLE = "generated", "original", "ensemble"
@@ -130,10 +130,8 @@ def _selected(rows: pd.DataFrame) -> Any:
     chosen = rows[rows["selected"].fillna(False).astype(bool)]
     if len(chosen) == 1:
         return chosen.iloc[0]
-    known = rows["validation_accuracy"].dropna()
-    if len(known):
-        return rows.loc[known.idxmax()]
-    return rows.iloc[0] if len(rows) == 1 else None
+    best = best_row(rows, "validation_accuracy")
+    return rows.iloc[0] if best is None and len(rows) == 1 else best
 
 
 def _selected_accuracy(rows: pd.DataFrame) -> Estimate:

@@ -30,7 +30,7 @@ def number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def estimate(row: Mapping[str, Any], name: str) -> Estimate:
+def estimate(row: Mapping[Any, Any], name: str) -> Estimate:
     """Returns the columns `name`, `name_low`, `name_high` and `name_n` of a row."""
     n = number(row[f"{name}_n"])
     low, high = number(row[f"{name}_low"]), number(row[f"{name}_high"])
@@ -56,10 +56,15 @@ def escape(value: Any) -> str:
     return html.escape(printable(value))
 
 
+def short(value: Any) -> str:
+    """Returns text of one line that is short enough for a plot."""
+    text = " ".join(printable(value).split())
+    return text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 1] + "…"
+
+
 def label(value: Any) -> str:
     """Returns text that is safe and short in a plot, where Plotly would otherwise read it as HTML."""
-    text = " ".join(printable(value).split())
-    return html.escape(text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 1] + "…", quote=False)
+    return html.escape(short(value), quote=False)
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -84,15 +89,22 @@ def interval(accuracy: Estimate, digits: int = 1) -> str:
 
 def with_interval(accuracy: Estimate, digits: int = 1) -> str:
     """Returns "64.9 % (95 % interval 62.8–66.9 %, n = 2,000)"."""
-    n = MISSING if accuracy.n is None else f"{accuracy.n:,}"
-    return f"{percent(accuracy.value, digits)} (95\u202f% interval {interval(accuracy, digits)}, n\u00a0=\u00a0{n})"
+    n = f"n\u00a0=\u00a0{MISSING if accuracy.n is None else format(accuracy.n, ',')}"
+    return f"{percent(accuracy.value, digits)} (95\u202f% interval {interval(accuracy, digits)}, {n})"
 
 
 def p_value(p: float | None) -> str:
-    """Returns "p = 0.41" or "p < 0.001"."""
+    """Returns "p = 0.41" or "p < 0.001", as HTML."""
     if p is None:
         return f"p {MISSING}"
-    return "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.2g}"
+    return "p\u00a0&lt;\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.2g}"
+
+
+def p_alone(p: float | None) -> str:
+    """Returns a p-value for a column of them: "0.41" or "< 0.001"."""
+    if p is None:
+        return MISSING
+    return "&lt;\u00a00.001" if p < 0.001 else f"{p:.2g}"
 
 
 def seconds(value: float) -> str:
@@ -119,6 +131,14 @@ def listed(words: Iterable[str]) -> str:
     return f"{', '.join(start)} and {last}" if start else last
 
 
+def value_cell(value: Any) -> str:
+    """Returns a table cell of an axis value: words to the left, numbers to the right, a dash for none."""
+    if value is None or value != value:
+        return "<td>–</td>"
+    kind = ' class="text"' if isinstance(value, str) else ""
+    return f"<td{kind}>{escape(value)}</td>"
+
+
 def cell(text: str, header: bool = False) -> str:
     """Returns a table cell of already safe text; "missing" is set apart from numbers."""
     if header:
@@ -127,11 +147,14 @@ def cell(text: str, header: bool = False) -> str:
 
 
 def table(caption: str, head: str, rows: Iterable[str]) -> str:
-    """Returns a table in a box of its own that scrolls; `head` and `rows` are the inner HTML of their `<tr>`."""
+    """Returns a table in a box of its own that scrolls.
+
+    `caption` is safe text, `head` the HTML of the rows on top, `rows` the cells of each row below.
+    """
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
-        f"<thead>{head}</thead><tbody>{body}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}">'
+        f"<table><caption>{caption}</caption><thead>{head}</thead><tbody>{body}</tbody></table></div>"
     )
 
 

@@ -115,7 +115,7 @@ def weight_rows(
     n: int = 2000,
     seed: int = 1,
 ) -> dict[str, list[Row]]:
-    """Returns study 2's rows: for each K and subset originals, an average, generated networks and controls."""
+    """Returns study 2's rows: for each K and subset originals, their average, generated, controls."""
     rng = np.random.default_rng(seed)
     difficulty = rng.standard_normal(n)
     tables: dict[str, list[Row]] = {"weights": [], "networks": [], "correctness": []}
@@ -145,7 +145,9 @@ def weight_rows(
                     "selected": False,
                     **estimate("validation_accuracy", mean + 0.004 * rng.standard_normal(), n),
                     **estimate("test_accuracy", float(right.mean()), n),
-                    "max_similarity": None if alone else float(np.clip(similarity + 0.03 * rng.standard_normal(), 0, 1)),
+                    "max_similarity": None
+                    if alone
+                    else float(np.clip(similarity + 0.03 * rng.standard_normal(), 0, 1)),
                     "distance": None if alone else float(abs(distance + 0.05 * rng.standard_normal())),
                 }
                 found.append((right, row))
@@ -160,7 +162,9 @@ def weight_rows(
     return tables
 
 
-def _trial(common: Row, networks: list[Row], key: str, best: dict[Any, tuple[np.ndarray, Row]], n: int) -> Row:
+def _trial(
+    common: Row, networks: list[Row], key: str, best: dict[Any, tuple[np.ndarray, Row]], n: int
+) -> Row:
     row: Row = {**common, "network": "resnet18", "parameters": "layer4.1.bn1, layer4.1.bn2", "length": 2048}
     for kind in ("original", "generated", "reconstructed"):
         tests = [net["test_accuracy"] for net in networks if net["key"] == key and net["kind"] == kind]
@@ -177,7 +181,11 @@ def failed(row: Row, error: str = TRACEBACK) -> Row:
     """Returns a row as a trial leaves it that failed: its axes, no number."""
     kept = {*COMMON, "key", "features", "backbone", "block", "block_name", "timestep", "pool", "head"}
     kept |= {"network", "parameters", "k", "subset"}
-    return {**{name: value for name, value in row.items() if name in kept}, "status": "failed", "error": error}
+    return {
+        **{name: value for name, value in row.items() if name in kept},
+        "status": "failed",
+        "error": error,
+    }
 
 
 def arrow(*parts: dict[str, list[Row]]) -> dict[str, pa.Table]:

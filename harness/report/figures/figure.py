@@ -1,6 +1,6 @@
 """What a figure is: rows → a NamedTuple of numbers → Plotly figures, one for each choice of the reader."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,8 +32,9 @@ class Absent(NamedTuple):
 class Figure:
     """One figure of the page.
 
-    `views` is called once, with all rows of the experiment. It returns one view for each choice, all with the
-    same choice names, or says why the rows do not suffice. Users' strings go into a plot through `words.label`.
+    `views` is called once, with all rows of the experiment. It returns one view for each choice, all with
+    the same choice names, or says why the rows do not suffice. Users' strings go into a plot through
+    `words.label`, because Plotly reads most of its texts as HTML.
     """
 
     title: str
@@ -69,6 +70,16 @@ def levels(column: pd.Series) -> list[Any]:
 def percentages(values: Sequence[float | None] | pd.Series) -> list[float | None]:
     """Returns accuracies in percent, rounded to what a plot can show; missing stays None."""
     return [None if value is None or value != value else round(100 * float(value), 3) for value in values]
+
+
+def axis_range(values: Iterable[float | None], least: float, most: float) -> list[float] | None:
+    """Returns the ends of an axis with some room around the values, within the values that are possible."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    low, high = min(known), max(known)
+    room = 0.06 * (high - low) or 0.02 * (most - least)
+    return [max(low - room, least - 0.02 * (most - least)), min(high + room, most + 0.02 * (most - least))]
 
 
 def ramp(count: int) -> list[str]:

@@ -39,6 +39,7 @@ def grid(frame: pd.DataFrame) -> Grid:
         index="block", columns="timestep", values="validation_accuracy", aggfunc="mean"
     )
     accuracy = mean.reindex(index=blocks, columns=timesteps)
+    known = accuracy.notna()
     names = frame.dropna(subset=["block_name"]).groupby("block")["block_name"].first()
     broken = frame[frame["status"] != "ok"][["block", "timestep"]].drop_duplicates()
     pairs = [(int(block), int(timestep)) for block, timestep in broken.itertuples(index=False)]
@@ -46,8 +47,8 @@ def grid(frame: pd.DataFrame) -> Grid:
         blocks=[int(block) for block in blocks],
         block_names=[plain(names.get(block, "")) for block in blocks],
         timesteps=[int(timestep) for timestep in timesteps],
-        accuracy=[percentages(row) for row in accuracy.to_numpy(float)],
-        failed=[pair for pair in pairs if pd.isna(accuracy.loc[pair])],
+        accuracy=[percentages(row) for row in accuracy.to_numpy(float).tolist()],
+        failed=[pair for pair in pairs if not known.loc[pair]],
     )
 
 
@@ -108,8 +109,8 @@ def views(tables: Tables) -> list[View] | Absent:
 
 FIGURE = Figure(
     title="Accuracy over block and timestep",
-    reading="Each cell is one probe: the brighter, the better; bold is the best of the grid shown, × a failed "
-    "trial, an empty cell a number that is missing or was not asked for.",
+    reading="Each cell is one probe: the brighter, the better; bold is the best of the grid shown, × a trial "
+    "that failed, an empty cell a number that is missing or was not asked for.",
     study="features",
     views=views,
 )

@@ -22,9 +22,9 @@ _MARKS = {
     "reconstructed": Mark("#1b9e77", "square"),
 }
 _NOISE = (
-    Mark("#a9adb3", "x"),
+    Mark("#85888d", "x"),
     Mark("#85888d", "x-open"),
-    Mark("#676b71", "cross"),
+    Mark("#85888d", "cross"),
     Mark("#85888d", "cross-open"),
 )
 _OTHER = (Mark("#c9a227", "triangle-up"), Mark("#56a3d9", "triangle-down"), Mark("#8c6bb1", "pentagon"))

@@ -16,7 +16,7 @@ from harness.report.figures.figure import (
     succeeded,
     varied,
 )
-from harness.report.tables import Tables
+from harness.report.tables import Tables, best_row
 from harness.report.words import label, number, plain
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
@@ -70,10 +70,9 @@ def highest(name: str, rows: pd.DataFrame, x: str) -> Curve:
 
 def level(name: str, rows: pd.DataFrame, x: list[float]) -> Curve | None:
     """Returns a horizontal line at the best of the rows, None if they have no accuracy."""
-    rows = rows.dropna(subset=["validation_accuracy"])
-    if rows.empty or not x:
+    best = best_row(rows, "validation_accuracy")
+    if best is None or not x:
         return None
-    best = rows.loc[rows["validation_accuracy"].idxmax()]
     value, low, high = (
         percentages([number(best[f"validation_accuracy{end}"])])[0] for end in ("", "_low", "_high")
     )
@@ -102,7 +101,7 @@ def _matching(rows: pd.DataFrame, chosen: dict[str, str]) -> pd.DataFrame:
 
 
 def lines(frame: pd.DataFrame, shown: pd.DataFrame, chosen: dict[str, str], x: str, by: str) -> Lines:
-    """Returns a line along `x` for each value of `by` in the rows `shown`; controls come from all of `frame`."""
+    """Returns a line along `x` for each value of `by` in the rows `shown`; controls come from `frame`."""
     shown = shown.dropna(subset=[x, by])
     curves = [averaged(f"{by} {plain(value)}", shown[shown[by] == value], x) for value in levels(shown[by])]
     places = sorted({place for curve in curves for place in curve.x})

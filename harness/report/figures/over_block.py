@@ -12,8 +12,8 @@ def views(tables: Tables) -> list[View] | Absent:
 
 FIGURE = Figure(
     title="Accuracy over block",
-    reading="A line is one timestep, from blue (little noise) to orange (much); dashed grey are the controls, "
-    "each at its best on validation: the same network untrained, and raw pixels.",
+    reading="A line is one timestep, from blue (little noise) to orange (much); dashed grey are the "
+    "controls at their best on validation: the same network untrained, and raw pixels.",
     study="features",
     views=views,
 )

@@ -5,7 +5,17 @@ from typing import Any, NamedTuple
 import pandas as pd
 import plotly.graph_objects as go
 
-from harness.report.figures.figure import Absent, Figure, View, levels, percentages, split, succeeded, varied
+from harness.report.figures.figure import (
+    Absent,
+    Figure,
+    View,
+    axis_range,
+    levels,
+    percentages,
+    split,
+    succeeded,
+    varied,
+)
 from harness.report.figures.kinds import SETUP, marks
 from harness.report.tables import Tables
 from harness.report.words import plain
@@ -63,9 +73,12 @@ def draw(found: list[Track]) -> Any:
             error_y=_bars(track) if best else None,
             hovertemplate="K = %{x}: <b>%{y:.2f} %</b>",
         )
+    ends = [
+        value for track in found for values in (track.accuracy, track.low, track.high) for value in values
+    ]
     figure.update_layout(
-        xaxis={"title": {"text": "K (number of original checkpoints)"}, "type": "category"},
-        yaxis={"title": {"text": "Test accuracy (%)"}},
+        xaxis={"title": {"text": "K (original checkpoints)"}, "type": "category"},
+        yaxis={"title": {"text": "Test accuracy (%)"}, "range": axis_range(ends, 0, 100)},
         scattermode="group",
         scattergap=0.75,
     )

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from harness.report.figures.figure import Absent, Figure, View, levels, percentages, split, succeeded, varied
 from harness.report.tables import Tables
-from harness.report.words import label
+from harness.report.words import short
 
 AXES = ("backbone", "block", "timestep", "pool", "head")
 
@@ -28,7 +28,7 @@ class Settings(NamedTuple):
 
 
 def settings(frame: pd.DataFrame) -> Settings:
-    """Returns the trained backbone's settings; an axis is numbered by level, so that uneven steps stay readable."""
+    """Returns the settings; an axis is numbered by level, so that uneven steps stay readable."""
     frame = frame.dropna(subset=["validation_accuracy", "block", "timestep", "pool", "head"])
     frame = frame.sort_values("validation_accuracy", kind="stable")
     axes = []
@@ -41,18 +41,18 @@ def settings(frame: pd.DataFrame) -> Settings:
 
 
 def draw(numbers: Settings) -> Any:
-    """Returns the parallel coordinates of the settings."""
+    """Returns the parallel coordinates of the settings; Plotly shows their tick texts as they are."""
     dimensions = [
         {
             "label": axis.name.capitalize(),
             "values": axis.places,
             "tickvals": list(range(len(axis.levels))),
-            "ticktext": [label(level) for level in axis.levels],
+            "ticktext": [short(level) for level in axis.levels],
             "range": [-0.2, max(len(axis.levels) - 0.8, 0.2)],
         }
         for axis in numbers.axes
     ]
-    dimensions.append({"label": "Validation accuracy (%)", "values": numbers.accuracy, "tickformat": ".1f"})
+    dimensions.append({"label": "Accuracy (%)", "values": numbers.accuracy, "tickformat": ".1f"})
     figure = go.Figure(go.Parcoords(dimensions=dimensions, line={"color": numbers.accuracy}))
     figure.update_layout(height=440, margin={"t": 56, "b": 24, "l": 48, "r": 48}, meta={"min_width": 620})
     return figure
@@ -64,14 +64,13 @@ def views(tables: Tables) -> list[View] | Absent:
     frame = frame[frame["features"] == "trained"].dropna(subset=["validation_accuracy"])
     if len(frame) < 2:
         return Absent("Parallel coordinates need at least two settings with a validation accuracy.")
-    drawn = [View(choice, draw(settings(rows))) for choice, rows in split(frame, varied(frame, ["data"]))]
-    return drawn
+    return [View(choice, draw(settings(rows))) for choice, rows in split(frame, varied(frame, ["data"]))]
 
 
 FIGURE = Figure(
     title="All settings at once",
-    reading="A line is one setting, the stronger its colour the better; drag along an axis to keep only the "
-    "settings that pass there, click the axis to let go.",
+    reading="A line is one setting, the stronger its colour the better on validation; drag along an axis to "
+    "keep only the settings that pass there, click the axis to let go.",
     study="features",
     views=views,
 )

@@ -18,7 +18,7 @@ class Cloud(NamedTuple):
 
     kind: str
     setting: float | None
-    index: list[str]
+    names: list[str]
     similarity: list[float]
     accuracy: list[float]
 
@@ -30,9 +30,9 @@ def clouds(frame: pd.DataFrame, accuracy: str) -> list[Cloud]:
     for (kind, setting), rows in frame.groupby(["kind", "setting"], dropna=False, sort=False):
         found.append(
             Cloud(
-                kind=kind,
+                kind=str(kind),
                 setting=number(setting),
-                index=[plain(index) for index in rows["index"]],
+                names=[plain(index) for index in rows["index"]],
                 similarity=[round(float(value), 4) for value in rows["max_similarity"]],
                 accuracy=[value for value in percentages(rows[accuracy]) if value is not None],
             )
@@ -42,10 +42,10 @@ def clouds(frame: pd.DataFrame, accuracy: str) -> list[Cloud]:
 
 def draw(found: list[Cloud], accuracy_title: str) -> Any:
     """Returns the scatter of all networks; the few (an ensemble) are drawn larger, over the many."""
-    shape = go.Scattergl if sum(len(cloud.index) for cloud in found) > MOST_IN_SVG else go.Scatter
+    shape = go.Scattergl if sum(len(cloud.names) for cloud in found) > MOST_IN_SVG else go.Scatter
     figure = go.Figure()
     for cloud, mark in zip(found, marks([(cloud.kind, cloud.setting) for cloud in found]), strict=True):
-        few = len(cloud.index) <= 3
+        few = len(cloud.names) <= 3
         figure.add_trace(
             shape(
                 x=cloud.similarity,
@@ -56,15 +56,15 @@ def draw(found: list[Cloud], accuracy_title: str) -> Any:
                     "color": mark.colour,
                     "symbol": mark.symbol,
                     "size": 13 if few else 7,
-                    "opacity": 1 if few else 0.65,
+                    "opacity": 1 if few else 0.75,
                 },
-                customdata=cloud.index,
+                customdata=cloud.names,
                 hovertemplate="network %{customdata}<br>similarity %{x:.3f}<br><b>%{y:.2f} %</b>",
             )
         )
     figure.update_layout(
         height=480,
-        xaxis={"title": {"text": "Max similarity to an original (IoU of wrong predictions, 0 to 1)"}},
+        xaxis={"title": {"text": "Max similarity to an original (IoU of errors, 0 to 1)"}},
         yaxis={"title": {"text": accuracy_title}},
     )
     return figure

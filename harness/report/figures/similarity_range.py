@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import plotly.graph_objects as go
 
-from harness.report.figures.figure import Absent, Figure, View, levels, split, succeeded, varied
+from harness.report.figures.figure import Absent, Figure, View, axis_range, levels, split, succeeded, varied
 from harness.report.figures.kinds import SETUP, marks
 from harness.report.tables import Tables
 
@@ -43,10 +43,8 @@ def draw(found: list[Range]) -> Any:
     for row, mark in zip(found, marks([(row.kind, None) for row in found]), strict=True):
         up = [None if m is None or h is None else h - m for m, h in zip(row.mean, row.high, strict=True)]
         down = [None if m is None or v is None else m - v for m, v in zip(row.mean, row.low, strict=True)]
-        spans = [
-            "" if v is None or h is None else f"{v:.3f}–{h:.3f}"
-            for v, h in zip(row.low, row.high, strict=True)
-        ]
+        pairs = zip(row.low, row.high, strict=True)
+        spans = ["" if low is None or high is None else f"{low:.3f}–{high:.3f}" for low, high in pairs]
         figure.add_scatter(
             x=[str(k) for k in row.k],
             y=row.mean,
@@ -58,9 +56,10 @@ def draw(found: list[Range]) -> Any:
             customdata=spans,
             hovertemplate="K = %{x}: mean <b>%{y:.3f}</b>, range %{customdata}",
         )
+    ends = [value for row in found for values in (row.low, row.high) for value in values]
     figure.update_layout(
-        xaxis={"title": {"text": "K (number of original checkpoints)"}, "type": "category"},
-        yaxis={"title": {"text": "Max similarity (IoU, 0 to 1)"}},
+        xaxis={"title": {"text": "K (original checkpoints)"}, "type": "category"},
+        yaxis={"title": {"text": "Max similarity (IoU, 0 to 1)"}, "range": axis_range(ends, 0, 1)},
         scattermode="group",
         scattergap=0.75,
     )

@@ -1,0 +1,189 @@
+"""The answers in words: what is selected, what is compared, what is said."""
+
+import re
+
+import numpy as np
+import pytest
+import synthetic_results as synthetic
+
+from harness.report import answer_features, answer_weights, failures, provenance
+from harness.report.answer_weights import ALIKE, COPIES, NEW, UNCLEAR, verdict
+from harness.report.paired import mcnemar
+from harness.report.tables import Tables, from_arrow
+from harness.report.trials import Novelty, trials
+
+
+def text(html: str) -> str:
+    """Returns HTML as words."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", html))
+
+
+def test_best_is_selected_on_validation_and_told_on_test(tables: Tables) -> None:
+    (answer,) = answer_features.answers(tables)
+    trained = tables.features[tables.features["features"] == "trained"]
+    row = trained.loc[trained["validation_accuracy"].idxmax()]
+    assert answer.best is not None
+    assert answer.best.setting == {axis: row[axis] for axis in ("block", "timestep", "pool", "head")}
+    assert answer.best.test.value == row["test_accuracy"]
+    assert answer.best.candidates == len(trained) == answer.combinations
+    said = text(answer_features.to_html(answer, named=False))
+    assert f"{100 * row['test_accuracy']:.1f} % on test (95 % interval" in said
+    assert "n = 300" in said
+
+
+def test_controls_are_compared_in_pairs(tables: Tables, small_features: dict) -> None:
+    (answer,) = answer_features.answers(tables)
+    vectors = {row["key"]: row["correct"] for row in small_features["correctness"]}
+    frame = tables.features
+    keys = {}
+    for kind in ("trained", "untrained", "pixels"):
+        rows = frame[frame["features"] == kind]
+        keys[kind] = rows.loc[rows["validation_accuracy"].idxmax()]["key"]
+    for control in answer.controls:
+        first, second = vectors[keys["trained"]], vectors[keys[control.kind]]
+        assert control.paired is not None
+        assert control.paired.p == mcnemar(first, second)
+        assert control.paired.difference == pytest.approx(first.mean() - second.mean())
+    assert "points better, more than noise (p &lt; 0.001" in text(
+        answer_features.to_html(answer, named=False)
+    )
+
+
+def test_a_difference_within_noise_is_called_that(small_features: dict) -> None:
+    rows = {name: [dict(row) for row in part] for name, part in small_features.items()}
+    right = rows["correctness"][0]["correct"]
+    for part in rows["correctness"]:
+        part["correct"] = right
+    for row in rows["features"]:
+        row["test_accuracy"] = float(right.mean())
+    (answer,) = answer_features.answers(from_arrow(synthetic.arrow(rows)))
+    said = text(answer_features.to_html(answer, named=False))
+    assert said.count("no difference larger than noise (+0.0 points) (p = 1,") == 2
+
+
+def test_predictions_of_another_network_are_not_paired(small_features: dict) -> None:
+    rows = {name: [dict(row) for row in part] for name, part in small_features.items()}
+    for part in rows["correctness"]:
+        part["correct"] = ~np.asarray(part["correct"])
+    (answer,) = answer_features.answers(from_arrow(synthetic.arrow(rows)))
+    assert all(control.paired is None for control in answer.controls)
+    assert "no paired test" in text(answer_features.to_html(answer, named=False))
+
+
+def test_effects_are_shares_of_variance() -> None:
+    rows = synthetic.feature_rows(
+        blocks=(1, 2), timesteps=(0, 9), pools=(1,), heads=("linear",), controls=False
+    )
+    for row in rows["features"]:
+        row["validation_accuracy"] = 0.5 + 0.1 * (row["block"] == 2) + 0.02 * (row["timestep"] == 9)
+    (answer,) = answer_features.answers(from_arrow(synthetic.arrow(rows)))
+    assert [effect.axis for effect in answer.effects] == ["block", "timestep"]
+    block, timestep = answer.effects
+    assert (block.low_level, block.high_level) == (1, 2)
+    assert block.high - block.low == pytest.approx(0.1)
+    assert block.share == pytest.approx(0.1**2 / (0.1**2 + 0.02**2))
+    assert block.share + timestep.share == pytest.approx(1)
+    said = text(answer_features.to_html(answer, named=False))
+    assert "Block matters most: the mean validation accuracy moves 10.0 points" in said
+
+
+def test_a_half_measured_grid_is_a_hint(small_features: dict) -> None:
+    rows = {"features": small_features["features"][:13]}
+    (answer,) = answer_features.answers(from_arrow(synthetic.arrow(rows)))
+    assert "take them as a hint" in answer_features.to_html(answer, named=False)
+
+
+def test_each_data_set_has_its_answer(small_features: dict) -> None:
+    rows = small_features["features"]
+    other = [{**row, "key": f"o{row['key']}", "data": "<i>digits</i>"} for row in rows]
+    found = answer_features.answers(from_arrow(synthetic.arrow({"features": rows + other})))
+    assert [answer.data for answer in found] == ["<i>digits</i>", "cifar10"]
+    assert "<h4>&lt;i&gt;digits&lt;/i&gt;</h4>" in answer_features.to_html(found[0], named=True)
+
+
+def test_trials_against_pandas(tables: Tables, small_weights: dict) -> None:
+    found = trials(tables)
+    assert [(trial.setup["k"], trial.setup["subset"]) for trial in found] == [
+        (k, subset) for k in (1, 5, 20) for subset in ("first", "strided")
+    ]
+    vectors = {(r["key"], r["kind"], r["setting"]): r["correct"] for r in small_weights["correctness"]}
+    for place, trial in enumerate(found):
+        key = f"w{place:05d}"
+        rows = tables.networks[tables.networks["key"] == key]
+        for control in trial.kinds:
+            same = rows[rows["kind"] == control.kind]
+            same = same if control.setting is None else same[same["setting"] == control.setting]
+            best = same.loc[same["validation_accuracy"].idxmax()]
+            assert (control.networks, control.best.value) == (len(same), best["test_accuracy"])
+            assert control.mean == pytest.approx(same["test_accuracy"].mean())
+            if control.kind != "generated":
+                pair = (vectors[key, "generated", None], vectors[key, control.kind, control.setting])
+                assert control.paired is not None
+                assert control.paired.p == mcnemar(*pair)
+
+
+def test_trials_are_told_in_plain_words(tables: Tables) -> None:
+    found = trials(tables)
+    said = text(answer_weights.to_html(found))
+    assert (
+        "better than the best original in 0 of 6 trials, worse in 0, and not distinguishable from it in 6"
+        in said
+    )
+    assert "no difference larger than noise (" in said
+    assert "p = 0.41" in said
+    assert "as copies and averages are" in said
+    assert "noise 0.05" in said
+    assert "average of 16" in said
+    worse = [found[0]._replace(difference=-0.02, p=0.001)]
+    assert "worse by more than noise (−2.00 points, p = 0.001)" in text(answer_weights.to_html(worse))
+
+
+def test_missing_numbers_are_called_missing(small_weights: dict) -> None:
+    row = {**small_weights["weights"][0], "generated_mean_accuracy": None, "p_value": None}
+    row["generated_minus_original"] = None
+    found = trials(from_arrow(synthetic.arrow({"weights": [row]})))
+    table = answer_weights.accuracy_table(found)
+    assert table.count('<td class="missing">missing</td>') == 3
+    assert "their difference is missing" in answer_weights.to_html(found)
+    assert "is open" in answer_weights.to_html(found)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "distance", "said"),
+    [
+        (5, -5, COPIES),
+        (-5, 5, NEW),
+        (0, 0, ALIKE),
+        (5, 5, UNCLEAR),
+        (5, 0, UNCLEAR),
+        (None, -5, COPIES),
+        (None, None, None),
+    ],
+)
+def test_verdict(similarity: float | None, distance: float | None, said: str | None) -> None:
+    assert verdict(Novelty(0.5, 0.5, similarity), Novelty(0.5, 0.5, distance)) == said
+
+
+def test_failures_are_grouped_and_counted(small_features: dict) -> None:
+    rows = [dict(row) for row in small_features["features"]]
+    rows[:3] = [synthetic.failed(row) for row in rows[:3]]
+    rows[3] = synthetic.failed(rows[3], "ValueError: <b>other</b>")
+    rows[4]["validation_accuracy"] = None
+    tables = from_arrow(synthetic.arrow({"features": rows}))
+    first, second = failures.failures(tables)
+    assert (len(first.rows), len(second.rows)) == (3, 1)
+    assert first.rows[0][first.columns.index("block")] == 3
+    (gap,) = failures.missing(tables)
+    assert gap == ("features", "validation_accuracy", 1, len(rows) - 4)
+    html = failures.to_html(tables)
+    assert "<strong>4 rows</strong> of" in html
+    assert "&lt;b&gt;other&lt;/b&gt;" in html
+    assert "\x1b" not in html
+
+
+def test_runs_are_summed_up(tables: Tables) -> None:
+    (run,) = provenance.runs(provenance.rows_of_trials(tables))
+    assert run.rows == len(tables.features) + len(tables.weights)
+    assert run.busy == pytest.approx(3.5 * run.rows)
+    assert provenance.moment(0.0) == "1970-01-01 00:00 UTC"
+    assert "0123456789abcdef0123456789abcdef01234567" in provenance.to_html(tables)

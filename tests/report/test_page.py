@@ -1,0 +1,243 @@
+"""The page as a whole: whole, escaped, self-contained, for any rows; and clear errors."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import synthetic_results as synthetic
+
+from harness.core.errors import UserError
+from harness.core.rows import SCHEMA_VERSION
+from harness.core.storage import Storage
+from harness.report.page import embedded, write_report
+
+HOSTILE = '</script><script>alert("1")</script><img src=x onerror=alert(1)>\x00 & \u2028 $title %{x} ${y}'
+
+
+class Reader(HTMLParser):
+    """Collects the tags, identifiers and text outside scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self._skip = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+        self._skip = tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skip = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self._skip else data
+
+
+def written(storage: Storage, *parts: dict, experiment: str = "study") -> str:
+    synthetic.write(storage, experiment, *parts)
+    assert write_report(storage, experiment) == storage.describe(f"{experiment}/report.html")
+    return storage.read(f"{experiment}/report.html").decode()
+
+
+def data(page: str) -> dict:
+    (found,) = re.findall(r'<script type="application/json" id="page-data">(.*?)</script>', page, re.S)
+    return json.loads(found)
+
+
+def test_page_has_everything_in_order(storage: Storage, small_features: dict, small_weights: dict) -> None:
+    page = written(storage, small_features, small_weights)
+    reader = Reader(page)
+    sections = [
+        name for name in reader.ids if name in ("answer", "features", "weights", "failures", "provenance")
+    ]
+    assert sections == ["answer", "features", "weights", "failures", "provenance"]
+    assert len(set(reader.ids)) == len(reader.ids)
+    assert reader.tags.count("script") == 3
+    assert set(data(page)["figures"]) == {
+        name.removeprefix("figure-") for name in reader.ids if "figure-" in name
+    }
+    for word in ("pandas", "DuckDB", "polars", "d41d8cd98f00", "NVIDIA A100", "2.60.0"):
+        assert word in reader.text
+
+
+def test_page_is_alone(storage: Storage, small_features: dict) -> None:
+    page = written(storage, small_features)
+    outside = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    assert "http://" not in outside
+    assert "https://" not in outside
+    assert "default-src 'none'" in page
+    assert page.count("plotly.js v") == 1
+    assert len(page) < 5.5e6
+
+
+def test_nothing_that_users_write_becomes_markup(
+    storage: Storage, small_features: dict, small_weights: dict
+) -> None:
+    def hostile(rows: list[dict], columns: tuple[str, ...]) -> list[dict]:
+        return [{**row, **{c: HOSTILE for c in columns if row.get(c) is not None}} for row in rows]
+
+    strings = ("data", "device", "run", "block_name", "head", "backbone", "subset", "network", "code_commit")
+    features = hostile(small_features["features"], strings)
+    features[0] = synthetic.failed(features[0], HOSTILE)
+    networks = hostile(small_weights["networks"], ("subset",))
+    for row in networks:
+        row["kind"] = HOSTILE if row["kind"] == "gaussian" else row["kind"]
+    parts = {
+        "features": features,
+        "weights": hostile(small_weights["weights"], strings),
+        "networks": networks,
+    }
+    name = "<b>&nasty"
+    page = written(storage, parts, experiment=name)
+    reader = Reader(page)
+    assert reader.tags.count("script") == 3
+    assert "img" not in reader.tags
+    assert "<b>&nasty" in reader.text
+    assert "onerror" in reader.text  # shown as text
+    assert "\x00" not in page
+    drawn = [
+        json.dumps([view["data"], view["layout"]])
+        for figure in data(page)["figures"].values()
+        for view in figure["views"]
+    ]
+    assert not any("<img" in text or "<script" in text for text in drawn)
+
+
+def test_embedded_json_stays_inside_its_script() -> None:
+    text = embedded({"a": HOSTILE})
+    assert "<" not in text
+    assert "\u2028" not in text
+    assert json.loads(text)["a"] == HOSTILE
+
+
+@pytest.mark.parametrize("study", ["features", "weights"])
+def test_either_study_alone(storage: Storage, small_features: dict, small_weights: dict, study: str) -> None:
+    page = written(storage, {"features": small_features, "weights": small_weights}[study])
+    reader = Reader(page)
+    assert study in reader.ids
+    assert {"features": "weights", "weights": "features"}[study] not in reader.ids
+
+
+def test_tables_of_one_study_suffice(storage: Storage, small_features: dict) -> None:
+    synthetic.write(storage, "study", small_features)
+    for name in ("weights", "networks", "correctness"):
+        storage.remove(f"study/{name}.parquet")
+    write_report(storage, "study")
+    assert "no paired test" in storage.read("study/report.html").decode()
+
+
+def test_all_failed(storage: Storage, small_features: dict, small_weights: dict) -> None:
+    parts = [
+        {table: [synthetic.failed(row) for row in rows[table]]}
+        for rows, table in ((small_features, "features"), (small_weights, "weights"))
+    ]
+    page = written(storage, *parts)
+    text = Reader(page).text
+    assert "No probe succeeded, so there is no answer." in text
+    assert "No trial succeeded, so there is no answer." in text
+    assert data(page)["figures"] == {}
+    assert text.count("Not drawn:") == 8
+
+
+def test_no_rows_at_all(storage: Storage) -> None:
+    assert "no rows yet" in Reader(written(storage, {})).text
+
+
+def test_nulls_everywhere(storage: Storage, small_features: dict, small_weights: dict) -> None:
+    kept = ("key", "status", "began_at", "run")
+    parts = {
+        table: [{name: row[name] for name in kept} for row in rows[table][:3]]
+        for rows, table in (
+            (small_features, "features"),
+            (small_weights, "weights"),
+            (small_weights, "networks"),
+        )
+    }
+    text = Reader(written(storage, parts)).text
+    assert "0.0 %" not in text.replace("\u202f", " ")
+    assert "nan" not in text.lower().split()
+
+
+def test_single_trial_of_each(storage: Storage, small_features: dict, small_weights: dict) -> None:
+    parts = {"features": small_features["features"][:1], "weights": small_weights["weights"][:1]}
+    assert "Only one setting was measured" in Reader(written(storage, parts)).text
+
+
+def test_choices_open_at_the_best_setting(storage: Storage, small_features: dict) -> None:
+    page = written(storage, small_features)
+    rows = [row for row in small_features["features"] if row["features"] == "trained"]
+    best = max(rows, key=lambda row: row["validation_accuracy"])
+    controls = re.findall(r'data-choice="(pool|head)">.*?<option value="([^"]*)" selected>', page)
+    assert set(controls) == {("pool", str(best["pool"])), ("head", best["head"])}
+
+
+def test_unknown_experiment_names_the_nearest(storage: Storage, small_features: dict) -> None:
+    synthetic.write(storage, "quickstart", small_features)
+    (Path(storage.root) / "rows" / "features").mkdir(parents=True)
+    with pytest.raises(
+        UserError, match=r"no tables of experiment 'quikstart'.*did you mean 'quickstart'.*known: quickstart$"
+    ):
+        write_report(storage, "quikstart")
+    with pytest.raises(UserError, match="no tables"):
+        write_report(storage, "")
+
+
+def test_unreadable_and_foreign_tables(storage: Storage, small_features: dict) -> None:
+    synthetic.write(storage, "study", small_features)
+    storage.write("study/weights.parquet", b"PAR1 but not really")
+    with pytest.raises(UserError, match=r"weights\.parquet: not a readable table"):
+        write_report(storage, "study")
+
+
+def test_newer_schema_is_refused(storage: Storage, small_features: dict) -> None:
+    synthetic.write(storage, "study", small_features)
+    path = storage.full("study/features.parquet")
+    table = pq.read_table(path)
+    newer = {**table.schema.metadata, b"harness_schema_version": str(SCHEMA_VERSION + 1).encode()}
+    pq.write_table(table.replace_schema_metadata(newer), path)
+    with pytest.raises(UserError, match=f"schema version {SCHEMA_VERSION + 1}.*install a newer harness"):
+        write_report(storage, "study")
+
+
+def test_object_store() -> None:
+    storage = Storage("memory://results")
+    synthetic.write(
+        storage, "study", synthetic.feature_rows(blocks=(1, 2), timesteps=(1, 2), pools=(1,), n=50)
+    )
+    assert write_report(storage, "study").startswith("memory://")
+
+
+def test_ten_thousand_rows_within_five_seconds(storage: Storage) -> None:
+    rows = synthetic.feature_rows(
+        blocks=range(1, 26),
+        timesteps=range(0, 500, 10),
+        pools=(1, 2),
+        heads=("a", "b", "c", "d"),
+        n=20,
+        correct=False,
+    )
+    synthetic.write(storage, "big", rows)
+    program = (
+        "import sys; from harness.core.storage import Storage; from harness.report.page import write_report; "
+    )
+    program += "write_report(Storage(sys.argv[1]), 'big')"
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", program, storage.url], check=True)
+    assert time.monotonic() - began < 5
+    assert len(rows["features"]) > 10_000
+
+
+def test_import_is_light() -> None:
+    program = "import sys, harness.report; print({'pandas', 'plotly', 'pyarrow', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
