@@ -69,10 +69,9 @@ class Answer(NamedTuple):
     controls: list[Control]
 
 
-def answers(tables: Tables) -> list[Answer]:
+def answers(tables: Tables, correctness: Correctness) -> list[Answer]:
     """Returns one answer for each data set with a success."""
     frame = succeeded(tables.features)
-    correctness = Correctness(tables.correctness)
     return [_answer(rows, correctness) for _, rows in split(frame, ["data"])] if len(frame) else []
 
 

@@ -36,10 +36,11 @@ class Correctness:
             pc.equal(table["split"], "test"),
             pc.and_(pc.equal(table["status"], "ok"), pc.is_valid(table["correct"])),
         )
-        self._table = table.filter(usable)
+        self._table = table
         self._places: dict[str, list[int]] = defaultdict(list)
-        for place, key in enumerate(self._table["key"].to_pylist()):
-            self._places[key].append(place)
+        for place, (key, fit) in enumerate(zip(table["key"].to_pylist(), usable.to_pylist(), strict=True)):
+            if fit:
+                self._places[key].append(place)
 
     def find(self, who: Who, accuracy: float | None) -> np.ndarray | None:
         """Returns the test samples' correctness, (n,), or None if there is none that agrees with `accuracy`.

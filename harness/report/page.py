@@ -12,6 +12,7 @@ import plotly.offline
 
 from harness.core.storage import Storage
 from harness.report import answer_features, answer_weights, failures, provenance
+from harness.report.correctness import Correctness
 from harness.report.figures import FIGURES
 from harness.report.figures.figure import Absent, Figure, View, choice_title, levels, succeeded
 from harness.report.tables import Tables, best_row, read_tables
@@ -37,7 +38,8 @@ def write_report(storage: Storage, experiment: str) -> str:
 def render(tables: Tables, experiment: str) -> str:
     """Returns the page: one HTML text that needs nothing beside it."""
     figures: dict[str, Any] = {}
-    pools = trials(tables)
+    correctness = Correctness(tables.correctness)
+    pools = trials(tables, correctness)
     sections = {study: _study(study, tables, pools, figures) for study in STUDIES}
     plotly_js, page_js = plotly.offline.get_plotlyjs(), _file("page.js")
     return Template(_file("page.html")).substitute(
@@ -45,7 +47,7 @@ def render(tables: Tables, experiment: str) -> str:
         policy=_policy(plotly_js, page_js),
         style=_file("style.css"),
         summary=_summary(tables),
-        answer=_answers(tables, pools),
+        answer=_answers(tables, pools, correctness),
         studies="".join(sections.values()),
         failures=failures.to_html(tables),
         provenance=provenance.to_html(tables),
@@ -90,10 +92,10 @@ def _summary(tables: Tables) -> str:
     return " · ".join([*parts, *([provenance.moment(float(began.min()))] if len(began) else [])])
 
 
-def _answers(tables: Tables, pools: list[Trial]) -> str:
+def _answers(tables: Tables, pools: list[Trial], correctness: Correctness) -> str:
     text = ""
     if len(tables.features):
-        found = answer_features.answers(tables)
+        found = answer_features.answers(tables, correctness)
         text += f"<h3>{STUDIES['features']}</h3>"
         text += "".join(answer_features.to_html(answer, named=len(found) > 1) for answer in found)
         text += "" if found else "<p>No probe succeeded, so there is no answer.</p>"

@@ -59,12 +59,11 @@ class Trial(NamedTuple):
     kinds: list[Control]  # every kind of network, in the order of the tables
 
 
-def trials(tables: Tables) -> list[Trial]:
+def trials(tables: Tables, correctness: Correctness) -> list[Trial]:
     """Returns the trials that succeeded, by setup and then K."""
     frame = succeeded(tables.weights)
     setup = [*varied(frame, SETUP), "k", "subset"]
     frame = frame.sort_values(setup, kind="stable")
-    correctness = Correctness(tables.correctness)
     networks = dict(tuple(succeeded(tables.networks).groupby("key")))
     nothing = tables.networks.iloc[:0]
     return [_trial(row, setup, networks.get(row["key"], nothing), correctness) for _, row in frame.iterrows()]

@@ -8,9 +8,10 @@ import synthetic_results as synthetic
 
 from harness.report import answer_features, answer_weights, failures, provenance
 from harness.report.answer_weights import ALIKE, COPIES, NEW, UNCLEAR, verdict
+from harness.report.correctness import Correctness
 from harness.report.paired import mcnemar
 from harness.report.tables import Tables, from_arrow
-from harness.report.trials import Novelty, trials
+from harness.report.trials import Novelty, Trial, trials
 
 
 def text(html: str) -> str:
@@ -18,8 +19,16 @@ def text(html: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", html))
 
 
+def answered(tables: Tables) -> list[answer_features.Answer]:
+    return answer_features.answers(tables, Correctness(tables.correctness))
+
+
+def trialled(tables: Tables) -> list[Trial]:
+    return trials(tables, Correctness(tables.correctness))
+
+
 def test_best_is_selected_on_validation_and_told_on_test(tables: Tables) -> None:
-    (answer,) = answer_features.answers(tables)
+    (answer,) = answered(tables)
     trained = tables.features[tables.features["features"] == "trained"]
     row = trained.loc[trained["validation_accuracy"].idxmax()]
     assert answer.best is not None
@@ -32,7 +41,7 @@ def test_best_is_selected_on_validation_and_told_on_test(tables: Tables) -> None
 
 
 def test_controls_are_compared_in_pairs(tables: Tables, small_features: dict) -> None:
-    (answer,) = answer_features.answers(tables)
+    (answer,) = answered(tables)
     vectors = {row["key"]: row["correct"] for row in small_features["correctness"]}
     frame = tables.features
     keys = {}
@@ -56,7 +65,7 @@ def test_a_difference_within_noise_is_called_that(small_features: dict) -> None:
         part["correct"] = right
     for row in rows["features"]:
         row["test_accuracy"] = float(right.mean())
-    (answer,) = answer_features.answers(from_arrow(synthetic.arrow(rows)))
+    (answer,) = answered(from_arrow(synthetic.arrow(rows)))
     said = text(answer_features.to_html(answer, named=False))
     assert said.count("no difference larger than noise (+0.0 points) (p = 1,") == 2
 
@@ -65,7 +74,7 @@ def test_predictions_of_another_network_are_not_paired(small_features: dict) -> 
     rows = {name: [dict(row) for row in part] for name, part in small_features.items()}
     for part in rows["correctness"]:
         part["correct"] = ~np.asarray(part["correct"])
-    (answer,) = answer_features.answers(from_arrow(synthetic.arrow(rows)))
+    (answer,) = answered(from_arrow(synthetic.arrow(rows)))
     assert all(control.paired is None for control in answer.controls)
     assert "no paired test" in text(answer_features.to_html(answer, named=False))
 
@@ -76,7 +85,7 @@ def test_effects_are_shares_of_variance() -> None:
     )
     for row in rows["features"]:
         row["validation_accuracy"] = 0.5 + 0.1 * (row["block"] == 2) + 0.02 * (row["timestep"] == 9)
-    (answer,) = answer_features.answers(from_arrow(synthetic.arrow(rows)))
+    (answer,) = answered(from_arrow(synthetic.arrow(rows)))
     assert [effect.axis for effect in answer.effects] == ["block", "timestep"]
     block, timestep = answer.effects
     assert (block.low_level, block.high_level) == (1, 2)
@@ -89,20 +98,20 @@ def test_effects_are_shares_of_variance() -> None:
 
 def test_a_half_measured_grid_is_a_hint(small_features: dict) -> None:
     rows = {"features": small_features["features"][:13]}
-    (answer,) = answer_features.answers(from_arrow(synthetic.arrow(rows)))
+    (answer,) = answered(from_arrow(synthetic.arrow(rows)))
     assert "take them as a hint" in answer_features.to_html(answer, named=False)
 
 
 def test_each_data_set_has_its_answer(small_features: dict) -> None:
     rows = small_features["features"]
     other = [{**row, "key": f"o{row['key']}", "data": "<i>digits</i>"} for row in rows]
-    found = answer_features.answers(from_arrow(synthetic.arrow({"features": rows + other})))
+    found = answered(from_arrow(synthetic.arrow({"features": rows + other})))
     assert [answer.data for answer in found] == ["<i>digits</i>", "cifar10"]
     assert "<h4>&lt;i&gt;digits&lt;/i&gt;</h4>" in answer_features.to_html(found[0], named=True)
 
 
 def test_trials_against_pandas(tables: Tables, small_weights: dict) -> None:
-    found = trials(tables)
+    found = trialled(tables)
     assert [(trial.setup["k"], trial.setup["subset"]) for trial in found] == [
         (k, subset) for k in (1, 5, 20) for subset in ("first", "strided")
     ]
@@ -123,7 +132,7 @@ def test_trials_against_pandas(tables: Tables, small_weights: dict) -> None:
 
 
 def test_trials_are_told_in_plain_words(tables: Tables) -> None:
-    found = trials(tables)
+    found = trialled(tables)
     said = text(answer_weights.to_html(found))
     assert (
         "better than the best original in 0 of 6 trials, worse in 0, and not distinguishable from it in 6"
@@ -141,7 +150,7 @@ def test_trials_are_told_in_plain_words(tables: Tables) -> None:
 def test_missing_numbers_are_called_missing(small_weights: dict) -> None:
     row = {**small_weights["weights"][0], "generated_mean_accuracy": None, "p_value": None}
     row["generated_minus_original"] = None
-    found = trials(from_arrow(synthetic.arrow({"weights": [row]})))
+    found = trialled(from_arrow(synthetic.arrow({"weights": [row]})))
     table = answer_weights.accuracy_table(found)
     assert table.count('<td class="missing">missing</td>') == 3
     assert "their difference is missing" in answer_weights.to_html(found)

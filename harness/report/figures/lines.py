@@ -25,6 +25,8 @@ AXIS_TITLES = {
     "timestep": "Timestep (0 is no noise)",
     "pool": "Pool (pool × pool)",
 }
+VALUES = ["validation_accuracy", "validation_accuracy_low", "validation_accuracy_high"]
+COLUMNS = ["features", "data", "backbone", "block", "timestep", "pool", "head", *VALUES]
 ACCURACY_TITLE = "Validation accuracy (%)"
 
 
@@ -45,14 +47,18 @@ class Lines(NamedTuple):
     controls: list[Curve]
 
 
-def averaged(name: str, rows: pd.DataFrame, x: str) -> Curve:
-    """Returns a line through the mean of the rows at each x; an interval only where that is one row."""
-    groups = rows.groupby(x)
+def averaged(rows: pd.DataFrame, x: str, by: str) -> list[Curve]:
+    """Returns a line for each value of `by` through the mean at each x; an interval where that is one row."""
+    groups = rows.groupby([by, x])
+    alone = groups.size() == 1  # several, such as seeds, have no common interval
     mean = groups["validation_accuracy"].mean()
-    alone = groups.size() == 1
     low, high = (groups[f"validation_accuracy_{end}"].first().where(alone) for end in ("low", "high"))
-    places = [float(place) for place in mean.index]
-    return Curve(name, places, percentages(mean), percentages(low), percentages(high))
+    curves = []
+    for value in levels(rows[by]):
+        places = [float(place) for place in mean.loc[value].index]
+        numbers = (percentages(column.loc[value]) for column in (mean, low, high))
+        curves.append(Curve(f"{by} {plain(value)}", places, *numbers))
+    return curves
 
 
 def highest(name: str, rows: pd.DataFrame, x: str) -> Curve:
@@ -103,7 +109,7 @@ def _matching(rows: pd.DataFrame, chosen: dict[str, str]) -> pd.DataFrame:
 def lines(frame: pd.DataFrame, shown: pd.DataFrame, chosen: dict[str, str], x: str, by: str) -> Lines:
     """Returns a line along `x` for each value of `by` in the rows `shown`; controls come from `frame`."""
     shown = shown.dropna(subset=[x, by])
-    curves = [averaged(f"{by} {plain(value)}", shown[shown[by] == value], x) for value in levels(shown[by])]
+    curves = averaged(shown, x, by)
     places = sorted({place for curve in curves for place in curve.x})
     return Lines(curves, controls(frame, chosen, x, places))
 
@@ -145,7 +151,7 @@ def _trace(curve: Curve, line: dict[str, Any], marker: dict[str, Any], x: str) -
 
 def along(tables: Tables, x: str, by: str) -> list[View] | Absent:
     """Draws lines along `x` for each pool and head, of the trained backbone where there is one."""
-    frame = succeeded(tables.features).dropna(subset=["validation_accuracy"])
+    frame = succeeded(tables.features)[COLUMNS].dropna(subset=["validation_accuracy"])
     shown = frame[frame["features"] == "trained"].dropna(subset=[x, by])
     if shown.empty:
         return Absent("No probe on a trained backbone's features has a validation accuracy.")

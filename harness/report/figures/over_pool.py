@@ -3,7 +3,7 @@
 import pandas as pd
 
 from harness.report.figures.figure import Absent, Figure, View, levels, split, succeeded, varied
-from harness.report.figures.lines import Lines, controls, draw, highest
+from harness.report.figures.lines import COLUMNS, Lines, controls, draw, highest
 from harness.report.tables import Tables
 from harness.report.words import plain
 
@@ -19,7 +19,7 @@ def best_over_pool(frame: pd.DataFrame, shown: pd.DataFrame, chosen: dict[str, s
 
 def views(tables: Tables) -> list[View] | Absent:
     """Draws one figure, or one for each data set and backbone."""
-    frame = succeeded(tables.features).dropna(subset=["validation_accuracy"])
+    frame = succeeded(tables.features)[COLUMNS].dropna(subset=["validation_accuracy"])
     shown = frame[frame["features"] == "trained"].dropna(subset=["pool", "head"])
     if shown.empty:
         return Absent("No probe on a trained backbone's features has a validation accuracy.")
