@@ -203,19 +203,25 @@ def _control_alone(control: Control) -> str:
     )
 
 
-def top_table(tables: Tables) -> str:
-    """Returns the ten best settings on validation; test numbers are left to what was selected."""
-    frame = succeeded(tables.features)
-    known = frame.dropna(subset=["validation_accuracy"])
+def top_tables(tables: Tables) -> str:
+    """Returns each data set's best settings on validation; test is told only of what was selected."""
+    known = succeeded(tables.features).dropna(subset=["validation_accuracy"])
     if known.empty:
         return ""
+    named = known["data"].nunique() > 1
+    return "".join(
+        _top_table(rows, choice["data"] if named else None) for choice, rows in split(known, ["data"])
+    )
+
+
+def _top_table(known: pd.DataFrame, data: str | None) -> str:
     best = known.sort_values("validation_accuracy", ascending=False, kind="stable").head(TOP)
-    names = [*varied(frame, ["data", "backbone"]), "features", *AXES]
+    names = [*varied(known, ["backbone"]), "features", *AXES]
     rows = [
         "".join(value_cell(row[name]) for name in names)
-        + f"<td>{percent(estimate(row, 'validation_accuracy').value)}</td>"
-        + value_cell(row["dimensions"])
+        + f"<td>{percent(number(row['validation_accuracy']))}</td>{value_cell(row['dimensions'])}"
         for row in best.to_dict("records")
     ]
     titles = [*(name.capitalize() for name in names), "Validation accuracy", "Dimensions"]
-    return table(f"The {several(len(rows), 'best setting')} on validation", heads(titles), rows)
+    caption = f"The {several(len(rows), 'best setting')} on validation{f', {escape(data)}' if data else ''}"
+    return table(caption, heads(titles, words=("Backbone", "Features", "Head")), rows)

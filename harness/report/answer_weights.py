@@ -12,6 +12,7 @@ from harness.report.words import (
     cell,
     decimal,
     escape,
+    heads,
     interval,
     listed,
     number,
@@ -125,8 +126,8 @@ def _ensemble_sentence(trial: Trial) -> str:
     pairs = [control.paired for control in trial.kinds if control.kind == ENSEMBLE and control.paired]
     if not pairs:
         return f"{text}."
-    larger = "more than noise away from generated" if pairs[0].p < NOISE_LEVEL else "no more than noise away"
-    return f"{text}, {larger} ({p_value(pairs[0].p)})."
+    larger = "more than noise" if pairs[0].p < NOISE_LEVEL else "no more than noise"
+    return f"{text}, {larger} away from the best generated network ({p_value(pairs[0].p)})."
 
 
 def _novelty_sentence(trial: Trial) -> str:
@@ -161,7 +162,7 @@ def accuracy_table(found: list[Trial]) -> str:
     names = list(found[0].setup) if found else ["k", "subset"]
     head = (
         "<tr>"
-        + "".join(f'<th scope="col" rowspan="2">{choice_title(name)}</th>' for name in names)
+        + "".join(f'<th scope="col" rowspan="2" class="text">{choice_title(name)}</th>' for name in names)
         + '<th scope="colgroup" colspan="3">Original</th><th scope="col">Ensemble</th>'
         '<th scope="colgroup" colspan="3">Generated</th>'
         '<th scope="colgroup" colspan="2">Difference of best</th></tr><tr>'
@@ -209,7 +210,7 @@ def controls_table(found: list[Trial]) -> str:
         "Mean distance",
         "p against generated",
     ]
-    head = "<tr>" + "".join(f'<th scope="col">{title}</th>' for title in titles) + "</tr>"
+    head = heads(titles, words=titles[: len(names) + 1])
     rows = [
         "".join(cell(escape(value), header=True) for value in trial.setup.values()) + _control_cells(control)
         for trial in found

@@ -103,6 +103,8 @@ def _details(failure: Failure, place: int) -> str:
 
 def _missing_text(tables: Tables) -> str:
     found = missing(tables)
+    if not any((getattr(tables, name)["status"] == "ok").any() for name in COUNTED):
+        return ""
     if not found:
         return "<p>No number is missing from the trials that succeeded.</p>"
     items = (

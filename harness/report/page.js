@@ -30,7 +30,7 @@
       },
       data: {
         scatter: [{ line: { width: 2 }, marker: { size: 7 } }],
-        heatmap: [{ xgap: 2, ygap: 2, colorbar: { thickness: 12, outlinewidth: 0, len: 1 } }],
+        heatmap: [{ colorbar: { thickness: 12, outlinewidth: 0, len: 1 } }],
         parcoords: [{
           line: { colorscale: [[0, colour("--weak")], [1, colour("--strong")]] },
           unselected: { line: { color: grid, opacity: 0.4 } },
@@ -155,8 +155,15 @@
     });
   }
 
-  function drawAll() {
-    return Promise.all(Object.keys(page.figures).map(draw));
+  // What needs WebGL comes last: without a graphics card it takes seconds, and words can be read meanwhile.
+  async function drawAll() {
+    const slow = (name) => page.figures[name].views[0].data.some((trace) => trace.type === "parcoords");
+    const names = Object.keys(page.figures).sort((a, b) => slow(a) - slow(b));
+    if (root.classList.contains("printing")) return void names.forEach(draw); // the printer does not wait
+    for (const name of names) {
+      await draw(name);
+      await new Promise((later) => setTimeout(later));
+    }
   }
 
   // A choice holds for all figures of its study.

@@ -119,7 +119,7 @@ def _study(study: str, tables: Tables, pools: list[Trial], figures: dict[str, An
         if figure.study == study:
             text += _figure(name, figure, figure.views(tables), chosen, figures)
     if study == "features":
-        text += answer_features.top_table(tables)
+        text += answer_features.top_tables(tables)
     return text + "</section>"
 
 

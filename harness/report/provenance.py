@@ -116,7 +116,7 @@ def _runs_table(found: list[Run]) -> str:
         )
         for run in found
     )
-    return table(several(len(found), "run"), heads(titles), rows)
+    return table(several(len(found), "run"), heads(titles, words=titles[:3]), rows)
 
 
 def _reading() -> str:

@@ -3,13 +3,14 @@
 import html
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 MISSING = "missing"
 NOISE_LEVEL = 0.05  # a p-value below it is called larger than noise
 LABEL_LENGTH = 48  # characters of a user's string inside a plot
 
+_TEXT = ' class="text"'
 _COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # terminals' colours, which remote tracebacks carry
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
@@ -135,8 +136,7 @@ def value_cell(value: Any) -> str:
     """Returns a table cell of an axis value: words to the left, numbers to the right, a dash for none."""
     if value is None or value != value:
         return "<td>–</td>"
-    kind = ' class="text"' if isinstance(value, str) else ""
-    return f"<td{kind}>{escape(value)}</td>"
+    return f"<td{_TEXT if isinstance(value, str) else ''}>{escape(value)}</td>"
 
 
 def cell(text: str, header: bool = False) -> str:
@@ -158,6 +158,7 @@ def table(caption: str, head: str, rows: Iterable[str]) -> str:
     )
 
 
-def heads(names: Iterable[str]) -> str:
-    """Returns one row of column headings."""
-    return "<tr>" + "".join(f'<th scope="col">{name}</th>' for name in names) + "</tr>"
+def heads(names: Iterable[str], words: Collection[str] = ()) -> str:
+    """Returns one row of column headings; those of columns of `words` stand to the left, as the words do."""
+    cells = (f'<th scope="col"{_TEXT if name in words else ""}>{name}</th>' for name in names)
+    return f"<tr>{''.join(cells)}</tr>"

@@ -8,7 +8,7 @@ import synthetic_results as synthetic
 from harness.report.figures import FIGURES
 from harness.report.figures.figure import Absent, Figure, axis_range, ramp, succeeded
 from harness.report.figures.heatmap import grid
-from harness.report.figures.lines import controls, lines
+from harness.report.figures.lines import along, controls, lines
 from harness.report.figures.over_k import tracks
 from harness.report.figures.over_pool import best_over_pool
 from harness.report.figures.parallel import settings
@@ -130,6 +130,14 @@ def test_lines_against_pandas(tables: Tables, x: str, by: str) -> None:
         assert curve.x == expected[x].tolist()
         assert curve.accuracy == pytest.approx((100 * expected["validation_accuracy"]).tolist(), abs=1e-3)
         assert curve.low == pytest.approx((100 * expected["validation_accuracy_low"]).tolist(), abs=1e-3)
+
+
+def test_many_lines_have_a_short_legend() -> None:
+    rows = synthetic.feature_rows(blocks=(1, 2), timesteps=range(40), pools=(1,), heads=("linear",), n=50)
+    (view,) = along(from_arrow(synthetic.arrow(rows)), x="block", by="timestep")
+    traces = view.figure.data
+    assert len(traces) == 42
+    assert sum(trace.showlegend is not False for trace in traces) == 10 + 2
 
 
 def test_controls_have_the_same_choices(tables: Tables) -> None:

@@ -18,7 +18,7 @@ from harness.report.figures.figure import (
 from harness.report.tables import Tables
 from harness.report.words import label, plain
 
-MOST_NUMBERED = 12  # columns of a grid whose cells still have room for a number
+MOST_NUMBERED = 12  # columns or rows of a grid whose cells still have room for a number
 
 
 class Grid(NamedTuple):
@@ -56,7 +56,7 @@ def draw(cells: Grid, low: float, high: float) -> Any:
     """Returns the heatmap of a grid, its colours running from `low` to `high` percent."""
     known = [value for row in cells.accuracy for value in row if value is not None]
     best = max(known, default=None)
-    numbered = len(cells.timesteps) <= MOST_NUMBERED
+    numbered = max(len(cells.timesteps), len(cells.blocks)) <= MOST_NUMBERED
     text = [
         ["" if v is None else f"<b>{v:.1f}</b>" if v == best else f"{v:.1f}" for v in row]
         for row in cells.accuracy
@@ -74,6 +74,8 @@ def draw(cells: Grid, low: float, high: float) -> Any:
             hovertemplate="block %{y} · %{customdata}<br>timestep %{x}<br><b>%{z:.2f} %</b><extra></extra>",
             hoverongaps=False,
             colorscale="Viridis",
+            xgap=2 if numbered else 0.5,
+            ygap=2 if numbered else 0.5,
             colorbar={"title": {"text": "Validation<br>accuracy (%)"}},
         )
     )
@@ -87,7 +89,7 @@ def draw(cells: Grid, low: float, high: float) -> Any:
             showlegend=False,
         )
     figure.update_layout(
-        height=min(900, max(300, 130 + 32 * len(cells.blocks))),
+        height=max(300, 130 + (32 if numbered else 20) * len(cells.blocks)),
         xaxis={"title": {"text": "Timestep (0 is no noise)"}, "type": "category", "showgrid": False},
         yaxis={"title": {"text": "Block (from the input)"}, "type": "category", "showgrid": False},
     )

@@ -19,6 +19,7 @@ from harness.report.figures.figure import (
 from harness.report.tables import Tables, best_row
 from harness.report.words import label, number, plain
 
+MOST_NAMED = 12  # lines that can be told apart
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 AXIS_TITLES = {
     "block": "Block (from the input)",
@@ -118,9 +119,13 @@ def draw(numbers: Lines, x: str) -> Any:
     """Returns the figure of lines along the axis `x`."""
     figure = go.Figure()
     colours = ramp(len(numbers.curves))
+    step = -(-len(numbers.curves) // MOST_NAMED)
     for i, curve in enumerate(numbers.curves):
         style = {"color": colours[i], "symbol": SYMBOLS[i % len(SYMBOLS)]}
-        figure.add_trace(_trace(curve, {"color": colours[i]}, style, x))
+        trace = _trace(curve, {"color": colours[i]}, style, x)
+        if step > 1:  # too many to tell apart: a legend of some shows the order, pointing names the rest
+            trace.update(mode="lines", line_width=1.2, showlegend=i % step == 0)
+        figure.add_trace(trace)
     for curve, dash in zip(numbers.controls, ("dash", "dot"), strict=False):
         figure.add_trace(_trace(curve, {"color": GREY, "dash": dash}, {"color": GREY, "size": 5}, x))
     places = sorted({place for curve in [*numbers.curves, *numbers.controls] for place in curve.x})
