@@ -151,7 +151,7 @@
       displaylogo: false,
       plotlyServerURL: "", // and no button that shares the chart: nothing leaves the page
       modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
-      displayModeBar: narrow.matches || root.classList.contains("printing") ? false : "hover",
+      displayModeBar: !narrow.matches && !root.classList.contains("printing"),
     });
   }
 

@@ -135,6 +135,14 @@ def test_every_figure_is_drawn_without_a_network(browser: Any, page: Path) -> No
     assert {url.split(":", 1)[0] for url in urls} <= {"file", "data", "blob"}
 
 
+def test_no_button_leads_out_of_the_page(browser: Any, page: Path) -> None:
+    show(browser, page)
+    script = "return [...document.querySelectorAll('.modebar-btn')].map((button) => button.dataset.title)"
+    titles = set(browser.execute_script(script))
+    assert len(titles) == 4
+    assert not any(word in title.lower() for title in titles for word in ("share", "cloud", "edit", "studio"))
+
+
 def test_policy_is_in_force(browser: Any, page: Path) -> None:
     show(browser, page)
     injected = "const s = document.createElement('script'); s.textContent = 'window.inline = 1';"
