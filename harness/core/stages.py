@@ -45,6 +45,11 @@ class Stage:
     siblings: tuple["Stage", ...] = ()  # stages that the same work makes; `maker` publishes those missing
     group: str | None = None  # the same for siblings, so that only one of them is made at a time
 
+    @property
+    def job(self) -> str:
+        """The key of the work that makes this stage: the same for all siblings."""
+        return self.group or self.key
+
     @cached_property
     def key(self) -> str:
         """The fingerprint of all that the result depends on, through every stage below."""
@@ -102,7 +107,7 @@ class Workshop:
             return
         for need in stage.needs.values():
             self.ensure(need)
-        with self.store.lock(stage.kind, stage.group or stage.key):
+        with self.store.lock(stage.kind, stage.job):
             if self.has(stage):
                 return
             began = time.time()

@@ -128,7 +128,7 @@ def missing_stages(trials: Iterable[Trial], workshop: Workshop) -> list[Stage]:
             return
         for need in stage.needs.values():
             visit(need)
-        found.setdefault(stage.group or stage.key, stage)
+        found.setdefault(stage.job, stage)
 
     for trial in trials:
         for stage in (*trial.needs.values(), *trial.reads.values()):

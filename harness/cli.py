@@ -1,0 +1,111 @@
+"""The command line: `python -m harness`, installed as `harness`. Starting it imports neither torch nor ray."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from harness.core.errors import UserError
+
+OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports bad arguments as one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
+    top = _Parser(prog="harness", description="What do diffusion features know? Can diffusion write network weights?")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    sweep = commands.add_parser("sweep", help="run what is missing of an experiment, then write its report")
+    plan = commands.add_parser("plan", help="say what a sweep would do, and what it would cost")
+    report = commands.add_parser("report", help="write an experiment's report again, from its tables")
+    listing = commands.add_parser("list", help="list experiments and the parts they can name")
+    describe = commands.add_parser("describe", help="say what a part is and which options it has")
+    for command in (sweep, plan, report):
+        command.add_argument("experiment", nargs="?", default="quickstart", help="a name or a YAML file (quickstart)")
+        command.add_argument("--results", default="results", metavar="URL", help="folder or fsspec URL (results)")
+    for command in (sweep, plan):
+        command.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change one value")
+    for command in (sweep, plan, listing):
+        command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    sweep.add_argument("--address", metavar="ADDRESS", help="Ray cluster; local starts one (one that runs here)")
+    sweep.add_argument("--debug", action="store_true", help="one process without Ray: a breakpoint works")
+    describe.add_argument("part", help="a name that `harness list` shows")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status: 0 all done, 1 some trials failed, 2 bad input."""
+    try:
+        chosen = parser().parse_args(arguments)
+        return COMMANDS[chosen.command](chosen)
+    except UserError as error:
+        print(f"harness: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("harness: interrupted; what was recorded is kept, the same command continues", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return OK
+
+
+def _sweep(chosen: argparse.Namespace) -> int:
+    from harness.core.storage import Storage
+    from harness.report.page import write_report
+    from harness.sweep.experiment import load_experiment
+    from harness.sweep.run import sweep
+
+    experiment = load_experiment(chosen.experiment, chosen.set)
+    storage = Storage(chosen.results)
+    facts = sweep(experiment, storage, address=chosen.address, debug=chosen.debug, quiet=chosen.json)
+    facts["report"] = write_report(storage, experiment.name)
+    _print(chosen, facts, [f"report: {facts['report']}"])
+    return SOME_FAILED if facts["failed_now"] else OK
+
+
+def _plan(chosen: argparse.Namespace) -> int:
+    from harness.core.storage import Storage
+    from harness.sweep.experiment import load_experiment
+    from harness.sweep.run import plan_experiment
+
+    plan = plan_experiment(load_experiment(chosen.experiment, chosen.set), Storage(chosen.results))
+    _print(chosen, plan.summary(), plan.lines())
+    return OK
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from harness.core.storage import Storage
+    from harness.report.page import write_report
+
+    print(write_report(Storage(chosen.results), Path(chosen.experiment).stem))
+    return OK
+
+
+def _list(chosen: argparse.Namespace) -> int:
+    from harness.sweep.catalogue import catalogue
+
+    parts = catalogue()
+    _print(chosen, parts, [f"{kind}: {', '.join(names)}" for kind, names in parts.items()])
+    return OK
+
+
+def _describe(chosen: argparse.Namespace) -> int:
+    from harness.sweep.catalogue import describe
+
+    print(describe(chosen.part))
+    return OK
+
+
+def _print(chosen: argparse.Namespace, facts: dict[str, Any], lines: list[str]) -> None:
+    print(json.dumps(facts) if chosen.json else "\n".join(lines))
+
+
+COMMANDS = {"sweep": _sweep, "plan": _plan, "report": _report, "list": _list, "describe": _describe}

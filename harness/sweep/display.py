@@ -1,0 +1,155 @@
+"""What a sweep shows while it runs: a live table on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from harness.core.rows import Outcome
+from harness.sweep.plan import Plan, duration
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclass
+class State:
+    """What is known of the sweep at a moment."""
+
+    total: int
+    done: int = 0
+    failed: int = 0
+    running: int = 0
+    began: float | None = None  # when trials began
+    best: dict[str, tuple[float, str]] = field(default_factory=dict)  # by study: objective and setting
+    work: dict[str, str] = field(default_factory=dict)  # latest line of each training run
+    stages_total: int = 0
+    stages_done: int = 0
+
+    @property
+    def left(self) -> str:
+        """The time left for trials, from their pace so far."""
+        if self.began is None or self.done + self.failed < 2:
+            return "?"
+        pace = (time.monotonic() - self.began) / (self.done + self.failed)
+        return duration(pace * (self.total - self.done - self.failed))
+
+    def line(self) -> str:
+        """All of it in one line."""
+        best = "".join(f"; best {study} {value:.1%} ({where})" for study, (value, where) in self.best.items())
+        stages = f"stages {self.stages_done}/{self.stages_total}; " if self.stages_done < self.stages_total else ""
+        return (
+            f"{stages}trials {self.done}/{self.total} done, {self.running} running, {self.failed} failed{best}; "
+            f"{self.left} left"
+        )
+
+
+class Display:
+    """Shows progress as plain lines, at most one every few seconds of each kind. Base of the live display."""
+
+    def __init__(self, plan: Plan, stream: TextIO, objectives: dict[str, str]) -> None:
+        self.state = State(total=len(plan.missing), stages_total=len(plan.stages))
+        self._stream, self._objectives = stream, objectives
+        self._shown: dict[str, float] = {}
+        self.say("\n".join(plan.lines()))
+
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        """Ends the display."""
+
+    def say(self, text: str) -> None:
+        """Shows lines that stay."""
+        print(text, file=self._stream, flush=True)
+
+    def working(self, who: str, line: str) -> None:
+        """Shows the latest line of a training run."""
+        self.state.work[who] = line
+        self._paced(who, f"{who}: {line}", last=line.endswith(" 0 s left"))
+
+    def stage_made(self, kind: str, key: str, seconds: float) -> None:
+        """Shows that a stage is there."""
+        self.state.stages_done += 1
+        self.state.work = {who: line for who, line in self.state.work.items() if not who.startswith(f"{kind} {key[:6]}")}
+        self.say(f"{kind} {key[:6]}: made in {duration(seconds)}")
+
+    def trials_begin(self) -> None:
+        """Starts the clock for trials."""
+        self.state.began = time.monotonic()
+
+    def running(self, count: int) -> None:
+        """Says how many trials are under way."""
+        self.state.running = count
+
+    def outcome(self, outcome: Outcome, axes: dict[str, Any]) -> None:
+        """Counts a trial that ended."""
+        state = self.state
+        if outcome.failed:
+            state.failed += 1
+            error = next(row["error"] for rows in outcome.tables.values() for row in rows)
+            self.say(f"failed: {describe(axes)}: {error.strip().splitlines()[-1]}")
+        else:
+            state.done += 1
+            value = outcome.tables[outcome.study][0].get(self._objectives[outcome.study])
+            if value is not None and axes.get("features", "trained") == "trained":
+                best = state.best.get(outcome.study, (-1.0, ""))
+                state.best[outcome.study] = max(best, (value, describe(axes)), key=lambda pair: pair[0])
+        self._paced("trials", state.line(), last=state.done + state.failed == state.total)
+
+    def _paced(self, what: str, line: str, last: bool) -> None:
+        now = time.monotonic()
+        if last or now - self._shown.get(what, -SECONDS_BETWEEN_LINES) >= SECONDS_BETWEEN_LINES:
+            self._shown[what] = now
+            self.say(line)
+
+
+class LiveDisplay(Display):
+    """The same as a table that stays in place at the foot of a terminal."""
+
+    def __init__(self, plan: Plan, stream: TextIO, objectives: dict[str, str]) -> None:
+        self._console = Console(file=stream)
+        self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=4)
+        super().__init__(plan, stream, objectives)
+
+    def __enter__(self) -> "Display":
+        self._live.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Prints above the table."""
+        self._console.print(Text(text))
+
+    def _paced(self, what: str, line: str, last: bool) -> None:
+        """The table has it."""
+
+    def _table(self) -> Group:
+        state = self.state
+        table = Table(box=None, pad_edge=False)
+        for name in ("done", "running", "failed", "left"):
+            table.add_column(name, justify="right")
+        table.add_row(f"{state.done}/{state.total}", str(state.running), str(state.failed), state.left)
+        stages = Text(f"stages {state.stages_done}/{state.stages_total}" if state.stages_total else "")
+        work = [Text(f"{who}: {line}", overflow="ellipsis", no_wrap=True) for who, line in state.work.items()]
+        best = [Text(f"best {study}: {value:.1%} at {where}") for study, (value, where) in state.best.items()]
+        return Group(stages, *work, table, *best)
+
+
+def describe(axes: dict[str, Any]) -> str:
+    """Returns a trial's swept values as people write them."""
+    shown = {name: value for name, value in axes.items() if value is not None and name not in ("block_name", "backbone")}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def open_display(plan: Plan, objectives: dict[str, str], quiet: bool) -> Display:
+    """Returns the display for where output goes; `quiet` keeps standard output free for JSON."""
+    stream = sys.stderr if quiet else sys.stdout
+    kind = LiveDisplay if stream.isatty() else Display
+    return kind(plan, stream, objectives)

@@ -1,0 +1,101 @@
+"""Runs trials on Ray Tune: reused actors that keep what they have read, one trial after the other."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import ConcurrencyLimiter, Searcher
+
+from harness.core.rows import Outcome
+from harness.core.stages import Trial, Workshop, failure, run
+from harness.sweep.cluster import Board, gpus
+from harness.sweep.display import Display
+
+CRASHES = 3  # how often a trial is begun again after its process or machine died
+GPU_SHARE = 0.25  # of one GPU, for a trial: they are small
+
+Record = Callable[[Outcome], None]
+
+
+class _Actor(tune.Trainable):
+    """Runs one trial after the other in one process."""
+
+    def setup(self, config: dict[str, Any], trials: Mapping[str, Trial], workshop: Workshop) -> None:
+        self._trials, self._workshop = trials, workshop
+        self._key = config["key"]
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._key = new_config["key"]
+        return True
+
+    def step(self) -> dict[str, Any]:
+        from harness.training.device import describe_device, pick_device
+
+        trial = self._trials[self._key]
+        device = describe_device(pick_device(self._workshop))
+        return {"outcome": run(trial, self._workshop, device).to_json(), "done": True}
+
+
+class _Recorder(tune.Callback):
+    """Hands outcomes over as they come."""
+
+    def __init__(self, trials: Mapping[str, Trial], workshop: Workshop, record: Record, display: Display, board: Board) -> None:
+        self._trials, self._workshop, self._record = trials, workshop, record
+        self._display, self._board = display, board
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune keeps its own state, which nobody reads: rows are recorded by the journal."""
+        return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._display.running(sum(trial.status == "RUNNING" for trial in trials))
+        if iteration % 20 == 0:
+            for line in self._board.take():
+                self._display.working(*line)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._record(Outcome.from_json(trial.last_result["outcome"]))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        reason = str(trial.get_error() or "the trial's process died")
+        self._record(failure(self._trials[trial.config["key"]], self._workshop.provenance, reason))
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    workshop: Workshop,
+    record: Record,
+    display: Display,
+    board: Board,
+    searcher: Searcher | None = None,
+    samples: int = 1,
+) -> None:
+    """Runs `trials`, all of them or those that `searcher` asks for, and calls `record` with each outcome."""
+    if not trials:
+        return
+    by_key = {trial.key: trial for trial in trials}
+    resources = {"cpu": 1, "gpu": GPU_SHARE if workshop.accelerators and gpus() > 0 else 0}
+    slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    trainable = tune.with_resources(tune.with_parameters(_Actor, trials=by_key, workshop=workshop), resources)
+    # Twice the slots: an actor is kept only if the next trial is known when the one before it ends.
+    search = ConcurrencyLimiter(searcher, max_concurrent=2 * slots) if searcher else None
+    with tempfile.TemporaryDirectory(prefix="harness-tune-") as scratch:
+        tune.Tuner(
+            trainable,
+            param_space={} if searcher else {"key": tune.grid_search(list(by_key))},
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                num_samples=samples,
+                reuse_actors=True,  # holds only while trials are waiting: no limit on concurrent trials but the CPUs
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=scratch,
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial is run whole or again
+                failure_config=tune.FailureConfig(max_failures=CRASHES),
+                callbacks=[_Recorder(by_key, workshop, record, display, board)],
+            ),
+        ).fit()
