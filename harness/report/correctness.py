@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness.report.paired import mcnemar
-from harness.report.words import number
 
 
 class Who(NamedTuple):
@@ -36,32 +35,25 @@ class Correctness:
             pc.equal(table["split"], "test"),
             pc.and_(pc.equal(table["status"], "ok"), pc.is_valid(table["correct"])),
         )
-        self._table = table
-        self._places: dict[str, list[int]] = defaultdict(list)
-        for place, (key, fit) in enumerate(zip(table["key"].to_pylist(), usable.to_pylist(), strict=True)):
+        self._correct = table["correct"]
+        self._places: dict[Who, list[int]] = defaultdict(list)
+        names = ("key", "kind", "setting", "index")
+        rows = zip(*(table[name].to_pylist() for name in names), usable.to_pylist(), strict=True)
+        for place, (key, kind, setting, index, fit) in enumerate(rows):
             if fit:
-                self._places[key].append(place)
+                self._places[Who(key)].append(place)
+                self._places[Who(key, kind, setting, index)].append(place)
 
     def find(self, who: Who, accuracy: float | None) -> np.ndarray | None:
         """Returns the test samples' correctness, (n,), or None if there is none that agrees with `accuracy`.
 
         The agreement guards against pairing a network with another one's predictions.
         """
-        vectors = [self._vector(place) for place in self._places.get(who.key, []) if self._is(place, who)]
-        if accuracy is not None:
-            vectors = [v for v in vectors if len(v) and abs(float(v.mean()) - accuracy) < 1e-6]
-        return vectors[0] if len(vectors) == 1 else None
-
-    def _is(self, place: int, who: Who) -> bool:
-        if who.kind is None:
-            return True
-        row = self._table.select(["kind", "setting", "index"]).slice(place, 1).to_pylist()[0]
-        return (row["kind"], number(row["setting"])) == (who.kind, who.setting) and (
-            who.number is None or row["index"] == who.number
-        )
-
-    def _vector(self, place: int) -> np.ndarray:
-        return np.asarray(self._table["correct"][place].values.to_numpy(zero_copy_only=False), bool)
+        places = self._places.get(who, [])
+        if len(places) != 1 or accuracy is None:
+            return None
+        vector = np.asarray(self._correct[places[0]].values.to_numpy(zero_copy_only=False), bool)
+        return vector if len(vector) and abs(float(vector.mean()) - accuracy) < 1e-6 else None
 
 
 def compare(first: np.ndarray | None, second: np.ndarray | None) -> Paired | None:

@@ -154,10 +154,15 @@ def weight_rows(
             best[kind, setting] = max(found, key=lambda pair: pair[1]["validation_accuracy"])
             best[kind, setting][1]["selected"] = True
             tables["networks"] += [row for _, row in found]
-        for (kind, setting), (right, row) in best.items():
-            who = {"kind": kind, "setting": setting, "index": row["index"]}
-            stamp = {**COMMON, "key": key, "study": "weights"}
-            tables["correctness"].append({**stamp, **who, "split": "test", "correct": right})
+            for right, row in found:
+                who = {
+                    "key": key,
+                    "study": "weights",
+                    "kind": kind,
+                    "setting": setting,
+                    "index": row["index"],
+                }
+                tables["correctness"].append({**COMMON, **who, "split": "test", "correct": right})
         tables["weights"].append(_trial(common, tables["networks"], key, best, n))
     return tables
 

@@ -115,7 +115,9 @@ def test_trials_against_pandas(tables: Tables, small_weights: dict) -> None:
     assert [(trial.setup["k"], trial.setup["subset"]) for trial in found] == [
         (k, subset) for k in (1, 5, 20) for subset in ("first", "strided")
     ]
-    vectors = {(r["key"], r["kind"], r["setting"]): r["correct"] for r in small_weights["correctness"]}
+    vectors = {
+        (r["key"], r["kind"], r["setting"], r["index"]): r["correct"] for r in small_weights["correctness"]
+    }
     for place, trial in enumerate(found):
         key = f"w{place:05d}"
         rows = tables.networks[tables.networks["key"] == key]
@@ -126,9 +128,11 @@ def test_trials_against_pandas(tables: Tables, small_weights: dict) -> None:
             assert (control.networks, control.best.value) == (len(same), best["test_accuracy"])
             assert control.mean == pytest.approx(same["test_accuracy"].mean())
             if control.kind != "generated":
-                pair = (vectors[key, "generated", None], vectors[key, control.kind, control.setting])
+                made = rows[rows["kind"] == "generated"]
+                first = made.loc[made["validation_accuracy"].idxmax(), "index"]
+                pair = (("generated", None, first), (control.kind, control.setting, best["index"]))
                 assert control.paired is not None
-                assert control.paired.p == mcnemar(*pair)
+                assert control.paired.p == mcnemar(*(vectors[key, *who] for who in pair))
 
 
 def test_trials_are_told_in_plain_words(tables: Tables) -> None:
