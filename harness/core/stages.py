@@ -63,6 +63,7 @@ class Trial:
 
     study: str
     table: str  # the table with one row a trial
+    objective: str  # that table's column to make large
     version: int
     runner: str
     axes: Mapping[str, Any]  # the swept values, columns of the table
@@ -148,6 +149,11 @@ class Workshop:
         names = list(manifest["files"]) if manifest else []
         paths = [self.file(stage, name) for name in names]
         return paths[0].parents[len(Path(names[0]).parts) - 1]
+
+
+def objective(trial: Trial, outcome: Outcome) -> float | None:
+    """Returns the number that a search makes large, or None if the trial failed."""
+    return None if outcome.failed else outcome.tables[trial.table][0].get(trial.objective)
 
 
 def run(trial: Trial, workshop: Workshop, device: str) -> Outcome:

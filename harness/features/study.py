@@ -8,13 +8,15 @@ from harness.core.stages import Stage, Trial
 from harness.data.config import DataConfig
 from harness.data.dataset import Dataset
 from harness.features.config import FeaturesConfig
-from harness.features.heads.head import Head
+from harness.features.heads.head import HEADS, Head
 from harness.features.stages import FEATURES_VERSION, Tap, backbone_stage, features_stages, stored_pool
-from harness.models.backbone import BackbonePlan, Block
+from harness.models.backbone import BACKBONES, BackbonePlan, Block
 
 PROBE_VERSION = 1
 HEAD_SECONDS = {"linear": 0.15}  # guesses for one CPU core; others cost more
 OTHER_HEAD_SECONDS = 0.5
+
+OBJECTIVE = "validation_accuracy"  # what a search makes large
 
 
 class Features:
@@ -22,7 +24,7 @@ class Features:
 
     name = "features"
     Config = FeaturesConfig
-    objective = "validation_accuracy"
+    registries = (BACKBONES, HEADS)
     axes = ("block", "timestep", "pool", "head")
 
     def trials(
@@ -132,6 +134,7 @@ class _Grid:
         return Trial(
             study="features",
             table="features",
+            objective=OBJECTIVE,
             version=PROBE_VERSION,
             runner="harness.features.probe:run",
             axes=axes,

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.core.rows import Outcome
+from harness.core.stages import Trial, objective
 from harness.sweep.plan import Plan, duration
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -51,9 +53,9 @@ class State:
 class Display:
     """Shows progress as plain lines, at most one every few seconds of each kind. Base of the live display."""
 
-    def __init__(self, plan: Plan, stream: TextIO, objectives: dict[str, str]) -> None:
-        self.state = State(total=len(plan.missing), stages_total=len(plan.stages))
-        self._stream, self._objectives = stream, objectives
+    def __init__(self, plan: Plan, stream: TextIO) -> None:
+        self.state = State(total=plan.to_run, stages_total=len(plan.stages))
+        self._stream = stream
         self._shown: dict[str, float] = {}
         self.say("\n".join(plan.lines()))
 
@@ -86,19 +88,19 @@ class Display:
         """Says how many trials are under way."""
         self.state.running = count
 
-    def outcome(self, outcome: Outcome, axes: dict[str, Any]) -> None:
+    def outcome(self, trial: Trial, outcome: Outcome) -> None:
         """Counts a trial that ended."""
         state = self.state
         if outcome.failed:
             state.failed += 1
             error = next(row["error"] for rows in outcome.tables.values() for row in rows)
-            self.say(f"failed: {describe(axes)}: {error.strip().splitlines()[-1]}")
+            self.say(f"failed: {describe(trial.axes)}: {error.strip().splitlines()[-1]}")
         else:
             state.done += 1
-            value = outcome.tables[outcome.study][0].get(self._objectives[outcome.study])
-            if value is not None and axes.get("features", "trained") == "trained":
-                best = state.best.get(outcome.study, (-1.0, ""))
-                state.best[outcome.study] = max(best, (value, describe(axes)), key=lambda pair: pair[0])
+            value = objective(trial, outcome)
+            if value is not None and trial.searchable:
+                best = state.best.get(trial.study, (-1.0, ""))
+                state.best[trial.study] = max(best, (value, describe(trial.axes)), key=lambda pair: pair[0])
         self._paced("trials", state.line(), last=state.done + state.failed == state.total)
 
     def _paced(self, what: str, line: str, last: bool) -> None:
@@ -111,10 +113,10 @@ class Display:
 class LiveDisplay(Display):
     """The same as a table that stays in place at the foot of a terminal."""
 
-    def __init__(self, plan: Plan, stream: TextIO, objectives: dict[str, str]) -> None:
+    def __init__(self, plan: Plan, stream: TextIO) -> None:
         self._console = Console(file=stream)
         self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=4)
-        super().__init__(plan, stream, objectives)
+        super().__init__(plan, stream)
 
     def __enter__(self) -> "Display":
         self._live.start()
@@ -142,14 +144,14 @@ class LiveDisplay(Display):
         return Group(stages, *work, table, *best)
 
 
-def describe(axes: dict[str, Any]) -> str:
+def describe(axes: Mapping[str, Any]) -> str:
     """Returns a trial's swept values as people write them."""
     shown = {name: value for name, value in axes.items() if value is not None and name not in ("block_name", "backbone")}
     return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
-def open_display(plan: Plan, objectives: dict[str, str], quiet: bool) -> Display:
+def open_display(plan: Plan, quiet: bool) -> Display:
     """Returns the display for where output goes; `quiet` keeps standard output free for JSON."""
     stream = sys.stderr if quiet else sys.stdout
     kind = LiveDisplay if stream.isatty() else Display
-    return kind(plan, stream, objectives)
+    return kind(plan, stream)

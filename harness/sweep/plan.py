@@ -18,17 +18,35 @@ MANIFESTS_READ = 20  # of each kind, to learn how long such a stage takes
 
 
 @dataclass(frozen=True)
+class Search:
+    """A study of which a search looks at some trials only."""
+
+    study: str
+    axes: tuple[str, ...]
+    candidates: list[Trial]
+    known: dict[str, float | None]  # objective by key, of those done
+    budget: int  # how many more to run
+
+
+@dataclass(frozen=True)
 class Plan:
     """Trials and the stages that the missing ones need."""
 
     experiment: Any
-    trials: list[Trial]
-    missing: list[Trial]
+    trials: list[Trial]  # all that the experiment may have
+    missing: list[Trial]  # to run in any case
+    searches: list[Search]  # and those of which a search takes some
+    done: int
     failed_before: int  # of the missing: failed in an earlier run, and tried again
     stages: list[Stage]  # missing, each after those that it needs
     stage_seconds: float
     trial_seconds: float
     slots: int  # what runs at the same time, for the estimate
+
+    @property
+    def to_run(self) -> int:
+        """How many trials are to be run."""
+        return len(self.missing) + sum(search.budget for search in self.searches)
 
     @property
     def image_passes(self) -> int:
@@ -45,8 +63,8 @@ class Plan:
         return {
             "experiment": self.experiment.name,
             "trials": len(self.trials),
-            "done": len(self.trials) - len(self.missing),
-            "missing": len(self.missing),
+            "done": self.done,
+            "missing": self.to_run,
             "failed_before": self.failed_before,
             "by_study": dict(Counter(trial.study for trial in self.trials)),
             "stages_to_make": dict(Counter(stage.kind for stage in self.stages)),
@@ -61,12 +79,13 @@ class Plan:
         lines = [
             f"{facts['experiment']}: {facts['trials']} trials ({studies}); "
             f"{facts['done']} done, {facts['missing']} missing"
+            + "".join(f"; a search takes {one.budget} of {one.study}" for one in self.searches)
             + (f", {self.failed_before} of them failed before" if self.failed_before else "")
         ]
         if self.stages:
             made = ", ".join(f"{count} {kind}" for kind, count in facts["stages_to_make"].items())
             lines.append(f"stages to make: {made}; {self.image_passes:,} image passes through the backbone")
-        if self.missing:
+        if self.to_run:
             lines.append(f"estimate: {duration(self.seconds)} on {self.slots} at a time")
         return lines
 
@@ -84,23 +103,54 @@ def make_plan(experiment: Any, tables: Mapping[str, pa.Table], workshop: Worksho
     Reads the images; writes nothing.
     """
     trials = all_trials(experiment)
-    status = {
-        key: state
-        for name in {trial.table for trial in trials}
-        for key, state in zip(tables[name]["key"].to_pylist(), tables[name]["status"].to_pylist(), strict=True)
-    }
-    missing = [trial for trial in trials if status.get(trial.key) != "ok"]
-    stages = missing_stages(missing, workshop)
+    recorded = _recorded(trials, tables)
+    done = {key for key, row in recorded.items() if row["status"] == "ok"}
+    searched = experiment.search.name != "grid"
+    missing = [trial for trial in trials if trial.key not in done and not (searched and trial.searchable)]
+    searches = _searches(experiment, trials, recorded, done) if searched else []
+    stages = missing_stages([*missing, *(trial for search in searches for trial in search.candidates)], workshop)
+    if searches:  # what a search may never ask for is made by the trial that asks for it
+        needed = {stage.job for stage in missing_stages(missing, workshop)}
+        stages = [stage for stage in stages if stage.job in needed or stage.here or stage.trains]
     return Plan(
         experiment=experiment,
         trials=trials,
         missing=missing,
-        failed_before=sum(trial.key in status for trial in missing),
+        searches=searches,
+        done=len(done),
+        failed_before=sum(trial.key in recorded for trial in missing),
         stages=stages,
         stage_seconds=_stage_seconds(stages, workshop),
-        trial_seconds=_trial_seconds(missing, tables),
+        trial_seconds=_trial_seconds(missing, tables)
+        + sum(_trial_seconds(search.candidates[: search.budget], tables) for search in searches),
         slots=os.cpu_count() or 1,
     )
+
+
+def _recorded(trials: Iterable[Trial], tables: Mapping[str, pa.Table]) -> dict[str, dict[str, Any]]:
+    """Returns status and objective by key of the trials that have a row."""
+    wanted = {trial.key for trial in trials}
+    found: dict[str, dict[str, Any]] = {}
+    for table, column in {(trial.table, trial.objective) for trial in trials}:
+        rows = (tables[table][name].to_pylist() for name in ("key", "status", column))
+        for key, status, value in zip(*rows, strict=True):
+            if key in wanted:
+                found[key] = {"status": status, "objective": value}
+    return found
+
+
+def _searches(
+    experiment: Any, trials: Iterable[Trial], recorded: Mapping[str, Mapping[str, Any]], done: set[str]
+) -> list[Search]:
+    """Returns what is left to search, a study at a time."""
+    searches = []
+    for name in STUDIES.names():
+        candidates = [trial for trial in trials if trial.study == name and trial.searchable]
+        known = {trial.key: recorded[trial.key]["objective"] for trial in candidates if trial.key in done}
+        budget = min(experiment.search.trials, len(candidates)) - len(known)
+        if budget > 0:
+            searches.append(Search(name, tuple(STUDIES.load(name).axes), candidates, known, budget))
+    return searches
 
 
 def all_trials(experiment: Any) -> list[Trial]:

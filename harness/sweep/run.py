@@ -8,11 +8,10 @@ from typing import Any
 from harness.core.artifacts import ArtifactStore
 from harness.core.provenance import provenance
 from harness.core.rows import Journal, Outcome, RowStore
-from harness.core.stages import Stage, Trial, Workshop, failure, run
+from harness.core.stages import Stage, Trial, Workshop, failure, objective, run
 from harness.core.storage import Storage
 from harness.sweep.display import Display, open_display
-from harness.sweep.experiment import STUDIES
-from harness.sweep.plan import Plan, make_plan
+from harness.sweep.plan import Plan, Search, make_plan
 
 Record = Callable[[Outcome], None]
 
@@ -37,27 +36,22 @@ def sweep(experiment: Any, storage: Storage, *, address: str | None, debug: bool
     rows = RowStore(storage)
     workshop = _workshop(storage, debug)
     plan = make_plan(experiment, rows.tables(), workshop)
-    objectives = {name: STUDIES.load(name).objective for name in STUDIES.names()}
-    with open_display(plan, objectives, quiet) as display:
-        if plan.missing:
+    with open_display(plan, quiet) as display, ExitStack() as stack:
+        stack.callback(lambda: rows.write_experiment(experiment.name, [trial.key for trial in plan.trials], rows.tables()))
+        if plan.to_run:
             journal = rows.journal(str(workshop.provenance["run"]))
-            try:
-                _fill(plan, workshop, _recorder(plan, journal, display), display, address, debug)
-            finally:
-                journal.compact()
-                rows.write_experiment(experiment.name, [trial.key for trial in plan.trials], rows.tables())
-        else:
-            rows.write_experiment(experiment.name, [trial.key for trial in plan.trials], rows.tables())
+            stack.callback(journal.compact)
+            _fill(plan, workshop, _recorder(plan, journal, display), display, address, debug)
     state = display.state
     return {**plan.summary(), "done_now": state.done, "failed_now": state.failed, "seconds": time.monotonic() - began}
 
 
 def _recorder(plan: Plan, journal: Journal, display: Display) -> Record:
-    axes = {trial.key: dict(trial.axes) for trial in plan.trials}
+    trials = {trial.key: trial for trial in plan.trials}
 
     def record(outcome: Outcome) -> None:
         journal.record(outcome)
-        display.outcome(outcome, axes[outcome.key])
+        display.outcome(trials[outcome.key], outcome)
 
     return record
 
@@ -69,6 +63,7 @@ def _fill(plan: Plan, workshop: Workshop, record: Record, display: Display, addr
         return
     from harness.sweep.cluster import Board, connected
     from harness.sweep.prepare import make_on_ray
+    from harness.sweep.search import GridSearcher
     from harness.sweep.tuning import run_trials
 
     with ExitStack() as stack:
@@ -78,6 +73,9 @@ def _fill(plan: Plan, workshop: Workshop, record: Record, display: Display, addr
         errors = make_on_ray(plan.stages, workshop, display, board)
         display.trials_begin()
         run_trials(_able(plan.missing, errors, workshop, record), workshop, record, display, board)
+        for search in _able_searches(plan, errors, workshop, record):
+            searcher = GridSearcher(search, plan.experiment.seed)
+            run_trials(search.candidates, workshop, record, display, board, searcher, search.budget)
 
 
 def _fill_here(plan: Plan, workshop: Workshop, record: Record, display: Display) -> None:
@@ -87,10 +85,18 @@ def _fill_here(plan: Plan, workshop: Workshop, record: Record, display: Display)
     workshop.say = display.working
     errors = make_here(plan.stages, workshop, display)
     display.trials_begin()
+    device = describe_device(pick_device(workshop))
     for trial in _able(plan.missing, errors, workshop, record):
-        display.running(1)
-        record(run(trial, workshop, describe_device(pick_device(workshop))))
-    display.running(0)
+        record(run(trial, workshop, device))
+    for search in _able_searches(plan, errors, workshop, record):
+        from harness.sweep.search import GridSearcher
+
+        searcher, by_key = GridSearcher(search, plan.experiment.seed), {trial.key: trial for trial in search.candidates}
+        for count in range(search.budget):
+            trial = by_key[searcher.suggest(str(count))["key"]]
+            outcome = run(trial, workshop, device)
+            record(outcome)
+            searcher.on_trial_complete(str(count), {"objective": objective(trial, outcome)})
 
 
 def _able(trials: Sequence[Trial], errors: dict[str, str], workshop: Workshop, record: Record) -> list[Trial]:
@@ -103,6 +109,17 @@ def _able(trials: Sequence[Trial], errors: dict[str, str], workshop: Workshop, r
         else:
             record(failure(trial, workshop.provenance, reason))
     return able
+
+
+def _able_searches(plan: Plan, errors: dict[str, str], workshop: Workshop, record: Record) -> list[Search]:
+    """Returns the searches whose candidates' stages are there, as far as they are made beforehand."""
+    searches = []
+    for search in plan.searches:
+        if any(stage.job in errors for trial in search.candidates for stage in _below(trial)):
+            _able(search.candidates[: search.budget], errors, workshop, record)
+        else:
+            searches.append(search)
+    return searches
 
 
 def _below(trial: Trial) -> list[Stage]:

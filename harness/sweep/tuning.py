@@ -9,7 +9,7 @@ from ray import tune
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from harness.core.rows import Outcome
-from harness.core.stages import Trial, Workshop, failure, run
+from harness.core.stages import Trial, Workshop, failure, objective, run
 from harness.sweep.cluster import Board, gpus
 from harness.sweep.display import Display
 
@@ -35,7 +35,8 @@ class _Actor(tune.Trainable):
 
         trial = self._trials[self._key]
         device = describe_device(pick_device(self._workshop))
-        return {"outcome": run(trial, self._workshop, device).to_json(), "done": True}
+        outcome = run(trial, self._workshop, device)
+        return {"outcome": outcome.to_json(), "objective": objective(trial, outcome), "done": True}
 
 
 class _Recorder(tune.Callback):

@@ -6,6 +6,7 @@ from harness.data.config import DataConfig
 from harness.data.dataset import Dataset
 from harness.training.config import TrainConfig
 from harness.weights.config import WeightsConfig
+from harness.weights.controls import CONTROLS
 from harness.weights.layout import layout_of
 
 NETWORK_VERSION = 1
@@ -18,13 +19,15 @@ COMPARISON_VERSION = 1
 SECONDS_A_STEP = 0.01  # guesses for one CPU core, until there are measurements
 SECONDS_A_NETWORK = 0.02
 
+OBJECTIVE = "generated_best_accuracy"  # what a search makes large
+
 
 class Weights:
     """Can a diffusion model write network weights, and are they new or copies?"""
 
     name = "weights"
     Config = WeightsConfig
-    objective = "generated_best_accuracy"
+    registries = (CONTROLS,)
     axes = ("k", "subset")
 
     def trials(
@@ -162,6 +165,7 @@ class _Stages:
         return Trial(
             study="weights",
             table="weights",
+            objective=OBJECTIVE,
             version=COMPARISON_VERSION,
             runner="harness.weights.compare:run",
             axes={

@@ -1,0 +1,88 @@
+"""Searches: Optuna chooses which trials of a grid are run. The one file that imports Optuna."""
+
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from harness.core.seeds import generator, stream
+from harness.core.stages import Trial
+from harness.sweep.plan import Search
+
+METRIC = "objective"
+REPEATS = 100  # suggestions in a row that are known already, before one is drawn at random
+
+
+class GridSearcher(Searcher):
+    """Asks Optuna for settings until enough different ones have been run.
+
+    Optuna repeats itself on a grid. A repeated suggestion is answered from what is known, now or as soon as the
+    trial under way ends, and never runs again; that is also how a search continues where it stopped.
+    """
+
+    def __init__(self, search: Search, seed: int) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._axes = search.axes
+        self._by_axes = {self._place(trial.axes): trial for trial in search.candidates}
+        self._known = dict(search.known)
+        self._left = search.budget
+        self._running: dict[str, Trial] = {}  # by Tune's name of the trial
+        self._asked: dict[str, list[str]] = {}  # names of Optuna's suggestions, by key, that wait for an answer
+        self._count = 0
+        self._draw = generator(seed, "search", search.study)
+        space = {
+            axis: CategoricalDistribution(list(dict.fromkeys(trial.axes[axis] for trial in search.candidates)))
+            for axis in search.axes
+        }
+        sampler = optuna.samplers.TPESampler(seed=stream(seed, "optuna", search.study) % 2**32)
+        self._inner = OptunaSearch(space=space, metric=METRIC, mode="max", sampler=sampler)
+
+    def _place(self, axes: Any) -> tuple[Any, ...]:
+        return tuple(axes[axis] for axis in self._axes)
+
+    def suggest(self, trial_id: str) -> Any:
+        """Returns {"key": a trial's key} for a setting that is neither known nor under way."""
+        if self._left <= 0:
+            return Searcher.FINISHED
+        trial = self._ask()
+        self._left -= 1
+        self._running[trial_id] = trial
+        return {"key": trial.key}
+
+    def _ask(self) -> Trial:
+        for _ in range(REPEATS):
+            name = f"suggestion-{self._count}"
+            self._count += 1
+            trial = self._by_axes[self._place(self._inner.suggest(name))]
+            if trial.key in self._known:
+                self._answer(name, self._known[trial.key])
+                continue
+            under_way = trial.key in self._asked
+            self._asked.setdefault(trial.key, []).append(name)
+            if not under_way:
+                return trial
+        fresh = [one for one in self._by_axes.values() if one.key not in self._known and one.key not in self._asked]
+        trial = fresh[int(self._draw.integers(len(fresh)))]
+        self._asked[trial.key] = []
+        return trial
+
+    def _answer(self, name: str, value: float | None) -> None:
+        failed = value is None or value != value  # a NaN would leave Optuna waiting
+        self._inner.on_trial_complete(name, None if failed else {METRIC: value, "training_iteration": 1}, failed)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tells Optuna how a setting did, as often as it asked for it."""
+        trial = self._running.pop(trial_id)
+        value = None if error or not result else result.get(METRIC)
+        self._known[trial.key] = value
+        for name in self._asked.pop(trial.key, []):
+            self._answer(name, value)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keeps nothing: rows are what a search continues from."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Needs nothing."""
