@@ -96,7 +96,7 @@ class ArtifactStore:
             return
         target = Path(self.storage.full(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and not (target / MANIFEST).exists():
+        if target.exists() and self.manifest(kind, key) is None:  # no manifest, or one that was cut off
             shutil.rmtree(target)
         try:
             folder.rename(target)

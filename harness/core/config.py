@@ -17,7 +17,7 @@ C = TypeVar("C", bound="Config")
 class Config(BaseModel):
     """Base of all configuration: unknown keys and wrong types are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
 
     def keyed(self) -> dict[str, Any]:
         """Returns the values on which results depend, as JSON-like data: all but those made by `unkeyed`."""
@@ -53,7 +53,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {error}") from None
     try:
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        json.dumps(values, default=str)  # refuses keys and references that only YAML has
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
@@ -72,7 +73,7 @@ def with_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[st
             raise UserError(f"--set {setting!r}: expected path=value, such as seed=1")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise UserError(f"--set {setting!r}: the value is not valid YAML") from None
         _assign(merged, path.strip().split("."), value, setting)
     return merged
@@ -82,7 +83,7 @@ def _assign(values: Any, path: list[str], value: Any, setting: str) -> None:
     for depth, step in enumerate(path):
         last = depth == len(path) - 1
         if isinstance(values, list):
-            if not step.isdigit() or int(step) >= len(values):
+            if not step.isdecimal() or int(step) >= len(values):
                 raise UserError(f"--set {setting!r}: {step!r} is no place in a list of {len(values)}")
             place: Any = int(step)
         elif isinstance(values, dict):

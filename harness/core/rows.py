@@ -207,7 +207,7 @@ class RowStore:
     def check_version(self) -> None:
         """Raises `UserError` if a newer version of this software wrote here."""
         try:
-            found = json.loads(self.storage.read("rows/SCHEMA.json"))["schema_version"]
+            found = int(json.loads(self.storage.read("rows/SCHEMA.json"))["schema_version"])
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError):
@@ -217,19 +217,27 @@ class RowStore:
     def tables(self) -> dict[str, pa.Table]:
         """Returns every row recorded, one table each, journals of dead and running sweeps included."""
         self.check_version()
-        journals = [name for name in self.storage.names("rows") if name.endswith(".jsonl")]
-        recorded = [outcome for name in journals for outcome in self._read_journal(name)]
+        journals = {name: self._read_journal(name) for name in self.storage.names("rows") if name.endswith(".jsonl")}
+        recorded = [outcome for outcomes in journals.values() for outcome in outcomes or []]
+        # A run that died, or is at work, between its tables and its journal's end has both: its journal counts.
+        twice = {name.removesuffix(".jsonl") + ".parquet" for name, found in journals.items() if found is not None}
         tables: dict[str, pa.Table] = {}
         for name in TABLES:
-            parts = [self._read_part(f"rows/{name}/{part}") for part in self.storage.names(f"rows/{name}")]
+            files = [part for part in self.storage.names(f"rows/{name}") if part not in twice]
+            parts = [self._read_part(f"rows/{name}/{part}") for part in files]
             rows = [row for outcome in recorded for row in outcome.tables.get(name, [])]
             parts = [*(part for part in parts if part is not None), to_table(name, rows)]
             tables[name] = pa.concat_tables(parts, promote_options="permissive").select(schema(name).names)
         return _first_success(tables)
 
-    def _read_journal(self, name: str) -> list[Outcome]:
+    def _read_journal(self, name: str) -> list[Outcome] | None:
+        """Returns what a journal holds, or None if it was compacted since it was listed."""
+        try:
+            content = self.storage.read(f"rows/{name}")
+        except FileNotFoundError:
+            return None
         outcomes = []
-        for line in self.storage.read(f"rows/{name}").decode("utf-8", errors="replace").splitlines():
+        for line in content.decode("utf-8", errors="replace").splitlines():
             try:
                 outcomes.append(Outcome.from_json(line))
             except (ValueError, KeyError, TypeError):
@@ -280,8 +288,8 @@ class Journal:
 
     def record(self, outcome: Outcome) -> None:
         """Appends an outcome, on disk before this returns; on an object store within a few seconds."""
-        self.outcomes.append(outcome)
         line = outcome.to_json() + "\n"
+        self.outcomes.append(Outcome.from_json(line))  # with null for what is missing, as a reader has it
         if self._file is not None:
             self._file.write(line)
             self._file.flush()
