@@ -86,6 +86,7 @@ def extract(
                 sums[module, pool] = sums[module, pool] + pooled if draw else pooled
         for tap, value in sums.items():
             kept[tap].append(value.cpu())
+    read.remove()
     return {tap: torch.cat(values).contiguous() for tap, values in kept.items()}
 
 

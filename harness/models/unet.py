@@ -42,9 +42,15 @@ class Taps:
         """`modules` in the order in which they run."""
         self._model = model
         self._activations: dict[str, torch.Tensor] = {}
-        for name in modules:
-            module = model.get_submodule(name)
-            module.register_forward_hook(self._hook(name, last=name == modules[-1]))
+        self._hooks = [
+            model.get_submodule(name).register_forward_hook(self._hook(name, last=name == modules[-1]))
+            for name in modules
+        ]
+
+    def remove(self) -> None:
+        """Leaves the model as it was."""
+        for hook in self._hooks:
+            hook.remove()
 
     def _hook(self, name: str, last: bool) -> Callable[..., None]:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:

@@ -21,7 +21,7 @@ from harness.training.device import pick_device
 from harness.training.loop import Crew, fit
 from harness.training.tasks import Task
 
-WORKER_FAILURES = 3  # how often a run may lose workers before it counts as failed
+WORKER_FAILURES = 10  # how often a run may lose workers before it counts as failed
 
 TaskFactory = Callable[[Stage, Workshop], Task]
 
@@ -90,18 +90,24 @@ def _train_on_ray(
     result = trainer.fit()
     if result.error is not None:
         raise result.error
+    if result.return_value is not None:
+        raise FloatingPointError(result.return_value)
     with result.checkpoint.as_directory() as kept:
         _take(Path(kept), folder)
     storage.remove(f"training/{name}")
 
 
-def _work(settings: dict[str, Any]) -> None:
-    """What each of Ray Train's workers runs."""
+def _work(settings: dict[str, Any]) -> str | None:
+    """What each of Ray Train's workers runs. Returns why it cannot be learnt: to raise would make Ray try again."""
     import ray.train.torch
 
     workshop, stage = settings["workshop"], settings["stage"]
     crew = _RayCrew(ray.train.torch.get_device(), stage, workshop)
-    fit(load_attribute(settings["factory"])(stage, workshop), settings["config"], settings["seed"], crew)
+    try:
+        fit(load_attribute(settings["factory"])(stage, workshop), settings["config"], settings["seed"], crew)
+    except FloatingPointError as error:  # of the mean loss, so all workers meet it at the same step
+        return str(error)
+    return None
 
 
 class _RayCrew(Crew):
