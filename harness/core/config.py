@@ -1,7 +1,9 @@
 """Typed configuration: every component owns a `Config`; YAML in, one-line errors out."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -17,7 +19,9 @@ C = TypeVar("C", bound="Config")
 class Config(BaseModel):
     """Base of all configuration: unknown keys and wrong types are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False
+    )
 
     def keyed(self) -> dict[str, Any]:
         """Returns the values on which results depend, as JSON-like data: all but those made by `unkeyed`."""
@@ -29,11 +33,11 @@ class Config(BaseModel):
         return values
 
 
-_UNKEYED = {"keyed": False}
+_UNKEYED: Any = {"keyed": False}
 
 
 def unkeyed(default: Any, **constraints: Any) -> Any:
-    """Declares a field that changes how fast a result comes, never what it is (workers, batch of a forward pass)."""
+    """Declares a field that changes how fast a result comes, never what it is (workers, batch)."""
     return Field(default, json_schema_extra=_UNKEYED, **constraints)  # type: ignore[call-overload]
 
 
@@ -45,23 +49,112 @@ def _plain(value: Any) -> Any:
     return value
 
 
+MOST_BYTES = 1_000_000  # of a file: an experiment holds values, not data
+MOST_VALUES = 10_000  # in one document, references written out: a few lines of YAML can stand for billions
+MOST_DIGITS = 100
+DEEPEST = 30
+_PLAIN = frozenset(
+    f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")
+)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML mapping from `path`; raises `UserError` if it is not one."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(
+                f"{path}: {path.stat().st_size:,} bytes are no experiment; at most {MOST_BYTES:,}"
+            )
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: cannot be read: not text in UTF-8: {error.reason} at {error.start}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
-        values = yaml.safe_load(text)
-        json.dumps(values, default=str)  # refuses keys and references that only YAML has
-    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+        values = _plain_yaml(text)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise UserError(f"{path}{line}: not valid YAML: {problem}") from None
+        raise UserError(f"{path}{line}: not valid YAML: {_problem(error)}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}")
+        empty = "; the file is empty" if values is None else ""
+        raise UserError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}{empty}")
     return values
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """Returns what a YAML error complains of, with its context where the problem alone is half a sentence."""
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    return f"{getattr(error, 'context', None) or ''} {problem}".strip()
+
+
+def _plain_yaml(text: str) -> Any:
+    """Returns mappings, lists, texts and numbers; raises `YAMLError` for whatever else YAML has."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, [], {})
+        return loader.construct_document(node)
+    except RecursionError:
+        raise _refusal("lists and mappings lie too deep in each other") from None
+    except ValueError as error:
+        raise _refusal(str(error)) from None
+    finally:
+        loader.dispose()
+
+
+def _refusal(problem: str, node: yaml.Node | None = None) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark if node else None)
+
+
+def _count(node: yaml.Node, above: list[yaml.Node], counted: dict[yaml.Node, int]) -> int:
+    """Returns how many values `node` stands for, and checks that JSON has words for all of them."""
+    if node in counted:
+        return counted[node]
+    if node in above:
+        raise _refusal("a value that holds itself", node)
+    if len(above) > DEEPEST:
+        raise _refusal("lists and mappings lie too deep in each other", node)
+    parts = _parts(node) if isinstance(node, yaml.CollectionNode) else []
+    counted[node] = 1 + sum(_count(part, [*above, node], counted) for part in parts)
+    if counted[node] > MOST_VALUES:
+        raise _refusal(f"a value that stands for more than {MOST_VALUES:,} values", node)
+    _check_scalar(node)
+    return counted[node]
+
+
+def _parts(node: yaml.CollectionNode) -> list[yaml.Node]:
+    if not isinstance(node, yaml.MappingNode):
+        return list(node.value)
+    seen = set()
+    for key, _ in node.value:
+        if key.tag.endswith(":merge"):
+            continue
+        if key.tag.endswith(":timestamp"):
+            raise _refusal(f"the key {key.value} reads as a date; put it in quotes", key)
+        if not isinstance(key, yaml.ScalarNode):
+            raise _refusal("a key must be a word", key)
+        key.tag = "tag:yaml.org,2002:str"  # `off` and `1` stay what was written
+        if key.value in seen:
+            raise _refusal(f"key {key.value!r} is given twice", key)
+        seen.add(key.value)
+    merged = [key for key, _ in node.value if key.tag.endswith(":merge")]
+    return [part for pair in node.value for part in pair if part not in merged]
+
+
+def _check_scalar(node: yaml.Node) -> None:
+    if isinstance(node, yaml.ScalarNode) and any("\ud800" <= letter <= "\udfff" for letter in node.value):
+        raise _refusal("half of a character (a surrogate)", node)
+    if node.tag.endswith(":timestamp"):
+        raise _refusal(f"{node.value} reads as a date; put it in quotes", node)
+    if node.tag not in _PLAIN:
+        raise _refusal(f"the tag {node.tag} is not allowed", node)
+    if node.tag.endswith(":int") and len(node.value) > MOST_DIGITS:
+        raise _refusal(f"the integer {node.value[:20]}... has {len(node.value)} digits", node)
 
 
 def with_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
@@ -69,13 +162,14 @@ def with_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[st
     merged = json.loads(json.dumps(values, default=str))
     for setting in settings:
         path, equals, text = setting.partition("=")
-        if not equals or not path.strip():
+        steps = path.strip().split(".")
+        if not equals or not all(steps):
             raise UserError(f"--set {setting!r}: expected path=value, such as seed=1")
         try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise UserError(f"--set {setting!r}: the value is not valid YAML") from None
-        _assign(merged, path.strip().split("."), value, setting)
+            value = _plain_yaml(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {setting!r}: the value is not valid YAML: {_problem(error)}") from None
+        _assign(merged, steps, json.loads(json.dumps(value)), setting)
     return merged
 
 
@@ -99,30 +193,91 @@ def _assign(values: Any, path: list[str], value: Any, setting: str) -> None:
 
 
 def parse(model: type[C], values: Any, where: str) -> C:
-    """Makes a `model` of plain `values`; raises `UserError` naming the place, the value and what is allowed."""
+    """Makes a `model` of plain `values`; raises `UserError` naming place, value and what is allowed."""
     try:
+        _check_integers(values, "")
         return model.model_validate_json(json.dumps(values, default=str))
-    except (TypeError, RecursionError) as error:  # keys that JSON has no word for
-        raise UserError(f"{where}: {error}") from None
     except ValidationError as error:
-        raise UserError(f"{where}: {_explain(model, error)}") from None
+        raise UserError(f"{where}: {_explain(model, error, values)}") from None
+    except (TypeError, ValueError, RecursionError) as error:  # keys that JSON has no word for
+        raise UserError(f"{where}: {error}") from None
 
 
-def _explain(model: type[BaseModel], error: ValidationError) -> str:
+def _check_integers(values: Any, place: str) -> None:
+    """Raises `ValueError` for an integer that no table and no library could hold."""
+    if isinstance(values, dict | list):
+        for step, value in values.items() if isinstance(values, dict) else enumerate(values):
+            _check_integers(value, f"{place}.{step}" if place else str(step))
+    elif isinstance(values, int) and not -(2**63) <= values < 2**63:
+        raise ValueError(f"{place} = {values}: beyond 64 bits")
+
+
+def _explain(model: type[BaseModel], error: ValidationError, values: Any) -> str:
     problems = error.errors(include_url=False)
+    places = [_place(problem["loc"], values) for problem in problems]
+    more = len(set(places)) - 1
+    # Every option of a union complains; the one that came deepest is the one that was meant.
+    about = [n for n, place in enumerate(places) if place[: len(places[0])] == places[0]]
+    deepest = max((places[n] for n in about), key=len)
+    more -= len({places[n] for n in about}) - 1
+    alike = [problems[n] for n in about if places[n] == deepest]
+    return _sentence(model, deepest, alike) + (f" (and {more} more)" if more else "")
+
+
+def _place(location: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
+    """Returns a location without the steps that name the options of a union, which are in no file."""
+    place: list[Any] = []
+    for number, step in enumerate(location):
+        if isinstance(values, dict) and (step in values or number == len(location) - 1):
+            values = values.get(step)
+        elif isinstance(values, list) and isinstance(step, int) and step < len(values):
+            values = values[step]
+        else:
+            continue
+        place.append(step)
+    return tuple(place)
+
+
+def _sentence(model: type[BaseModel], place: tuple[Any, ...], problems: list[Any]) -> str:
+    """Says what is wrong at `place`, and what would be right there."""
     first = problems[0]
-    place = ".".join(str(step) for step in first["loc"])
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    path = ".".join(str(step) for step in place)
     if first["type"] == "extra_forbidden":
-        known = _fields_at(model, first["loc"][:-1])
-        return f"unknown key {place!r}; {did_you_mean(first['loc'][-1], known)}{more}"
+        return f"unknown key {_short(path, 80)!r}; {did_you_mean(place[-1], _fields_at(model, place[:-1]))}"
     if first["type"] == "missing":
-        return f"{place!r} is missing{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    shown = json.dumps(first["input"], default=str, ensure_ascii=False)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    prefix = f"{place} = {shown}: " if place else ""
-    return f"{prefix}{message}{more}"
+        return f"{path!r} is missing"
+    if isinstance(first.get("ctx", {}).get("error"), _PartError):
+        return f"{path}: {first['msg'].removeprefix('Value error, ')}"
+    wanted = [_wanted(model, place, problem) for problem in problems]
+    joined = " or ".join([wanted[0], *(text.removeprefix("Input should be ") for text in wanted[1:])])
+    given = json.dumps(first["input"], default=str, ensure_ascii=False)
+    return f"{path} = {_short(given, 60)}: {joined}" if path else joined
+
+
+def _wanted(model: type[BaseModel], place: tuple[Any, ...], problem: Any) -> str:
+    """Returns pydantic's words for what is allowed, or better ones where it thinks of JSON."""
+    kind, given, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if kind == "literal_error":
+        known = re.findall(r"'([^']*)'", context["expected"])
+        near = get_close_matches(str(given), known, n=1, cutoff=0.5)
+        return problem["msg"] + (f"; did you mean {near[0]!r}?" if near and len(known) > 1 else "")
+    if kind == "too_short":
+        return f"expected a list of at least {context['min_length']}"
+    if kind == "list_type":
+        return "Input should be a list" + ("" if isinstance(given, dict | list) else f", such as [{given}]")
+    if kind == "model_type":
+        return f"expected a mapping of keys to values; known: {', '.join(_fields_at(model, place))}"
+    if kind == "float_type" and isinstance(given, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", given):
+        return f"YAML takes this for text; write {re.sub('[eE]', '.0e', given)}"
+    return problem["msg"].removeprefix("Value error, ")
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+class _PartError(ValueError):
+    """What is wrong inside a registered part."""
 
 
 def _fields_at(model: Any, path: tuple[Any, ...]) -> list[str]:
@@ -163,6 +318,6 @@ def part(registry: Registry) -> Any:
         except UserError as error:
             raise ValueError(str(error)) from None
         except ValidationError as error:
-            raise ValueError(_explain(model, error)) from None
+            raise _PartError(_explain(model, error, options)) from None
 
     return Annotated[Config, PlainValidator(choose), SerializeAsAny()]

@@ -1,13 +1,15 @@
 """An experiment: one YAML file of values, checked as a whole."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, create_model
+from pydantic import AfterValidator, Field, create_model
 
 import harness
 from harness.core.config import Config, parse, read_yaml, with_settings
-from harness.core.errors import UserError, unknown
+from harness.core.errors import UserError, did_you_mean, unknown
 from harness.core.registry import Registry
 from harness.data.config import DataConfig
 
@@ -20,7 +22,16 @@ STUDIES = Registry(
 )
 RESERVED = ("artifacts", "rows", "training")  # folders of the results that are no experiments
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+def _names_a_folder(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError("use letters, digits, '.', '_' and '-', a letter or digit first, 100 at most")
+    if name.lower() in RESERVED:
+        raise ValueError("taken by a folder of the results; choose another")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_names_a_folder)]
 
 
 class SearchConfig(Config):
@@ -51,21 +62,51 @@ def load_experiment(name: str, settings: list[str]) -> _Base:
     path = find_experiment(name)
     values = with_settings({"name": path.stem, **read_yaml(path)}, settings)
     experiment = parse(Experiment, values, str(path))
-    if experiment.name in RESERVED:
-        raise UserError(f"{path}: name {experiment.name!r} is taken by a folder of the results; choose another")
     if all(getattr(experiment, study) is None for study in STUDIES.names()):
         raise UserError(f"{path}: no study; add a section: {', '.join(STUDIES.names())}")
+    for problem in _training_problems(experiment, ""):
+        raise UserError(f"{path}: {problem}")
     return experiment
+
+
+def _training_problems(config: Any, place: str) -> Iterator[str]:
+    """Yields what is wrong with workers and batches, of whatever is trained, at any depth."""
+    if isinstance(config, list):
+        for number, entry in enumerate(config):
+            yield from _training_problems(entry, f"{place}{number}.")
+    if not isinstance(config, Config):
+        return
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if name == "workers":
+            problem = _workers_problem(value, getattr(config, "batch", None))
+            yield from [f"{place}workers = {value}: {problem}"] if problem else []
+        yield from _training_problems(value, f"{place}{name}.")
+
+
+def _workers_problem(workers: int | list[int], batch: int | None) -> str | None:
+    if isinstance(workers, int):
+        if workers < 0:
+            return "expected the number of workers, 0 for none but the calling process, or [least, most]"
+    elif len(workers) != 2 or not 1 <= workers[0] <= workers[1]:
+        return "expected [least, most], with 1 <= least <= most"
+    most = workers if isinstance(workers, int) else workers[1]
+    if batch is not None and most > batch:
+        return f"more workers than the {batch} samples of a batch; give a larger batch"
+    return None
 
 
 def find_experiment(name: str) -> Path:
     """Returns the file of an experiment: a path, or a name in ./experiments or beside the package."""
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
-            raise UserError(f"experiment {name}: no such file; known: {', '.join(sorted(known_experiments()))}")
+    path, known = Path(name), known_experiments()
+    try:
+        there = path.is_file()
+    except OSError as error:  # a name that is too long
+        raise UserError(f"experiment {name[:60]}...: {error.strerror}") from None
+    if there:
         return path
-    known = known_experiments()
+    if path.suffix in (".yaml", ".yml"):
+        raise UserError(f"experiment {name}: no such file; {did_you_mean(path.stem, known)}")
     if name not in known:
         raise unknown("experiment", name, known)
     return known[name]
