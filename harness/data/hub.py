@@ -1,7 +1,7 @@
 """A data set of the Hugging Face Hub, by its id. Needs the extra `hub`."""
 
-import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from harness.core.errors import UserError
@@ -34,14 +34,20 @@ def read(config: DataConfig) -> Source:
     if names is None:
         raise UserError(f"data.path {config.path}: column {label!r} has no class names")
     raw = {name: split.cast_column(image, datasets.Image(decode=False)) for name, split in splits.items()}
-    return Source(_records(raw, image, label, config.path), names)
+    return Source(_records(raw, image, label, len(names), config.path), names)
 
 
-def _records(splits: dict[str, Any], image: str, label: str, path: str) -> Iterator[Record]:
+def _records(splits: dict[str, Any], image: str, label: str, classes: int, path: str) -> Iterator[Record]:
     for name, split in splits.items():
         for row, example in enumerate(split):
-            content = example[image]["bytes"]
-            if content is None:
-                with open(example[image]["path"], "rb") as file:
-                    content = io.BytesIO(file.read()).getvalue()
-            yield Record(content, example[label], name, f"{path}, {name}, row {row}")
+            where = f"{path}, {name}, row {row}"
+            picture, number = example[image], example[label]
+            if picture is None or picture["bytes"] is picture["path"] is None:
+                raise UserError(f"{where}: the image cannot be read: it is null")
+            if number is None or not 0 <= number < classes:
+                raise UserError(f"{where}: label {number} is not between 0 and {classes - 1}")
+            try:
+                content = picture["bytes"] or Path(picture["path"]).read_bytes()
+            except OSError as error:
+                raise UserError(f"{where}: the image cannot be read: {error}") from None
+            yield Record(content, number, name, where)

@@ -33,7 +33,7 @@ def read(config: DataConfig) -> Source:
         for column in (image_column, label_column):
             if column not in opened.schema.names:
                 raise UserError(f"{file}: no column {column!r}; {did_you_mean(column, opened.schema.names)}")
-    classes = class_names(first, label_column)
+    classes = next((names for _, opened in tables if (names := class_names(opened.schema, label_column))), [])
     return Source(_records(tables, image_column, label_column, classes), classes or _numbered(tables, label_column))
 
 
@@ -81,7 +81,8 @@ def class_names(schema: pa.Schema, label: str) -> list[str]:
 
 
 def _numbered(tables: Sequence[tuple[Path, pa.Table]], label: str) -> list[str]:
-    highest = max((max(table[label].to_pylist(), default=-1) for _, table in tables), default=-1)
+    numbers = (number for _, table in tables for number in table[label].to_pylist())
+    highest = max((number for number in numbers if number is not None), default=-1)
     return [str(number) for number in range(highest + 1)]
 
 

@@ -56,6 +56,8 @@ def _open(record: Record) -> Image.Image:
         if isinstance(record.image, bytes):
             image = Image.open(io.BytesIO(record.image))
             image.load()
+            if image.mode.startswith("I;16"):  # Pillow would cut grey levels off at 255
+                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return image
         return Image.fromarray(record.image)
     except (OSError, ValueError, TypeError, SyntaxError, EOFError, Image.DecompressionBombError) as error:

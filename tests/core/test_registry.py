@@ -42,7 +42,8 @@ def plugin(tmp_path, monkeypatch):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: harness-plugin\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[harness.plugins]\nhead.mine = my_heads:Mine\nhead.linear = my_heads:Other\nbackbone.net = my_heads:Net\n"
+        "[harness.plugins]\n"
+        "head.mine = my_heads:Mine\nhead.linear = my_heads:Other\nbackbone.net = my_heads:Net\n"
     )
     (tmp_path / "my_heads.py").write_text("class Mine: ...\nclass Net: ...\nclass Other: ...\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,0 +1,394 @@
+"""Where images come from: Parquet in the Hub's layout, a folder, the Hub; and how they become one array."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from images import encoded, parquet, pixels, png
+from PIL import Image
+
+from harness.core.errors import UserError
+from harness.data.config import SOURCES, DataConfig
+from harness.data.dataset import load
+from harness.data.source import Record, decode
+
+
+def config(place=None, **settings):
+    return DataConfig(**{"name": "parquet", "path": str(place), **settings})
+
+
+def records(place, **settings):
+    return list(SOURCES.load(settings.get("name", "parquet"))(config(place, **settings)).records)
+
+
+def refused(words, place, **settings):
+    with pytest.raises(UserError) as caught:
+        load(config(place, **settings), 0)
+    assert words in str(caught.value)
+
+
+@pytest.fixture
+def hub_layout(tmp_path):
+    """Train in two shards, test in one, in the Hub's layout, with class names."""
+    for shard in range(2):
+        numbers = range(10 * shard, 10 * shard + 10)
+        path = tmp_path / "data" / f"train-0000{shard}-of-00002.parquet"
+        parquet(
+            path,
+            [png(number) for number in numbers],
+            [number % 2 for number in numbers],
+            names=["cat", "dog"],
+        )
+    parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [png(n) for n in range(20, 25)], [0] * 5)
+    return tmp_path
+
+
+def test_the_hubs_layout_is_read_with_its_splits_and_class_names(hub_layout):
+    dataset = load(config(hub_layout), 0)
+    assert dataset.classes == ("cat", "dog")
+    assert {name: len(places) for name, places in dataset.splits.items()} == {
+        "train": 15,
+        "validation": 5,
+        "test": 5,
+    }
+    assert dataset.images.shape == (25, 3, 6, 6)
+
+
+def test_pixels_and_labels_arrive_unchanged_and_together(hub_layout):
+    dataset = load(config(hub_layout), 0)
+    by_pixels = {
+        image.tobytes(): int(label) for image, label in zip(dataset.images, dataset.labels, strict=True)
+    }
+    for number in range(25):
+        expected = number % 2 if number < 20 else 0
+        assert by_pixels[pixels(number).transpose(2, 0, 1).tobytes()] == expected
+    held_out = {dataset.images[place].tobytes() for place in dataset.splits["test"]}
+    assert held_out == {pixels(number).transpose(2, 0, 1).tobytes() for number in range(20, 25)}
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train", "train"),
+        ("train-00000-of-00001", "train"),
+        ("validation", "validation"),
+        ("val-0", "validation"),
+        ("dev", "validation"),
+        ("test-00000", "test"),
+        ("0000", None),
+    ],
+)
+def test_a_files_name_tells_its_split(tmp_path, name, split):
+    parquet(tmp_path / f"{name}.parquet", [png(0)], [0])
+    assert records(tmp_path)[0].split == split
+
+
+def test_a_single_file_is_split_here(tmp_path):
+    path = parquet(tmp_path / "all.parquet", [png(number) for number in range(10)], [0, 1] * 5)
+    dataset = load(config(path), 0)
+    assert {name: len(places) for name, places in dataset.splits.items()} == {
+        "train": 5,
+        "validation": 2,
+        "test": 3,
+    }
+    assert dataset.classes == ("0", "1")
+
+
+def test_images_may_be_plain_bytes_and_columns_have_other_names(tmp_path):
+    pq.write_table(pa.table({"picture": [png(0), png(1)], "fine_label": [0, 2]}), tmp_path / "train.parquet")
+    found = records(tmp_path)
+    assert [record.label for record in found] == [0, 2]
+    np.testing.assert_array_equal(decode(found, DataConfig())[1], pixels(1).transpose(2, 0, 1))
+
+
+def test_asked_for_columns_are_taken(tmp_path):
+    struct = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    pictures = [pa.array([{"bytes": png(number), "path": None}], struct) for number in range(2)]
+    table = pa.table({"first": pictures[0], "second": pictures[1], "label": [0], "coarse": [7]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    (found,) = records(tmp_path, image_column="second", label_column="coarse")
+    assert (found.image, found.label) == (png(1), 7)
+
+
+def test_columns_that_are_not_there_are_answered_with_the_nearest(tmp_path):
+    parquet(tmp_path / "train.parquet", [png(0)], [0])
+    refused("no column 'imag'; did you mean 'image'? known: image, label", tmp_path, image_column="imag")
+    refused("no column 'lable'; did you mean 'label'?", tmp_path, label_column="lable")
+
+
+def test_columns_that_cannot_be_found_are_asked_for(tmp_path):
+    pq.write_table(pa.table({"picture": [png(0)], "kind": [0]}), tmp_path / "train.parquet")
+    refused("no label column found; set data.label_column", tmp_path)
+    pq.write_table(pa.table({"text": ["x"], "label": [0]}), tmp_path / "train.parquet")
+    refused("no image column found; set data.image_column", tmp_path)
+
+
+def test_columns_of_the_wrong_kind_are_refused(tmp_path):
+    pq.write_table(pa.table({"image": [png(0)], "label": ["cat"]}), tmp_path / "train.parquet")
+    refused("column 'label' holds string, not class numbers", tmp_path)
+    refused("column 'label' holds string, not images", tmp_path, image_column="label", label_column="image")
+
+
+def test_a_file_that_lacks_the_others_columns_is_named(tmp_path):
+    parquet(tmp_path / "test.parquet", [png(0)], [0])
+    parquet(tmp_path / "train.parquet", [png(0)], [0], label="labels")
+    refused("train.parquet: no column 'label'; did you mean 'labels'?", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        ([png(0), b"no image"], [0, 0], "train.parquet, row 1: the image cannot be read"),
+        ([png(0), png(1)[:60]], [0, 0], "train.parquet, row 1: the image cannot be read"),
+        ([png(0), b""], [0, 0], "train.parquet, row 1: the image cannot be read"),
+        ([png(0), None], [0, 0], "train.parquet, row 1: the image cannot be read: it is null"),
+        ([png(0), {"bytes": None, "path": "x.png"}], [0, 0], "row 1: the image cannot be read: it is null"),
+        ([png(0), png(1)], [0, 2], "train.parquet, row 1: label 2 is not between 0 and 1"),
+        ([png(0), png(1)], [0, -1], "train.parquet, row 1: label -1 is not between 0 and 1"),
+        ([png(0), png(1)], [0, None], "train.parquet, row 1: label None is not between 0 and 1"),
+        ([], [], "holds no images"),
+    ],
+)
+def test_a_bad_row_is_refused_with_its_file_and_number(tmp_path, images, labels, words):
+    more = [png(number) for number in range(2, 12)] if images else []
+    parquet(tmp_path / "train.parquet", [*images, *more], [*labels, *([0] * len(more))], names=["cat", "dog"])
+    refused(words, tmp_path)
+
+
+def test_a_missing_label_is_refused_where_classes_have_no_names(tmp_path):
+    parquet(tmp_path / "train.parquet", [png(0), png(1)], [1, None])
+    refused("row 1: label None", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 no more"])
+def test_a_file_that_is_no_parquet_is_named(tmp_path, content):
+    (tmp_path / "train.parquet").write_bytes(content)
+    refused("train.parquet: not a readable Parquet file", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["parquet", "folder"])
+def test_a_place_that_is_not_there_is_refused(tmp_path, name):
+    refused("nowhere", tmp_path / "nowhere", name=name)
+    with pytest.raises(UserError, match=r"data\.path is missing"):
+        load(DataConfig(name=name), 0)
+
+
+def tree(root, places):
+    for number, place in enumerate(places):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_bytes(png(number))
+
+
+def test_a_folder_of_classes_is_split_here(tmp_path):
+    tree(tmp_path, [f"{name}/{number}.png" for name in ("dog", "cat") for number in range(10)])
+    dataset = load(config(tmp_path, name="folder"), 0)
+    assert dataset.classes == ("cat", "dog")
+    assert {name: len(places) for name, places in dataset.splits.items()} == {
+        "train": 10,
+        "validation": 4,
+        "test": 6,
+    }
+    by_pixels = {
+        image.tobytes(): int(label) for image, label in zip(dataset.images, dataset.labels, strict=True)
+    }
+    assert by_pixels[pixels(0).transpose(2, 0, 1).tobytes()] == 1
+    assert by_pixels[pixels(10).transpose(2, 0, 1).tobytes()] == 0
+
+
+def test_a_folder_of_splits_keeps_them(tmp_path):
+    places = [f"{split}/{name}/x.png" for split in ("train", "VAL", "test") for name in ("cat", "dog")]
+    tree(tmp_path, places)
+    dataset = load(config(tmp_path, name="folder"), 0)
+    assert {name: len(places) for name, places in dataset.splits.items()} == {
+        "train": 2,
+        "validation": 2,
+        "test": 2,
+    }
+    assert set(dataset.labels[dataset.splits["test"]]) == {0, 1}
+
+
+def test_files_that_are_no_images_by_name_and_hidden_folders_are_passed_over(tmp_path):
+    tree(tmp_path, [f"cat/{number}.png" for number in range(10)])
+    (tmp_path / "cat" / "notes.txt").write_text("x")
+    tree(tmp_path, [".hidden/x.png"])
+    assert len(load(config(tmp_path, name="folder"), 0).images) == 10
+
+
+def test_an_unreadable_image_of_a_folder_is_named(tmp_path):
+    tree(tmp_path, [f"cat/{number}.png" for number in range(10)])
+    (tmp_path / "cat" / "bad.png").write_bytes(b"x")
+    refused("cat/bad.png: the image cannot be read", tmp_path, name="folder")
+
+
+def test_a_folder_without_folders_is_refused(tmp_path):
+    tree(tmp_path, ["x.png"])
+    refused("expected one folder of images a class", tmp_path, name="folder")
+
+
+def test_a_folder_whose_folders_are_empty_holds_no_images(tmp_path):
+    (tmp_path / "cat").mkdir()
+    refused("holds no images", tmp_path, name="folder")
+
+
+def decoded(*images, **settings):
+    return decode(
+        [Record(image, 0, None, f"image {n}") for n, image in enumerate(images)], DataConfig(**settings)
+    )
+
+
+def test_channels_are_as_the_first_image_has_them_unless_asked_for():
+    grey, colour = png(0, channels=1), png(1)
+    assert decoded(grey, colour).shape == (2, 1, 6, 6)
+    assert decoded(colour, grey).shape == (2, 3, 6, 6)
+    assert decoded(grey, colour, channels=3).shape == (2, 3, 6, 6)
+    np.testing.assert_array_equal(decoded(grey, channels=3)[0], np.stack([pixels(0, channels=1)] * 3))
+
+
+def test_grey_is_made_of_colour_by_the_usual_weights():
+    expected = pixels(1) @ [0.299, 0.587, 0.114]
+    np.testing.assert_allclose(decoded(png(1), channels=1)[0, 0], expected, atol=1)
+
+
+def test_images_of_16_bit_keep_their_contrast():
+    levels = np.linspace(0, 65535, 36).astype(np.uint16).reshape(6, 6)
+    found = decoded(encoded(Image.fromarray(levels)))
+    np.testing.assert_allclose(found[0, 0], levels / 257, atol=1)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_images_of_every_common_mode_are_read(mode):
+    image = Image.fromarray(np.full((6, 6, 3), 255, np.uint8)).convert(mode)
+    found = decoded(encoded(image, "TIFF"))
+    np.testing.assert_array_equal(found, np.full((1, 1 if mode in ("1", "L", "LA") else 3, 6, 6), 255))
+
+
+def test_a_size_shrinks_the_shorter_side_and_cuts_the_centre():
+    bands = np.zeros((8, 24), np.uint8)
+    bands[:, 8:16] = 200
+    np.testing.assert_array_equal(
+        decoded(encoded(Image.fromarray(bands)), size=8)[0, 0], np.full((8, 8), 200)
+    )
+    np.testing.assert_array_equal(
+        decoded(encoded(Image.fromarray(bands.T)), size=8)[0, 0], np.full((8, 8), 200)
+    )
+    assert decoded(png(0, (50, 31)), png(1, (7, 90)), size=16).shape == (2, 3, 16, 16)
+
+
+def test_images_of_several_sizes_need_a_size():
+    with pytest.raises(UserError, match=r"image 1: 5x7 pixels where the first image has 6x6; set data\.size"):
+        decoded(png(0), png(1, (5, 7)))
+
+
+def test_images_that_are_not_square_need_a_size():
+    with pytest.raises(UserError, match=r"images are 5x7 pixels; set data\.size"):
+        decoded(png(0, (5, 7)))
+
+
+class FakeSplit(list):
+    """A split of the library `datasets`, as far as it is used."""
+
+    def __init__(self, examples, features):
+        super().__init__(examples)
+        self.features = features
+
+    def cast_column(self, name, feature):
+        return self
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A module in place of `datasets`, and a function that says what it will load."""
+
+    class FakeImage:
+        def __init__(self, decode=True):
+            self.decode = decode
+
+    asked = {}
+
+    def publish(splits, names=("cat", "dog"), image="img"):
+        label = SimpleNamespace(names=list(names)) if names else SimpleNamespace()
+        features = {image: FakeImage(), "label": label}
+
+        def load_dataset(path, revision=None):
+            asked.update(path=path, revision=revision)
+            if isinstance(splits, Exception):
+                raise splits
+            return {name: FakeSplit(rows, features) for name, rows in splits.items()}
+
+        monkeypatch.setitem(
+            sys.modules, "datasets", SimpleNamespace(Image=FakeImage, load_dataset=load_dataset)
+        )
+        return asked
+
+    return publish
+
+
+def row(number, label, **changed):
+    return {"img": {"bytes": png(number), "path": None}, "label": label, **changed}
+
+
+def hub_config(**settings):
+    return DataConfig(**{"name": "hub", "path": "someone/pets", **settings})
+
+
+def test_a_data_set_of_the_hub_is_read_at_its_revision(hub, tmp_path):
+    (tmp_path / "x.png").write_bytes(png(9))
+    kept = row(9, 1, img={"bytes": None, "path": str(tmp_path / "x.png")})
+    asked = hub({"train": [row(number, number % 2) for number in range(9)], "test": [kept]})
+    dataset = load(hub_config(revision="abc"), 0)
+    assert asked == {"path": "someone/pets", "revision": "abc"}
+    assert dataset.classes == ("cat", "dog")
+    (test,) = dataset.splits["test"]
+    np.testing.assert_array_equal(dataset.images[test], pixels(9).transpose(2, 0, 1))
+    assert dataset.labels[test] == 1
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (row(3, -1), "someone/pets, train, row 9: label -1 is not between 0 and 1"),
+        (row(3, 5), "row 9: label 5 is not between 0 and 1"),
+        (row(3, None), "row 9: label None is not between 0 and 1"),
+        (row(3, 0, img=None), "row 9: the image cannot be read: it is null"),
+        (row(3, 0, img={"bytes": None, "path": None}), "row 9: the image cannot be read: it is null"),
+        (row(3, 0, img={"bytes": b"x", "path": None}), "row 9: the image cannot be read"),
+        (row(3, 0, img={"bytes": None, "path": "/nowhere.png"}), "row 9: the image cannot be read"),
+    ],
+)
+def test_a_bad_example_of_the_hub_is_refused_with_its_place(hub, bad, words):
+    hub({"train": [*(row(number, number % 2) for number in range(9)), bad]})
+    with pytest.raises(UserError) as caught:
+        load(hub_config(), 0)
+    assert words in str(caught.value)
+
+
+def test_what_the_hub_does_not_have_is_one_line(hub):
+    hub(FileNotFoundError("no such\ndata set"))
+    with pytest.raises(
+        UserError, match=r"data\.path someone/pets: cannot be loaded from the Hub: no such data set"
+    ):
+        load(hub_config(), 0)
+
+
+def test_a_data_set_of_the_hub_without_labels_or_images_is_refused(hub):
+    hub({"train": [row(0, 0)]}, names=None)
+    with pytest.raises(UserError, match="column 'label' has no class names"):
+        load(hub_config(), 0)
+    hub({"train": [row(0, 0)]})
+    with pytest.raises(UserError, match=r"set data\.image_column and data\.label_column; known: img, label"):
+        load(hub_config(label_column="species"), 0)
+
+
+def test_the_hub_needs_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"needs the extra: pip install 'harness\[hub\]'"):
+        load(hub_config(), 0)
+
+
+def test_the_hub_needs_an_id(hub):
+    hub({})
+    with pytest.raises(UserError, match=r"data\.path is missing"):
+        load(hub_config(path=None), 0)
