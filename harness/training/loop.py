@@ -52,7 +52,8 @@ class Crew:
         fresh.mkdir(parents=True, exist_ok=True)
         write(fresh)
         self._folder.mkdir(exist_ok=True)
-        # state.json comes last: a checkpoint without it does not count.
+        # A checkpoint without state.json does not count: it goes first and comes last, so none is half old.
+        (self._folder / "state.json").unlink(missing_ok=True)
         for name in sorted((path.name for path in fresh.iterdir()), key=lambda name: name == "state.json"):
             (fresh / name).replace(self._folder / name)
         fresh.rmdir()
@@ -140,7 +141,7 @@ def _step(
     crew: Crew,
 ) -> torch.Tensor:
     """Learns from one batch and returns this member's part of the loss, detached."""
-    positions_N = torch.arange(crew.rank, len(index_B), crew.size)
+    positions_N = torch.arange(len(index_B))[crew.rank :: crew.size]
     draws = Draws(seed, progress.step, positions_N.to(crew.device))
     with _autocast(config, crew.device):
         losses_N = task.loss(model, index_B[positions_N], draws)

@@ -1,0 +1,359 @@
+"""The loop: the same weights however interrupted or spread over workers; schedules, averages, failures."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from harness.core.config import parse
+from harness.core.errors import UserError
+from harness.training import checkpoint
+from harness.training.config import TrainConfig
+from harness.training.loop import Crew, fit, learning_rate
+from harness.training.tasks import Draws
+
+CPU = torch.device("cpu")
+X = torch.randn(23, 5, generator=torch.Generator().manual_seed(0))
+
+
+class Probe:
+    """A task that notes what it sees; its loss uses samples, noise and timesteps."""
+
+    examples = len(X)
+
+    def __init__(self, until=None, spoil_at=None):
+        self.seen, self.steps = [], 0
+        self._until, self._spoil_at = until, spoil_at
+
+    def model(self):
+        return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 5))
+
+    def loss(self, model, index_N, draws):
+        if self.steps == self._until:
+            raise KeyboardInterrupt
+        self.steps += 1
+        x = X[index_N]
+        noise, level = draws.normal("noise", x), draws.integers("level", 1000)
+        self.seen.append(list(zip(index_N.tolist(), level.tolist(), noise[:, 0].tolist(), strict=True)))
+        losses = (model(x + level[:, None] / 1000 * noise) - noise).square().mean(1)
+        return losses * math.nan if self.steps == self._spoil_at else losses
+
+    def snapshot(self, model, step):
+        return model[0].weight.detach().clone() if step % 2 == 0 else None
+
+
+CONFIGS = {
+    "adamw": {"learning_rate": 1e-2, "weight_decay": 0.1, "schedule": "cosine", "warmup": 3},
+    "sgd": {"optimizer": "sgd", "learning_rate": 1e-2, "momentum": 0.9, "weight_decay": 1e-2},
+    "ema and clipping": {"learning_rate": 1e-2, "ema": 0.7, "clip": 0.5},
+}
+
+
+def config(**settings):
+    return TrainConfig(**{"steps": 12, "batch": 6, "checkpoint_every": 5, **settings})
+
+
+def same(one, other):
+    return all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("settings", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("died_after", [1, 5, 7, 11])
+def test_an_interrupted_run_ends_in_the_same_weights_to_the_bit(tmp_path, settings, died_after):
+    whole = fit(Probe(), config(**settings), 3, Crew(CPU))
+    with pytest.raises(KeyboardInterrupt):
+        fit(Probe(until=died_after), config(**settings), 3, Crew(CPU, tmp_path / "kept"))
+    rest = Probe()
+    resumed = fit(rest, config(**settings), 3, Crew(CPU, tmp_path / "kept"))
+    assert rest.steps == 12 - died_after // 5 * 5
+    assert same(whole.model, resumed.model)
+    assert (whole.ema is None) == (resumed.ema is None)
+    if whole.ema is not None:
+        assert same(whole.ema, resumed.ema)
+    assert torch.equal(torch.stack(whole.snapshots), torch.stack(resumed.snapshots))
+    assert whole.history == resumed.history
+
+
+@pytest.mark.parametrize("dies_at", range(6))
+def test_a_run_that_dies_while_it_saves_ends_in_the_same_weights(tmp_path, monkeypatch, dies_at):
+    """A checkpoint's files are moved into place one by one; whichever is the last, nothing is mixed up."""
+    settings = config(**CONFIGS["ema and clipping"])
+    whole = fit(Probe(), settings, 3, Crew(CPU))
+    replace, moved = Path.replace, []
+
+    def die(source, target):
+        moved.append(source)
+        if len(moved) > 5 + dies_at:  # the first checkpoint has five files
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            fit(Probe(), settings, 3, Crew(CPU, tmp_path / "kept"))
+    resumed = fit(Probe(), settings, 3, Crew(CPU, tmp_path / "kept"))
+    assert same(whole.model, resumed.model)
+    assert same(whole.ema, resumed.ema)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = fit(Probe(), config(), 0, Crew(CPU, tmp_path / "kept"))
+    again = Probe()
+    second = fit(again, config(), 0, Crew(CPU, tmp_path / "kept"))
+    assert again.steps == 0
+    assert same(first.model, second.model)
+
+
+def test_no_steps_leave_the_network_as_it_was_initialised_and_save_it(tmp_path):
+    progress = fit(Probe(), config(steps=0), 0, Crew(CPU, tmp_path / "kept"))
+    assert progress.history == []
+    assert checkpoint.read_state(tmp_path / "kept") == {"step": 0, "history": []}
+    assert same(progress.model, fit(Probe(), config(steps=0), 0, Crew(CPU)).model)
+
+
+def test_the_seed_decides_weights_samples_and_noise_and_nothing_else_does():
+    one, other, third = Probe(), Probe(), Probe()
+    first = fit(one, config(), 0, Crew(CPU)).model
+    torch.manual_seed(123)
+    np.random.seed(5)
+    second = fit(other, config(), 0, Crew(CPU)).model
+    assert same(first, second)
+    assert one.seen == other.seen
+    assert not same(first, fit(third, config(), 1, Crew(CPU)).model)
+    assert third.seen[0] != one.seen[0]
+
+
+def test_training_leaves_torchs_random_state_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fit(Probe(), config(steps=2), 0, Crew(CPU))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("batch", [1, 6, 23, 50])
+def test_every_pass_over_the_examples_sees_each_of_them_once(batch):
+    task = Probe()
+    passes = 3
+    fit(task, config(batch=batch, steps=-(-passes * 23 // batch)), 0, Crew(CPU))
+    order = [index for step in task.seen for index, _, _ in step]
+    assert all(len(step) == batch for step in task.seen)
+    for number in range(passes):
+        assert sorted(order[23 * number : 23 * number + 23]) == list(range(23))
+    assert order[:23] != order[23:46] != sorted(order[23:46])
+
+
+def test_no_draw_is_used_twice():
+    task = Probe()
+    fit(task, config(steps=40), 0, Crew(CPU))
+    noise = [value for step in task.seen for _, _, value in step]
+    assert len(set(noise)) == len(noise)
+
+
+class Member(Crew):
+    """One of several that train together; it stops before the first update."""
+
+    def __init__(self, rank, size):
+        super().__init__(CPU)
+        self.rank, self.size = rank, size
+
+
+def one_step(rank, size, batch=7, steps=1):
+    """Returns what a member sees in its first step, and its gradients."""
+    task, kept = Probe(), {}
+
+    class Watch(Member):
+        def wrap(self, model):
+            kept["model"] = model
+            return model
+
+        def mean(self, value):
+            kept["loss"] = float(value)
+            return 1.0
+
+    fit(task, TrainConfig(steps=steps, batch=batch), 0, Watch(rank, size))
+    return task.seen[0], [parameter.grad for parameter in kept["model"].parameters()], kept["loss"]
+
+
+@pytest.mark.parametrize("size", [2, 3, 7, 10])
+@pytest.mark.parametrize("batch", [7, 8])
+def test_a_crew_of_any_size_sees_the_same_samples_noise_and_timesteps(size, batch):
+    seen, gradients, loss = one_step(0, 1, batch)
+    shares = [one_step(rank, size, batch) for rank in range(size)]
+    assert sorted(draw for share, _, _ in shares for draw in share) == sorted(seen)
+    for number, gradient in enumerate(gradients):
+        averaged = torch.stack([share[number] for _, share, _ in shares]).mean(0)
+        torch.testing.assert_close(averaged, gradient, rtol=1e-4, atol=1e-6)
+    assert np.mean([one for _, _, one in shares]) == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_moving_average_is_that_of_a_loop_by_hand():
+    settings, decay = config(steps=9, ema=0.6, batch=4), 0.6
+    weights = []
+
+    class Watched(Probe):
+        def snapshot(self, model, step):
+            weights.append([parameter.detach().clone() for parameter in model.parameters()])
+
+    progress = fit(Watched(), settings, 0, Crew(CPU))
+    start = fit(Probe(), config(steps=0), 0, Crew(CPU)).model
+    average = [parameter.detach().clone() for parameter in start.parameters()]
+    for step, now in enumerate(weights):
+        kept = min(decay, (1 + step) / (10 + step))
+        average = [kept * old + (1 - kept) * new for old, new in zip(average, now, strict=True)]
+    for expected, found in zip(average, progress.ema.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert not same(progress.ema, progress.model)
+
+
+def test_a_step_is_that_of_plain_torch():
+    """Three steps of AdamW by hand, with the samples and draws that the loop says it used."""
+    settings = config(steps=3, batch=5, learning_rate=1e-2, weight_decay=0.05, clip=0.1)
+    task = Probe()
+    found = fit(task, settings, 7, Crew(CPU)).model
+    model = copy.deepcopy(fit(Probe(), config(steps=0), 7, Crew(CPU)).model)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2, weight_decay=0.05)
+    replay = Probe()
+    for step, seen in enumerate(task.seen):
+        index = torch.tensor([number for number, _, _ in seen])
+        loss = replay.loss(model, index, Draws(7, step, torch.arange(5))).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+    assert replay.seen == task.seen
+    for one, other in zip(model.parameters(), found.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_constant_learning_rate_stays():
+    assert {learning_rate(config(learning_rate=0.3), step) for step in range(12)} == {0.3}
+
+
+def test_warming_up_rises_in_equal_steps_to_the_full_rate():
+    rates = [learning_rate(config(learning_rate=1.0, warmup=4), step) for step in range(6)]
+    assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_a_cosine_falls_from_the_full_rate_to_zero():
+    settings = config(steps=100, learning_rate=2.0, schedule="cosine")
+    rates = [learning_rate(settings, step) for step in range(101)]
+    np.testing.assert_allclose(rates, 1 + np.cos(np.pi * np.arange(101) / 100), atol=1e-12)
+    assert rates[0] == 2.0
+    assert rates[100] == pytest.approx(0)
+
+
+def test_a_cosine_begins_where_warming_up_ends():
+    settings = config(steps=110, learning_rate=1.0, schedule="cosine", warmup=10)
+    assert learning_rate(settings, 9) == learning_rate(settings, 10) == 1.0
+    assert learning_rate(settings, 60) == pytest.approx(0.5)
+
+
+def test_the_rate_reaches_the_optimizer(monkeypatch):
+    used = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self, *a: (used.append(self.param_groups[0]["lr"]), step(self, *a))[1]
+    )
+    settings = config(steps=6, optimizer="sgd", learning_rate=0.1, schedule="cosine", warmup=2)
+    fit(Probe(), settings, 0, Crew(CPU))
+    assert used == [learning_rate(settings, step) for step in range(6)]
+
+
+@pytest.mark.parametrize("spoil_at", [1, 3])
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path, spoil_at):
+    with pytest.raises(FloatingPointError, match=f"loss is nan at step {spoil_at}; lower the learning rate"):
+        fit(Probe(spoil_at=spoil_at), config(), 0, Crew(CPU, tmp_path / "kept"))
+    assert not (tmp_path / "kept").exists(), "no checkpoint of a broken network"
+
+
+def test_a_checkpoint_is_safetensors_and_json_alone(tmp_path):
+    fit(Probe(), config(ema=0.9), 0, Crew(CPU, tmp_path / "kept"))
+    names = {path.name for path in (tmp_path / "kept").iterdir()}
+    tensors = {f"{name}.safetensors" for name in ("model", "ema", "optimizer", "snapshots")}
+    assert names == {*tensors, "state.json"}
+    for name in tensors:
+        content = (tmp_path / "kept" / name).read_bytes()
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        assert header, name
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_trained_weights_are_the_average_where_there_is_one(tmp_path):
+    plain = fit(Probe(), config(), 0, Crew(CPU, tmp_path / "plain"))
+    averaged = fit(Probe(), config(ema=0.9), 0, Crew(CPU, tmp_path / "averaged"))
+    for kept, expected in (("plain", plain.model), ("averaged", averaged.ema)):
+        found = checkpoint.trained_weights(tmp_path / kept)
+        assert {name: value.tolist() for name, value in found.items()} == {
+            name: value.tolist() for name, value in expected.state_dict().items()
+        }
+
+
+def test_frozen_parameters_stay_as_they_are():
+    class Frozen(Probe):
+        def model(self):
+            model = super().model()
+            model[0].requires_grad_(False)
+            return model
+
+    before = fit(Frozen(), config(steps=0), 0, Crew(CPU)).model
+    after = fit(Frozen(), config(weight_decay=0.5, learning_rate=0.1), 0, Crew(CPU)).model
+    assert same(before[0], after[0])
+    assert not same(before[2], after[2])
+
+
+def test_the_history_tells_the_loss_from_the_first_to_the_last_step():
+    history = fit(
+        Probe(), config(steps=200, learning_rate=1e-2, batch=23, checkpoint_every=None), 0, Crew(CPU)
+    ).history
+    steps = [entry["step"] for entry in history]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 200
+    assert 40 <= len(steps) <= 60
+    assert np.mean([entry["loss"] for entry in history[-10:]]) < history[0]["loss"]
+
+
+def test_progress_is_told_at_the_end_by_the_first_of_a_crew_alone():
+    lines = {0: [], 1: []}
+    for rank in (0, 1):
+        crew = Member(rank, 2)
+        crew.say = lines[rank].append
+        fit(Probe(), config(), 0, crew)
+    assert lines[0][-1].startswith("step 12/12  loss ")
+    assert lines[1] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"step": 1}, "did you mean 'steps'?"),
+        ({"batch": 0}, "batch = 0"),
+        ({"optimizer": "adam"}, "optimizer"),
+        ({"ema": 1.0}, "ema = 1.0"),
+        ({"momentum": 1.0}, "momentum = 1.0"),
+        ({"clip": 0.0}, "clip = 0.0"),
+        ({"checkpoint_every": 0}, "checkpoint_every = 0"),
+    ],
+)
+def test_bad_settings_are_refused(values, words):
+    with pytest.raises(UserError) as caught:
+        parse(TrainConfig, values, "train")
+    assert words in str(caught.value)
+
+
+def test_workers_and_checkpoints_are_not_part_of_a_result():
+    assert (
+        config(workers=4, checkpoint_every=1).keyed() == config(workers=[1, 8], checkpoint_every=None).keyed()
+    )
+
+
+@pytest.mark.parametrize(("steps", "every"), [(1000, 100), (5, 1), (0, 1), (11, 2)])
+def test_about_ten_checkpoints_are_kept_unless_asked_otherwise(steps, every):
+    assert TrainConfig(steps=steps).checkpoint_steps == every
