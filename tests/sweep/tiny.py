@@ -1,6 +1,5 @@
-"""Small experiments that run for real."""
+"""A small experiment with both studies: 37 probes and two K."""
 
-import pytest
 import yaml
 
 TINY = {
@@ -28,9 +27,8 @@ TINY = {
 }
 
 
-@pytest.fixture
-def tiny(tmp_path):
-    """The path of an experiment with both studies: 40 probes and two K."""
-    path = tmp_path / "tiny.yaml"
+def write_tiny(folder):
+    """Writes the experiment and returns its path."""
+    path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY))
     return path
