@@ -38,7 +38,7 @@ _UNKEYED: Any = {"keyed": False}
 
 def unkeyed(default: Any, **constraints: Any) -> Any:
     """Declares a field that changes how fast a result comes, never what it is (workers, batch)."""
-    return Field(default, json_schema_extra=_UNKEYED, **constraints)  # type: ignore[call-overload]
+    return Field(default, json_schema_extra=_UNKEYED, **constraints)
 
 
 def _plain(value: Any) -> Any:

@@ -157,10 +157,10 @@ class Outcome:
         )
 
     @staticmethod
-    def from_json(line: str) -> "Outcome":
+    def from_json(line: str, where: str = "a journal") -> "Outcome":
         """Reads one line of a journal; raises `ValueError` if it is not whole."""
         values = json.loads(line)
-        check_schema_version(values["v"], "a journal")
+        check_schema_version(values["v"], where)
         tables = {name: [_unpacked(row) for row in rows] for name, rows in values["tables"].items()}
         return Outcome(values["key"], values["study"], values["failed"], tables)
 
@@ -210,8 +210,11 @@ class RowStore:
             found = int(json.loads(self.storage.read("rows/SCHEMA.json"))["schema_version"])
         except FileNotFoundError:
             return
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{self.storage.describe('rows/SCHEMA.json')}: not readable; restore or remove it") from None
+        except (ValueError, KeyError, TypeError, OverflowError, IsADirectoryError):
+            path = self.storage.describe("rows/SCHEMA.json")
+            raise UserError(f"{path}: not readable; restore or remove it") from None
+        except Exception as error:  # the first look at a store: no network, no permission, no bucket
+            raise UserError(f"--results {self.storage.url}: cannot be read: {error}") from None
         check_schema_version(found, self.storage.describe())
 
     def tables(self) -> dict[str, pa.Table]:
@@ -226,9 +229,16 @@ class RowStore:
             files = [part for part in self.storage.names(f"rows/{name}") if part not in twice]
             parts = [self._read_part(f"rows/{name}/{part}") for part in files]
             rows = [row for outcome in recorded for row in outcome.tables.get(name, [])]
-            parts = [*(part for part in parts if part is not None), to_table(name, rows)]
+            parts = [*(part for part in parts if part is not None), self._journalled(name, rows)]
             tables[name] = pa.concat_tables(parts, promote_options="permissive").select(schema(name).names)
         return _first_success(tables)
+
+    def _journalled(self, name: str, rows: list[dict[str, Any]]) -> pa.Table:
+        try:
+            return to_table(name, rows)
+        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            place = self.storage.describe("rows")
+            raise UserError(f"{place}: a journal (*.jsonl) holds no {name} rows: {error}; move it away") from None
 
     def _read_journal(self, name: str) -> list[Outcome] | None:
         """Returns what a journal holds, or None if it was compacted since it was listed."""
@@ -239,8 +249,8 @@ class RowStore:
         outcomes = []
         for line in content.decode("utf-8", errors="replace").splitlines():
             try:
-                outcomes.append(Outcome.from_json(line))
-            except (ValueError, KeyError, TypeError):
+                outcomes.append(Outcome.from_json(line, self.storage.describe(f"rows/{name}")))
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue  # the line that was being written when the process died
         return outcomes
 
@@ -249,10 +259,15 @@ class RowStore:
             return None
         try:
             table = pq.read_table(io.BytesIO(self.storage.read(path)))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{self.storage.describe(path)}: not a readable Parquet file: {error}") from None
-        if table.schema.metadata:
-            check_schema_version(int(table.schema.metadata.get(b"harness_schema_version", 0)), path)
+            if table.schema.metadata:
+                version = int(table.schema.metadata.get(b"harness_schema_version", 0))
+                check_schema_version(version, self.storage.describe(path))
+            pa.unify_schemas([schema(path.split("/")[1]), table.schema], promote_options="permissive")
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
+            place = self.storage.describe(path)
+            raise UserError(f"{place}: not a readable Parquet file of these rows: {error}") from None
         return table
 
     def journal(self, run: str) -> "Journal":

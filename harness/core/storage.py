@@ -10,6 +10,11 @@ import fsspec
 
 from harness.core.errors import UserError, did_you_mean
 
+# File systems that fsspec reads only, or that live inside a file.
+READ_ONLY = frozenset(
+    ("data", "git", "github", "http", "https", "jupyter", "libarchive", "reference", "tar", "zip")
+)
+
 
 class Storage:
     """A folder on a disk or an object store. All paths are relative to it, with forward slashes."""
@@ -17,13 +22,36 @@ class Storage:
     def __init__(self, url: str) -> None:
         """Raises `UserError` if no installed file system answers to the URL's protocol."""
         self.url = str(url)
+        if not self.url.strip() or "\0" in self.url:
+            raise UserError(
+                f"--results {self.url!r}: expected a folder or a URL, such as results or s3://bucket/results"
+            )
         protocol = self.url.split("://", 1)[0] if "://" in self.url else "file"
-        if protocol not in fsspec.available_protocols():
+        if protocol not in fsspec.available_protocols() or protocol in READ_ONLY:
             raise UserError(f"--results {self.url}: {did_you_mean(protocol, ['file', 'gs', 'memory', 's3'])}")
         try:
             _ = self._resolved
-        except ImportError as error:
+        except (
+            ImportError,
+            RuntimeError,
+            ValueError,
+        ) as error:  # an extra that is not there, ~nobody, half a URL
             raise UserError(f"--results {self.url}: {error}") from None
+        if self.local is not None:
+            self._check_folder(self.local)
+        elif not self.root and protocol != "memory":
+            raise UserError(f"--results {self.url}: names no bucket or folder")
+
+    def _check_folder(self, place: Path) -> None:
+        """Raises `UserError` if something that is no folder lies at `place` or above it."""
+        if place == place.parent:
+            raise UserError(f"--results {self.url}: the root of the file system is no place for results")
+        try:
+            there = next(path for path in (place, *place.parents) if path.exists())
+        except OSError as error:  # a name that is too long
+            raise UserError(f"--results {self.url[:60]}...: {error.strerror}") from None
+        if not there.is_dir():
+            raise UserError(f"--results {self.url}: {there} is not a folder; choose another")
 
     @cached_property
     def _resolved(self) -> tuple[Any, str]:

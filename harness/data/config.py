@@ -1,6 +1,6 @@
 """Which images, and how they are split."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -32,11 +32,15 @@ class DataConfig(Config):
     revision: str | None = None  # hub: a commit of the data set
     image_column: str | None = None  # parquet, hub: found by itself where one column holds images
     label_column: str | None = None
-    size: int | None = Field(None, ge=4, le=2048)  # shorter side is resized to this, then the centre is cropped
-    channels: int | None = Field(None, ge=1, le=3)  # 1 grey, 3 colour; None: as the first image is
+    size: int | None = Field(
+        None, ge=4, le=2048
+    )  # shorter side is resized to this, then the centre is cropped
+    channels: Literal[1, 3] | None = None  # 1 grey, 3 colour; None: as the first image is
     validation: float = Field(0.2, gt=0, lt=1)  # share of the images, where the source has no such split
     test: float = Field(0.3, gt=0, lt=1)
-    labels_per_class: int | None = Field(None, ge=1)  # labelled training images a class; the rest has no labels
+    labels_per_class: int | None = Field(
+        None, ge=1
+    )  # labelled training images a class; the rest has no labels
     max_train: int | None = Field(None, ge=1)  # take at most so many images of a split
     max_validation: int | None = Field(None, ge=1)
     max_test: int | None = Field(None, ge=1)

@@ -46,8 +46,10 @@ class Dataset:
     def labelled(self, per_class: int | None) -> np.ndarray:
         """Returns the first `per_class` training images of each class, or all where it is None.
 
-        Raises `UserError` if a class has fewer.
+        Raises `UserError` if a class has fewer, or if there is but one class.
         """
+        if len(self.classes) < 2:
+            raise UserError(f"the data set has one class, {self.classes[0]!r}; a classifier needs two")
         train = self.splits["train"]
         if per_class is None:
             return train
@@ -56,7 +58,8 @@ class Dataset:
             of_class = train[self.labels[train] == number]
             if len(of_class) < per_class:
                 raise UserError(
-                    f"data.labels_per_class = {per_class}: class {name!r} has {len(of_class)} training images"
+                    f"data.labels_per_class = {per_class}: class {name!r} has {len(of_class)} "
+                    "training images; give at most so many, or null for all"
                 )
             chosen.append(of_class[:per_class])
         return np.concatenate(chosen)
@@ -103,7 +106,10 @@ def split(records: Sequence[Record], config: DataConfig, seed: int) -> dict[str,
     found = {name: chosen[: limits[name]] for name, chosen in found.items()}
     for name, chosen in found.items():
         if not len(chosen):
-            raise UserError(f"data set {config.name!r}: no image is left for {name}; it has {total} images")
+            raise UserError(
+                f"data set {config.name!r}: no image is left for {name}; it has {total} images, "
+                f"data.validation = {config.validation} and data.test = {config.test}"
+            )
     return found
 
 
@@ -125,7 +131,9 @@ def make(stage: Stage, folder: Path, workshop: Workshop) -> None:
     if dataset.fingerprint != stage.config["fingerprint"]:
         raise UserError("the images changed while the sweep was being planned; run the command again")
     arrays = {"images": dataset.images, "labels": dataset.labels, **dataset.splits}
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors")
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors"
+    )
     (folder / "classes.json").write_text(json.dumps(dataset.classes), encoding="utf-8")
 
 

@@ -3,12 +3,18 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
+from harness.core.errors import UserError
 from harness.data.config import DataConfig
 from harness.data.source import Record, Source
 
 
 def read(config: DataConfig) -> Source:
     """Reads the embedded data set; its 17 grey levels are spread over 0..255."""
+    if config.path is not None:
+        raise UserError(
+            f"data.path {config.path}: data set 'digits' reads no files; "
+            "set data.name to folder, parquet or hub"
+        )
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
     records = [

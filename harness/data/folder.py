@@ -7,18 +7,22 @@ from PIL import Image
 
 from harness.core.errors import UserError
 from harness.data.config import DataConfig
-from harness.data.source import Record, Source
+from harness.data.source import Record, Source, place_of
 
-SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+SPLITS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
 
 
 def read(config: DataConfig) -> Source:
     """Lists the images below `data.path`; class names are the folders' names, sorted."""
-    if config.path is None:
-        raise UserError("data.path is missing: data set 'folder' needs the folder that holds one folder a class")
-    root = Path(config.path).expanduser()
+    root = place_of(config, "the folder that holds one folder a class")
     if not root.is_dir():
-        raise UserError(f"data.path {config.path}: not a folder")
+        raise UserError(f"data.path {config.path}: {'not a folder' if root.exists() else 'does not exist'}")
     below = _folders(root)
     splits = [place for place in below if place.name.lower() in SPLITS]
     roots = [(place, SPLITS[place.name.lower()]) for place in splits] or [(root, None)]

@@ -28,7 +28,8 @@ def read(config: DataConfig) -> Source:
     label = config.label_column or next((name for name in LABEL_NAMES if name in features), None)
     if image not in images or label not in features:
         raise UserError(
-            f"data.path {config.path}: set data.image_column and data.label_column; known: {', '.join(features)}"
+            f"data.path {config.path}: set data.image_column and data.label_column; "
+            f"known: {', '.join(features)}"
         )
     names = getattr(features[label], "names", None)
     if names is None:

@@ -13,19 +13,19 @@ import pyarrow.parquet as pq
 
 from harness.core.errors import UserError, did_you_mean
 from harness.data.config import DataConfig
-from harness.data.source import Record, Source
+from harness.data.source import Record, Source, place_of
 
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
 
 
 def read(config: DataConfig) -> Source:
     """Reads the files below `data.path`; raises `UserError` if a column is not there."""
-    if config.path is None:
-        raise UserError("data.path is missing: data set 'parquet' needs the folder with the files")
-    root = Path(config.path).expanduser()
-    files = sorted(root.rglob("*.parquet")) if root.is_dir() else [root]
-    if not files or not files[0].is_file():
-        raise UserError(f"data.path {config.path}: no Parquet file there")
+    root = place_of(config, "the folder with the files")
+    if not root.exists():
+        raise UserError(f"data.path {config.path}: does not exist")
+    files = sorted(file for file in root.rglob("*.parquet") if file.is_file()) if root.is_dir() else [root]
+    if not files:
+        raise UserError(f"data.path {config.path}: no *.parquet file in this folder")
     tables = [(file, _open(file)) for file in files]
     first = tables[0][1].schema
     image_column, label_column = find_columns(first, config, str(files[0]))
@@ -33,8 +33,11 @@ def read(config: DataConfig) -> Source:
         for column in (image_column, label_column):
             if column not in opened.schema.names:
                 raise UserError(f"{file}: no column {column!r}; {did_you_mean(column, opened.schema.names)}")
+        _check_types(opened.schema, image_column, label_column, str(file))
     classes = next((names for _, opened in tables if (names := class_names(opened.schema, label_column))), [])
-    return Source(_records(tables, image_column, label_column, classes), classes or _numbered(tables, label_column))
+    return Source(
+        _records(tables, image_column, label_column, classes), classes or _numbered(tables, label_column)
+    )
 
 
 def _open(file: Path) -> pa.Table:
@@ -54,11 +57,15 @@ def find_columns(schema: pa.Schema, config: DataConfig, where: str) -> tuple[str
             raise UserError(f"{where}: {asked}; {did_you_mean(name or what, schema.names)}")
     assert image is not None
     assert label is not None
+    _check_types(schema, image, label, where)
+    return image, label
+
+
+def _check_types(schema: pa.Schema, image: str, label: str, where: str) -> None:
     if not _holds_images(schema.field(image).type):
         raise UserError(f"{where}: column {image!r} holds {schema.field(image).type}, not images")
     if not pa.types.is_integer(schema.field(label).type):
         raise UserError(f"{where}: column {label!r} holds {schema.field(label).type}, not class numbers")
-    return image, label
 
 
 def _holds_images(kind: pa.DataType) -> bool:
@@ -83,6 +90,11 @@ def class_names(schema: pa.Schema, label: str) -> list[str]:
 def _numbered(tables: Sequence[tuple[Path, pa.Table]], label: str) -> list[str]:
     numbers = (number for _, table in tables for number in table[label].to_pylist())
     highest = max((number for number in numbers if number is not None), default=-1)
+    images = sum(table.num_rows for _, table in tables)
+    if highest >= max(images, 1000):  # a list of names is made
+        raise UserError(
+            f"column {label!r}: class number {highest} with {images} images; classes count from 0"
+        )
     return [str(number) for number in range(highest + 1)]
 
 
@@ -107,5 +119,6 @@ def _records(
             if content is None:
                 raise UserError(f"{where}: the image cannot be read: it is null")
             if value is None or value < 0 or (classes and value >= len(classes)):
-                raise UserError(f"{where}: label {value} is not between 0 and {len(classes) - 1}")
+                allowed = f"between 0 and {len(classes) - 1}" if classes else "a class number, 0 or more"
+                raise UserError(f"{where}: label {value} is not {allowed}")
             yield Record(content, value, split, where)

@@ -1,11 +1,14 @@
 """What a source of images hands over, and how its images become one array."""
 
 import io
+import os
+import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from harness.core.errors import UserError
 from harness.data.config import DataConfig
@@ -27,39 +30,75 @@ class Source(NamedTuple):
     classes: Sequence[str]
 
 
+def place_of(config: DataConfig, what: str) -> Path:
+    """Returns `data.path`; raises `UserError` where it is missing or no path. `what` should be there."""
+    if not config.path:
+        raise UserError(f"data.path is missing: data set {config.name!r} needs {what}")
+    try:
+        place = Path(config.path).expanduser()
+        place.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a null character
+        raise UserError(
+            f"data.path {config.path[:60]!r}: no path: {getattr(error, 'strerror', error)}"
+        ) from None
+    return place
+
+
 def decode(records: Sequence[Record], config: DataConfig) -> np.ndarray:
     """Returns the images as uint8 [N, C, H, W]; raises `UserError` naming the image that cannot be read."""
     channels = config.channels
-    images: list[np.ndarray] = []
-    for record in records:
+    stack = np.empty(0)
+    for number, record in enumerate(records):
         image = _open(record)
         if channels is None:
             channels = 1 if image.mode in ("1", "L", "LA", "I", "I;16", "F") else 3
         pixels = np.asarray(_cropped(image.convert("L" if channels == 1 else "RGB"), config.size))
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        if images and pixels.shape != images[0].shape:
+        if number == 0:
+            stack = _room_for(len(records), pixels.shape)
+        if pixels.shape != stack.shape[1:]:
             raise UserError(
                 f"{record.where}: {pixels.shape[2]}x{pixels.shape[1]} pixels where the first image has "
-                f"{images[0].shape[2]}x{images[0].shape[1]}; set data.size to bring them to one size"
+                f"{stack.shape[3]}x{stack.shape[2]}; set data.size to bring them to one size"
             )
-        images.append(pixels)
-    if not images:
+        stack[number] = pixels
+    if not len(stack):
         raise UserError(f"data set {config.name!r} at {config.path!r} holds no images")
-    stack = np.stack(images)
     if stack.shape[2] != stack.shape[3]:
-        raise UserError(f"images are {stack.shape[3]}x{stack.shape[2]} pixels; set data.size to make them square")
+        raise UserError(
+            f"images are {stack.shape[3]}x{stack.shape[2]} pixels; set data.size to make them square"
+        )
     return stack
+
+
+def _room_for(count: int, shape: tuple[int, ...]) -> np.ndarray:
+    needed = count * int(np.prod(shape))
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UserError(
+            f"{count} images of {shape[2]}x{shape[1]} pixels take {needed / 2**30:.0f} GiB, this machine has "
+            f"{there / 2**30:.0f}; set a smaller data.size, or data.max_train, max_validation and max_test"
+        )
+    return np.empty((count, *shape), np.uint8)
 
 
 def _open(record: Record) -> Image.Image:
     try:
         if isinstance(record.image, bytes):
-            image = Image.open(io.BytesIO(record.image))
-            image.load()
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", Image.DecompressionBombWarning
+                )  # large is no error, huge is one
+                image = Image.open(io.BytesIO(record.image))
+                image.load()
             if image.mode.startswith("I;16"):  # Pillow would cut grey levels off at 255
                 return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return image
         return Image.fromarray(record.image)
+    except UnidentifiedImageError:
+        raise UserError(
+            f"{record.where}: the image cannot be read: no image format that Pillow knows"
+        ) from None
     except (OSError, ValueError, TypeError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise UserError(f"{record.where}: the image cannot be read: {error}") from None
 

@@ -1,8 +1,8 @@
 """What study 1 sweeps."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from harness.core.config import Config, part, unkeyed
 from harness.features.heads.head import HEADS, Head
@@ -19,13 +19,22 @@ class FeaturesConfig(Config):
 
     backbone: BackboneField = Field(default_factory=UNet)  # type: ignore[valid-type]
     train: TrainConfig = TrainConfig(steps=20_000, batch=128, learning_rate=2e-4, clip=1.0, ema=0.999)
-    blocks: Literal["all"] | list[int] = "all"  # numbered from 1
+    blocks: Literal["all"] | Annotated[list[int], Field(min_length=1)] = "all"  # numbered from 1
     timesteps: list[int] = Field([10, 30, 50, 90, 150, 300, 500], min_length=1)
     pools: list[int] = Field([1, 2, 4], min_length=1)  # average-pooled to pool x pool
     heads: list[HeadField] = Field(default_factory=lambda: [Linear()], min_length=1)  # type: ignore[valid-type]
-    draws: int = Field(1, ge=1)  # noise draws a feature is averaged over
-    controls: list[Literal["pixels", "untrained"]] = ["pixels", "untrained"]
+    draws: int = Field(1, ge=1, le=10_000)  # noise draws a feature is averaged over
+    controls: list[Literal["pixels", "untrained"]] = Field(["pixels", "untrained"])
     batch: int = unkeyed(256, ge=1)  # images in one forward pass
+
+    @field_validator("heads")
+    @classmethod
+    def _can_be_built(cls, heads: list[Any]) -> list[Any]:
+        for head in heads:
+            for width in getattr(head, "hidden", []):
+                if not 1 <= width <= 65_536:
+                    raise ValueError(f"hidden {width} of head {head.name!r} is not between 1 and 65536")
+        return heads
 
 
 __all__ = ["Backbone", "FeaturesConfig", "Head"]

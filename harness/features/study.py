@@ -1,5 +1,6 @@
 """Study 1 as trials: every block, timestep, pool and head of the grid, and the controls beside it."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -50,10 +51,14 @@ class Features:
 def check(config: FeaturesConfig, plan: BackbonePlan) -> list[Block]:
     """Returns the blocks to probe; raises `UserError` naming the value that is out of range."""
     numbers = range(1, len(plan.blocks) + 1) if config.blocks == "all" else config.blocks
+    if not numbers:
+        raise UserError("features.blocks is empty; give block numbers, or all")
     blocks = [plan.find(number) for number in numbers]
     for timestep in config.timesteps:
         if not 0 <= timestep < plan.timesteps:
-            raise UserError(f"features.timesteps: {timestep} is not between 0 and {plan.timesteps - 1}, where T ends")
+            raise UserError(
+                f"features.timesteps: {timestep} is not between 0 and {plan.timesteps - 1}, where T ends"
+            )
     smallest = min(blocks, key=lambda block: block.size)
     for pool in config.pools:
         if not 1 <= pool <= smallest.size:
@@ -62,12 +67,17 @@ def check(config: FeaturesConfig, plan: BackbonePlan) -> list[Block]:
                 f"{smallest.number}'s feature map"
             )
     names = [head.name for head in config.heads]
-    for what, values in (("blocks", numbers), ("timesteps", config.timesteps), ("pools", config.pools), ("heads", names)):
-        twice = [value for value in values if list(values).count(value) > 1]
+    given = {
+        "blocks": numbers,
+        "timesteps": config.timesteps,
+        "pools": config.pools,
+        "heads": names,
+        "controls": config.controls,
+    }
+    for what, values in given.items():
+        twice = [value for value, count in Counter(values).items() if count > 1]
         if twice:
             raise UserError(f"features.{what}: {twice[0]} is given twice")
-    if not blocks:
-        raise UserError("features.blocks is empty; give block numbers, or all")
     return blocks
 
 
@@ -87,7 +97,9 @@ class _Grid:
         self.fingerprint = dataset.fingerprint
         self.images = len(dataset.probed(data.labels_per_class))
 
-    def over(self, kind: str, backbone: Stage, blocks: Sequence[Block], timesteps: Sequence[int]) -> Iterator[Trial]:
+    def over(
+        self, kind: str, backbone: Stage, blocks: Sequence[Block], timesteps: Sequence[int]
+    ) -> Iterator[Trial]:
         """Yields the trials of one backbone, a timestep after the other so that processes reuse what they read."""
         taps = {
             (block, pool): Tap(block, stored_pool(pool, self.config.pools, block.size))

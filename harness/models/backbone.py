@@ -9,9 +9,10 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
+from safetensors import SafetensorError, safe_open
 
 from harness.core.config import Config
 from harness.core.errors import UserError
@@ -25,6 +26,17 @@ BACKBONES = Registry(
         "pretrained": "harness.models.backbone:Pretrained",
     },
 )
+
+NEEDED = ("sample_size", "in_channels", "block_out_channels", "down_block_types", "up_block_types")
+
+
+SCHEDULES = (
+    "linear",
+    "scaled_linear",
+    "squaredcos_cap_v2",
+    "sigmoid",
+    "laplace",
+)  # of diffusers' DDPMScheduler
 
 
 class Block(NamedTuple):
@@ -57,6 +69,9 @@ class BackbonePlan(NamedTuple):
         return self.blocks[number - 1]
 
 
+Width = Annotated[int, Field(le=65_536)]
+
+
 class Backbone(Config):
     """Base of all backbone configurations."""
 
@@ -71,12 +86,12 @@ class UNet(Backbone):
     """A `UNet2DModel` that the sweep trains. One entry of `block_out_channels` a resolution, finest first."""
 
     name: Literal["unet"] = "unet"
-    block_out_channels: list[int] = Field([64, 128, 256], min_length=1)
+    block_out_channels: list[Width] = Field([64, 128, 256], min_length=1, max_length=12)
     attention: list[bool] | None = None  # one a resolution; None: at all but the finest
-    layers_per_block: int = Field(2, ge=1)
+    layers_per_block: int = Field(2, ge=1, le=32)
     attention_head_dim: int = Field(8, ge=1)
     norm_num_groups: int = Field(8, ge=1)
-    timesteps: int = Field(1000, ge=1)
+    timesteps: int = Field(1000, ge=1, le=100_000)
     schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
 
     def plan(self, size: int, channels: int) -> BackbonePlan:
@@ -91,11 +106,16 @@ class UNet(Backbone):
                 "give fewer backbone.block_out_channels or another data.size"
             )
         for width in self.block_out_channels:
-            if width < 1 or width % self.norm_num_groups or width % min(self.attention_head_dim, width):
+            if width < 1 or width % self.norm_num_groups or width % self.attention_head_dim:
                 raise UserError(
                     f"backbone.block_out_channels = {width}: not divisible by norm_num_groups "
                     f"{self.norm_num_groups} and attention_head_dim {self.attention_head_dim}"
                 )
+        if size == 2 ** (levels - 1) and self.block_out_channels[-1] == self.norm_num_groups:
+            raise UserError(
+                f"backbone.norm_num_groups = {self.norm_num_groups}: the smallest map has one pixel and as many "
+                "channels, which leaves nothing to normalise; give fewer groups or fewer block_out_channels"
+            )
         unet = {
             "sample_size": size,
             "in_channels": channels,
@@ -119,18 +139,30 @@ class Pretrained(Backbone):
 
     def plan(self, size: int, channels: int) -> BackbonePlan:
         """Reads the configuration and takes the checksum of the weights."""
-        folder = Path(self.path).expanduser()
+        folder = self._folder()
         model = folder / "unet" if (folder / "unet").is_dir() else folder
         unet = _read_json(model / "config.json")
         if unet.get("_class_name", "UNet2DModel") != "UNet2DModel":
-            raise UserError(f"{model}: holds a {unet['_class_name']}; backbone 'pretrained' reads UNet2DModel")
+            raise UserError(
+                f"{model}: holds a {unet['_class_name']}; backbone 'pretrained' reads UNet2DModel"
+            )
+        missing = [name for name in NEEDED if unet.get(name) is None]
+        if missing:
+            raise UserError(
+                f"{model / 'config.json'}: has no {missing[0]!r}; is it the configuration of a UNet2DModel?"
+            )
         weights = model / "diffusion_pytorch_model.safetensors"
         if not weights.is_file():
-            raise UserError(f"{weights}: not there; save the model with save_pretrained(safe_serialization=True)")
+            raise UserError(
+                f"{weights}: not there; save the model with save_pretrained(safe_serialization=True)"
+            )
+        _check_unet(unet, model / "config.json")
+        _check_weights(weights, unet)
         if (unet["sample_size"], unet["in_channels"]) != (size, channels):
             raise UserError(
-                f"{model} reads images of {unet['sample_size']} pixels and {unet['in_channels']} channels, the data "
-                f"has {size} and {channels}; set data.size={unet['sample_size']} data.channels={unet['in_channels']}"
+                f"{model} reads images of {unet['sample_size']} pixels and {unet['in_channels']} channels, "
+                f"the data has {size} and {channels}; "
+                f"set data.size={unet['sample_size']} data.channels={unet['in_channels']}"
             )
         settings = folder / "scheduler" / "scheduler_config.json"
         scheduler = _read_json(settings) if settings.is_file() else {}
@@ -139,7 +171,81 @@ class Pretrained(Backbone):
             for name in ("beta_schedule", "beta_start", "beta_end", "trained_betas")
             if scheduler.get(name) is not None
         } | {"num_train_timesteps": scheduler.get("num_train_timesteps", 1000)}
-        return BackbonePlan(unet, scheduler, blocks(unet), str(model), fingerprint([unet, scheduler, checksum(weights)]))
+        _check_scheduler(scheduler, settings)
+        key = fingerprint([unet, scheduler, checksum(weights)])
+        return BackbonePlan(unet, scheduler, blocks(unet), str(model), key)
+
+    def _folder(self) -> Path:
+        try:
+            folder = Path(self.path).expanduser()
+            there = bool(self.path) and folder.is_dir()
+        except (OSError, RuntimeError, ValueError):  # too long, no such user, a null character
+            there = False
+        if not there:
+            raise UserError(
+                f"backbone.path {self.path[:200]!r}: no such folder; give one that save_pretrained wrote"
+            )
+        return folder
+
+
+KINDS = (
+    ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"),
+    (
+        "UpBlock2D",
+        "AttnUpBlock2D",
+        "ResnetUpsampleBlock2D",
+    ),
+)
+
+
+def _check_unet(unet: Mapping[str, Any], path: Path) -> None:
+    """Raises `UserError` for a U-Net whose blocks cannot be numbered, or that asks for more than an image."""
+    widths, layers = unet.get("block_out_channels"), unet.get("layers_per_block", 2)
+    if not isinstance(widths, list) or not widths or not all(_positive(width) for width in widths):
+        raise UserError(f"{path}: block_out_channels = {widths!r}: expected a list of channel counts")
+    for name, known in zip(("down_block_types", "up_block_types"), KINDS, strict=True):
+        kinds = unet.get(name)
+        if not isinstance(kinds, list) or len(kinds) != len(widths) or not set(map(str, kinds)) <= set(known):
+            raise UserError(f"{path}: {name} = {kinds!r}: expected {len(widths)} of {', '.join(known)}")
+    numbers = {name: unet.get(name) for name in ("sample_size", "in_channels")} | {"layers_per_block": layers}
+    for name, value in numbers.items():
+        if not _positive(value):
+            raise UserError(f"{path}: {name} = {value!r}: expected a positive integer")
+    for name in ("num_class_embeds", "class_embed_type"):
+        if unet.get(name) is not None:
+            raise UserError(
+                f"{path}: {name} = {unet[name]!r}: only backbones without class labels can be read"
+            )
+
+
+def _check_weights(weights: Path, unet: Mapping[str, Any]) -> None:
+    """Raises `UserError` for a file of weights that is damaged or belongs to another configuration."""
+    try:
+        with safe_open(weights, framework="numpy") as file:
+            shape = file.get_slice("conv_in.weight").get_shape()
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{weights}: not the weights of a UNet2DModel: {error}") from None
+    expected = [unet["block_out_channels"][0], unet["in_channels"]]
+    if shape[:2] != expected:
+        raise UserError(
+            f"{weights}: the first layer has shape {shape}, config.json says {expected} and its kernel"
+        )
+
+
+def _check_scheduler(scheduler: Mapping[str, Any], path: Path) -> None:
+    steps, kind = scheduler["num_train_timesteps"], scheduler.get("beta_schedule", "linear")
+    if not _positive(steps):
+        raise UserError(f"{path}: num_train_timesteps = {steps!r}: expected a positive integer")
+    if kind not in SCHEDULES:
+        raise UserError(f"{path}: beta_schedule = {kind!r}: expected one of {', '.join(SCHEDULES)}")
+    for name in ("beta_start", "beta_end"):
+        value = scheduler.get(name, 0.01)
+        if not isinstance(value, float | int) or not 0 < value < 1:
+            raise UserError(f"{path}: {name} = {value!r}: expected a number between 0 and 1")
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def multiplications(blocks_: list[Block]) -> float:

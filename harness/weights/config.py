@@ -1,6 +1,6 @@
 """What study 2 sweeps."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -9,20 +9,21 @@ from harness.training.config import TrainConfig
 from harness.weights.controls import CONTROLS, Average, Gaussian, Noise
 
 ControlField = part(CONTROLS)
+Width = Annotated[int, Field(ge=1, le=65_536)]  # channels of a layer
 
 
 class NetworkConfig(Config):
     """The original network: a small ConvNet with group norm."""
 
     name: Literal["convnet"] = "convnet"
-    channels: list[int] = Field([16, 32, 32], min_length=1)
+    channels: list[int] = Field([16, 32, 32], min_length=1, max_length=30)
     groups: int = Field(4, ge=1)
 
     @field_validator("channels")
     @classmethod
     def _positive(cls, channels: list[int]) -> list[int]:
-        if min(channels) < 1:
-            raise ValueError("every entry is at least 1")
+        if not 1 <= min(channels) <= max(channels) <= 65_536:
+            raise ValueError("every entry is at least 1, and at most 65536")
         return channels
 
     def parameter_shapes(self, in_channels: int, classes: int) -> dict[str, tuple[int, ...]]:
@@ -38,7 +39,7 @@ class NetworkConfig(Config):
 class PoolConfig(Config):
     """The checkpoints: training goes on with all but the varied parameters frozen."""
 
-    every: int = Field(1, ge=1)  # steps from one checkpoint to the next
+    every: int = Field(1, ge=1, le=1_000_000)  # steps from one checkpoint to the next
     learning_rate: float = Field(0.03, gt=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     batch: int = Field(64, ge=1)
@@ -48,9 +49,9 @@ class PoolConfig(Config):
 class AutoencoderConfig(Config):
     """The autoencoder of parameter vectors. Noise is additive, on normalised parameters."""
 
-    channels: list[int] = Field([64, 128, 256, 256, 32], min_length=1)
-    kernel: int = Field(7, ge=3)
-    latent: int = Field(128, ge=1)
+    channels: list[Width] = Field([64, 128, 256, 256, 32], min_length=1, max_length=30)
+    kernel: int = Field(7, ge=3, le=1023)
+    latent: int = Field(128, ge=1, le=1_000_000)
     parameter_noise: float = Field(0.001, ge=0)
     latent_noise: float = Field(0.1, ge=0)
     train: TrainConfig = TrainConfig(steps=2000, batch=50, learning_rate=1e-3, schedule="cosine", workers=0)
@@ -66,9 +67,9 @@ class AutoencoderConfig(Config):
 class DiffusionConfig(Config):
     """The diffusion model of latents."""
 
-    channels: list[int] = Field([64, 128, 256, 512], min_length=1)  # widening, then mirrored
-    kernel: int = Field(7, ge=3)
-    timesteps: int = Field(1000, ge=1)
+    channels: list[Width] = Field([64, 128, 256, 512], min_length=1, max_length=30)  # widening, then mirrored
+    kernel: int = Field(7, ge=3, le=1023)
+    timesteps: int = Field(1000, ge=1, le=100_000)
     train: TrainConfig = TrainConfig(steps=2000, batch=50, learning_rate=1e-3, schedule="cosine", workers=0)
 
     _odd = field_validator("kernel")(AutoencoderConfig._odd.__func__)  # type: ignore[attr-defined]
@@ -79,15 +80,17 @@ class WeightsConfig(Config):
 
     network: NetworkConfig = NetworkConfig()
     train: TrainConfig = TrainConfig(steps=1000, batch=64, learning_rate=1e-2, schedule="cosine")
-    parameters: list[str] = Field(["norm"], min_length=1)  # prefixes of the varied parameters' names
+    parameters: list[Annotated[str, Field(min_length=1)]] = Field(
+        ["norm"], min_length=1
+    )  # prefixes of the varied parameters' names
     pool: PoolConfig = PoolConfig()
     k: list[int] = Field([10, 50, 200, 300], min_length=1)
     subsets: list[Literal["first", "strided", "random"]] = Field(["strided"], min_length=1)
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
-    generate: int = Field(200, ge=1)  # networks to generate
+    generate: int = Field(200, ge=1, le=1_000_000)  # networks to generate
     sampling_steps: int = Field(1000, ge=1)  # of the diffusion's timesteps, evenly spaced
     controls: list[ControlField] = Field(  # type: ignore[valid-type]
         default_factory=lambda: [Noise(), Gaussian(), Average()]
     )
-    pool_size: int | None = Field(None, ge=1)  # checkpoints to collect; None: the largest k
+    pool_size: int | None = Field(None, ge=1, le=1_000_000)  # checkpoints to collect; None: the largest k

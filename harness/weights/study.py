@@ -1,5 +1,9 @@
 """Study 2 as trials: for every K, originals, what is generated from them and the controls."""
 
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
 from harness.core.errors import UserError
 from harness.core.stages import Stage, Trial, Work
 from harness.data.config import DataConfig
@@ -49,20 +53,54 @@ def check(config: WeightsConfig) -> None:
     """Raises `UserError` naming the value that is out of range."""
     size = pool_size(config)
     for k in config.k:
-        if not 1 <= k <= size:
-            raise UserError(f"weights.k: {k} is not between 1 and {size}, the size of the pool (weights.pool_size)")
-    for what, values in (("k", config.k), ("subsets", config.subsets)):
-        twice = [value for value in values if values.count(value) > 1]  # type: ignore[arg-type]
+        if k < 1:
+            raise UserError(f"weights.k: {k} is less than 1, the smallest number of originals")
+        if k > size:
+            raise UserError(
+                f"weights.k: {k} is not between 1 and {size}, the size of the pool (weights.pool_size)"
+            )
+    given: dict[str, Sequence[Any]] = {
+        "k": config.k,
+        "subsets": config.subsets,
+        "parameters": config.parameters,
+        "controls": [control.name for control in config.controls],
+    }
+    for what, values in given.items():
+        twice = [value for value, count in Counter(values).items() if count > 1]
         if twice:
             raise UserError(f"weights.{what}: {twice[0]} is given twice")
     for width in config.network.channels:
         if width % config.network.groups:
-            raise UserError(f"weights.network.channels: {width} is not divisible by groups = {config.network.groups}")
+            raise UserError(
+                f"weights.network.channels: {width} is not divisible by groups = {config.network.groups}"
+            )
     if config.sampling_steps > config.diffusion.timesteps:
         raise UserError(
             f"weights.sampling_steps = {config.sampling_steps} is more than diffusion.timesteps = "
             f"{config.diffusion.timesteps}"
         )
+
+
+def check_norms(config: WeightsConfig, size: int, length: int) -> None:
+    """Raises `UserError` where a group norm would see a single value: it makes it zero, or refuses it.
+
+    `size` is the images' height and width, `length` the number of varied parameters.
+    """
+    for number, width in enumerate(config.network.channels, start=1):
+        size = size if number == 1 else -(-size // 2)
+        if width * size * size == config.network.groups:
+            raise UserError(
+                f"weights.network.channels: conv{number} leaves one pixel and as many channels as groups = "
+                f"{config.network.groups}, nothing to normalise; give fewer groups or fewer channels"
+            )
+    for number, width in enumerate(config.autoencoder.channels, start=1):
+        if width * -(-length // 2**number) == 1:
+            raise UserError(
+                f"weights.autoencoder.channels: layer {number} leaves one number of {length} parameters; "
+                "give fewer layers or wider ones"
+            )
+    if config.autoencoder.latent * config.diffusion.channels[0] == 1:
+        raise UserError("weights.autoencoder.latent = 1 needs weights.diffusion.channels of more than 1")
 
 
 class _Stages:
@@ -79,7 +117,7 @@ class _Stages:
             "classes": len(dataset.classes),
         }
         shapes = config.network.parameter_shapes(network["in_channels"], network["classes"])
-        layout_of(shapes, config.parameters)
+        check_norms(config, dataset.images.shape[2], layout_of(shapes, config.parameters).length)
         self.shared = {"network": network, "labels_per_class": data.labels_per_class, "seed": seed}
         self.network = Stage(
             kind="network",
