@@ -59,7 +59,13 @@ def published(unet, scheduler, dataset: Dataset, per_class: int, epochs: int) ->
             for pool in POOLS:
                 torch.manual_seed(stream(0, block, timestep, pool) % 2**63)
 
-                def features(index: np.ndarray, pool: int = pool, timestep: int = timestep, block: int = block, read: Taps = read) -> torch.Tensor:
+                def features(
+                    index: np.ndarray,
+                    pool: int = pool,
+                    timestep: int = timestep,
+                    block: int = block,
+                    read: Taps = read,
+                ) -> torch.Tensor:
                     x = images[index]
                     noised = scheduler.add_noise(x, torch.randn_like(x), torch.full((len(x),), timestep))
                     with torch.no_grad():
@@ -94,7 +100,9 @@ def ours(unet, scheduler, dataset: Dataset, per_class: int) -> Result:  # type: 
     index = dataset.probed(per_class)
     found, passes, began = {}, 0, time.perf_counter()
     for timestep in TIMESTEPS:
-        stored = {(block, pool): stored_pool(pool, POOLS, names[block].size) for block in BLOCKS for pool in POOLS}
+        stored = {
+            (block, pool): stored_pool(pool, POOLS, names[block].size) for block in BLOCKS for pool in POOLS
+        }
         taps = sorted({(names[block].name, kept) for (block, _), kept in stored.items()})
         features = extract(
             unet, scheduler, dataset.images, index,
@@ -103,7 +111,9 @@ def ours(unet, scheduler, dataset: Dataset, per_class: int) -> Result:  # type: 
         passes += len(index)
         for (block, pool), kept in stored.items():
             pooled = torch.nn.functional.adaptive_avg_pool2d(features[names[block].name, kept], pool)
-            train, validation, test = split(pooled.flatten(1).numpy(), dataset.labels[index], dataset, per_class)
+            train, validation, test = split(
+                pooled.flatten(1).numpy(), dataset.labels[index], dataset, per_class
+            )
             head = Linear().fit(train, validation, len(dataset.classes), 0, "cpu")
             found[block, timestep, pool] = accuracy(head.predict(test.x_ND) == test.labels_N)
     return Result(found, passes, time.perf_counter() - began)
@@ -117,7 +127,9 @@ def main() -> None:
     options.add_argument("--epochs", type=int, default=50)
     chosen = options.parse_args()
     torch.set_num_threads(1)
-    workshop = Workshop(ArtifactStore(Storage(chosen.results)), {}, ray=False, say=lambda who, line: print(who, line))
+    workshop = Workshop(
+        ArtifactStore(Storage(chosen.results)), {}, ray=False, say=lambda who, line: print(who, line)
+    )
     trial = all_trials(load_experiment("quickstart", ["weights=null"]))[0]
     unet, scheduler = load_pipeline(workshop.folder(trial.needs["backbone"]))
     dataset = open_dataset(trial.needs["dataset"], workshop)
@@ -131,11 +143,15 @@ def main() -> None:
         overlap = a.low <= b.high and b.low <= a.high
         agree += overlap
         texts = [f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in (a, b)]
-        print(f"{setting[0]:5} {setting[1]:8} {setting[2]:4}   {texts[0]}  {texts[1]}  {'' if overlap else 'DIFFERS'}")
+        print(
+            f"{setting[0]:5} {setting[1]:8} {setting[2]:4}   {texts[0]}  {texts[1]}  {'' if overlap else 'DIFFERS'}"
+        )
     facts = {
         "settings": len(mine.accuracies),
         "agree_within_intervals": agree,
-        "mean_difference": float(np.mean([mine.accuracies[s].value - a.value for s, a in theirs.accuracies.items()])),
+        "mean_difference": float(
+            np.mean([mine.accuracies[s].value - a.value for s, a in theirs.accuracies.items()])
+        ),
         "passes_published": theirs.passes,
         "passes_ours": mine.passes,
         "times_fewer_passes": round(theirs.passes / mine.passes, 1),

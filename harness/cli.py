@@ -20,7 +20,9 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
-    top = _Parser(prog="harness", description="What do diffusion features know? Can diffusion write network weights?")
+    top = _Parser(
+        prog="harness", description="What do diffusion features know? Can diffusion write network weights?"
+    )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     sweep = commands.add_parser("sweep", help="run what is missing of an experiment, then write its report")
     plan = commands.add_parser("plan", help="say what a sweep would do, and what it would cost")
@@ -28,13 +30,21 @@ def parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="list experiments and the parts they can name")
     describe = commands.add_parser("describe", help="say what a part is and which options it has")
     for command in (sweep, plan, report):
-        command.add_argument("experiment", nargs="?", default="quickstart", help="a name or a YAML file (quickstart)")
-        command.add_argument("--results", default="results", metavar="URL", help="folder or fsspec URL (results)")
+        command.add_argument(
+            "experiment", nargs="?", default="quickstart", help="a name or a YAML file (quickstart)"
+        )
+        command.add_argument(
+            "--results", default="results", metavar="URL", help="folder or fsspec URL (results)"
+        )
     for command in (sweep, plan):
-        command.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change one value")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="PATH=VALUE", help="change one value"
+        )
     for command in (sweep, plan, listing):
         command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    sweep.add_argument("--address", metavar="ADDRESS", help="Ray cluster; local starts one (one that runs here)")
+    sweep.add_argument(
+        "--address", metavar="ADDRESS", help="Ray cluster; local starts one (one that runs here)"
+    )
     sweep.add_argument("--debug", action="store_true", help="one process without Ray: a breakpoint works")
     describe.add_argument("part", help="a name that `harness list` shows")
     return top

@@ -1,7 +1,7 @@
 """Artifacts: folders named by the fingerprint of what made them, published whole, read by checksum.
 
-    artifacts/KIND/KEY/manifest.json     what is in it, with sizes and checksums: written last
-    artifacts/KIND/KEY/<files>
+artifacts/KIND/KEY/manifest.json     what is in it, with sizes and checksums: written last
+artifacts/KIND/KEY/<files>
 """
 
 import json

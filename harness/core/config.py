@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SerializeAsAny, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from harness.core.errors import UserError, did_you_mean
 from harness.core.registry import Registry
@@ -300,8 +300,8 @@ def _models_in(annotation: Any) -> list[Any]:
     return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
-def part(registry: Registry) -> Any:
-    """Returns the type of a field that holds a registered part: its name, or {name: NAME, **options}.
+def part(registry: Registry) -> PlainValidator:
+    """Returns what makes a field hold a registered part: its name, or {name: NAME, **options}.
 
     The registry leads to a subclass of `Config` with a field `name`; the value is checked by that class.
     """
@@ -320,4 +320,4 @@ def part(registry: Registry) -> Any:
         except ValidationError as error:
             raise _PartError(_explain(model, error, options)) from None
 
-    return Annotated[Config, PlainValidator(choose), SerializeAsAny()]
+    return PlainValidator(choose)

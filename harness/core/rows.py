@@ -153,7 +153,13 @@ class Outcome:
         """Returns one line of a journal."""
         tables = {name: [_packed(row) for row in rows] for name, rows in self.tables.items()}
         return json.dumps(
-            {"v": SCHEMA_VERSION, "key": self.key, "study": self.study, "failed": self.failed, "tables": tables}
+            {
+                "v": SCHEMA_VERSION,
+                "key": self.key,
+                "study": self.study,
+                "failed": self.failed,
+                "tables": tables,
+            }
         )
 
     @staticmethod
@@ -180,7 +186,9 @@ def _packed(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unpacked(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: np.unpackbits(np.frombuffer(base64.b64decode(value["bits"]), np.uint8), count=value["n"]).astype(bool)
+        name: np.unpackbits(
+            np.frombuffer(base64.b64decode(value["bits"]), np.uint8), count=value["n"]
+        ).astype(bool)
         if isinstance(value, dict)
         else value
         for name, value in row.items()
@@ -220,10 +228,14 @@ class RowStore:
     def tables(self) -> dict[str, pa.Table]:
         """Returns every row recorded, one table each, journals of dead and running sweeps included."""
         self.check_version()
-        journals = {name: self._read_journal(name) for name in self.storage.names("rows") if name.endswith(".jsonl")}
+        journals = {
+            name: self._read_journal(name) for name in self.storage.names("rows") if name.endswith(".jsonl")
+        }
         recorded = [outcome for outcomes in journals.values() for outcome in outcomes or []]
         # A run that died, or is at work, between its tables and its journal's end has both: its journal counts.
-        twice = {name.removesuffix(".jsonl") + ".parquet" for name, found in journals.items() if found is not None}
+        twice = {
+            name.removesuffix(".jsonl") + ".parquet" for name, found in journals.items() if found is not None
+        }
         tables: dict[str, pa.Table] = {}
         for name in TABLES:
             files = [part for part in self.storage.names(f"rows/{name}") if part not in twice]
@@ -238,7 +250,9 @@ class RowStore:
             return to_table(name, rows)
         except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
             place = self.storage.describe("rows")
-            raise UserError(f"{place}: a journal (*.jsonl) holds no {name} rows: {error}; move it away") from None
+            raise UserError(
+                f"{place}: a journal (*.jsonl) holds no {name} rows: {error}; move it away"
+            ) from None
 
     def _read_journal(self, name: str) -> list[Outcome] | None:
         """Returns what a journal holds, or None if it was compacted since it was listed."""
@@ -283,7 +297,9 @@ class RowStore:
             places = np.array([order.get(key, -1) for key in table["key"].to_pylist()], np.int64)
             chosen = np.argsort(places, kind="stable")
             chosen = chosen[places[chosen] >= 0]
-            self.storage.write(f"{experiment}/{name}.parquet", _parquet(table.take(pa.array(chosen, pa.int64()))))
+            self.storage.write(
+                f"{experiment}/{name}.parquet", _parquet(table.take(pa.array(chosen, pa.int64())))
+            )
 
 
 class Journal:

@@ -38,7 +38,9 @@ class Stage:
     maker: str
     config: Mapping[str, Any]  # values on which the result depends
     needs: Mapping[str, "Stage"] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)  # how, not what: workers, batch of a forward pass
+    options: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # how, not what: workers, batch of a forward pass
     work: Work = Work()
     trains: bool = False  # it starts Ray Train workers of its own, and only waits for them
     here: bool = False  # it reads files that only the machine that plans the sweep may have
@@ -72,7 +74,9 @@ class Trial:
     data: str
     data_fingerprint: str
     needs: Mapping[str, Stage] = field(default_factory=dict)
-    reads: Mapping[str, Stage] = field(default_factory=dict)  # holders of what `axes`, `config`, `needs` determine
+    reads: Mapping[str, Stage] = field(
+        default_factory=dict
+    )  # holders of what `axes`, `config`, `needs` determine
     seconds: float = 0.2  # a guess, until trials of this table have been measured
     searchable: bool = True  # whether a search may leave it out; controls always run
 

@@ -25,7 +25,8 @@ def read(config: DataConfig) -> Source:
         raise UserError(f"data.path {config.path}: {'not a folder' if root.exists() else 'does not exist'}")
     below = _folders(root)
     splits = [place for place in below if place.name.lower() in SPLITS]
-    roots = [(place, SPLITS[place.name.lower()]) for place in splits] or [(root, None)]
+    roots: list[tuple[Path, str | None]] = [(place, SPLITS[place.name.lower()]) for place in splits]
+    roots = roots or [(root, None)]
     classes = sorted({place.name for parent, _ in roots for place in _folders(parent)})
     if not classes:
         raise UserError(f"data.path {config.path}: no folders in it; expected one folder of images a class")

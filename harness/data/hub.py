@@ -26,7 +26,7 @@ def read(config: DataConfig) -> Source:
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     image = config.image_column or next(iter(images), None)
     label = config.label_column or next((name for name in LABEL_NAMES if name in features), None)
-    if image not in images or label not in features:
+    if image is None or label is None or image not in images or label not in features:
         raise UserError(
             f"data.path {config.path}: set data.image_column and data.label_column; "
             f"known: {', '.join(features)}"

@@ -47,7 +47,7 @@ def place_of(config: DataConfig, what: str) -> Path:
 def decode(records: Sequence[Record], config: DataConfig) -> np.ndarray:
     """Returns the images as uint8 [N, C, H, W]; raises `UserError` naming the image that cannot be read."""
     channels = config.channels
-    stack = np.empty(0)
+    stack: np.ndarray = np.empty(0)
     for number, record in enumerate(records):
         image = _open(record)
         if channels is None:

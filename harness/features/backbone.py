@@ -41,6 +41,9 @@ def copy_backbone(stage: Stage, folder: Path, workshop: Workshop) -> None:
     """Copies a U-Net in diffusers' format to where workers find it."""
     source = Path(stage.options["folder"])
     (folder / "unet").mkdir()
-    shutil.copyfile(source / "diffusion_pytorch_model.safetensors", folder / "unet" / "diffusion_pytorch_model.safetensors")
+    shutil.copyfile(
+        source / "diffusion_pytorch_model.safetensors",
+        folder / "unet" / "diffusion_pytorch_model.safetensors",
+    )
     (folder / "unet" / "config.json").write_text(json.dumps(stage.config["unet"]))
     DDPMScheduler.from_config(stage.config["scheduler"]).save_pretrained(folder / "scheduler")

@@ -10,19 +10,16 @@ from harness.features.heads.linear import Linear
 from harness.models.backbone import BACKBONES, Backbone, UNet
 from harness.training.config import TrainConfig
 
-BackboneField = part(BACKBONES)
-HeadField = part(HEADS)
-
 
 class FeaturesConfig(Config):
     """The `features:` section of an experiment."""
 
-    backbone: BackboneField = Field(default_factory=UNet)  # type: ignore[valid-type]
+    backbone: Annotated[Backbone, part(BACKBONES)] = UNet()
     train: TrainConfig = TrainConfig(steps=20_000, batch=128, learning_rate=2e-4, clip=1.0, ema=0.999)
     blocks: Literal["all"] | Annotated[list[int], Field(min_length=1)] = "all"  # numbered from 1
     timesteps: list[int] = Field([10, 30, 50, 90, 150, 300, 500], min_length=1)
     pools: list[int] = Field([1, 2, 4], min_length=1)  # average-pooled to pool x pool
-    heads: list[HeadField] = Field(default_factory=lambda: [Linear()], min_length=1)  # type: ignore[valid-type]
+    heads: list[Annotated[Head, part(HEADS)]] = Field([Linear()], min_length=1)
     draws: int = Field(1, ge=1, le=10_000)  # noise draws a feature is averaged over
     controls: list[Literal["pixels", "untrained"]] = Field(["pixels", "untrained"])
     batch: int = unkeyed(256, ge=1)  # images in one forward pass
@@ -35,6 +32,3 @@ class FeaturesConfig(Config):
                 if not 1 <= width <= 65_536:
                     raise ValueError(f"hidden {width} of head {head.name!r} is not between 1 and 65536")
         return heads
-
-
-__all__ = ["Backbone", "FeaturesConfig", "Head"]

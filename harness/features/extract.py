@@ -80,7 +80,9 @@ def extract(
         x_BCHW = as_input(torch.from_numpy(images_NCHW[index_B.numpy()]).to(device))
         sums: dict[tuple[str, int], torch.Tensor] = {}
         for draw in range(draws):
-            activations = read(add_noise(x_BCHW, index_B.to(device), timestep, draw, seed, scheduler), timestep)
+            activations = read(
+                add_noise(x_BCHW, index_B.to(device), timestep, draw, seed, scheduler), timestep
+            )
             for module, pool in taps:
                 pooled = torch.nn.functional.adaptive_avg_pool2d(activations[module].float(), pool) / draws
                 sums[module, pool] = sums[module, pool] + pooled if draw else pooled

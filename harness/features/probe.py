@@ -28,7 +28,9 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
     train, validation, test = split(x_MD, labels_M, dataset, per_class)
     head: Head = HEADS.load(trial.axes["head"]).model_validate(trial.config["head"])
     began = time.perf_counter()
-    seed = stream(trial.seed, "head", *(trial.axes[name] for name in ("features", "block", "timestep", "pool")))
+    seed = stream(
+        trial.seed, "head", *(trial.axes[name] for name in ("features", "block", "timestep", "pool"))
+    )
     fitted = head.fit(train, validation, len(dataset.classes), seed, pick_device(workshop).type)
     seconds = time.perf_counter() - began
     right_validation = fitted.predict(validation.x_ND) == validation.labels_N
@@ -82,5 +84,3 @@ _datasets: dict[str, Dataset] = {}  # the last one, kept between trials of one p
 def _load(path: Path) -> torch.Tensor:
     """Reads an artifact's file; its path names its content, so it may be kept between trials."""
     return load_file(path)["features"]
-
-

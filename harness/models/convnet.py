@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+import itertools
 
 
 class ConvNet(nn.Module):
@@ -17,9 +18,11 @@ class ConvNet(nn.Module):
         super().__init__()
         widths = [in_channels, *channels]
         self.depth = len(channels)
-        for number, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True), start=1):
+        for number, (before, after) in enumerate(itertools.pairwise(widths), start=1):
             stride = 1 if number == 1 else 2
-            self.add_module(f"conv{number}", nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False))
+            self.add_module(
+                f"conv{number}", nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+            )
             self.add_module(f"norm{number}", nn.GroupNorm(groups, after))
         self.fc = nn.Linear(widths[-1], classes)
 

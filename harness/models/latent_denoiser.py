@@ -16,10 +16,14 @@ class LatentDenoiser(nn.Module):
     def __init__(self, latent: int, channels: Sequence[int], kernel: int) -> None:
         super().__init__()
         widths = [*channels, *reversed(channels[:-1])]
-        self.half = len(channels)
-        self.time = nn.Sequential(Timesteps(64, True, 0), nn.Linear(64, latent), nn.ELU(), nn.Linear(latent, latent))
+        self.depth = len(channels)
+        self.time = nn.Sequential(
+            Timesteps(64, True, 0), nn.Linear(64, latent), nn.ELU(), nn.Linear(latent, latent)
+        )
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Conv1d(before, after, kernel, padding=kernel // 2), nn.GroupNorm(1, after), nn.ELU())
+            nn.Sequential(
+                nn.Conv1d(before, after, kernel, padding=kernel // 2), nn.GroupNorm(1, after), nn.ELU()
+            )
             for before, after in zip([1, *widths[:-1]], widths, strict=True)
         )
         self.out = nn.Conv1d(widths[-1], 1, kernel, padding=kernel // 2)
@@ -31,8 +35,8 @@ class LatentDenoiser(nn.Module):
         passed: list[torch.Tensor] = []
         for number, layer in enumerate(self.layers):
             x_NCL = layer(x_NCL + time_N1L)
-            if number < self.half - 1:
+            if number < self.depth - 1:
                 passed.append(x_NCL)
-            elif number >= self.half:
+            elif number >= self.depth:
                 x_NCL = x_NCL + passed.pop()
         return self.out(x_NCL + time_N1L)[:, 0]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+import itertools
 
 
 class ParameterAutoencoder(nn.Module):
@@ -21,7 +22,7 @@ class ParameterAutoencoder(nn.Module):
         flat = self.inner[0] * self.inner[1]
         widths = [1, *channels]
         down: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in itertools.pairwise(widths):
             down += [nn.Conv1d(before, after, kernel, 2, kernel // 2), nn.GroupNorm(1, after), nn.ELU()]
         up: list[nn.Module] = []
         for number, (before, after) in enumerate(zip(widths[:0:-1], widths[-2::-1], strict=True), start=1):

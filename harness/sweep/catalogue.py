@@ -14,7 +14,11 @@ from harness.sweep.experiment import STUDIES, known_experiments
 
 def registries() -> list[Registry]:
     """Returns the registries of everything that an experiment names."""
-    return [STUDIES, SOURCES, *(registry for name in STUDIES.names() for registry in STUDIES.load(name).registries)]
+    return [
+        STUDIES,
+        SOURCES,
+        *(registry for name in STUDIES.names() for registry in STUDIES.load(name).registries),
+    ]
 
 
 def catalogue() -> dict[str, list[str]]:
@@ -39,7 +43,7 @@ def _text(registry: Registry, name: str) -> str:
         about = f"{inspect.getdoc(inspect.getmodule(part))}\n\nOptions of every data set:"
         options = _options(DataConfig)
     else:
-        options = _options(part if inspect.isclass(part) else part.Config)
+        options = _options(part if hasattr(part, "model_fields") else part.Config)
     return "\n".join([f"{registry.kind} {name} ({registry.where(name)})", about, *options])
 
 

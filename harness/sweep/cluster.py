@@ -69,7 +69,8 @@ class Board:
     """The driver's hold on the board; calling it posts a line. Travels to workers with the workshop."""
 
     def __init__(self) -> None:
-        self._actor: Any = _Board.remote()
+        board: Any = _Board  # Ray's decorator hides what it adds from type checkers
+        self._actor = board.remote()
 
     def __call__(self, who: str, line: str) -> None:
         self._actor.post.remote(who, line)

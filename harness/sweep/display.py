@@ -43,7 +43,9 @@ class State:
     def line(self) -> str:
         """All of it in one line."""
         best = "".join(f"; best {study} {value:.1%} ({where})" for study, (value, where) in self.best.items())
-        stages = f"stages {self.stages_done}/{self.stages_total}; " if self.stages_done < self.stages_total else ""
+        stages = (
+            f"stages {self.stages_done}/{self.stages_total}; " if self.stages_done < self.stages_total else ""
+        )
         return (
             f"{stages}trials {self.done}/{self.total} done, {self.running} running, {self.failed} failed{best}; "
             f"{self.left} left"
@@ -77,7 +79,9 @@ class Display:
     def stage_made(self, kind: str, key: str, seconds: float) -> None:
         """Shows that a stage is there."""
         self.state.stages_done += 1
-        self.state.work = {who: line for who, line in self.state.work.items() if not who.startswith(f"{kind} {key[:6]}")}
+        self.state.work = {
+            who: line for who, line in self.state.work.items() if not who.startswith(f"{kind} {key[:6]}")
+        }
         self.say(f"{kind} {key[:6]}: made in {duration(seconds)}")
 
     def trials_begin(self) -> None:
@@ -146,7 +150,11 @@ class LiveDisplay(Display):
 
 def describe(axes: Mapping[str, Any]) -> str:
     """Returns a trial's swept values as people write them."""
-    shown = {name: value for name, value in axes.items() if value is not None and name not in ("block_name", "backbone")}
+    shown = {
+        name: value
+        for name, value in axes.items()
+        if value is not None and name not in ("block_name", "backbone")
+    }
     return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 

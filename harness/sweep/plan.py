@@ -108,7 +108,9 @@ def make_plan(experiment: Any, tables: Mapping[str, pa.Table], workshop: Worksho
     searched = experiment.search.name != "grid"
     missing = [trial for trial in trials if trial.key not in done and not (searched and trial.searchable)]
     searches = _searches(experiment, trials, recorded, done) if searched else []
-    stages = missing_stages([*missing, *(trial for search in searches for trial in search.candidates)], workshop)
+    stages = missing_stages(
+        [*missing, *(trial for search in searches for trial in search.candidates)], workshop
+    )
     if searches:  # what a search may never ask for is made by the trial that asks for it
         needed = {stage.job for stage in missing_stages(missing, workshop)}
         stages = [stage for stage in stages if stage.job in needed or stage.here or stage.trains]
@@ -209,7 +211,11 @@ def _trial_seconds(missing: Iterable[Trial], tables: Mapping[str, pa.Table]) -> 
     measured: dict[tuple[str, Any], list[float]] = {}
     for name in TABLES:
         columns = [tables[name][column].to_pylist() for column in ("seconds", "status")]
-        heads = tables[name]["head"].to_pylist() if "head" in tables[name].column_names else [None] * len(columns[0])
+        heads = (
+            tables[name]["head"].to_pylist()
+            if "head" in tables[name].column_names
+            else [None] * len(columns[0])
+        )
         for seconds, status, head in zip(*columns, heads, strict=True):
             if status == "ok" and seconds is not None:
                 measured.setdefault((name, head), []).append(seconds)

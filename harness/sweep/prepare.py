@@ -38,7 +38,9 @@ def _inherited(stage: Stage, errors: dict[str, str]) -> str | None:
     return next((errors[need.job] for need in stage.needs.values() if need.job in errors), None)
 
 
-def make_on_ray(stages: Sequence[Stage], workshop: Workshop, display: Display, board: Board) -> dict[str, str]:
+def make_on_ray(
+    stages: Sequence[Stage], workshop: Workshop, display: Display, board: Board
+) -> dict[str, str]:
     """Makes stages as Ray tasks, each as soon as those that it needs are there. Returns tracebacks by key."""
     errors = make_here([stage for stage in stages if stage.here], workshop, display)
     waiting = [stage for stage in stages if not stage.here]
@@ -54,7 +56,7 @@ def make_on_ray(stages: Sequence[Stage], workshop: Workshop, display: Display, b
             elif any(need.job in open_keys for need in stage.needs.values()):
                 continue
             elif not stage.trains and sum(not other.trains for other, _ in running.values()) >= slots:
-                continue
+                continue  # no room; stages that train wait for room in Ray Train
             else:
                 running[_submit(stage, workshop)] = (stage, time.monotonic())
             waiting.remove(stage)
@@ -76,7 +78,9 @@ def make_on_ray(stages: Sequence[Stage], workshop: Workshop, display: Display, b
 def _submit(stage: Stage, workshop: Workshop) -> Any:
     """Starts a task for `stage`. One that only waits for Ray Train's workers takes no CPU from them."""
     has_gpu = workshop.accelerators and gpus() > 0
-    resources: dict[str, float] = {"num_cpus": 0} if stage.trains else {"num_cpus": 1, "num_gpus": float(has_gpu)}
+    resources: dict[str, float] = (
+        {"num_cpus": 0} if stage.trains else {"num_cpus": 1, "num_gpus": float(has_gpu)}
+    )
     name = f"{stage.kind} {stage.key[:6]}"
     return _make.options(name=name, max_retries=CRASHES, **resources).remote(stage, workshop)
 

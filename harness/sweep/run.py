@@ -26,7 +26,9 @@ def _workshop(storage: Storage, debug: bool) -> Workshop:
     return Workshop(ArtifactStore(storage), provenance(), ray=not debug)
 
 
-def sweep(experiment: Any, storage: Storage, *, address: str | None, debug: bool, quiet: bool) -> dict[str, Any]:
+def sweep(
+    experiment: Any, storage: Storage, *, address: str | None, debug: bool, quiet: bool
+) -> dict[str, Any]:
     """Runs what is missing of an experiment and writes its tables. Returns the summary that `--json` prints.
 
     Raises `UserError` before anything is written. Whatever ends the sweep, recorded rows stay.
@@ -37,13 +39,22 @@ def sweep(experiment: Any, storage: Storage, *, address: str | None, debug: bool
     workshop = _workshop(storage, debug)
     plan = make_plan(experiment, rows.tables(), workshop)
     with open_display(plan, quiet) as display, ExitStack() as stack:
-        stack.callback(lambda: rows.write_experiment(experiment.name, [trial.key for trial in plan.trials], rows.tables()))
+        stack.callback(
+            lambda: rows.write_experiment(
+                experiment.name, [trial.key for trial in plan.trials], rows.tables()
+            )
+        )
         if plan.to_run:
             journal = rows.journal(str(workshop.provenance["run"]))
             stack.callback(journal.compact)
             _fill(plan, workshop, _recorder(plan, journal, display), display, address, debug)
     state = display.state
-    return {**plan.summary(), "done_now": state.done, "failed_now": state.failed, "seconds": time.monotonic() - began}
+    return {
+        **plan.summary(),
+        "done_now": state.done,
+        "failed_now": state.failed,
+        "seconds": time.monotonic() - began,
+    }
 
 
 def _recorder(plan: Plan, journal: Journal, display: Display) -> Record:
@@ -56,7 +67,9 @@ def _recorder(plan: Plan, journal: Journal, display: Display) -> Record:
     return record
 
 
-def _fill(plan: Plan, workshop: Workshop, record: Record, display: Display, address: str | None, debug: bool) -> None:
+def _fill(
+    plan: Plan, workshop: Workshop, record: Record, display: Display, address: str | None, debug: bool
+) -> None:
     """Makes the stages and runs the trials, in this process or on Ray."""
     if debug:
         _fill_here(plan, workshop, record, display)
@@ -91,7 +104,10 @@ def _fill_here(plan: Plan, workshop: Workshop, record: Record, display: Display)
     for search in _able_searches(plan, errors, workshop, record):
         from harness.sweep.search import GridSearcher
 
-        searcher, by_key = GridSearcher(search, plan.experiment.seed), {trial.key: trial for trial in search.candidates}
+        searcher, by_key = (
+            GridSearcher(search, plan.experiment.seed),
+            {trial.key: trial for trial in search.candidates},
+        )
         for count in range(search.budget):
             trial = by_key[searcher.suggest(str(count))["key"]]
             outcome = run(trial, workshop, device)

@@ -30,11 +30,15 @@ class GridSearcher(Searcher):
         self._known = dict(search.known)
         self._left = search.budget
         self._running: dict[str, Trial] = {}  # by Tune's name of the trial
-        self._asked: dict[str, list[str]] = {}  # names of Optuna's suggestions, by key, that wait for an answer
+        self._asked: dict[
+            str, list[str]
+        ] = {}  # names of Optuna's suggestions, by key, that wait for an answer
         self._count = 0
         self._draw = generator(seed, "search", search.study)
         space = {
-            axis: CategoricalDistribution(list(dict.fromkeys(trial.axes[axis] for trial in search.candidates)))
+            axis: CategoricalDistribution(
+                list(dict.fromkeys(trial.axes[axis] for trial in search.candidates))
+            )
             for axis in search.axes
         }
         sampler = optuna.samplers.TPESampler(seed=stream(seed, "optuna", search.study) % 2**32)
@@ -64,16 +68,22 @@ class GridSearcher(Searcher):
             self._asked.setdefault(trial.key, []).append(name)
             if not under_way:
                 return trial
-        fresh = [one for one in self._by_axes.values() if one.key not in self._known and one.key not in self._asked]
+        fresh = [
+            one for one in self._by_axes.values() if one.key not in self._known and one.key not in self._asked
+        ]
         trial = fresh[int(self._draw.integers(len(fresh)))]
         self._asked[trial.key] = []
         return trial
 
     def _answer(self, name: str, value: float | None) -> None:
         failed = value is None or value != value  # a NaN would leave Optuna waiting
-        self._inner.on_trial_complete(name, None if failed else {METRIC: value, "training_iteration": 1}, failed)
+        self._inner.on_trial_complete(
+            name, None if failed else {METRIC: value, "training_iteration": 1}, failed
+        )
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Tells Optuna how a setting did, as often as it asked for it."""
         trial = self._running.pop(trial_id)
         value = None if error or not result else result.get(METRIC)

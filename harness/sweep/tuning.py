@@ -42,7 +42,9 @@ class _Actor(tune.Trainable):
 class _Recorder(tune.Callback):
     """Hands outcomes over as they come."""
 
-    def __init__(self, trials: Mapping[str, Trial], workshop: Workshop, record: Record, display: Display, board: Board) -> None:
+    def __init__(
+        self, trials: Mapping[str, Trial], workshop: Workshop, record: Record, display: Display, board: Board
+    ) -> None:
         self._trials, self._workshop, self._record = trials, workshop, record
         self._display, self._board = display, board
 
@@ -95,7 +97,9 @@ def run_trials(
                 name="sweep",
                 storage_path=scratch,
                 verbose=0,
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial is run whole or again
+                checkpoint_config=tune.CheckpointConfig(
+                    checkpoint_at_end=False
+                ),  # a trial is run whole or again
                 failure_config=tune.FailureConfig(max_failures=CRASHES),
                 callbacks=[_Recorder(by_key, workshop, record, display, board)],
             ),

@@ -1,10 +1,10 @@
 """Checkpoints: folders of safetensors and JSON that hold all that training needs to go on.
 
-    model.safetensors      the weights
-    ema.safetensors        their moving average, where one is kept
-    optimizer.safetensors  the optimizer's state, named PARAMETER/ENTRY
-    snapshots.safetensors  what the task kept along the way
-    state.json             the step and the history of the loss
+model.safetensors      the weights
+ema.safetensors        their moving average, where one is kept
+optimizer.safetensors  the optimizer's state, named PARAMETER/ENTRY
+snapshots.safetensors  what the task kept along the way
+state.json             the step and the history of the loss
 """
 
 import json

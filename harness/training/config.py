@@ -19,7 +19,9 @@ class TrainConfig(Config):
     weight_decay: float = Field(0.0, ge=0)
     momentum: float = Field(0.0, ge=0, lt=1)  # SGD only
     clip: float | None = Field(None, gt=0)  # largest norm of the gradient
-    ema: float | None = Field(None, gt=0, lt=1)  # decay of the moving average of the weights, which is then used
+    ema: float | None = Field(
+        None, gt=0, lt=1
+    )  # decay of the moving average of the weights, which is then used
     precision: Literal["auto", "float32"] = "auto"  # auto: bfloat16 autocast on GPUs that have it
     workers: int | list[int] = unkeyed(1)  # Ray Train workers, or [least, most]; 0: in the calling process
     checkpoint_every: int | None = unkeyed(None, ge=1)  # steps; None: ten times in all

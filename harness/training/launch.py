@@ -26,7 +26,9 @@ WORKER_FAILURES = 10  # how often a run may lose workers before it counts as fai
 TaskFactory = Callable[[Stage, Workshop], Task]
 
 
-def train(factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, workshop: Workshop) -> None:
+def train(
+    factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, workshop: Workshop
+) -> None:
     """Trains the task that `factory` ("module:function") makes of a stage; leaves weights and history in `folder`."""
     if not workshop.ray or config.workers == 0:
         _train_here(factory, stage, config, seed, folder, workshop)

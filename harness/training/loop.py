@@ -25,7 +25,9 @@ class Crew:
     rank = 0
     size = 1
 
-    def __init__(self, device: torch.device, folder: Path | None = None, say: Callable[[str], None] = lambda line: None):
+    def __init__(
+        self, device: torch.device, folder: Path | None = None, say: Callable[[str], None] = lambda line: None
+    ):
         """Checkpoints go to `folder`, if there is one; `say(line)` shows progress."""
         self.device = device
         self._folder = folder
@@ -91,7 +93,7 @@ def _start(task: Task, config: TrainConfig, seed: int, device: torch.device) -> 
         model = task.model()
     model = model.to(device)
     if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if config.optimizer == "sgd":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(
@@ -168,8 +170,8 @@ def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Moves the average towards the model. Early on, `decay` is smaller than configured: nothing is known yet."""
     for kept, learnt in zip(average.parameters(), model.parameters(), strict=True):
         kept.lerp_(learnt, 1 - decay)
-    for kept, current in zip(average.buffers(), model.buffers(), strict=True):
-        kept.copy_(current)
+    for buffer, current in zip(average.buffers(), model.buffers(), strict=True):
+        buffer.copy_(current)
 
 
 def _after_step(

@@ -58,7 +58,9 @@ class Denoising:
     For images (uint8 [M, C, H, W]) and for latents (float [M, L]) alike.
     """
 
-    def __init__(self, build: Callable[[], nn.Module], examples: torch.Tensor, scheduler: DDPMScheduler) -> None:
+    def __init__(
+        self, build: Callable[[], nn.Module], examples: torch.Tensor, scheduler: DDPMScheduler
+    ) -> None:
         self.model = build
         self.examples = len(examples)
         self._x = examples
@@ -120,7 +122,9 @@ class Autoencoding:
         """Returns the mean squared error against the clean vector [N]."""
         x_NP = self._vectors[index_N].to(draws.device)
         noised_NP = x_NP + self._parameter_noise * draws.normal("parameters", x_NP)
-        latent_noise_NL = self._latent_noise * draws.normal("latents", x_NP.new_empty(len(x_NP), self._latent))
+        latent_noise_NL = self._latent_noise * draws.normal(
+            "latents", x_NP.new_empty(len(x_NP), self._latent)
+        )
         return (model(noised_NP, latent_noise_NL) - x_NP).square().mean(1)
 
     def snapshot(self, model: nn.Module, step: int) -> None:

@@ -60,7 +60,11 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[Row]]:
     }
     axes = {name: trial.axes[name] for name in ("k", "subset")}
     correctness = [row for group in groups for row in _correctness_rows(group, trial.study)]
-    return {"weights": [row], "networks": [{**axes, **network} for network in networks], "correctness": correctness}
+    return {
+        "weights": [row],
+        "networks": [{**axes, **network} for network in networks],
+        "correctness": correctness,
+    }
 
 
 def _evaluated(trial: Trial, workshop: Workshop) -> tuple[list[Group], int]:
@@ -68,7 +72,9 @@ def _evaluated(trial: Trial, workshop: Workshop) -> tuple[list[Group], int]:
     dataset = open_dataset(trial.needs["dataset"], workshop)
     pool_KP, layout = open_pool(trial.needs["pool"], workshop)
     made = load_file(workshop.file(trial.needs["generated"], VECTORS))
-    predictions = load_file(workshop.file(trial.needs["predictions"], "predictions.safetensors"))["predictions"]
+    predictions = load_file(workshop.file(trial.needs["predictions"], "predictions.safetensors"))[
+        "predictions"
+    ]
     originals_KP = pool_KP[made["places"]]
     scale = normaliser(originals_KP, layout)
     others: list[tuple[str, float | None, np.ndarray]] = [
@@ -90,7 +96,9 @@ def _evaluated(trial: Trial, workshop: Workshop) -> tuple[list[Group], int]:
     return groups, layout.length
 
 
-def _group(kind: str, setting: float | None, vectors: np.ndarray, answers: np.ndarray, dataset: Dataset) -> Group:
+def _group(
+    kind: str, setting: float | None, vectors: np.ndarray, answers: np.ndarray, dataset: Dataset
+) -> Group:
     validation, test = dataset.splits["validation"], dataset.splits["test"]
     right = answers == dataset.labels[np.concatenate([validation, test])]
     return Group(kind, setting, vectors, right[:, : len(validation)], right[:, len(validation) :])
@@ -135,6 +143,13 @@ def _network_rows(group: Group, originals: Group) -> list[Row]:
 
 def _correctness_rows(group: Group, study: str) -> list[Row]:
     return [
-        {"study": study, "kind": group.kind, "setting": group.setting, "index": index, "split": "test", "correct": right}
+        {
+            "study": study,
+            "kind": group.kind,
+            "setting": group.setting,
+            "index": index,
+            "split": "test",
+            "correct": right,
+        }
         for index, right in enumerate(group.right_test_NM)
     ]

@@ -6,9 +6,9 @@ from pydantic import Field, field_validator
 
 from harness.core.config import Config, part, unkeyed
 from harness.training.config import TrainConfig
-from harness.weights.controls import CONTROLS, Average, Gaussian, Noise
+from harness.weights.controls import CONTROLS, Average, Control, Gaussian, Noise
+import itertools
 
-ControlField = part(CONTROLS)
 Width = Annotated[int, Field(ge=1, le=65_536)]  # channels of a layer
 
 
@@ -30,7 +30,7 @@ class NetworkConfig(Config):
         """Returns the shapes of `harness.models.convnet.ConvNet`'s parameters by name, in its order."""
         shapes: dict[str, tuple[int, ...]] = {}
         widths = [in_channels, *self.channels]
-        for number, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True), start=1):
+        for number, (before, after) in enumerate(itertools.pairwise(widths), start=1):
             shapes[f"conv{number}.weight"] = (after, before, 3, 3)
             shapes[f"norm{number}.weight"] = shapes[f"norm{number}.bias"] = (after,)
         return {**shapes, "fc.weight": (classes, widths[-1]), "fc.bias": (classes,)}
@@ -90,7 +90,5 @@ class WeightsConfig(Config):
     diffusion: DiffusionConfig = DiffusionConfig()
     generate: int = Field(200, ge=1, le=1_000_000)  # networks to generate
     sampling_steps: int = Field(1000, ge=1)  # of the diffusion's timesteps, evenly spaced
-    controls: list[ControlField] = Field(  # type: ignore[valid-type]
-        default_factory=lambda: [Noise(), Gaussian(), Average()]
-    )
+    controls: list[Annotated[Control, part(CONTROLS)]] = [Noise(), Gaussian(), Average()]
     pool_size: int | None = Field(None, ge=1, le=1_000_000)  # checkpoints to collect; None: the largest k

@@ -36,7 +36,9 @@ def predict_all(
     for group_NP in vectors_NP.to(device).split(NETWORKS_AT_ONCE):
         varied = unflatten(group_NP, layout)
         parts = [
-            vmap(logits, in_dims=(0, None))(varied, as_input(part.to(device))).nan_to_num(-torch.inf).argmax(2)
+            vmap(logits, in_dims=(0, None))(varied, as_input(part.to(device)))
+            .nan_to_num(-torch.inf)
+            .argmax(2)
             for part in images_MCHW.split(IMAGES_AT_ONCE)
         ]
         rows.append(torch.cat(parts, 1).cpu().numpy())

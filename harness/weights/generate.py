@@ -102,7 +102,9 @@ def sample(stage: Stage, workshop: Workshop) -> torch.Tensor:
     scheduler = _scheduler(denoising)
     scheduler.set_timesteps(stage.config["sampling_steps"], device=device)
     count, seed = stage.config["generate"], stage.config["seed"]
-    address_G3 = torch.stack([torch.arange(count), torch.zeros(count), torch.zeros(count)], 1).long().to(device)
+    address_G3 = (
+        torch.stack([torch.arange(count), torch.zeros(count), torch.zeros(count)], 1).long().to(device)
+    )
     x_GL = noise.normal(stream(seed, "generate"), address_G3, (len(mean_L),))
     draws = torch.Generator(device).manual_seed(stream(seed, "ancestral") % 2**63)
     for timestep in scheduler.timesteps:

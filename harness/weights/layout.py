@@ -44,6 +44,8 @@ def layout_of(shapes: Mapping[str, Sequence[int]], prefixes: Sequence[str]) -> L
     """
     for prefix in prefixes:
         if not any(name.startswith(prefix) for name in shapes):
-            raise UserError(f"weights.parameters: {prefix!r} names no parameter; {did_you_mean(prefix, shapes)}")
+            raise UserError(
+                f"weights.parameters: {prefix!r} names no parameter; {did_you_mean(prefix, shapes)}"
+            )
     names = [name for name in shapes if name.startswith(tuple(prefixes))]
     return Layout(tuple(names), tuple(tuple(shapes[name]) for name in names))

@@ -37,7 +37,9 @@ def make_network(stage: Stage, folder: Path, workshop: Workshop) -> None:
     """Trains all parameters on the labelled training images."""
     config = parse(TrainConfig, stage.options["train"], "train")
     with workshop.store.scratch() as trained:
-        train("harness.weights.originals:classification", stage, config, stage.config["seed"], trained, workshop)
+        train(
+            "harness.weights.originals:classification", stage, config, stage.config["seed"], trained, workshop
+        )
         save_file(checkpoint.trained_weights(trained), folder / NETWORK)
         (folder / "history.json").write_text(json.dumps(checkpoint.read_state(trained)["history"]))
 
@@ -105,7 +107,9 @@ def open_pool(stage: Stage, workshop: Workshop) -> tuple[np.ndarray, Layout]:
 
 def _layout(stage: Stage) -> Layout:
     network = build(stage.config["network"])
-    return layout_of({name: tuple(p.shape) for name, p in network.named_parameters()}, stage.config["parameters"])
+    return layout_of(
+        {name: tuple(p.shape) for name, p in network.named_parameters()}, stage.config["parameters"]
+    )
 
 
 def _labelled(stage: Stage, workshop: Workshop) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
 
 from harness.features.heads.head import Fitted, Labelled
 
-GRADIENT_TOLERANCE = 1e-5  # in preconditioned coordinates, where its square is about the loss still to gain
+GRADIENT_TOLERANCE = 3e-5  # in preconditioned coordinates, where its square is about the loss still to gain
 MAX_ITERATIONS = 2000
 SMALLEST = 1e-9  # singular values below this share of the largest are rounding
 
@@ -30,7 +31,9 @@ class Basis(NamedTuple):
 def principal_axes(x_ND: np.ndarray) -> Basis:
     """Returns the principal axes of `x_ND`. Raises `FloatingPointError` if features are not finite."""
     if not np.isfinite(x_ND).all():
-        raise FloatingPointError("features are not finite numbers; the backbone overflows or was not trained well")
+        raise FloatingPointError(
+            "features are not finite numbers; the backbone overflows or was not trained well"
+        )
     mean_D = x_ND.mean(0, dtype=np.float64)
     centred_ND = x_ND.astype(np.float64) - mean_D
     if x_ND.shape[0] > x_ND.shape[1]:
@@ -56,7 +59,9 @@ def choose_strength(
         intercept_C = start[-1] - basis.mean_D @ weights_DC
         logits_NC = validation.x_ND @ weights_DC + intercept_C
         right = float(np.mean(logits_NC.argmax(1) == validation.labels_N))
-        found.append((right, -_cross_entropy(logits_NC, validation.labels_N), strength, weights_DC, intercept_C))
+        found.append(
+            (right, -_cross_entropy(logits_NC, validation.labels_N), strength, weights_DC, intercept_C)
+        )
     _, _, strength, weights_DC, intercept_C = max(found, key=lambda one: one[:2])
     return Fitted(lambda x_ND: (x_ND @ weights_DC + intercept_C).argmax(1), strength)
 
@@ -76,8 +81,8 @@ def solve(
     kind = torch.float32 if device == "mps" else torch.float64
     z = torch.as_tensor(z_NR, dtype=kind, device=device)
     truth = torch.nn.functional.one_hot(torch.as_tensor(labels_N, device=device), classes).to(kind)
-    curvature_R = np.square(z_NR).mean(0) / classes + strength
-    scale = np.append(curvature_R, 1 / classes)[:, None] ** -0.5
+    curvature = 1 / classes if start is None else _curvature(z_NR, start)
+    scale = np.append(curvature * np.square(z_NR).mean(0) + strength, curvature)[:, None] ** -0.5
     scale_t = torch.as_tensor(scale, dtype=kind, device=device)
     shape = (len(scale), classes)
 
@@ -90,12 +95,21 @@ def solve(
         return float(value), gradient.double().cpu().numpy().ravel()
 
     first = np.zeros(shape) if start is None else start / scale
-    options = {"maxiter": MAX_ITERATIONS, "maxfun": 2 * MAX_ITERATIONS, "gtol": GRADIENT_TOLERANCE, "ftol": 0.0}
+    options = {
+        "maxiter": MAX_ITERATIONS,
+        "maxfun": 2 * MAX_ITERATIONS,
+        "gtol": GRADIENT_TOLERANCE,
+        "ftol": 0.0,
+    }
     found = minimize(objective, first.ravel(), jac=True, method="L-BFGS-B", options=options)
     return found.x.reshape(shape) * scale
 
 
+def _curvature(z_NR: np.ndarray, weights: np.ndarray) -> float:
+    """Returns the mean of p (1 - p) over samples and classes: the second derivative of the loss by a logit."""
+    p_NC = softmax(z_NR @ weights[:-1] + weights[-1], axis=1)
+    return max(float(np.mean(p_NC * (1 - p_NC))), 1e-6)
+
+
 def _cross_entropy(logits_NC: np.ndarray, labels_N: np.ndarray) -> float:
-    shifted = logits_NC - logits_NC.max(1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return float(-log_p[np.arange(len(labels_N)), labels_N].mean())
+    return float(-log_softmax(logits_NC, axis=1)[np.arange(len(labels_N)), labels_N].mean())
