@@ -101,7 +101,10 @@ class Storage:
 
     def read(self, path: str) -> bytes:
         """Returns a file's bytes; raises `FileNotFoundError`."""
-        return self.fs.cat_file(self.full(path))
+        try:
+            return self.fs.cat_file(self.full(path))
+        except NotADirectoryError as error:  # a file where a folder should be: what is below it is not there
+            raise FileNotFoundError(str(error)) from None
 
     def write(self, path: str, content: bytes) -> None:
         """Writes a file so that readers see the old content or the new, never a part."""
@@ -151,6 +154,9 @@ class Storage:
             place = place.parent
         if not place.is_dir():
             raise UserError(f"results folder {self.local} cannot be written: {place} is not a folder")
+        for name in ("artifacts", "rows", "training"):
+            if (self.local / name).exists() and not (self.local / name).is_dir():
+                raise UserError(f"results folder {self.local} cannot be written: {name} in it is not a folder")
         probe = place / f".{uuid.uuid4().hex}.probe"
         try:
             probe.touch()

@@ -211,6 +211,11 @@ def _check_unet(unet: Mapping[str, Any], path: Path) -> None:
     for name, value in numbers.items():
         if not _positive(value):
             raise UserError(f"{path}: {name} = {value!r}: expected a positive integer")
+    groups = unet.get("norm_num_groups", 32)
+    if not _positive(groups) or any(width % groups for width in widths):
+        raise UserError(f"{path}: norm_num_groups = {groups!r} does not divide block_out_channels = {widths}")
+    if unet.get("mid_block_type", "UNetMidBlock2D") != "UNetMidBlock2D":
+        raise UserError(f"{path}: mid_block_type = {unet['mid_block_type']!r}: expected UNetMidBlock2D")
     for name in ("num_class_embeds", "class_embed_type"):
         if unet.get(name) is not None:
             raise UserError(

@@ -1,10 +1,10 @@
 """A small convolutional classifier, the kind whose weights study 2 writes."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import nn
-import itertools
 
 
 class ConvNet(nn.Module):

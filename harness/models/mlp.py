@@ -1,9 +1,9 @@
 """A multilayer perceptron."""
 
+import itertools
 from collections.abc import Sequence
 
 from torch import nn
-import itertools
 
 
 def build_mlp(widths: Sequence[int]) -> nn.Sequential:

@@ -1,10 +1,10 @@
 """The autoencoder of flat parameter vectors (p-diff, arXiv 2402.13144, section 3.2 and the 2024-12 edition)."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import nn
-import itertools
 
 
 class ParameterAutoencoder(nn.Module):

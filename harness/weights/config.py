@@ -1,5 +1,6 @@
 """What study 2 sweeps."""
 
+import itertools
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -7,7 +8,6 @@ from pydantic import Field, field_validator
 from harness.core.config import Config, part, unkeyed
 from harness.training.config import TrainConfig
 from harness.weights.controls import CONTROLS, Average, Control, Gaussian, Noise
-import itertools
 
 Width = Annotated[int, Field(ge=1, le=65_536)]  # channels of a layer
 

@@ -36,9 +36,9 @@ PartField = part(PARTS)
 class Outer(Config):
     seed: int = 0
     inner: Inner = Inner()
-    stages: list[Inner] = []  # noqa: RUF012
+    stages: list[Inner] = []
     chosen: PartField = Small()
-    many: list[PartField] = []  # noqa: RUF012
+    many: list[PartField] = []
     batch: int = unkeyed(8)
 
 

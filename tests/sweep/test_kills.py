@@ -18,7 +18,16 @@ SEED = int(os.environ.get("HARNESS_KILL_SEED", "0"))
 
 
 def start(experiment, results):
-    command = [sys.executable, "-m", "harness.sweep", str(experiment), "--results", str(results), "--address", "local"]
+    command = [
+        sys.executable,
+        "-m",
+        "harness.sweep",
+        str(experiment),
+        "--results",
+        str(results),
+        "--address",
+        "local",
+    ]
     with results.with_suffix(".log").open("a") as log:
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=experiment.parent)
 

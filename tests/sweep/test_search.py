@@ -13,7 +13,18 @@ AXES = ("block", "timestep")
 
 def candidates():
     return [
-        Trial("features", "features", "validation_accuracy", 1, "x:y", {"block": b, "timestep": t}, {}, 0, "d", "f")
+        Trial(
+            "features",
+            "features",
+            "validation_accuracy",
+            1,
+            "x:y",
+            {"block": b, "timestep": t},
+            {},
+            0,
+            "d",
+            "f",
+        )
         for b in range(6)
         for t in (0, 10, 50, 100, 200)
     ]

@@ -46,7 +46,9 @@ def test_every_trial_has_a_row_and_every_network_too(swept):
 
 def test_accuracies_are_those_of_the_recorded_predictions(swept):
     tables = rows(swept[1])
-    correct = tables["correctness"].query("study == 'features'").set_index("key").correct.map(lambda x: x.mean())
+    correct = (
+        tables["correctness"].query("study == 'features'").set_index("key").correct.map(lambda x: x.mean())
+    )
     joined = tables["features"].set_index("key").test_accuracy
     pd.testing.assert_series_equal(joined, correct.reindex(joined.index), check_names=False)
 
@@ -103,7 +105,12 @@ def test_a_failed_trial_is_a_row_with_its_traceback_and_is_tried_again(swept, mo
 
 
 def test_a_failed_stage_fails_its_trials_and_spares_the_rest(tmp_path):
-    settings = ["--set", "weights.train={steps: 20, batch: 16, learning_rate: 1.0e+30}", "--set", "features.controls=[]"]
+    settings = [
+        "--set",
+        "weights.train={steps: 20, batch: 16, learning_rate: 1.0e+30}",
+        "--set",
+        "features.controls=[]",
+    ]
     settings += ["--set", "features.timesteps=[0]", "--set", "features.train.steps=0"]
     assert sweep(write_tiny(tmp_path), tmp_path / "results", *settings) == 1
     weights = pd.read_parquet(tmp_path / "results/tiny/weights.parquet")

@@ -18,7 +18,11 @@ TRAINED = ("dataset", "backbone", "network", "pool", "autoencoder", "denoiser")
 def sweep(experiment, results, *options):
     command = [sys.executable, "-m", "harness.sweep", str(experiment), "--results", str(results), *options]
     done = subprocess.run(
-        command, cwd=experiment.parent, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+        command,
+        cwd=experiment.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -45,10 +49,14 @@ def test_the_batch_of_a_forward_pass_changes_nothing_but_rounding(on_two_workers
         shutil.copytree(two / "artifacts" / kind, tmp_path / "results" / "artifacts" / kind)
     sweep(experiment, tmp_path / "results", "--debug", "--set", "features.batch=37", "--set", "weights=null")
     for part in (two / "artifacts" / "features").glob("*/features.safetensors"):
-        ours = load_file(tmp_path / "results" / "artifacts" / "features" / part.parent.name / part.name)["features"]
+        ours = load_file(tmp_path / "results" / "artifacts" / "features" / part.parent.name / part.name)[
+            "features"
+        ]
         theirs = load_file(part)["features"]
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
-    one, other = (rows(place)["correctness"].query("study == 'features'") for place in (tmp_path / "results", two))
+    one, other = (
+        rows(place)["correctness"].query("study == 'features'") for place in (tmp_path / "results", two)
+    )
     assert all((a == b).all() for a, b in zip(one.correct, other.correct, strict=True))
 
 
@@ -59,7 +67,9 @@ def test_training_on_two_workers_differs_from_one_by_rounding_alone(on_two_worke
     compared = 0
     for place in (tmp_path / "results" / "artifacts" / "backbone").iterdir():
         first, second = (
-            load_file(root / "artifacts" / "backbone" / place.name / "unet" / "diffusion_pytorch_model.safetensors")
+            load_file(
+                root / "artifacts" / "backbone" / place.name / "unet" / "diffusion_pytorch_model.safetensors"
+            )
             for root in (tmp_path / "results", one)
         )
         for name, value in first.items():
