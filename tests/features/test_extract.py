@@ -1,0 +1,233 @@
+"""Extraction: the same features whatever the batch, one pass for everything, no further than needed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from tiny_features import alone, pick, trials_of, unet_and_scheduler
+
+from harness.core.seeds import stream
+from harness.features.extract import FILE, add_noise, extract
+from harness.features.stages import stored_pool
+from harness.models.backbone import blocks
+from harness.models.unet import Taps
+from harness.training import noise
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (25, 1, 8, 8), np.uint8)
+PLACES = np.array([3, 17, 0, 24, 9, 11, 5])
+TAPS = [("conv_in", 2), ("mid_block", 1), ("mid_block", 2), ("up_blocks.0.upsamplers.0", 4)]
+
+
+def features(places=PLACES, *, images=IMAGES, taps=TAPS, timestep=30, draws=1, seed=5, batch=100, model=None):
+    unet, scheduler = model or unet_and_scheduler()
+    return extract(
+        unet,
+        scheduler,
+        images,
+        places,
+        timestep=timestep,
+        taps=taps,
+        draws=draws,
+        seed=seed,
+        batch=batch,
+        device=torch.device("cpu"),
+    )
+
+
+def assert_close(one, other, atol=1e-5):
+    assert one.keys() == other.keys()
+    for tap in one:
+        torch.testing.assert_close(one[tap], other[tap], rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7])
+def test_features_do_not_depend_on_the_batch(batch):
+    assert_close(features(batch=batch), features())
+
+
+@pytest.mark.parametrize("order", [[6, 5, 4, 3, 2, 1, 0], [2], [0, 6]])
+def test_features_of_an_image_do_not_depend_on_which_are_beside_it(order):
+    whole = features()
+    assert_close(features(PLACES[order]), {tap: value[order] for tap, value in whole.items()})
+
+
+def test_features_have_channels_and_pool_of_their_tap():
+    table = {block.name: block for block in blocks(unet_and_scheduler()[0].config)}
+    found = features()
+    for (module, pool), value in found.items():
+        assert value.shape == (len(PLACES), table[module].channels, pool, pool)
+        assert value.dtype == torch.float32
+
+
+def test_features_are_the_pooled_activations_of_the_noised_image():
+    unet, scheduler = unet_and_scheduler()
+    names = [block.name for block in blocks(unet.config)]
+    x = torch.from_numpy(IMAGES[PLACES]).float() / 127.5 - 1
+    noised = add_noise(x, torch.from_numpy(PLACES), 30, 0, 5, scheduler)
+    activations = Taps(unet, names)(noised, 30)
+    found = features()
+    for module, pool in TAPS:
+        value = activations[module]
+        step = value.shape[-1] // pool
+        by_hand = value.unflatten(3, (pool, step)).unflatten(2, (pool, step)).mean((3, 5))
+        torch.testing.assert_close(found[module, pool], by_hand, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("timestep", [0, 1, 50, 99])
+def test_noise_is_mixed_in_as_the_paper_says(timestep):
+    """Ho et al. 2020, equation 4, with the schedule computed here."""
+    _, scheduler = unet_and_scheduler()
+    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 100))[timestep]
+    x = torch.randn(3, 1, 8, 8)
+    places = torch.tensor([4, 0, 900])
+    addresses = torch.tensor([[place, timestep, 2] for place in places])
+    epsilon = noise.normal(stream(5, "features"), addresses, (1, 8, 8))
+    expected = np.sqrt(kept) * x + np.sqrt(1 - kept) * epsilon
+    torch.testing.assert_close(
+        add_noise(x, places, timestep, 2, 5, scheduler), expected.float(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_every_image_timestep_draw_and_seed_has_its_own_noise():
+    _, scheduler = unet_and_scheduler()
+    zero = torch.zeros(1, 1, 8, 8)
+    noises = {
+        add_noise(zero, torch.tensor([place]), timestep, draw, seed, scheduler).numpy().tobytes()
+        for place in range(3)
+        for timestep in (10, 20)
+        for draw in range(3)
+        for seed in range(2)
+    }
+    assert len(noises) == 3 * 2 * 3 * 2
+
+
+def test_draws_are_averaged():
+    unet, scheduler = unet_and_scheduler()
+    x = torch.from_numpy(IMAGES[PLACES]).float() / 127.5 - 1
+    single = []
+    for draw in range(3):
+        read = Taps(unet, ["mid_block"])
+        single.append(read(add_noise(x, torch.from_numpy(PLACES), 30, draw, 5, scheduler), 30)["mid_block"])
+        read.remove()
+    expected = torch.stack(single).mean(0).mean((2, 3), keepdim=True)
+    found = features(taps=[("mid_block", 1)], draws=3)
+    torch.testing.assert_close(found["mid_block", 1], expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(single[0], single[1])
+
+
+def test_one_pass_an_image_and_draw_ends_at_the_deepest_block():
+    unet, scheduler = unet_and_scheduler()
+    ran = []
+    for block in blocks(unet.config):
+        unet.get_submodule(block.name).register_forward_hook(
+            lambda module, inputs, output, name=block.name: ran.extend([name] * len(inputs[0]))
+        )
+    features(taps=[("mid_block", 2), ("conv_in", 1)], draws=2, batch=3, model=(unet, scheduler))
+    deepest = [block.name for block in blocks(unet.config)].index("mid_block")
+    assert set(ran) == {block.name for block in blocks(unet.config)[: deepest + 1]}
+    assert all(ran.count(name) == 2 * len(PLACES) for name in set(ran))
+
+
+def test_a_network_may_be_read_twice():
+    model = unet_and_scheduler()
+    shallow = features(taps=[("conv_in", 1)], model=model)
+    deep = features(model=model)
+    assert_close(deep, features())
+    torch.testing.assert_close(
+        shallow["conv_in", 1][:, :, 0, 0], deep["conv_in", 2].mean((2, 3)), rtol=0, atol=1e-5
+    )
+
+
+def test_pools_nest():
+    found = features(taps=[("conv_in", pool) for pool in (1, 2, 4, 8)])
+    for larger in (2, 4, 8):
+        for pool in (1, 2, 4):
+            if pool < larger:
+                derived = torch.nn.functional.adaptive_avg_pool2d(found["conv_in", larger], pool)
+                torch.testing.assert_close(derived, found["conv_in", pool], rtol=0, atol=1e-6)
+
+
+POOLS = st.lists(st.integers(1, 16), min_size=1, max_size=5, unique=True)
+
+
+@given(POOLS, st.data(), st.integers(1, 16))
+def test_what_is_stored_gives_every_pool_exactly(pools, data, size):
+    pool = data.draw(st.sampled_from(pools))
+    stored = stored_pool(pool, pools, size)
+    assert stored in pools
+    assert stored >= pool
+    assert stored_pool(stored, pools, size) == stored
+    x = torch.randn(1, 2, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pooled = torch.nn.functional.adaptive_avg_pool2d
+    torch.testing.assert_close(pooled(pooled(x, stored), pool), pooled(x, pool))
+
+
+@given(POOLS, st.data(), st.integers(1, 16))
+def test_nothing_larger_that_nests_is_passed_over(pools, data, size):
+    pool = data.draw(st.sampled_from(pools))
+    stored = stored_pool(pool, pools, size)
+    for other in pools:
+        if other > stored:
+            assert size % other or other % pool
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Counts the images that go through the network."""
+    counted = []
+    call = Taps.__call__
+    monkeypatch.setattr(Taps, "__call__", lambda self, x, t: (counted.append(len(x)), call(self, x, t))[1])
+    return counted
+
+
+def test_all_features_of_a_timestep_come_from_one_pass(workshop, passes):
+    dataset, trials = trials_of(blocks="all", timesteps=[50], controls=[], draws=2)
+    stages = {trial.reads["features"].key: trial.reads["features"] for trial in trials}
+    assert len(stages) > 5
+    for stage in stages.values():
+        workshop.file(stage, FILE)
+    images = len(dataset.probed(4))
+    assert images == 10 * 4 + 30 + 40
+    assert sum(passes) == 2 * images == next(iter(stages.values())).work.image_passes
+
+
+def test_siblings_hold_what_they_would_hold_if_made_alone(workshop):
+    _, trials = trials_of(blocks=[2, 5], timesteps=[50], pools=[1, 3], controls=[])
+    stages = [trial.reads["features"] for trial in trials]
+    together = [load_file(workshop.file(stage, FILE))["features"] for stage in stages]
+    for stage, expected in zip(stages, together, strict=True):
+        workshop.store.discard("features", stage.key)
+        found = load_file(workshop.file(alone(stage), FILE))["features"]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_only_the_missing_siblings_are_made(workshop, passes):
+    _, trials = trials_of(blocks=[2, 5], timesteps=[50], pools=[1], controls=[])
+    first, second = (trial.reads["features"] for trial in trials)
+    workshop.ensure(alone(first))
+    made_at = workshop.store.manifest("features", first.key)["made_at"]
+    assert not workshop.has(second)
+    workshop.ensure(second)
+    assert workshop.store.manifest("features", first.key)["made_at"] == made_at
+    assert len(passes) % 2 == 0
+
+
+def test_features_that_are_damaged_are_made_again(workshop):
+    _, trials = trials_of(blocks=[2, 5], timesteps=[50], pools=[1], controls=[])
+    stage = trials[0].reads["features"]
+    expected = workshop.file(stage, FILE).read_bytes()
+    workshop.store.storage.write(f"artifacts/features/{stage.key}/{FILE}", expected[:-4])
+    fresh = replace(workshop, store=type(workshop.store)(workshop.store.storage))
+    assert fresh.file(stage, FILE).read_bytes() == expected
+
+
+def test_features_of_a_trial_do_not_depend_on_which_others_were_asked_for(workshop):
+    _, few = trials_of(blocks=[2], timesteps=[50], pools=[2], controls=[])
+    _, many = trials_of(blocks="all", timesteps=[0, 50], pools=[1, 2], controls=[])
+    other = pick(many, block=2, timestep=50, pool=2)
+    assert few[0].key == other.key
+    assert few[0].reads["features"].key == other.reads["features"].key

@@ -1,0 +1,235 @@
+"""Study 1 from plan to rows, in one process."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+from sklearn.linear_model import LogisticRegression
+from tiny_features import FEATURES, pick, trials_of
+
+from harness.core.errors import UserError
+from harness.core.rows import TABLES, WHEN_AND_WHERE, to_table
+from harness.core.stages import Stage, run
+from harness.core.storage import Storage
+from harness.data.dataset import open_dataset
+from harness.features.probe import read_features, split
+from harness.features.study import STUDY
+from harness.models.backbone import UNet
+from harness.models.unet import build_unet, load_pipeline, save_pipeline
+
+
+def rows_of(trials, workshop):
+    outcomes = [run(trial, workshop, "cpu") for trial in trials]
+    for outcome in outcomes:
+        assert not outcome.failed, outcome.tables["features"][0]["error"]
+        for name, rows in outcome.tables.items():
+            assert len(to_table(name, rows)) == len(rows)
+    return {outcome.key: outcome.tables for outcome in outcomes}
+
+
+def test_a_small_experiment_runs_from_plan_to_rows(workshop):
+    dataset, trials = trials_of(heads=["linear", {"name": "mlp", "hidden": [8], "train": {"steps": 5}}])
+    grid = 2 * 2 * 2 * 2
+    assert len(trials) == grid + 2 * 2 * 2 + 2
+    assert len({trial.key for trial in trials}) == len(trials)
+    tables = rows_of(trials, workshop)
+    channels = {block.number: block.channels for block in UNet(**FEATURES["backbone"]).plan(8, 1).blocks}
+    for trial in trials:
+        (row,), (correct,) = tables[trial.key]["features"], tables[trial.key]["correctness"]
+        assert {name: row[name] for name in trial.axes} == dict(trial.axes)
+        pooled = trial.axes["pool"] and channels[trial.axes["block"]] * trial.axes["pool"] ** 2
+        assert row["dimensions"] == (pooled or 64)
+        assert (row["train_n"], row["validation_accuracy_n"], row["test_accuracy_n"]) == (40, 30, 40)
+        assert row["test_accuracy"] == correct["correct"].mean()
+        assert len(correct["correct"]) == 40
+        assert correct["kind"] == row["features"]
+        assert row["test_accuracy_low"] <= row["test_accuracy"] <= row["test_accuracy_high"]
+        assert (row["regularisation"] is None) == (row["head"] == "mlp")
+        assert row["data_fingerprint"] == dataset.fingerprint
+    assert {row["features"] for t in tables.values() for row in t["features"]} == {
+        "trained",
+        "untrained",
+        "pixels",
+    }
+
+
+def test_the_same_experiment_gives_the_same_rows(workshop, tmp_path):
+    _, trials = trials_of(blocks=[5], timesteps=[50], pools=[1])
+    elsewhere = replace(workshop, store=type(workshop.store)(Storage(str(tmp_path / "elsewhere"))))
+    first, second = rows_of(trials, workshop), rows_of(trials, elsewhere)
+    for key, tables in first.items():
+        for name, rows in tables.items():
+            kept = [column for column in rows[0] if column not in WHEN_AND_WHERE]
+            for one, other in zip(rows, second[key][name], strict=True):
+                for column in kept:
+                    np.testing.assert_array_equal(one[column], other[column], err_msg=f"{name}.{column}")
+
+
+def test_pixels_are_probed_as_scikit_learn_would(workshop):
+    dataset, trials = trials_of(blocks=[2], heads=[{"name": "linear", "strengths": [0.1]}])
+    row = rows_of([pick(trials, features="pixels")], workshop).popitem()[1]["features"][0]
+    train, test = dataset.labelled(4), dataset.splits["test"]
+    x = dataset.images.reshape(len(dataset.images), -1) / 127.5 - 1
+    mean, deviation = x[train].mean(0), x[train].std(0)
+    x = (x - mean) / np.where(deviation > 1e-6, deviation, 1)
+    model = LogisticRegression(C=1 / (0.1 * 40), max_iter=5000, tol=1e-8).fit(x[train], dataset.labels[train])
+    assert row["test_accuracy"] == pytest.approx(model.score(x[test], dataset.labels[test]), abs=1.5 / 40)
+
+
+def test_training_features_are_standardised_and_the_others_by_the_same_numbers():
+    dataset, _ = trials_of()
+    labels = dataset.labels[dataset.probed(4)]
+    x = np.random.default_rng(0).normal(3, 7, (len(labels), 5)).astype(np.float32)
+    x[:, 2] = 1.5
+    train, validation, test = split(x, labels, dataset, 4)
+    assert [len(part.labels_N) for part in (train, validation, test)] == [40, 30, 40]
+    np.testing.assert_allclose(train.x_ND.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(train.x_ND.std(0), [1, 1, 0, 1, 1], atol=1e-4)
+    expected = (x[40:70, 0] - x[:40, 0].mean()) / x[:40, 0].std()
+    np.testing.assert_allclose(validation.x_ND[:, 0], expected, rtol=1e-4, atol=1e-5)
+    assert test.x_ND.dtype == np.float32
+    np.testing.assert_array_equal(test.labels_N, dataset.labels[dataset.splits["test"]])
+
+
+def test_smaller_pools_are_read_from_what_is_stored_for_larger_ones(workshop):
+    dataset, trials = trials_of(blocks=[2], timesteps=[50], pools=[1, 2, 4], controls=[])
+    assert len({trial.reads["features"].key for trial in trials}) == 1
+    found = {trial.axes["pool"]: read_features(trial, workshop, dataset) for trial in trials}
+    alone = {
+        pool: trials_of(blocks=[2], timesteps=[50], pools=[pool], controls=[])[1][0] for pool in (1, 2, 4)
+    }
+    for pool, trial in alone.items():
+        torch.testing.assert_close(read_features(trial, workshop, dataset), found[pool], rtol=0, atol=1e-6)
+        assert trial.key == pick(trials, pool=pool).key
+
+
+def make_dataset(stage, folder, workshop):
+    """Makes the data set of the configuration with its test images in another order, or with other labels."""
+    dataset, _ = trials_of()
+    labels, splits = dataset.labels.copy(), dict(dataset.splits)
+    if stage.config["test"] == "shuffled":
+        splits["test"] = splits["test"][::-1].copy()
+    if stage.config["test"] == "relabelled":
+        labels[splits["test"]] = (labels[splits["test"]] + 1) % 10
+    arrays = {"images": dataset.images, "labels": labels, **splits}
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors"
+    )
+    (folder / "classes.json").write_text(json.dumps(dataset.classes))
+
+
+def test_nothing_is_chosen_on_test(workshop):
+    _, trials = trials_of()
+    pixels = pick(trials, features="pixels")
+    rows = {}
+    for test in ("as it is", "shuffled", "relabelled"):
+        stage = Stage("dataset", 1, "test_probe:make_dataset", {"test": test})
+        changed = replace(pixels, needs={"dataset": stage})
+        assert len(open_dataset(stage, workshop).splits["test"]) == 40
+        rows[test] = rows_of([changed], workshop).popitem()[1]
+    plain, shuffled, relabelled = (rows[test]["features"][0] for test in rows)
+    for row in (shuffled, relabelled):
+        assert row["regularisation"] == plain["regularisation"]
+        assert row["validation_accuracy"] == plain["validation_accuracy"]
+    assert shuffled["test_accuracy"] == plain["test_accuracy"]
+    assert relabelled["test_accuracy"] < 0.5 < plain["test_accuracy"]
+    correct = [rows[test]["correctness"][0]["correct"] for test in ("as it is", "shuffled")]
+    np.testing.assert_array_equal(correct[0], correct[1][::-1])
+
+
+def test_an_untrained_control_has_the_weights_of_before_training(workshop):
+    _, trials = trials_of(blocks=[5], timesteps=[50], pools=[1])
+    stages = {kind: pick(trials, features=kind).needs["backbone"] for kind in ("trained", "untrained")}
+    weights = {kind: load_pipeline(workshop.folder(stage))[0].state_dict() for kind, stage in stages.items()}
+    assert not torch.equal(weights["trained"]["conv_in.weight"], weights["untrained"]["conv_in.weight"])
+    assert torch.equal(weights["untrained"]["conv_in.bias"].isfinite(), torch.ones(8, dtype=torch.bool))
+    assert stages["untrained"].work.image_passes == 0
+    assert pick(trials, features="untrained").axes["timestep"] == 50
+
+
+def test_a_pretrained_backbone_is_probed_without_training(workshop, tmp_path):
+    plan = UNet(block_out_channels=[8, 16], layers_per_block=1).plan(8, 1)
+    torch.manual_seed(3)
+    unet = build_unet(plan.unet)
+    save_pipeline(unet, plan.scheduler, tmp_path / "mine")
+    given = {"name": "pretrained", "path": str(tmp_path / "mine")}
+    _, trials = trials_of(backbone=given, blocks=[5], timesteps=[10], pools=[1], controls=[])
+    stage = trials[0].needs["backbone"]
+    assert (stage.trains, stage.here, stage.needs) == (False, True, {})
+    rows_of(trials, workshop)
+    copied, scheduler = load_pipeline(workshop.folder(stage))
+    assert torch.equal(copied.mid_block.resnets[0].conv1.weight, unet.mid_block.resnets[0].conv1.weight)
+    assert scheduler.config.num_train_timesteps == 1000
+
+
+def test_what_only_changes_the_speed_changes_no_key():
+    _, slow = trials_of()
+    train = {**FEATURES["train"], "workers": 4, "checkpoint_every": 1}
+    _, fast = trials_of(batch=8, train=train)
+    assert [trial.key for trial in slow] == [trial.key for trial in fast]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train": {"steps": 3, "batch": 8}},
+        {"backbone": {**FEATURES["backbone"], "block_out_channels": [8, 8]}},
+        {"draws": 2},
+        {"heads": [{"name": "linear", "strengths": [5.0]}]},
+        {"seed": 1},
+        {"data": {"labels_per_class": 5}},
+        {"data": {"max_test": 39}},
+    ],
+)
+def test_what_changes_a_number_changes_every_key(change):
+    keys = [
+        {trial.key for trial in trials_of(**settings)[1] if trial.axes["features"] == "trained"}
+        for settings in ({}, change)
+    ]
+    assert not keys[0] & keys[1]
+
+
+def test_a_larger_grid_keeps_the_trials_of_the_smaller():
+    small = {trial.key for trial in trials_of()[1]}
+    large = {trial.key for trial in trials_of(blocks="all", timesteps=[0, 10, 50], pools=[1, 2, 4][:2])[1]}
+    assert small < large
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"blocks": [99]}, ["99"]),
+        ({"blocks": [0]}, ["0"]),
+        ({"blocks": []}, ["blocks"]),
+        ({"blocks": [2, 2]}, ["features.blocks", "2 is given twice"]),
+        ({"timesteps": [100]}, ["features.timesteps", "100 is not between 0 and 99"]),
+        ({"timesteps": [-1]}, ["features.timesteps", "-1"]),
+        ({"timesteps": [5, 5]}, ["features.timesteps", "5 is given twice"]),
+        ({"pools": [1, 5]}, ["features.pools", "5 is not between 1 and 4"]),
+        ({"pools": [0]}, ["features.pools", "0"]),
+        ({"pools": [1, 1]}, ["features.pools", "1 is given twice"]),
+        ({"heads": ["linear", "linear"]}, ["heads", "linear", "twice"]),
+        (
+            {"backbone": {"name": "unet", "block_out_channels": [8] * 5}},
+            ["8 pixels cannot be halved 4 times"],
+        ),
+        ({"data": {"labels_per_class": 1000}}, ["labels_per_class = 1000"]),
+    ],
+)
+def test_settings_that_the_backbone_or_the_data_does_not_have_are_refused(settings, words):
+    with pytest.raises(UserError) as caught:
+        trials_of(**settings)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_the_study_searches_over_its_axes_and_not_over_its_controls():
+    _, trials = trials_of()
+    assert STUDY.name == "features"
+    for trial in trials:
+        assert set(STUDY.axes) <= set(trial.axes)
+        assert trial.searchable == (trial.axes["features"] == "trained")
+        assert trial.objective in TABLES["features"]
