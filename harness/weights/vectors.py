@@ -18,7 +18,7 @@ def unflatten(vectors_NP: torch.Tensor, layout: Layout) -> dict[str, torch.Tenso
     """Returns the parameters [N, *shape] of N networks by name."""
     pieces = vectors_NP.split(layout.sizes, 1)
     return {
-        name: piece.unflatten(1, shape)
+        name: piece.reshape(-1, *shape)
         for name, shape, piece in zip(layout.names, layout.shapes, pieces, strict=True)
     }
 
