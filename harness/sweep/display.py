@@ -119,8 +119,8 @@ class LiveDisplay(Display):
 
     def __init__(self, plan: Plan, stream: TextIO) -> None:
         self._console = Console(file=stream)
-        self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=4)
         super().__init__(plan, stream)
+        self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=4)
 
     def __enter__(self) -> "Display":
         self._live.start()
