@@ -1,6 +1,6 @@
 """Configuration: whole or refused, with an error that says where, what and what instead."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import given
@@ -30,7 +30,7 @@ class Wide(Config):
 
 
 PARTS = Registry("part", {"small": f"{__name__}:Small", "wide": f"{__name__}:Wide"})
-PartField = part(PARTS)
+PartField = Annotated[Config, part(PARTS)]
 
 
 class Outer(Config):
