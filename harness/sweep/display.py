@@ -84,6 +84,10 @@ class Display:
         }
         self.say(f"{kind} {key[:6]}: made in {duration(seconds)}")
 
+    def stage_failed(self, kind: str, key: str, error: str) -> None:
+        """Shows the last line of a failed stage's traceback; its trials' rows have all of it."""
+        self.say(f"failed: {kind} {key[:6]}: {error.strip().splitlines()[-1]}")
+
     def trials_begin(self) -> None:
         """Starts the clock for trials."""
         self.state.began = time.monotonic()

@@ -1,8 +1,8 @@
-"""Makes the stages that missing trials need, as many at a time as the cluster has room for."""
+"""Makes stages as Ray tasks, as many at a time as the cluster has room for."""
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -10,46 +10,24 @@ import ray
 from harness.core.stages import Stage, Workshop
 from harness.sweep.cluster import Board, gpus
 from harness.sweep.display import Display
+from harness.sweep.here import Here, inherited
 
 SECONDS_BETWEEN_LOOKS = 0.5
 CRASHES = 3  # how often a stage is begun again after its process or machine died
-
-
-def make_here(stages: Sequence[Stage], workshop: Workshop, display: Display) -> dict[str, str]:
-    """Makes stages in this process, one after the other. Returns tracebacks by key of those that failed."""
-    errors: dict[str, str] = {}
-    for stage in stages:
-        error = _inherited(stage, errors)
-        began = time.monotonic()
-        if error is None:
-            try:
-                workshop.ensure(stage)
-                display.stage_made(stage.kind, stage.key, time.monotonic() - began)
-            except Exception:
-                error = traceback.format_exc()
-                display.say(f"failed: {stage.kind} {stage.key[:6]}: {error.strip().splitlines()[-1]}")
-        if error is not None:
-            errors[stage.job] = error
-    return errors
-
-
-def _inherited(stage: Stage, errors: dict[str, str]) -> str | None:
-    """Returns the error of a failed stage that `stage` stands on."""
-    return next((errors[need.job] for need in stage.needs.values() if need.job in errors), None)
 
 
 def make_on_ray(
     stages: Sequence[Stage], workshop: Workshop, display: Display, board: Board
 ) -> dict[str, str]:
     """Makes stages as Ray tasks, each as soon as those that it needs are there. Returns tracebacks by key."""
-    errors = make_here([stage for stage in stages if stage.here], workshop, display)
+    errors = Here(workshop, display).make([stage for stage in stages if stage.here])
     waiting = [stage for stage in stages if not stage.here]
     open_keys = {stage.job for stage in waiting}
     slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
     running: dict[Any, tuple[Stage, float]] = {}
     while waiting or running:
         for stage in list(waiting):
-            error = _inherited(stage, errors)
+            error = inherited(stage, errors)
             if error is not None:
                 errors[stage.job] = error
                 open_keys.discard(stage.job)
@@ -71,7 +49,7 @@ def make_on_ray(
                 display.stage_made(stage.kind, stage.key, time.monotonic() - began)
             else:
                 errors[stage.job] = error
-                display.say(f"failed: {stage.kind} {stage.key[:6]}: {error.strip().splitlines()[-1]}")
+                display.stage_failed(stage.kind, stage.key, error)
     return errors
 
 
@@ -88,13 +66,8 @@ def _submit(stage: Stage, workshop: Workshop) -> Any:
 @ray.remote
 def _make(stage: Stage, workshop: Workshop) -> str | None:
     """Makes one stage; returns the traceback if it fails, so that only lost processes are tried again."""
-    return attempt(lambda: workshop.ensure(stage))
-
-
-def attempt(action: Callable[[], None]) -> str | None:
-    """Returns the traceback of `action`, or None if it succeeds."""
     try:
-        action()
+        workshop.ensure(stage)
     except Exception:
         return traceback.format_exc()
     return None

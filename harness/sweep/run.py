@@ -1,19 +1,18 @@
 """Runs an experiment: plan, stages, trials, tables."""
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from harness.core.artifacts import ArtifactStore
 from harness.core.provenance import provenance
 from harness.core.rows import Journal, Outcome, RowStore
-from harness.core.stages import Stage, Trial, Workshop, failure, objective, run
+from harness.core.stages import Stage, Trial, Workshop, failure
 from harness.core.storage import Storage
 from harness.sweep.display import Display, open_display
+from harness.sweep.here import Here, Record
 from harness.sweep.plan import Plan, Search, make_plan
-
-Record = Callable[[Outcome], None]
 
 
 def plan_experiment(experiment: Any, storage: Storage) -> Plan:
@@ -39,15 +38,13 @@ def sweep(
     workshop = _workshop(storage, debug)
     plan = make_plan(experiment, rows.tables(), workshop)
     with open_display(plan, quiet) as display, ExitStack() as stack:
-        stack.callback(
-            lambda: rows.write_experiment(
-                experiment.name, [trial.key for trial in plan.trials], rows.tables()
-            )
-        )
+        keys = [trial.key for trial in plan.trials]
+        stack.callback(lambda: rows.write_experiment(experiment.name, keys, rows.tables()))
         if plan.to_run:
             journal = rows.journal(str(workshop.provenance["run"]))
             stack.callback(journal.compact)
-            _fill(plan, workshop, _recorder(plan, journal, display), display, address, debug)
+            hands = stack.enter_context(_hands(workshop, display, address, debug))
+            _fill(plan, workshop, _recorder(plan, journal, display), display, hands)
     state = display.state
     return {
         **plan.summary(),
@@ -67,52 +64,29 @@ def _recorder(plan: Plan, journal: Journal, display: Display) -> Record:
     return record
 
 
-def _fill(
-    plan: Plan, workshop: Workshop, record: Record, display: Display, address: str | None, debug: bool
-) -> None:
-    """Makes the stages and runs the trials, in this process or on Ray."""
+@contextmanager
+def _hands(workshop: Workshop, display: Display, address: str | None, debug: bool) -> Iterator[Any]:
+    """Gives what does the work: this process, or a Ray cluster."""
     if debug:
-        _fill_here(plan, workshop, record, display)
+        workshop.say = display.working
+        yield Here(workshop, display)
         return
-    from harness.sweep.cluster import Board, connected
-    from harness.sweep.prepare import make_on_ray
-    from harness.sweep.search import GridSearcher
-    from harness.sweep.tuning import run_trials
+    from harness.sweep.cluster import connected
+    from harness.sweep.on_ray import OnRay
 
-    with ExitStack() as stack:
-        stack.enter_context(connected(address))
-        board = Board()
-        workshop.say = board
-        errors = make_on_ray(plan.stages, workshop, display, board)
-        display.trials_begin()
-        run_trials(_able(plan.missing, errors, workshop, record), workshop, record, display, board)
-        for search in _able_searches(plan, errors, workshop, record):
-            searcher = GridSearcher(search, plan.experiment.seed)
-            run_trials(search.candidates, workshop, record, display, board, searcher, search.budget)
+    with connected(address):
+        yield OnRay(workshop, display)
 
 
-def _fill_here(plan: Plan, workshop: Workshop, record: Record, display: Display) -> None:
-    from harness.sweep.prepare import make_here
-    from harness.training.device import describe_device, pick_device
-
-    workshop.say = display.working
-    errors = make_here(plan.stages, workshop, display)
+def _fill(plan: Plan, workshop: Workshop, record: Record, display: Display, hands: Any) -> None:
+    """Makes the stages, then runs the trials."""
+    errors = hands.make(plan.stages)
     display.trials_begin()
-    device = describe_device(pick_device(workshop))
-    for trial in _able(plan.missing, errors, workshop, record):
-        record(run(trial, workshop, device))
+    hands.run(_able(plan.missing, errors, workshop, record), record)
     for search in _able_searches(plan, errors, workshop, record):
         from harness.sweep.search import GridSearcher
 
-        searcher, by_key = (
-            GridSearcher(search, plan.experiment.seed),
-            {trial.key: trial for trial in search.candidates},
-        )
-        for count in range(search.budget):
-            trial = by_key[searcher.suggest(str(count))["key"]]
-            outcome = run(trial, workshop, device)
-            record(outcome)
-            searcher.on_trial_complete(str(count), {"objective": objective(trial, outcome)})
+        hands.run(search.candidates, record, GridSearcher(search, plan.experiment.seed), search.budget)
 
 
 def _able(trials: Sequence[Trial], errors: dict[str, str], workshop: Workshop, record: Record) -> list[Trial]:

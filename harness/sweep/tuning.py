@@ -1,7 +1,7 @@
 """Runs trials on Ray Tune: reused actors that keep what they have read, one trial after the other."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -12,11 +12,10 @@ from harness.core.rows import Outcome
 from harness.core.stages import Trial, Workshop, failure, objective, run
 from harness.sweep.cluster import Board, gpus
 from harness.sweep.display import Display
+from harness.sweep.here import Record
 
 CRASHES = 3  # how often a trial is begun again after its process or machine died
 GPU_SHARE = 0.25  # of one GPU, for a trial: they are small
-
-Record = Callable[[Outcome], None]
 
 
 class _Actor(tune.Trainable):

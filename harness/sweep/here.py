@@ -1,0 +1,56 @@
+"""Does all work in this process: for `--debug`, and for stages that read files of this machine."""
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from harness.core.rows import Outcome
+from harness.core.stages import Stage, Trial, Workshop, objective, run
+from harness.sweep.display import Display
+
+Record = Callable[[Outcome], None]
+
+
+class Here:
+    """One pair of hands; `harness.sweep.on_ray` has many."""
+
+    def __init__(self, workshop: Workshop, display: Display) -> None:
+        self._workshop, self._display = workshop, display
+
+    def make(self, stages: Sequence[Stage]) -> dict[str, str]:
+        """Makes stages, one after the other. Returns tracebacks by `Stage.job` of those that failed."""
+        errors: dict[str, str] = {}
+        for stage in stages:
+            error = inherited(stage, errors)
+            began = time.monotonic()
+            if error is None:
+                try:
+                    self._workshop.ensure(stage)
+                    self._display.stage_made(stage.kind, stage.key, time.monotonic() - began)
+                except Exception:
+                    error = traceback.format_exc()
+                    self._display.stage_failed(stage.kind, stage.key, error)
+            if error is not None:
+                errors[stage.job] = error
+        return errors
+
+    def run(self, trials: Sequence[Trial], record: Record, searcher: Any = None, samples: int = 1) -> None:
+        """Runs all of `trials`, or the `samples` that `searcher` asks for, and calls `record` with outcomes."""
+        from harness.training.device import describe_device, pick_device
+
+        device = describe_device(pick_device(self._workshop))
+        by_key = {trial.key: trial for trial in trials}
+        for count in range(samples if searcher else len(trials)):
+            trial = by_key[searcher.suggest(str(count))["key"]] if searcher else trials[count]
+            self._display.running(1)
+            outcome = run(trial, self._workshop, device)
+            self._display.running(0)
+            record(outcome)
+            if searcher:
+                searcher.on_trial_complete(str(count), {"objective": objective(trial, outcome)})
+
+
+def inherited(stage: Stage, errors: dict[str, str]) -> str | None:
+    """Returns the error of a failed stage that `stage` stands on."""
+    return next((errors[need.job] for need in stage.needs.values() if need.job in errors), None)

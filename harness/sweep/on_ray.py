@@ -1,0 +1,27 @@
+"""Does the work on a Ray cluster: stages as tasks, trials on Ray Tune."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness.core.stages import Stage, Trial, Workshop
+from harness.sweep.cluster import Board
+from harness.sweep.display import Display
+from harness.sweep.here import Record
+from harness.sweep.prepare import make_on_ray
+from harness.sweep.tuning import run_trials
+
+
+class OnRay:
+    """All hands of the connected cluster; the same methods as `harness.sweep.here.Here`."""
+
+    def __init__(self, workshop: Workshop, display: Display) -> None:
+        self._workshop, self._display, self._board = workshop, display, Board()
+        workshop.say = self._board
+
+    def make(self, stages: Sequence[Stage]) -> dict[str, str]:
+        """Makes stages, each as soon as it can be. Returns tracebacks by `Stage.job` of those that failed."""
+        return make_on_ray(stages, self._workshop, self._display, self._board)
+
+    def run(self, trials: Sequence[Trial], record: Record, searcher: Any = None, samples: int = 1) -> None:
+        """Runs all of `trials`, or the `samples` that `searcher` asks for, and calls `record` with outcomes."""
+        run_trials(trials, self._workshop, record, self._display, self._board, searcher, samples)
