@@ -156,7 +156,9 @@ class Storage:
             raise UserError(f"results folder {self.local} cannot be written: {place} is not a folder")
         for name in ("artifacts", "rows", "training"):
             if (self.local / name).exists() and not (self.local / name).is_dir():
-                raise UserError(f"results folder {self.local} cannot be written: {name} in it is not a folder")
+                raise UserError(
+                    f"results folder {self.local} cannot be written: {name} in it is not a folder"
+                )
         probe = place / f".{uuid.uuid4().hex}.probe"
         try:
             probe.touch()

@@ -1,0 +1,532 @@
+"""Bad input ends with status 2 and one line that says what is wrong, and leaves the results as they were."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from harness.cli import main
+from harness.core.rows import SCHEMA_VERSION, schema
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{letter}: &{letter} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, letter in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.fixture
+def refuse(capsys, tmp_path):
+    """Runs a command and checks all that holds for every bad input."""
+
+    def run(*arguments, results=None, words=()):
+        results = tmp_path / "results" if results is None else results
+        before = contents(tmp_path)
+        status = main([*map(str, arguments), "--results", str(results)])
+        output = capsys.readouterr()
+        assert status == 2, output
+        assert output.out == ""
+        assert output.err.count("\n") == 1, output.err
+        assert output.err.startswith("harness: ")
+        assert len(output.err) < 1000
+        assert contents(tmp_path) == before
+        for word in [words] if isinstance(words, str) else words:
+            assert word in output.err, output.err
+
+    return run
+
+
+def contents(folder):
+    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def settings(*values):
+    return [argument for value in values for argument in ("--set", value)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1,\nb: 2", ["line 2", "not valid YAML"]),
+        ("a:\n\t- b", ["line 2", "not valid YAML"]),
+        ("", ["expected a mapping", "the file is empty"]),
+        ("# nothing but this", "the file is empty"),
+        ("- 1\n- 2", ["expected a mapping", "list"]),
+        ("hello", ["expected a mapping", "str"]),
+        (bytes(range(256)), ["cannot be read", "UTF-8"]),
+        (b"a: b\0c", "not valid YAML"),
+        (BOMB, "more than 10,000 values"),
+        ("a: &a [*a]", "holds itself"),
+        ("features: &a {b: *a}", "holds itself"),
+        ("a: " + "[" * 5000 + "]" * 5000, "too deep"),
+        ("a: " + "{b: " * 200 + "1" + "}" * 200, "too deep"),
+        ("1: 2", ["unknown key '1'", "known: data"]),
+        ("null: 1", "unknown key 'null'"),
+        ("off: 1", "unknown key 'off'"),
+        ("? [1, 2]\n: 3", "a key must be a word"),
+        ("2020-01-01: 3", ["2020-01-01", "quotes"]),
+        ("seed: 1\nseed: 2", ["line 2", "'seed' is given twice"]),
+        ("features: {batch: 1, batch: 2}", "'batch' is given twice"),
+        ("seed: 2020-01-01", ["reads as a date", "quotes"]),
+        ("seed: !!python/object/apply:os.getcwd []", "not allowed"),
+        ("seed: !!binary aGVsbG8=", "not allowed"),
+        ("seed: *x", "undefined alias"),
+        ("features: {}\n---\nfeatures: {}", "another document"),
+        ('name: "\\ud800"\nfeatures: {}', "not valid YAML"),
+        ("seed: .nan\nfeatures: {}", ["seed = NaN", "integer"]),
+        ("seed: " + "9" * 5000, "5000 digits"),
+        ("seed: 99999999999999999999\nfeatures: {}", ["seed = 99999999999999999999", "64 bits"]),
+        ("features: {train: {learning_rate: .inf}}", ["learning_rate = Infinity", "finite"]),
+        ("features: {train: {learning_rate: 1e-3}}", ["learning_rate", "write 1.0e-3"]),
+        ("seed: 1", ["no study", "features, weights"]),
+        ("features: null", "no study"),
+        ("featurs: {}", ["unknown key 'featurs'", "did you mean 'features'?"]),
+        ("features: all", ['features = "all"', "expected a mapping", "timesteps"]),
+        ("data: digits\nfeatures: {}", ['data = "digits"', "expected a mapping", "name"]),
+        ("name: 'a\u2028b'\nfeatures: {}", ["name", "letters, digits"]),
+        ('"a\\nb": 1', "unknown key 'a\\nb'"),
+        ("? " + "k" * 3000 + "\n: 1", "unknown key 'kkk"),
+    ],
+    ids=lambda value: repr(value)[:30] if isinstance(value, str | bytes) else None,
+)
+def test_a_file_that_is_no_experiment_is_refused(refuse, tmp_path, text, words):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    refuse("plan", path, words=["mine.yaml", *([words] if isinstance(words, str) else words)])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("quikstart", ["unknown experiment 'quikstart'", "did you mean 'quickstart'?"]),
+        ("quikstart.yaml", ["no such file", "did you mean 'quickstart'?"]),
+        ("", "unknown experiment ''"),
+        ("a\0b", "unknown experiment"),
+        ("x" * 5000, "too long"),
+    ],
+    ids=["near", "near file", "empty", "null character", "long"],
+)
+def test_an_experiment_that_does_not_exist_is_refused_with_the_nearest(refuse, name, words):
+    refuse("plan", name, words=words)
+    refuse("sweep", name, words=words)
+
+
+SETTINGS = [
+    # what --set itself cannot do
+    ("seed", "expected path=value"),
+    ("=1", "expected path=value"),
+    ("seed..x=1", "expected path=value"),
+    ("seed=[1", "not valid YAML"),
+    ("seed=*x", "not valid YAML"),
+    ("seed=&a [*a]", "holds itself"),
+    ("seed.deep=1", "'seed' holds 0, not a mapping"),
+    ("features.timesteps.99=1", "'99' is no place in a list of"),
+    ("features.timesteps.x=1", "'x' is no place"),
+    # keys
+    ("sed=1", ["unknown key 'sed'", "'seed'"]),
+    ("data.nam=digits", ["'data.nam'", "'name'"]),
+    ("features.train.step=1", ["'features.train.step'", "'steps'"]),
+    ("features.backbone.layers_per_blok=1", ["features.backbone", "'layers_per_blok'", "'layers_per_block'"]),
+    ("features.heads=[{name: linear, strength: [1.0]}]", ["features.heads.0", "'strength'", "'strengths'"]),
+    ("features.heads=[{name: mlp, train: {stepz: 1}}]", ["features.heads.0", "'train.stepz'", "'steps'"]),
+    ("weights.controls=[{name: noise, scale: [1.0]}]", ["weights.controls.0", "'scale'", "'scales'"]),
+    # names of parts
+    ("data.name=digit", ["unknown data set 'digit'", "'digits'"]),
+    ("features.backbone=unt", ["unknown backbone 'unt'", "'unet'"]),
+    ("features.heads=[linaer]", ["unknown head 'linaer'", "'linear'"]),
+    ("weights.controls=[nois]", ["unknown control 'nois'", "'noise'"]),
+    ("features.controls=[pixel]", ["features.controls.0", "did you mean 'pixels'?"]),
+    ("features.train.optimizer=adam", ["did you mean 'adamw'?", "'sgd'"]),
+    ("search.name=gird", ["search.name", "did you mean 'grid'?"]),
+    ("features.heads.0=3", ["features.heads.0", "expected a head by name", "linear, mlp"]),
+    ("features.backbone={}", ["expected a backbone by name", "unet"]),
+    # types; a union's options have names that are nobody's business
+    ("features.blocks=al", ["features.blocks = ", "'all'", "list"]),
+    ("features.blocks=[x]", 'features.blocks.0 = "x": Input should be a valid integer'),
+    ("features.blocks=5", "such as [5]"),
+    ("features.train.workers=many", 'features.train.workers = "many"'),
+    ("features.train.workers=1.5", "features.train.workers = 1.5"),
+    ("features.timesteps=5", "such as [5]"),
+    ("features.timesteps=[true]", "features.timesteps.0 = true"),
+    ("features.heads=linear", "such as [linear]"),
+    ("seed=x", 'seed = "x"'),
+    ("seed=null", "seed = null"),
+    # ranges
+    ("seed=-1", "seed = -1"),
+    ("seed=9223372036854775808", "64 bits"),
+    ("features.timesteps=[1000]", "1000 is not between 0 and 999"),
+    ("features.timesteps=[-1]", "-1 is not between 0 and 999"),
+    ("features.timesteps=[]", "at least 1"),
+    ("features.timesteps=[5, 5]", "5 is given twice"),
+    ("features.blocks=[99]", "block 99: this backbone has blocks 1 to"),
+    ("features.blocks=[0]", "block 0"),
+    ("features.blocks=[]", ["features.blocks", "at least 1"]),
+    ("features.blocks=[2, 2]", "2 is given twice"),
+    ("features.pools=[9]", ["features.pools", "9 is not between 1 and"]),
+    ("features.pools=[0]", "0 is not between"),
+    ("features.heads=[linear, linear]", "linear is given twice"),
+    ("features.heads=[{name: linear, strengths: []}]", ["features.heads.0", "strengths"]),
+    ("features.heads=[{name: linear, strengths: [-1.0]}]", "strengths.0 = -1.0"),
+    ("features.heads=[{name: mlp, hidden: [0]}]", ["features.heads", "hidden 0", "between"]),
+    ("features.controls=[pixels, pixels]", "pixels is given twice"),
+    ("features.draws=0", "features.draws = 0"),
+    ("features.train.steps=-1", "features.train.steps = -1"),
+    ("features.train.workers=-1", ["features.train.workers = -1", "[least, most]"]),
+    ("features.train.workers=[]", "[least, most]"),
+    ("features.train.workers=[3, 1]", "least <= most"),
+    ("features.train.workers=[0, 1]", "1 <= least"),
+    ("features.train={batch: 2, workers: 3}", ["more workers than the 2 samples", "larger batch"]),
+    ("weights.diffusion.train.workers=[2, 1]", "weights.diffusion.train.workers = [2, 1]"),
+    ("weights.pool.workers=-1", "weights.pool.workers = -1"),
+    ("features.heads=[{name: mlp, train: {workers: -1}}]", "features.heads.0.train.workers = -1"),
+    ("features.backbone.block_out_channels=[]", "features.backbone: block_out_channels = []"),
+    ("features.backbone.block_out_channels=[12]", "12: not divisible by norm_num_groups 8"),
+    ("features.backbone.block_out_channels=[-8]", "-8"),
+    ("features.backbone.attention_head_dim=64", "attention_head_dim 64"),
+    ("features.backbone.layers_per_block=1000000", "layers_per_block = 1000000"),
+    ("features.backbone={name: unet, block_out_channels: [8, 8, 8, 8]}", "nothing to normalise"),
+    ("data.labels_per_class=0", "data.labels_per_class = 0"),
+    ("data.labels_per_class=5000", ["class '0' has", "training images"]),
+    ("data.channels=2", ["data.channels = 2", "1 or 3"]),
+    ("data.size=9", "cannot be halved"),
+    ("data.validation=0.9", ["no image is left for train", "data.validation = 0.9"]),
+    ("data.path=/my/images", ["reads no files", "folder"]),
+    ("weights.k=[0]", "0 is less than 1"),
+    ("weights.k=[-3]", "-3 is less than 1"),
+    ("weights.k=[10, 10]", "10 is given twice"),
+    ("weights.pool_size=5", "not between 1 and 5"),
+    ("weights.subsets=[first, first]", "first is given twice"),
+    ("weights.parameters=[nom]", ["'nom' names no parameter", "norm1.bias"]),
+    ("weights.parameters=[norm2, norm2]", "norm2 is given twice"),
+    ("weights.parameters=['']", "weights.parameters.0"),
+    ("weights.network.channels=[6]", "6 is not divisible by groups = 4"),
+    ("weights.network={channels: [4, 4, 4, 4], groups: 4}", ["conv4", "nothing to normalise"]),
+    ("weights.autoencoder.channels=[0]", "weights.autoencoder.channels.0 = 0"),
+    ("weights.autoencoder.channels=[1, 1, 1, 1, 1, 1, 1, 1, 1]", "leaves one number"),
+    ("weights.autoencoder.kernel=4", "must be odd"),
+    ("weights.autoencoder.latent=0", "weights.autoencoder.latent = 0"),
+    ("weights.diffusion.kernel=4", "must be odd"),
+    ("weights.diffusion.channels=[]", "weights.diffusion.channels"),
+    ("weights.sampling_steps=2000", ["weights.sampling_steps = 2000", "diffusion.timesteps = 1000"]),
+    ("weights.controls=[noise, noise]", "noise is given twice"),
+    ("weights.controls=[{name: noise, scales: [-1.0]}]", "scales.0 = -1.0"),
+    # names
+    ("name=a/b", ['name = "a/b"', "letters, digits"]),
+    ("name=..", "letters, digits"),
+    ("name=rows", ["taken by a folder of the results", "another"]),
+    ("name=Artifacts", "taken by a folder"),
+    ("name=" + "x" * 200, "100 at most"),
+    # backbones
+    ("features.backbone=pretrained", "'path' is missing"),
+    (
+        "features.backbone={name: pretrained, path: /no/such}",
+        ["/no/such", "no such folder", "save_pretrained"],
+    ),
+    ("features.backbone={name: pretrained, path: ''}", "no such folder"),
+]
+
+
+@pytest.mark.parametrize(("setting", "words"), SETTINGS, ids=[setting[:60] for setting, _ in SETTINGS])
+def test_a_setting_that_cannot_be_is_refused(refuse, setting, words, capsys):
+    refuse("plan", "quickstart", *settings(setting), words=words)
+
+
+@pytest.mark.parametrize("setting", [setting for setting, _ in SETTINGS][::12])
+def test_a_sweep_refuses_before_it_starts(refuse, setting):
+    refuse("sweep", "quickstart", "--debug", *settings(setting))
+
+
+def test_pydantics_names_of_a_unions_options_are_not_shown(capsys):
+    for setting in ("features.blocks=al", "features.train.workers=many", "features.heads=[3]"):
+        main(["plan", "quickstart", *settings(setting)])
+    shown = capsys.readouterr().err
+    for word in ("literal[", "list[int]", "function-", "workers.int", "(and 1 more)", "https://"):
+        assert word not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "COMMAND"),
+        (["swep"], ["'swep'", "'sweep'", "--help"]),
+        (["plan", "--sett", "a=1"], "--sett"),
+        (["plan", "quickstart", "more"], "more"),
+        (["plan", "--set"], "--set"),
+        (["describe", "linaer"], "did you mean 'linear'?"),
+        (["report", "no-such"], "no tables of experiment 'no-such'"),
+    ],
+)
+def test_an_unknown_command_or_flag_is_one_line(capsys, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for word in [words] if isinstance(words, str) else words:
+        assert word in error
+    assert not list(tmp_path.iterdir())
+
+
+# Results folders
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("foo://x", ["foo://x", "known: file"]),
+        ("htps://x/y", "known: file"),
+        ("https://example.org/x", "known: file"),
+        ("", "expected a folder or a URL"),
+        ("/", "the root of the file system"),
+        ("x" * 5000, "too long"),
+        ("a\0b", "expected a folder"),
+        ("~no-such-user/x", "home"),
+        (f"{__file__}", "is not a folder"),
+        (f"{__file__}/below", "is not a folder"),
+    ],
+    ids=[
+        "protocol",
+        "misspelt",
+        "read only",
+        "empty",
+        "root",
+        "long",
+        "null",
+        "user",
+        "file",
+        "below a file",
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "sweep"])
+def test_a_results_folder_that_cannot_be_is_refused(refuse, command, url, words):
+    refuse(command, "quickstart", results=url, words=words)
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused(refuse, tmp_path):
+    refuse("sweep", "quickstart", "--debug", results="/proc/results", words="/proc/results cannot be written")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "artifacts").write_text("")
+    refuse(
+        "sweep", "quickstart", "--debug", results=tmp_path / "odd", words="artifacts in it is not a folder"
+    )
+
+
+NEWER = SCHEMA_VERSION + 1
+
+
+def part(table, metadata):
+    sink = io.BytesIO()
+    pq.write_table(table.empty_table().replace_schema_metadata(metadata), sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("SCHEMA.json", f'{{"schema_version": {NEWER}}}', [f"version {NEWER}", "install a newer harness"]),
+        ("SCHEMA.json", "{", ["SCHEMA.json", "restore or remove"]),
+        ("SCHEMA.json", "", "restore or remove"),
+        ("SCHEMA.json", "[]", "restore or remove"),
+        ("SCHEMA.json", "{}", "restore or remove"),
+        ("SCHEMA.json", '{"schema_version": null}', "restore or remove"),
+        ("SCHEMA.json", '{"schema_version": 1e999}', "restore or remove"),
+        ("SCHEMA.json", b"\xff\xfe", "restore or remove"),
+        ("SCHEMA.json/x", "", "restore or remove"),
+        ("run.jsonl", f'{{"v": {NEWER}}}\n', ["run.jsonl", f"version {NEWER}"]),
+        (
+            "features/run.parquet",
+            part(schema("features"), {"harness_schema_version": str(NEWER)}),
+            ["run.parquet", f"version {NEWER}"],
+        ),
+        ("features/run.parquet", part(schema("features"), {"harness_schema_version": "x"}), "run.parquet"),
+        ("features/run.parquet", part(pa.schema({"block": pa.string()}), {}), ["run.parquet", "block"]),
+        ("features/run.parquet", b"junk", ["run.parquet", "not a readable Parquet file"]),
+        ("features/run.parquet", b"", "not a readable Parquet file"),
+    ],
+)
+def test_results_of_a_newer_or_broken_schema_are_left_alone(refuse, tmp_path, name, content, words):
+    path = tmp_path / "results" / "rows" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    refuse("plan", "quickstart", words=words)
+    refuse("sweep", "quickstart", "--debug", words=words)
+
+
+# Data sets
+
+SMALL = settings(
+    "weights=null",
+    "features={backbone: {name: unet, block_out_channels: [8]}, timesteps: [1], pools: [1]}",
+    "data.labels_per_class=null",
+)
+
+
+def png(width=8, height=8):
+    sink = io.BytesIO()
+    Image.fromarray(np.zeros((height, width), np.uint8)).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def images(count=20, labels=None, first=None):
+    content = [first, *[png()] * (count - 1)] if first is not None else [png()] * count
+    numbers = [place % 2 for place in range(count)] if labels is None else labels
+    return pa.table({"image": pa.array(content, pa.binary()), "label": numbers})
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (pa.table({"a": [1], "b": ["x"]}), ["no image column", "data.image_column", "known: a, b"]),
+        (images().drop_columns("label"), ["no label column", "data.label_column"]),
+        (images().rename_columns(["image", "lable"]), "no label column"),
+        (images(labels=["x"] * 20), "holds string, not class numbers"),
+        (images(labels=[-1] * 20), ["row 0", "label -1", "a class number"]),
+        (images(labels=pa.array([None] * 20, pa.int64())), ["row 0", "label None"]),
+        (images(labels=[10**12] * 20), "class number 1000000000000"),
+        (images(labels=[0] * 20), ["one class", "needs two"]),
+        (images(first=b"junk"), ["row 0", "the image cannot be read"]),
+        (images(first=png(64, 64)[:60]), ["row 0", "the image cannot be read"]),
+        (images(first=png(9, 8)), ["row ", "pixels where the first image has", "data.size"]),
+        (images(first=png(9, 8)).slice(0, 1), "no image is left"),
+        (b"junk", "not a readable Parquet file"),
+        (b"", "not a readable Parquet file"),
+    ],
+)
+def test_a_parquet_file_that_is_no_data_set_is_refused(refuse, tmp_path, table, words):
+    path = tmp_path / "data" / "train.parquet"
+    path.parent.mkdir()
+    path.write_bytes(table) if isinstance(table, bytes) else pq.write_table(table, path)
+    chosen = settings("data.name=parquet", f"data.path={path.parent}")
+    refuse("plan", "quickstart", *SMALL, *chosen, words=words)
+
+
+@pytest.mark.parametrize("name", ["parquet", "folder"])
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("null", "data.path is missing"),
+        ("''", "data.path is missing"),
+        ("/no/such/place", ["/no/such/place", "does not exist"]),
+        ("~no-such-user/x", "no path"),
+        ("x" * 5000, "no path"),
+        ("empty", ["empty", "in"]),
+    ],
+    ids=["null", "empty text", "missing", "user", "long", "empty folder"],
+)
+def test_a_data_set_that_is_not_there_is_refused(refuse, tmp_path, monkeypatch, name, path, words):
+    (tmp_path / "empty").mkdir()
+    path = tmp_path / path if path == "empty" else path
+    refuse("plan", "quickstart", *SMALL, *settings(f"data.name={name}", f"data.path={path}"), words=words)
+
+
+def test_an_image_of_a_folder_that_cannot_be_read_is_named(refuse, tmp_path):
+    for number in range(20):
+        path = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png())
+    chosen = [*SMALL, *settings("data.name=folder", f"data.path={tmp_path / 'data'}")]
+    path.write_bytes(b"")
+    refuse("plan", "quickstart", *chosen, words=["b/19.png", "the image cannot be read"])
+    path.write_bytes(png(10, 12))
+    refuse("plan", "quickstart", *chosen, words=["pixels where the first image has", "data.size"])
+    path.write_bytes(png())
+    shutil.rmtree(tmp_path / "data" / "a")
+    refuse("plan", "quickstart", *chosen, words="one class")
+
+
+# Backbones
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    from harness.models.backbone import UNet
+    from harness.models.unet import build_unet, save_pipeline
+
+    plan = UNet(block_out_channels=[8]).plan(8, 1)
+    folder = tmp_path_factory.mktemp("backbone") / "pipeline"
+    save_pipeline(build_unet(plan.unet), plan.scheduler, folder)
+    return folder
+
+
+def edit(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+CONFIG = "unet/config.json"
+DAMAGES = {
+    "no weights": (
+        lambda at: (at / WEIGHTS).unlink(),
+        ["diffusion_pytorch_model.safetensors", "save_pretrained"],
+    ),
+    "junk weights": (lambda at: (at / WEIGHTS).write_bytes(b"junk"), "not the weights of a UNet2DModel"),
+    "cut weights": (
+        lambda at: (at / WEIGHTS).write_bytes((at / WEIGHTS).read_bytes()[:-9]),
+        "not the weights",
+    ),
+    "other widths": (lambda at: edit(at / CONFIG, block_out_channels=[32]), "config.json says [32, 1]"),
+    "no config": (lambda at: (at / CONFIG).unlink(), ["config.json", "cannot be read"]),
+    "junk config": (lambda at: (at / CONFIG).write_text("{"), "cannot be read"),
+    "list": (lambda at: (at / CONFIG).write_text("[]"), "expected a JSON object"),
+    "class": (lambda at: edit(at / CONFIG, _class_name="UNet1DModel"), ["UNet1DModel", "reads UNet2DModel"]),
+    "size": (lambda at: edit(at / CONFIG, sample_size=32), ["32 pixels", "data.size=32"]),
+    "rectangle": (lambda at: edit(at / CONFIG, sample_size=[8, 8]), ["sample_size", "positive integer"]),
+    "levels": (lambda at: edit(at / CONFIG, block_out_channels=[8, 8]), "expected 2 of DownBlock2D"),
+    "kinds": (lambda at: edit(at / CONFIG, up_block_types=["SkipUpBlock2D"]), "expected 1 of UpBlock2D"),
+    "layers": (lambda at: edit(at / CONFIG, layers_per_block="x"), "layers_per_block = 'x'"),
+    "groups": (lambda at: edit(at / CONFIG, norm_num_groups=3), "norm_num_groups = 3"),
+    "classes": (lambda at: edit(at / CONFIG, num_class_embeds=10), "without class labels"),
+    "schedule": (
+        lambda at: edit(at / "scheduler/scheduler_config.json", num_train_timesteps=0),
+        "num_train_timesteps = 0",
+    ),
+    "betas": (
+        lambda at: edit(at / "scheduler/scheduler_config.json", beta_schedule="x"),
+        "beta_schedule = 'x'",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_pretrained_backbone_that_cannot_be_used_is_refused(refuse, saved, tmp_path, damage):
+    folder = tmp_path / "backbone"
+    shutil.copytree(saved, folder)
+    spoil, words = DAMAGES[damage]
+    spoil(folder)
+    features = f"features={{timesteps: [1], pools: [1], backbone: {{name: pretrained, path: {folder}}}}}"
+    refuse("plan", "quickstart", *settings("weights=null", features), words=words)
+
+
+# As it is started
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["harness.sweep", "quikstart"],
+        ["harness.sweep", "--set", "features.timesteps=[5000]"],
+        ["harness.sweep", "--results", "foo://x"],
+        ["harness.sweep", "--nonsense"],
+        ["harness", "swep"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_the_program_itself_ends_with_one_line_and_status_2(tmp_path, arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
