@@ -1,5 +1,7 @@
 """The linear probe is scikit-learn's logistic regression, its strength chosen on validation."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits, make_blobs, make_classification
@@ -41,6 +43,7 @@ PROBLEMS = {
 STRENGTHS = [1e-3, 1e-1, 1.0]
 
 
+@cache
 def problem(name):
     make, n = PROBLEMS[name]
     x, y = make()
@@ -52,9 +55,15 @@ def problem(name):
 
 def reference(train, strength):
     """Scikit-learn's solution; two classes share one vector there, so its C is twice as large."""
-    two = 2 if train.labels_N.max() == 1 else 1
-    model = LogisticRegression(C=two / (strength * len(train.labels_N)), tol=1e-8, max_iter=20_000)
-    return model.fit(train.x_ND.astype(np.float64), train.labels_N)
+    place = (id(train.x_ND), strength)
+    if place not in known:
+        two = 2 if train.labels_N.max() == 1 else 1
+        model = LogisticRegression(C=two / (strength * len(train.labels_N)), tol=1e-6, max_iter=20_000)
+        known[place] = model.fit(train.x_ND.astype(np.float64), train.labels_N), train.x_ND
+    return known[place][0]
+
+
+known = {}  # solutions, with their features so that nothing else gets their id
 
 
 def coefficients(train, classes, strength):

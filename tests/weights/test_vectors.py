@@ -35,12 +35,10 @@ def test_vectors_hold_every_number_of_a_network_and_give_it_back(shapes, count):
             assert torch.equal(back[name][number], value)
 
 
-@given(SHAPES)
-def test_a_layout_is_read_as_it_was_written(tmp_path_factory, shapes):
-    path = tmp_path_factory.mktemp("layout") / "layout.json"
-    layout = layout_of(shapes, [""])
-    layout.save(path)
-    assert Layout.load(path) == layout
+def test_a_layout_is_read_as_it_was_written(tmp_path):
+    layout = layout_of({"b": (2, 3), "a": (), "é.c": (1,)}, [""])
+    layout.save(tmp_path / "layout.json")
+    assert Layout.load(tmp_path / "layout.json") == layout
 
 
 NETWORK = NetworkConfig(channels=[8, 8, 8]).parameter_shapes(1, 10)
