@@ -222,6 +222,47 @@ def test_a_file_that_is_no_mapping_is_refused_with_its_name(tmp_path, text, word
     assert words in str(caught.value)
 
 
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (BOMB, "stands for more than"),
+        ("a: " + "[" * 500 + "]" * 500, "too deep"),
+        ("a: 1\nb: 2\na: 3\n", "key 'a' is given twice"),
+        ("a: 2024-01-05", "reads as a date"),
+        ("a: !!binary aGk=", "not allowed"),
+        ("? [1, 2]\n: 3", "a key must be a word"),
+    ],
+)
+def test_what_yaml_has_beyond_values_is_refused(tmp_path, text, words):
+    (tmp_path / "file.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"file\.yaml") as caught:
+        read_yaml(tmp_path / "file.yaml")
+    assert words in str(caught.value)
+
+
+def test_keys_stay_the_words_that_were_written(tmp_path):
+    (tmp_path / "file.yaml").write_text("off: 1\n3: 2\nbase: &base {x: 1}\nnext: {<<: *base, y: 2}\n")
+    assert read_yaml(tmp_path / "file.yaml") == {
+        "off": 1,
+        "3": 2,
+        "base": {"x": 1},
+        "next": {"x": 1, "y": 2},
+    }
+
+
+def test_numbers_that_yaml_takes_for_text_are_explained():
+    refused({"inner": {"learning_rate": "1e-3"}}, "inner.learning_rate", "write 1.0e-3")
+
+
+def test_integers_beyond_64_bits_are_refused():
+    refused({"seed": 2**63}, "seed", "beyond 64 bits")
+
+
 def test_a_file_that_cannot_be_read_is_refused_with_its_name(tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"a: \xff\xfe")
     for name in ("missing.yaml", "latin.yaml", "."):
