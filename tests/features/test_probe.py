@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,17 @@ def test_the_same_experiment_gives_the_same_rows(workshop, tmp_path):
             for one, other in zip(rows, second[key][name], strict=True):
                 for column in kept:
                     np.testing.assert_array_equal(one[column], other[column], err_msg=f"{name}.{column}")
+
+
+def test_an_object_store_gives_the_same_rows_as_a_disk(workshop, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    _, trials = trials_of(blocks=[5], timesteps=[50], pools=[1])
+    remote = replace(workshop, store=type(workshop.store)(Storage("memory://probe")))
+    first, second = rows_of(trials, workshop), rows_of(trials, remote)
+    for key, tables in first.items():
+        assert tables["features"][0]["test_accuracy"] == second[key]["features"][0]["test_accuracy"]
+    assert set(remote.store.storage.names("artifacts")) == {"dataset", "backbone", "features"}
+    remote.store.storage.remove("")
 
 
 def test_pixels_are_probed_as_scikit_learn_would(workshop):
