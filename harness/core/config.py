@@ -246,12 +246,18 @@ def _sentence(model: type[BaseModel], place: tuple[Any, ...], problems: list[Any
         return f"unknown key {_short(path, 80)!r}; {did_you_mean(place[-1], _fields_at(model, place[:-1]))}"
     if first["type"] == "missing":
         return f"{path!r} is missing"
-    if isinstance(first.get("ctx", {}).get("error"), _PartError):
-        return f"{path}: {first['msg'].removeprefix('Value error, ')}"
+    if isinstance(first.get("ctx", {}).get("error"), _PartError) or _about_a_whole_section(first):
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{path}.{message}" if re.match(r"[\w.]+ = ", message) else f"{path}: {message}"
     wanted = [_wanted(model, place, problem) for problem in problems]
     joined = " or ".join([wanted[0], *(text.removeprefix("Input should be ") for text in wanted[1:])])
     given = json.dumps(first["input"], default=str, ensure_ascii=False)
     return f"{path} = {_short(given, 60)}: {joined}" if path else joined
+
+
+def _about_a_whole_section(problem: Any) -> bool:
+    """Says whether a section's own check failed: its message then begins with "KEY = VALUE"."""
+    return problem["type"] == "value_error" and isinstance(problem["input"], dict)
 
 
 def _wanted(model: type[BaseModel], place: tuple[Any, ...], problem: Any) -> str:

@@ -1,8 +1,8 @@
 """What study 1 sweeps."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from harness.core.config import Config, part, unkeyed
 from harness.features.heads.head import HEADS, Head
@@ -23,12 +23,3 @@ class FeaturesConfig(Config):
     draws: int = Field(1, ge=1, le=10_000)  # noise draws a feature is averaged over
     controls: list[Literal["pixels", "untrained"]] = Field(["pixels", "untrained"])
     batch: int = unkeyed(256, ge=1)  # images in one forward pass
-
-    @field_validator("heads")
-    @classmethod
-    def _can_be_built(cls, heads: list[Any]) -> list[Any]:
-        for head in heads:
-            for width in getattr(head, "hidden", []):
-                if not 1 <= width <= 65_536:
-                    raise ValueError(f"hidden {width} of head {head.name!r} is not between 1 and 65536")
-        return heads

@@ -1,7 +1,6 @@
 """An experiment: one YAML file of values, checked as a whole."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,36 +63,7 @@ def load_experiment(name: str, settings: list[str]) -> _Base:
     experiment = parse(Experiment, values, str(path))
     if all(getattr(experiment, study) is None for study in STUDIES.names()):
         raise UserError(f"{path}: no study; add a section: {', '.join(STUDIES.names())}")
-    for problem in _training_problems(experiment, ""):
-        raise UserError(f"{path}: {problem}")
     return experiment
-
-
-def _training_problems(config: Any, place: str) -> Iterator[str]:
-    """Yields what is wrong with workers and batches, of whatever is trained, at any depth."""
-    if isinstance(config, list):
-        for number, entry in enumerate(config):
-            yield from _training_problems(entry, f"{place}{number}.")
-    if not isinstance(config, Config):
-        return
-    for name in type(config).model_fields:
-        value = getattr(config, name)
-        if name == "workers":
-            problem = _workers_problem(value, getattr(config, "batch", None))
-            yield from [f"{place}workers = {value}: {problem}"] if problem else []
-        yield from _training_problems(value, f"{place}{name}.")
-
-
-def _workers_problem(workers: int | list[int], batch: int | None) -> str | None:
-    if isinstance(workers, int):
-        if workers < 0:
-            return "expected the number of workers, 0 for none but the calling process, or [least, most]"
-    elif len(workers) != 2 or not 1 <= workers[0] <= workers[1]:
-        return "expected [least, most], with 1 <= least <= most"
-    most = workers if isinstance(workers, int) else workers[1]
-    if batch is not None and most > batch:
-        return f"more workers than the {batch} samples of a batch; give a larger batch"
-    return None
 
 
 def find_experiment(name: str) -> Path:

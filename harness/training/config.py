@@ -1,8 +1,8 @@
 """How something is trained."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.core.config import Config, unkeyed
 
@@ -19,14 +19,36 @@ class TrainConfig(Config):
     weight_decay: float = Field(0.0, ge=0)
     momentum: float = Field(0.0, ge=0, lt=1)  # SGD only
     clip: float | None = Field(None, gt=0)  # largest norm of the gradient
-    ema: float | None = Field(
-        None, gt=0, lt=1
-    )  # decay of the moving average of the weights, which is then used
+    ema: float | None = Field(None, gt=0, lt=1)  # decay of the weights' moving average, which is then used
     precision: Literal["auto", "float32"] = "auto"  # auto: bfloat16 autocast on GPUs that have it
     workers: int | list[int] = unkeyed(1)  # Ray Train workers, or [least, most]; 0: in the calling process
     checkpoint_every: int | None = unkeyed(None, ge=1)  # steps; None: ten times in all
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check_workers(self.workers, self.batch)
+        if self.warmup > self.steps > 0:
+            raise ValueError(f"warmup = {self.warmup} is longer than steps = {self.steps}")
+        return self
 
     @property
     def checkpoint_steps(self) -> int:
         """Steps between two checkpoints."""
         return self.checkpoint_every or max(1, -(-self.steps // 10))
+
+
+def check_workers(workers: int | list[int], batch: int) -> None:
+    """Raises `ValueError` unless `workers` is a number or a range, each worker with a sample of the batch."""
+    if isinstance(workers, int):
+        if workers < 0:
+            raise ValueError(
+                f"workers = {workers}: expected the number of workers, 0 for none but the calling process, "
+                "or [least, most]"
+            )
+    elif len(workers) != 2 or not 1 <= workers[0] <= workers[1]:
+        raise ValueError(f"workers = {workers}: expected [least, most], with 1 <= least <= most")
+    most = workers if isinstance(workers, int) else workers[1]
+    if most > batch:
+        raise ValueError(
+            f"workers = {workers}: more workers than the {batch} samples of a batch; give a larger batch"
+        )

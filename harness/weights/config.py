@@ -1,12 +1,12 @@
 """What study 2 sweeps."""
 
 import itertools
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from harness.core.config import Config, part, unkeyed
-from harness.training.config import TrainConfig
+from harness.training.config import TrainConfig, check_workers
 from harness.weights.controls import CONTROLS, Average, Control, Gaussian, Noise
 
 Width = Annotated[int, Field(ge=1, le=65_536)]  # channels of a layer
@@ -16,15 +16,8 @@ class NetworkConfig(Config):
     """The original network: a small ConvNet with group norm."""
 
     name: Literal["convnet"] = "convnet"
-    channels: list[int] = Field([16, 32, 32], min_length=1, max_length=30)
+    channels: list[Width] = Field([16, 32, 32], min_length=1, max_length=30)
     groups: int = Field(4, ge=1)
-
-    @field_validator("channels")
-    @classmethod
-    def _positive(cls, channels: list[int]) -> list[int]:
-        if not 1 <= min(channels) <= max(channels) <= 65_536:
-            raise ValueError("every entry is at least 1, and at most 65536")
-        return channels
 
     def parameter_shapes(self, in_channels: int, classes: int) -> dict[str, tuple[int, ...]]:
         """Returns the shapes of `harness.models.convnet.ConvNet`'s parameters by name, in its order."""
@@ -44,6 +37,11 @@ class PoolConfig(Config):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     batch: int = Field(64, ge=1)
     workers: int | list[int] = unkeyed(0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check_workers(self.workers, self.batch)
+        return self
 
 
 class AutoencoderConfig(Config):

@@ -1,6 +1,6 @@
 """A multilayer perceptron on frozen features."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,7 +13,7 @@ class MLP(Head):
     """Linear-ReLU chain, trained by the common loop."""
 
     name: Literal["mlp"] = "mlp"
-    hidden: list[int] = Field([256], min_length=1)
+    hidden: list[Annotated[int, Field(ge=1, le=65_536)]] = Field([256], min_length=1, max_length=64)
     train: TrainConfig = TrainConfig(
         steps=200, batch=128, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", workers=0
     )
