@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from harness.core.artifacts import ArtifactStore
+from harness.core.errors import UserError
 from harness.core.provenance import provenance
 from harness.core.rows import Journal, Outcome, RowStore
 from harness.core.stages import Stage, Trial, Workshop, failure
@@ -34,6 +35,8 @@ def sweep(
     """
     began = time.monotonic()
     storage.check_writable()
+    if storage.exists(experiment.name) and not storage.fs.isdir(storage.full(experiment.name)):
+        raise UserError(f"{storage.describe(experiment.name)}: a file is where the tables go; remove or rename it")
     rows = RowStore(storage)
     workshop = _workshop(storage, debug)
     plan = make_plan(experiment, rows.tables(), workshop)
