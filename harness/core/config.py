@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from harness.core.errors import UserError, did_you_mean
 from harness.core.registry import Registry
@@ -22,6 +22,19 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_other_defaults(cls, values: Any) -> Any:
+        """Lets a section that is given in part keep the rest of its own default: `train: {steps: 5}`."""
+        if not isinstance(values, dict):
+            return values
+        merged = dict(values)
+        for name, field in cls.model_fields.items():
+            default, given = field.default, values.get(name)
+            if isinstance(default, Config) and field.annotation is type(default) and isinstance(given, dict):
+                merged[name] = {**default.model_dump(), **given}
+        return merged
 
     def keyed(self) -> dict[str, Any]:
         """Returns the values on which results depend, as JSON-like data: all but those made by `unkeyed`."""

@@ -13,7 +13,7 @@ import base64
 import io
 import json
 import os
-import time
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ from harness.core.errors import UserError
 from harness.core.storage import Storage
 
 SCHEMA_VERSION = 1
-FLUSH_SECONDS = 5.0  # between two writes of a journal to an object store, which cannot append
+FLUSH_SECONDS = 5.0  # an outcome waits so long at most for an object store, which cannot append
 
 COMMON = {
     "key": pa.string(),
@@ -66,6 +66,7 @@ def _estimate(name: str) -> dict[str, pa.DataType]:
 def _summary(name: str) -> dict[str, pa.DataType]:
     """Columns for many networks' test accuracies: that of the best on validation, the mean and the median."""
     return {
+        f"{name}_best_validation_accuracy": pa.float64(),
         **_estimate(f"{name}_best_accuracy"),
         f"{name}_mean_accuracy": pa.float64(),
         f"{name}_median_accuracy": pa.float64(),
@@ -80,7 +81,7 @@ TABLES: dict[str, dict[str, pa.DataType]] = {
         "backbone": pa.string(),
         "block": pa.int64(),  # numbered from 1 along the network; null for pixels
         "block_name": pa.string(),
-        "timestep": pa.int64(),  # 0 is no noise; null for pixels
+        "timestep": pa.int64(),  # 0 is least noise; null for pixels
         "pool": pa.int64(),  # pooled to pool x pool
         "head": pa.string(),
         "dimensions": pa.int64(),
@@ -112,8 +113,8 @@ TABLES: dict[str, dict[str, pa.DataType]] = {
     "networks": {
         "k": pa.int64(),
         "subset": pa.string(),
-        "kind": pa.string(),  # original, ensemble, generated, reconstructed, noise, gaussian, average_16
-        "setting": pa.float64(),  # the noise's scale for kind "noise", else null
+        "kind": pa.string(),  # original, ensemble, generated, reconstructed, noise, gaussian, average
+        "setting": pa.float64(),  # noise: its scale; average: of how many; else null
         "index": pa.int64(),
         "selected": pa.bool_(),  # best of its kind and setting on validation
         **_estimate("validation_accuracy"),
@@ -311,7 +312,8 @@ class Journal:
         self.outcomes: list[Outcome] = []
         self._path = f"rows/{run}.jsonl"
         self._lines: list[str] = []
-        self._flushed_at = 0.0
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
         self._file = None
         if storage.local is not None:
             (storage.local / "rows").mkdir(parents=True, exist_ok=True)
@@ -326,15 +328,21 @@ class Journal:
             self._file.flush()
             os.fsync(self._file.fileno())
             return
-        self._lines.append(line)
-        if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
-            self.flush()
+        with self._lock:
+            self._lines.append(line)
+            if self._timer is None:
+                self._timer = threading.Timer(FLUSH_SECONDS, self.flush)
+                self._timer.daemon = True
+                self._timer.start()
 
     def flush(self) -> None:
         """Writes what an object store does not have yet."""
-        if self._file is None and self._lines:
-            self.storage.write(self._path, "".join(self._lines).encode())
-            self._flushed_at = time.monotonic()
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._file is None and self._lines:
+                self.storage.write(self._path, "".join(self._lines).encode())
 
     def compact(self) -> None:
         """Turns the journal into Parquet and removes it."""

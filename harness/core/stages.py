@@ -1,6 +1,6 @@
 """Stages and trials: work named by everything that its result depends on, and done once.
 
-A `Stage` makes an artifact that others read (a data set, a trained network, the features of one timestep).
+A `Stage` makes an artifact that others read: a data set, a trained network, the features of a block at a timestep.
 A `Trial` reads stages and ends in rows. Both are plain data, sent between processes; `maker` names the function
 that does the work, "module:function", so that planning a sweep imports no torch.
 """

@@ -26,7 +26,7 @@ VERSION = 1
 class Dataset:
     """Images with labels; `splits` and `labelled` hold places in them.
 
-    An image's place in `images` is its name in every noise draw, so it never depends on the splits.
+    An image's place in `images`, which holds those that some split uses, is its name in every noise draw.
     """
 
     images: np.ndarray  # uint8 [N, C, H, W]

@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 from harness.core.config import parse
 from harness.core.stages import Stage, Workshop
 from harness.data.dataset import open_dataset
-from harness.models.unet import build_unet, save_pipeline
+from harness.models.unet import build_unet, save_frame, save_pipeline
 from harness.training import checkpoint
 from harness.training.config import TrainConfig
 from harness.training.launch import train
@@ -46,4 +46,4 @@ def copy_backbone(stage: Stage, folder: Path, workshop: Workshop) -> None:
         folder / "unet" / "diffusion_pytorch_model.safetensors",
     )
     (folder / "unet" / "config.json").write_text(json.dumps(stage.config["unet"]))
-    DDPMScheduler.from_config(stage.config["scheduler"]).save_pretrained(folder / "scheduler")
+    save_frame(stage.config["scheduler"], folder)

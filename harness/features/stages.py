@@ -1,4 +1,4 @@
-"""The stages of study 1 as data: backbone, then the features of each timestep. No torch."""
+"""The stages of study 1 as data: the backbone, then features by timestep, block and stored pool. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,14 +7,14 @@ from typing import NamedTuple
 from harness.core.fingerprint import fingerprint
 from harness.core.stages import Stage, Work
 from harness.models.backbone import BackbonePlan, Block, multiplications
-from harness.training.config import TrainConfig
+from harness.training.config import TRAINING_VERSION, TrainConfig
 
 BACKBONE_VERSION = 1
 FEATURES_VERSION = 1
 MULTIPLICATIONS_PER_SECOND = 1e10  # of one CPU core: a guess, until there are measurements
 
 
-def backbone_stage(plan: BackbonePlan, train: TrainConfig, dataset: Stage, images: int, seed: int) -> Stage:
+def backbone_stage(plan: BackbonePlan, train: TrainConfig, dataset: Stage, seed: int) -> Stage:
     """Returns the stage that holds the backbone as a diffusers pipeline. Zero steps leave it untrained."""
     shared = {"unet": dict(plan.unet), "scheduler": dict(plan.scheduler)}
     if plan.source is not None:
@@ -31,7 +31,7 @@ def backbone_stage(plan: BackbonePlan, train: TrainConfig, dataset: Stage, image
         kind="backbone",
         version=BACKBONE_VERSION,
         maker="harness.features.backbone:train_backbone",
-        config={**shared, "train": train.keyed(), "seed": seed},
+        config={**shared, "train": train.keyed(), "training_version": TRAINING_VERSION, "seed": seed},
         needs={"dataset": dataset},
         options={"train": train.model_dump(mode="json")},
         work=Work(passes, passes * multiplications(plan.blocks) / MULTIPLICATIONS_PER_SECOND),
@@ -74,6 +74,7 @@ def features_stages(
     seconds = passes * multiplications(plan.blocks[:deepest]) / MULTIPLICATIONS_PER_SECOND
     shared = {"timestep": timestep, "draws": draws, "labels_per_class": labels_per_class, "seed": seed}
     needs = {"backbone": backbone, "dataset": dataset}
+    group = fingerprint([shared, *(need.key for need in needs.values())])
     bare = {
         tap: Stage(
             kind="features",
@@ -81,15 +82,14 @@ def features_stages(
             maker="harness.features.extract:make_features",
             config={**shared, "module": tap.block.name, "pool": tap.pool},
             needs=needs,
+            group=group,
         )
         for tap in taps
     }
-    group = fingerprint([shared, *(need.key for need in needs.values())])
     order = sorted(taps, key=lambda tap: (tap.block.number, tap.pool))
     return {
         tap: replace(
             stage,
-            group=group,
             options={"batch": batch},
             siblings=tuple(bare[other] for other in order if other != tap),
             work=Work(passes, seconds),

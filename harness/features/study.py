@@ -36,12 +36,11 @@ class Features:
         plan = config.backbone.plan(size, channels)
         blocks = check(config, plan)
         grid = _Grid(config, data, dataset, stage, seed, plan)
-        train = len(dataset.splits["train"])
-        backbone = backbone_stage(plan, config.train, stage, train, seed)
+        backbone = backbone_stage(plan, config.train, stage, seed)
         trials = [*grid.over("trained", backbone, blocks, config.timesteps)]
         if "untrained" in config.controls:
             zero = config.train.model_copy(update={"steps": 0})
-            untrained = backbone_stage(plan._replace(source=None), zero, stage, train, seed)
+            untrained = backbone_stage(plan._replace(source=None), zero, stage, seed)
             trials += grid.over("untrained", untrained, blocks, [min(config.timesteps)])
         if "pixels" in config.controls:
             trials += [grid.trial("pixels", None, None, None, head, {}) for head in config.heads]

@@ -17,6 +17,11 @@ def build_unet(config: Mapping[str, Any]) -> UNet2DModel:
 def save_pipeline(unet: UNet2DModel, scheduler: Mapping[str, Any], folder: Path) -> None:
     """Writes a folder that diffusers' `DDPMPipeline.from_pretrained` reads, weights in safetensors."""
     unet.save_pretrained(folder / "unet", safe_serialization=True)
+    save_frame(scheduler, folder)
+
+
+def save_frame(scheduler: Mapping[str, Any], folder: Path) -> None:
+    """Writes what makes a folder with a U-Net a pipeline: the scheduler and the index."""
     DDPMScheduler.from_config(dict(scheduler)).save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(
         '{"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"], '

@@ -39,15 +39,15 @@ def render(tables: Tables, experiment: str) -> str:
     """Returns the page: one HTML text that needs nothing beside it."""
     figures: dict[str, Any] = {}
     correctness = Correctness(tables.correctness)
-    pools = trials(tables, correctness)
-    sections = {study: _study(study, tables, pools, figures) for study in STUDIES}
+    results = trials(tables, correctness)
+    sections = {study: _study(study, tables, results, figures) for study in STUDIES}
     plotly_js, page_js = plotly.offline.get_plotlyjs(), _file("page.js")
     return Template(_file("page.html")).substitute(
         title=escape(experiment),
         policy=_policy(plotly_js, page_js),
         style=_file("style.css"),
         summary=_summary(tables),
-        answer=_answers(tables, pools, correctness),
+        answer=_answers(tables, results, correctness),
         studies="".join(sections.values()),
         failures=failures.to_html(tables),
         provenance=provenance.to_html(tables),
@@ -92,7 +92,7 @@ def _summary(tables: Tables) -> str:
     return " · ".join([*parts, *([provenance.moment(float(began.min()))] if len(began) else [])])
 
 
-def _answers(tables: Tables, pools: list[Trial], correctness: Correctness) -> str:
+def _answers(tables: Tables, results: list[Trial], correctness: Correctness) -> str:
     text = ""
     if len(tables.features):
         found = answer_features.answers(tables, correctness)
@@ -100,19 +100,19 @@ def _answers(tables: Tables, pools: list[Trial], correctness: Correctness) -> st
         text += "".join(answer_features.to_html(answer, named=len(found) > 1) for answer in found)
         text += "" if found else "<p>No probe succeeded, so there is no answer.</p>"
     if len(tables.weights):
-        text += f"<h3>{STUDIES['weights']}</h3>{answer_weights.to_html(pools)}"
+        text += f"<h3>{STUDIES['weights']}</h3>{answer_weights.to_html(results)}"
     return text or "<p>The tables have no rows yet, so there is no answer.</p>"
 
 
-def _study(study: str, tables: Tables, pools: list[Trial], figures: dict[str, Any]) -> str:
+def _study(study: str, tables: Tables, results: list[Trial], figures: dict[str, Any]) -> str:
     """Returns a study's section, nothing if it has no rows; adds its figures to `figures`."""
     if not len(getattr(tables, study)):
         return ""
     text = (
         f'<section id="{study}" aria-labelledby="{study}-title"><h2 id="{study}-title">{STUDIES[study]}</h2>'
     )
-    if study == "weights" and pools:
-        text += answer_weights.accuracy_table(pools) + answer_weights.controls_table(pools)
+    if study == "weights" and results:
+        text += answer_weights.accuracy_table(results) + answer_weights.controls_table(results)
     chosen = first_choice(study, tables)
     for name in FIGURES.names():
         figure: Figure = FIGURES.load(name)

@@ -42,7 +42,10 @@ class State:
 
     def line(self) -> str:
         """All of it in one line."""
-        best = "".join(f"; best {study} {value:.1%} ({where})" for study, (value, where) in self.best.items())
+        best = "".join(
+            f"; best on validation: {study} {value:.1%} ({where})"
+            for study, (value, where) in self.best.items()
+        )
         stages = (
             f"stages {self.stages_done}/{self.stages_total}; " if self.stages_done < self.stages_total else ""
         )
@@ -148,7 +151,10 @@ class LiveDisplay(Display):
         table.add_row(f"{state.done}/{state.total}", str(state.running), str(state.failed), state.left)
         stages = Text(f"stages {state.stages_done}/{state.stages_total}" if state.stages_total else "")
         work = [Text(f"{who}: {line}", overflow="ellipsis", no_wrap=True) for who, line in state.work.items()]
-        best = [Text(f"best {study}: {value:.1%} at {where}") for study, (value, where) in state.best.items()]
+        best = [
+            Text(f"best {study} on validation: {value:.1%} at {where}")
+            for study, (value, where) in state.best.items()
+        ]
         return Group(stages, *work, table, *best)
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -17,8 +17,7 @@ from harness.sweep.experiment import STUDIES
 MANIFESTS_READ = 20  # of each kind, to learn how long such a stage takes
 
 
-@dataclass(frozen=True)
-class Search:
+class Search(NamedTuple):
     """A study of which a search looks at some trials only."""
 
     study: str

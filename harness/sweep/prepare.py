@@ -19,10 +19,10 @@ CRASHES = 3  # how often a stage is begun again after its process or machine die
 def make_on_ray(
     stages: Sequence[Stage], workshop: Workshop, display: Display, board: Board
 ) -> dict[str, str]:
-    """Makes stages as Ray tasks, each as soon as those that it needs are there. Returns tracebacks by key."""
+    """Makes stages as Ray tasks, each as soon as those that it needs are there. Returns tracebacks by job."""
     errors = Here(workshop, display).make([stage for stage in stages if stage.here])
     waiting = [stage for stage in stages if not stage.here]
-    open_keys = {stage.job for stage in waiting}
+    open_jobs = {stage.job for stage in waiting}
     slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
     running: dict[Any, tuple[Stage, float]] = {}
     while waiting or running:
@@ -30,8 +30,8 @@ def make_on_ray(
             error = inherited(stage, errors)
             if error is not None:
                 errors[stage.job] = error
-                open_keys.discard(stage.job)
-            elif any(need.job in open_keys for need in stage.needs.values()):
+                open_jobs.discard(stage.job)
+            elif any(need.job in open_jobs for need in stage.needs.values()):
                 continue
             elif not stage.trains and sum(not other.trains for other, _ in running.values()) >= slots:
                 continue  # no room; stages that train wait for room in Ray Train
@@ -43,7 +43,7 @@ def make_on_ray(
             display.working(*line)
         for reference in ready:
             stage, began = running.pop(reference)
-            open_keys.discard(stage.job)
+            open_jobs.discard(stage.job)
             error = _error_of(reference)
             if error is None:
                 display.stage_made(stage.kind, stage.key, time.monotonic() - began)

@@ -36,7 +36,9 @@ def sweep(
     began = time.monotonic()
     storage.check_writable()
     if storage.exists(experiment.name) and not storage.fs.isdir(storage.full(experiment.name)):
-        raise UserError(f"{storage.describe(experiment.name)}: a file is where the tables go; remove or rename it")
+        raise UserError(
+            f"{storage.describe(experiment.name)}: a file is where the tables go; remove or rename it"
+        )
     rows = RowStore(storage)
     workshop = _workshop(storage, debug)
     plan = make_plan(experiment, rows.tables(), workshop)
@@ -105,13 +107,15 @@ def _able(trials: Sequence[Trial], errors: dict[str, str], workshop: Workshop, r
 
 
 def _able_searches(plan: Plan, errors: dict[str, str], workshop: Workshop, record: Record) -> list[Search]:
-    """Returns the searches whose candidates' stages are there, as far as they are made beforehand."""
+    """Returns the searches without the candidates whose stages failed; records those as failed."""
     searches = []
     for search in plan.searches:
-        if any(stage.job in errors for trial in search.candidates for stage in _below(trial)):
-            _able(search.candidates[: search.budget], errors, workshop, record)
-        else:
-            searches.append(search)
+        fresh = _able(
+            [trial for trial in search.candidates if trial.key not in search.known], errors, workshop, record
+        )
+        known = [trial for trial in search.candidates if trial.key in search.known]
+        if fresh:
+            searches.append(search._replace(candidates=known + fresh, budget=min(search.budget, len(fresh))))
     return searches
 
 

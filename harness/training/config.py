@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from harness.core.config import Config, unkeyed
 
+TRAINING_VERSION = 1  # of the loop, its tasks and its noise: part of the key of all that is trained
+
 
 class TrainConfig(Config):
     """A `train:` section of an experiment."""

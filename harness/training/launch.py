@@ -1,10 +1,12 @@
 """Starts training: on Ray Train's workers, or in the calling process. The one file that imports `ray.train`.
 
-A run is named by its stage's key, so the same command continues it after a worker or the driver has died.
+A run is named by its stage's key, so the same command continues it after a worker or the driver has died. In the
+calling process that holds where results are on a disk; on an object store such a run, which is short, begins again.
 """
 
 import shutil
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -93,7 +95,7 @@ def _train_on_ray(
     if result.error is not None:
         raise result.error
     if result.return_value is not None:
-        raise FloatingPointError(result.return_value)
+        raise RuntimeError(f"training failed on a worker:\n{result.return_value}")
     with result.checkpoint.as_directory() as kept:
         _take(Path(kept), folder)
     storage.remove(f"training/{name}")
@@ -107,8 +109,12 @@ def _work(settings: dict[str, Any]) -> str | None:
     crew = _RayCrew(ray.train.torch.get_device(), stage, workshop)
     try:
         fit(load_attribute(settings["factory"])(stage, workshop), settings["config"], settings["seed"], crew)
-    except FloatingPointError as error:  # of the mean loss, so all workers meet it at the same step
-        return str(error)
+    except Exception as error:
+        # A mean loss that is no number stops all workers at the same step; other errors may strike one alone, and
+        # only raising frees the others, who wait for it.
+        if crew.size == 1 or isinstance(error, FloatingPointError):
+            return traceback.format_exc()
+        raise
     return None
 
 

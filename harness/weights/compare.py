@@ -107,6 +107,7 @@ def _group(
 def _summary(name: str, group: Group) -> Row:
     test_N = group.right_test_NM.mean(1)
     return {
+        f"{name}_best_validation_accuracy": float(group.right_validation_NM[group.best].mean()),
         **group.best_accuracy().columns(f"{name}_best_accuracy"),
         f"{name}_mean_accuracy": float(test_N.mean()),
         f"{name}_median_accuracy": float(np.median(test_N)),

@@ -4,7 +4,7 @@ A control is a `Control`; `make` sees the originals' normalised parameters and r
 """
 
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -26,11 +26,12 @@ class Control(Config):
     """Base of all controls. A subclass has a field `name` equal to its registered name."""
 
     name: str
+    version: ClassVar[int] = 1  # raised when the same values would give other networks
     networks: int = Field(20, ge=1)  # how many to make, of each setting
 
     @abstractmethod
     def make(self, originals_KP: np.ndarray, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
-        """Returns vectors [networks, P] by setting, None where there is but one. Called once a trial."""
+        """Returns vectors [networks, P] by setting, None for a control that has none. Called once a trial."""
 
 
 class Noise(Control):
@@ -66,4 +67,4 @@ class Average(Control):
         """Averages subsets; all of the originals where there are fewer."""
         size = min(self.of, len(originals_KP))
         subsets = [draw.choice(len(originals_KP), size, replace=False) for _ in range(self.networks)]
-        return {None: np.stack([originals_KP[subset].mean(0) for subset in subsets])}
+        return {float(self.of): np.stack([originals_KP[subset].mean(0) for subset in subsets])}

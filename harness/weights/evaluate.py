@@ -24,8 +24,8 @@ def predict_all(
     """Returns predicted classes [N, M] (uint8, or int32 beyond 256 classes) of N networks for M images (uint8).
 
     `network` supplies the parameters that do not vary. What lies before the first varied parameter is computed
-    once for a group of networks: `vmap` leaves it without the networks' axis. A network whose parameters or
-    logits are not finite predicts class 0, as `argmax` would have it nowhere else; its accuracy shows it.
+    once for a group of networks: `vmap` leaves it without the networks' axis. Logits that are
+    no numbers count as the lowest: a network that has no others predicts class 0, and its accuracy shows it.
     """
     network = network.to(device).eval()
 

@@ -8,7 +8,7 @@ from harness.core.errors import UserError
 from harness.core.stages import Stage, Trial, Work
 from harness.data.config import DataConfig
 from harness.data.dataset import Dataset
-from harness.training.config import TrainConfig
+from harness.training.config import TRAINING_VERSION, TrainConfig
 from harness.weights.config import WeightsConfig
 from harness.weights.controls import CONTROLS
 from harness.weights.layout import layout_of
@@ -23,7 +23,7 @@ COMPARISON_VERSION = 1
 SECONDS_A_STEP = 0.01  # guesses for one CPU core, until there are measurements
 SECONDS_A_NETWORK = 0.02
 
-OBJECTIVE = "generated_best_accuracy"  # what a search makes large
+OBJECTIVE = "generated_best_validation_accuracy"  # what a search makes large
 
 
 class Weights:
@@ -118,7 +118,12 @@ class _Stages:
         }
         shapes = config.network.parameter_shapes(network["in_channels"], network["classes"])
         check_norms(config, dataset.images.shape[2], layout_of(shapes, config.parameters).length)
-        self.shared = {"network": network, "labels_per_class": data.labels_per_class, "seed": seed}
+        self.shared = {
+            "network": network,
+            "labels_per_class": data.labels_per_class,
+            "training_version": TRAINING_VERSION,
+            "seed": seed,
+        }
         self.network = Stage(
             kind="network",
             version=NETWORK_VERSION,
@@ -172,7 +177,11 @@ class _Stages:
             kind="autoencoder",
             version=AUTOENCODER_VERSION,
             maker="harness.weights.generate:make_autoencoder",
-            config={**chosen, "autoencoder": config.autoencoder.keyed()},
+            config={
+                **chosen,
+                "autoencoder": config.autoencoder.keyed(),
+                "training_version": TRAINING_VERSION,
+            },
             needs={"pool": self.pool},
             options={"train": config.autoencoder.train.model_dump(mode="json")},
             work=Work(seconds=config.autoencoder.train.steps * SECONDS_A_STEP),
@@ -212,7 +221,10 @@ class _Stages:
                 "k": k,
                 "subset": subset,
             },
-            config={"controls": controls},
+            config={
+                "controls": controls,
+                "control_versions": [control.version for control in self.config.controls],
+            },
             seed=self.seed,
             data=self.data.name,
             data_fingerprint=self.fingerprint,

@@ -268,3 +268,22 @@ def test_a_file_that_cannot_be_read_is_refused_with_its_name(tmp_path):
     for name in ("missing.yaml", "latin.yaml", "."):
         with pytest.raises(UserError, match="cannot be read"):
             read_yaml(tmp_path / name)
+
+
+class _Inner(Config):
+    steps: int = 1
+    batch: int = 2
+
+
+class _Middle(Config):
+    train: _Inner = _Inner(steps=10, batch=20)
+
+
+class _Outer(Config):
+    middle: _Middle = _Middle(train=_Inner(steps=100, batch=200))
+
+
+def test_a_section_given_in_part_keeps_the_rest_of_its_own_default():
+    assert parse(_Outer, {}, "x").middle.train == _Inner(steps=100, batch=200)
+    assert parse(_Outer, {"middle": {"train": {"steps": 5}}}, "x").middle.train == _Inner(steps=5, batch=20)
+    assert parse(_Middle, {"train": {"batch": 5}}, "x").train == _Inner(steps=10, batch=5)

@@ -129,7 +129,7 @@ def weight_rows(
             ("reconstructed", None, min(k, 20), 0.759, 0.90, 0.3),
             *(("noise", s, 10, 0.76 - s, 0.98 - 2 * s, s) for s in (0.001, 0.05, 0.15)),
             ("gaussian", None, 20, 0.762, 0.86, 0.6),
-            ("average_16", None, 10, 0.764, 0.89, 0.5),
+            ("average", 16.0, 10, 0.764, 0.89, 0.5),
         ]
         best: dict[tuple[str, float | None], tuple[np.ndarray, Row]] = {}
         for kind, setting, count, mean, similarity, distance in kinds:

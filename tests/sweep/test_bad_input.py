@@ -173,7 +173,10 @@ SETTINGS = [
     ("features.heads=[linear, linear]", "linear is given twice"),
     ("features.heads=[{name: linear, strengths: []}]", ["features.heads.0", "strengths"]),
     ("features.heads=[{name: linear, strengths: [-1.0]}]", "strengths.0 = -1.0"),
-    ("features.heads=[{name: mlp, hidden: [0]}]", ["features.heads.0.hidden.0 = 0", "greater than or equal to 1"]),
+    (
+        "features.heads=[{name: mlp, hidden: [0]}]",
+        ["features.heads.0.hidden.0 = 0", "greater than or equal to 1"],
+    ),
     ("features.controls=[pixels, pixels]", "pixels is given twice"),
     ("features.draws=0", "features.draws = 0"),
     ("features.train.steps=-1", "features.train.steps = -1"),

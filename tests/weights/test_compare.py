@@ -67,7 +67,7 @@ KINDS = {
     ("noise", 0.01): 3,
     ("noise", 5.0): 3,
     ("gaussian", None): 4,
-    ("average", None): 2,
+    ("average", 3.0): 2,
 }
 
 

@@ -10,7 +10,7 @@ DATA = {"max_train": 200, "max_validation": 50, "max_test": 60}
 HERE = {"workers": 0}
 WEIGHTS = {
     "network": {"channels": [8, 8], "groups": 2},
-    "train": {"steps": 60, "batch": 50, "learning_rate": 0.02, **HERE},
+    "train": {"steps": 60, "batch": 50, "learning_rate": 0.02, "schedule": "constant", **HERE},
     "parameters": ["norm2"],
     "pool": {"every": 2, **HERE},
     "k": [6, 12],

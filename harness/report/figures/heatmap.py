@@ -90,7 +90,7 @@ def draw(cells: Grid, low: float, high: float) -> Any:
         )
     figure.update_layout(
         height=max(300, 130 + (32 if numbered else 20) * len(cells.blocks)),
-        xaxis={"title": {"text": "Timestep (0 is no noise)"}, "type": "category", "showgrid": False},
+        xaxis={"title": {"text": "Timestep (0 is least noise)"}, "type": "category", "showgrid": False},
         yaxis={"title": {"text": "Block (from the input)"}, "type": "category", "showgrid": False},
     )
     return figure

@@ -38,8 +38,8 @@ def kind_order(kind: str, setting: float | None) -> tuple[int, str, float]:
 
 def kind_name(kind: str, setting: float | None) -> str:
     """Returns a kind as people read it: "noise 0.05", "average of 16"."""
-    if kind.startswith("average_"):
-        return f"average of {kind.removeprefix('average_')}"
+    if kind == "average" and setting is not None:
+        return f"average of {plain(setting)}"
     return kind if setting is None else f"{kind} {plain(setting)}"
 
 

@@ -23,7 +23,7 @@ MOST_NAMED = 12  # lines that can be told apart
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 AXIS_TITLES = {
     "block": "Block (from the input)",
-    "timestep": "Timestep (0 is no noise)",
+    "timestep": "Timestep (0 is least noise)",
     "pool": "Pool (pool × pool)",
 }
 VALUES = ["validation_accuracy", "validation_accuracy_low", "validation_accuracy_high"]
