@@ -20,6 +20,8 @@ QUIET = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
 
+CRASHES = 3  # how often a stage or trial is begun again after its process or machine died
+
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
@@ -37,6 +39,11 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def slots() -> int:
+    """Returns how many things of one CPU each the cluster runs at a time."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def gpus() -> float:

@@ -8,12 +8,11 @@ from typing import Any
 import ray
 
 from harness.core.stages import Stage, Workshop
-from harness.sweep.cluster import Board, gpus
+from harness.sweep.cluster import CRASHES, Board, gpus, slots
 from harness.sweep.display import Display
 from harness.sweep.here import Here, inherited
 
 SECONDS_BETWEEN_LOOKS = 0.5
-CRASHES = 3  # how often a stage is begun again after its process or machine died
 
 
 def make_on_ray(
@@ -23,7 +22,7 @@ def make_on_ray(
     errors = Here(workshop, display).make([stage for stage in stages if stage.here])
     waiting = [stage for stage in stages if not stage.here]
     open_jobs = {stage.job for stage in waiting}
-    slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    room = slots()
     running: dict[Any, tuple[Stage, float]] = {}
     while waiting or running:
         for stage in list(waiting):
@@ -33,7 +32,7 @@ def make_on_ray(
                 open_jobs.discard(stage.job)
             elif any(need.job in open_jobs for need in stage.needs.values()):
                 continue
-            elif not stage.trains and sum(not other.trains for other, _ in running.values()) >= slots:
+            elif not stage.trains and sum(not other.trains for other, _ in running.values()) >= room:
                 continue  # no room; stages that train wait for room in Ray Train
             else:
                 running[_submit(stage, workshop)] = (stage, time.monotonic())

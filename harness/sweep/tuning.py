@@ -4,17 +4,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from harness.core.rows import Outcome
 from harness.core.stages import Trial, Workshop, failure, objective, run
-from harness.sweep.cluster import Board, gpus
+from harness.sweep.cluster import CRASHES, Board, gpus, slots
 from harness.sweep.display import Display
 from harness.sweep.here import Record
 
-CRASHES = 3  # how often a trial is begun again after its process or machine died
 GPU_SHARE = 0.25  # of one GPU, for a trial: they are small
 
 
@@ -79,10 +77,9 @@ def run_trials(
         return
     by_key = {trial.key: trial for trial in trials}
     resources = {"cpu": 1, "gpu": GPU_SHARE if workshop.accelerators and gpus() > 0 else 0}
-    slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
     trainable = tune.with_resources(tune.with_parameters(_Actor, trials=by_key, workshop=workshop), resources)
     # Twice the slots: an actor is kept only if the next trial is known when the one before it ends.
-    search = ConcurrencyLimiter(searcher, max_concurrent=2 * slots) if searcher else None
+    search = ConcurrencyLimiter(searcher, max_concurrent=2 * slots()) if searcher else None
     with tempfile.TemporaryDirectory(prefix="harness-tune-") as scratch:
         tune.Tuner(
             trainable,
