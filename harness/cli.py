@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -34,7 +35,10 @@ def parser() -> argparse.ArgumentParser:
             "experiment", nargs="?", default="quickstart", help="a name or a YAML file (quickstart)"
         )
         command.add_argument(
-            "--results", default="results", metavar="URL", help="folder or fsspec URL (results)"
+            "--results",
+            default=os.environ.get("HARNESS_RESULTS") or "results",
+            metavar="URL",
+            help="folder or fsspec URL (HARNESS_RESULTS, or results)",
         )
     for command in (sweep, plan):
         command.add_argument(

@@ -1,24 +1,33 @@
 """Artifacts: folders named by the fingerprint of what made them, published whole, read by checksum.
 
-artifacts/KIND/KEY/manifest.json     what is in it, with sizes and checksums: written last
-artifacts/KIND/KEY/<files>
+artifacts/KIND/KEY/manifest.json     what is in it, with sizes and checksums: written last, by one publisher only
+artifacts/KIND/KEY/<files>           on a disk
+artifacts/KIND/KEY/PLACE/<files>     on an object store: each publisher has a place of its own, named in the manifest
+
+An artifact exists if its manifest can be read; no listing decides. A machine reads an object store through a bounded
+cache on its disk.
 """
 
+import errno
 import json
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from harness.core.cache import NodeCache, cache_bytes, cache_folder
 from harness.core.fingerprint import checksum, fingerprint
+from harness.core.lease import lease
 from harness.core.storage import Storage
 
 MANIFEST = "manifest.json"
+AT_ONCE = 200  # manifests asked for in one go
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a network disk without locks answers
 
 
 class Damaged(Exception):
@@ -46,10 +55,25 @@ class ArtifactStore:
         path = self.path(kind, key)
         if path not in self._manifests:
             try:
-                self._manifests[path] = json.loads(self.storage.read(f"{path}/{MANIFEST}"))
-            except (FileNotFoundError, ValueError):
+                manifest = _parsed(self.storage.read(f"{path}/{MANIFEST}"))
+            except FileNotFoundError:
                 return None
+            if manifest is None:
+                return None
+            self._manifests[path] = manifest
         return self._manifests[path]
+
+    def prefetch(self, wanted: Sequence[tuple[str, str]]) -> None:
+        """Reads the manifests of (kind, key) that an object store has, many at a time."""
+        paths = list(dict.fromkeys(self.path(kind, key) for kind, key in wanted))
+        paths = [path for path in paths if path not in self._manifests] if self.storage.local is None else []
+        for begin in range(0, len(paths), AT_ONCE):
+            part = paths[begin : begin + AT_ONCE]
+            for path, content in zip(
+                part, self.storage.read_many([f"{p}/{MANIFEST}" for p in part]), strict=True
+            ):
+                if content is not None and (manifest := _parsed(content)) is not None:
+                    self._manifests[path] = manifest
 
     def file(self, kind: str, key: str, name: str) -> Path:
         """Returns a local path to one file of an artifact, its checksum verified once a process.
@@ -57,25 +81,46 @@ class ArtifactStore:
         Raises `Damaged` if it is not what the manifest says.
         """
         path = f"{self.path(kind, key)}/{name}"
-        if path not in self._verified:
-            manifest = self.manifest(kind, key)
-            if manifest is None or name not in manifest["files"]:
-                raise Damaged(f"{path} is not there")
-            self._verified[path] = self._local_copy(path, manifest["files"][name])
-        return self._verified[path]
+        manifest = self.manifest(kind, key)
+        if manifest is None or name not in manifest["files"]:
+            raise Damaged(f"{path} is not there")
+        place = self._place(kind, key, manifest)
+        if self._verified.get(path) != place / name:
+            if self.storage.local is None and not _matches(place / name, manifest["files"][name]):
+                self._cache().forget(
+                    place.name
+                )  # this machine's copy is bad: what it was made of may be good
+                place = self._place(kind, key, manifest)
+            if not _matches(place / name, manifest["files"][name]):
+                raise Damaged(f"{path} differs from its checksum")
+            self._verified[path] = place / name
+        return place / name
 
-    def _local_copy(self, path: str, expected: Mapping[str, Any]) -> Path:
-        """Returns a verified file on this machine; from an object store it is downloaded and kept."""
-        remote = self.storage.local is None
-        local = _cache_folder(self.storage) / path if remote else Path(self.storage.full(path))
-        if remote and not _matches(local, expected):
-            try:
-                self.storage.download(path, local)
-            except FileNotFoundError:
-                raise Damaged(f"{path} is not there") from None
-        if not _matches(local, expected):
-            raise Damaged(f"{path} differs from its checksum")
-        return local
+    def _place(self, kind: str, key: str, manifest: Mapping[str, Any]) -> Path:
+        """Returns the folder on this machine's disk, or on a disk that it shares, that holds an artifact's files."""
+        if self.storage.local is not None:
+            return Path(self.storage.full(self.path(kind, key)))
+        return self._cached(kind, key, manifest)
+
+    def _cached(self, kind: str, key: str, manifest: Mapping[str, Any]) -> Path:
+        """Returns this machine's copy of an artifact of an object store, after fetching it where it is missing."""
+        path = self.path(kind, key)
+
+        def fill(folder: Path) -> None:
+            for name, expected in manifest["files"].items():
+                try:
+                    self.storage.download(f"{path}/{manifest['place']}/{name}", folder / name)
+                except FileNotFoundError:
+                    raise Damaged(f"{path}/{name} is not there") from None
+                if not _matches(folder / name, expected):
+                    raise Damaged(f"{path}/{name} differs from its checksum")
+
+        size = sum(expected["bytes"] for expected in manifest["files"].values())
+        return self._cache().folder_of(f"{kind}-{key}-{manifest['place']}", size, fill)
+
+    @staticmethod
+    def _cache() -> NodeCache:
+        return NodeCache(cache_folder(), cache_bytes())
 
     def publish(self, kind: str, key: str, folder: Path, about: Mapping[str, Any]) -> None:
         """Makes `folder`, which must be on the storage's disk if that is local, the artifact; it moves there.
@@ -87,29 +132,53 @@ class ArtifactStore:
             for file in sorted(folder.rglob("*"))
             if file.is_file()
         }
-        manifest = {**about, "files": files, "made_at": time.time()}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        path = self.path(kind, key)
+        manifest = {**about, "files": files, "made_at": time.time(), "place": uuid.uuid4().hex[:12]}
+        content = json.dumps(manifest, indent=1).encode()
         if self.storage.local is None:
-            for name in [*files, MANIFEST]:
-                self.storage.upload(folder / name, f"{path}/{name}")
+            self._publish_remote(self.path(kind, key), folder, manifest, content)
             return
-        target = Path(self.storage.full(path))
+        (folder / MANIFEST).write_bytes(content)
+        target = Path(self.storage.full(self.path(kind, key)))
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and self.manifest(kind, key) is None:  # no manifest, or one that was cut off
-            shutil.rmtree(target)
+            self.storage.remove(self.path(kind, key))
         try:
             folder.rename(target)
         except OSError:
             if not (target / MANIFEST).exists():
                 raise
 
+    def _publish_remote(self, path: str, folder: Path, manifest: Mapping[str, Any], content: bytes) -> None:
+        place = f"{path}/{manifest['place']}"
+        for name in manifest["files"]:
+            self.storage.upload(folder / name, f"{place}/{name}")
+        if self.storage.create(f"{path}/{MANIFEST}", content):
+            return
+        [found] = self.storage.read_many([f"{path}/{MANIFEST}"])
+        if found is None or _parsed(found) is None:
+            self.storage.write(f"{path}/{MANIFEST}", content)
+        else:
+            self._remove_files(place, manifest)
+
     def discard(self, kind: str, key: str) -> None:
-        """Removes a damaged artifact."""
+        """Removes an artifact that was found damaged, unless somebody has made it again since."""
         path = self.path(kind, key)
-        self._manifests.pop(path, None)
+        seen = self._manifests.pop(path, None)
         self._verified = {p: local for p, local in self._verified.items() if not p.startswith(f"{path}/")}
-        self.storage.remove(path)
+        [content] = self.storage.read_many([f"{path}/{MANIFEST}"])
+        now = None if content is None else _parsed(content)
+        if seen is not None and now is not None and now["place"] != seen["place"]:
+            return
+        if self.storage.local is not None:
+            self.storage.remove(path)
+            return
+        self.storage.remove(f"{path}/{MANIFEST}")
+        if now is not None:
+            self._remove_files(f"{path}/{now['place']}", now)
+
+    def _remove_files(self, place: str, manifest: Mapping[str, Any]) -> None:
+        for name in manifest["files"]:
+            self.storage.remove(f"{place}/{name}")
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -124,17 +193,42 @@ class ArtifactStore:
             yield work
 
     @contextmanager
-    def lock(self, kind: str, key: str) -> Iterator[None]:
-        """Lets one process of this machine at a time make an artifact. A process that dies gives it back."""
-        folder = Path(tempfile.gettempdir()) / "harness-locks"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        name = fingerprint([self.storage.url, self.storage.root, kind, key])
-        with FileLock(folder / f"{name}.lock"):
+    def lock(self, kind: str, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Lets one process at a time make an artifact, on all machines that write here.
+
+        A process that dies gives it back: on a disk at once, on an object store within a minute or so. `waiting` is
+        called if another machine has it.
+        """
+        if self.storage.local is None:
+            with lease(self.storage, f"artifacts/.leases/{kind}-{key}.json", waiting):
+                yield
+            return
+        folder = self.storage.local / "artifacts" / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder / f"{kind}-{key}.lock")
+        try:
+            held.acquire()
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise
+            # A network disk without locks: those of this machine still agree.
+            held = FileLock(
+                Path(tempfile.gettempdir()) / f"harness-{fingerprint([str(folder), kind, key])}.lock"
+            )
+            held.acquire()
+        try:
             yield
+        finally:
+            held.release()
 
 
-def _cache_folder(storage: Storage) -> Path:
-    return Path.home() / ".cache" / "harness" / fingerprint([storage.url, storage.root])
+def _parsed(content: bytes) -> dict[str, Any] | None:
+    """Returns a manifest, or None if it was cut off."""
+    try:
+        manifest = json.loads(content)
+        return manifest if {"files", "place"} <= set(manifest) else None
+    except (ValueError, TypeError):
+        return None
 
 
 def _matches(file: Path, expected: Mapping[str, Any]) -> bool:

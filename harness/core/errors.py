@@ -1,14 +1,19 @@
 """Errors meant for people: one line that says what was given, what is allowed and what to do next."""
 
+import os
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGNORECASE)
+SHORTEST_SECRET = 8  # characters: shorter values are words
 
 
 class UserError(Exception):
     """Bad input. The command line prints it as one line and ends with status 2."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(without_secrets(" ".join(str(message).split())))
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
@@ -22,3 +27,15 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 def unknown(what: str, name: object, known: Iterable[str]) -> UserError:
     """Returns the error for a name that is not among the `known` ones."""
     return UserError(f"unknown {what} {str(name)!r}; {did_you_mean(name, known)}")
+
+
+def without_secrets(text: str) -> str:
+    """Returns a text that is kept or shown, such as a traceback, without what the environment holds as secrets."""
+    hidden = {
+        value
+        for name, value in os.environ.items()
+        if SECRET.search(name) and len(value) >= SHORTEST_SECRET and not value.startswith(("/", "~"))
+    }
+    for value in sorted(hidden, key=len, reverse=True):
+        text = text.replace(value, "***")
+    return text

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.artifacts import ArtifactStore, Damaged
+from harness.core.errors import without_secrets
 from harness.core.fingerprint import fingerprint
 from harness.core.registry import load_attribute
 from harness.core.rows import Outcome
@@ -112,13 +113,14 @@ class Workshop:
             return
         for need in stage.needs.values():
             self.ensure(need)
-        with self.store.lock(stage.kind, stage.job):
+        who = f"{stage.kind} {stage.key[:6]}"
+        with self.store.lock(stage.kind, stage.job, lambda: self.progress(who, "another sweep makes it")):
             if self.has(stage):
                 return
-            began = time.time()
+            began = time.monotonic()
             with self.store.scratch() as folder:
                 load_attribute(stage.maker)(stage, folder, self)
-                self.publish(stage, folder, time.time() - began)
+                self.publish(stage, folder, time.monotonic() - began)
 
     def publish(self, stage: Stage, folder: Path, seconds: float) -> None:
         """Makes `folder` the artifact of `stage`. For `ensure`, and for makers that make siblings too."""
@@ -162,19 +164,19 @@ def objective(trial: Trial, outcome: Outcome) -> float | None:
 
 def run(trial: Trial, workshop: Workshop, device: str) -> Outcome:
     """Runs a trial and returns its outcome: rows, or a failure with its traceback. Never raises an `Exception`."""
-    began = time.time()
+    began_at, began = time.time(), time.monotonic()
     rows: dict[str, list[dict[str, Any]]] = {}
     error = None
     try:
         rows = load_attribute(trial.runner)(trial, workshop)
     except Exception:
         error = traceback.format_exc()
-    return outcome(trial, workshop.provenance, device, rows, error, began)
+    return outcome(trial, workshop.provenance, device, rows, error, began_at, time.monotonic() - began)
 
 
 def failure(trial: Trial, provenance: Mapping[str, Any], error: str) -> Outcome:
     """Returns the outcome of a trial that could not even start, or whose process died."""
-    return outcome(trial, provenance, "unknown", {}, error, time.time())
+    return outcome(trial, provenance, "unknown", {}, error, time.time(), 0.0)
 
 
 def outcome(
@@ -183,20 +185,21 @@ def outcome(
     device: str,
     rows: Mapping[str, list[dict[str, Any]]],
     error: str | None,
-    began: float,
+    began_at: float,
+    seconds: float,
 ) -> Outcome:
     """Puts the columns that all tables share in front of a trial's rows."""
     common = {
         **provenance,
         "key": trial.key,
         "status": "failed" if error else "ok",
-        "error": error,
+        "error": without_secrets(error) if error else None,
         "data": trial.data,
         "data_fingerprint": trial.data_fingerprint,
         "seed": trial.seed,
         "device": device,
-        "began_at": began,
-        "seconds": time.time() - began,
+        "began_at": began_at,
+        "seconds": seconds,
     }
     rows = {trial.table: [{}]} if error else rows
     tables = {

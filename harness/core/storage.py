@@ -1,10 +1,14 @@
 """Where results live: any fsspec URL, with writes that are whole or absent."""
 
 import os
+import shutil
+import time
 import uuid
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import fsspec
 
@@ -14,10 +18,17 @@ from harness.core.errors import UserError, did_you_mean
 READ_ONLY = frozenset(
     ("data", "git", "github", "http", "https", "jupyter", "libarchive", "reference", "tar", "zip")
 )
+# Answers that will not change by asking again.
+FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries, after those of the file system itself
 
 
 class Storage:
-    """A folder on a disk or an object store. All paths are relative to it, with forward slashes."""
+    """A folder on a disk or an object store. All paths are relative to it, with forward slashes.
+
+    What exists is found by reading it by name; no listing is kept, and none decides. Requests to an object store
+    that fail are repeated for a quarter of a minute before they raise.
+    """
 
     def __init__(self, url: str) -> None:
         """Raises `UserError` if no installed file system answers to the URL's protocol."""
@@ -25,6 +36,11 @@ class Storage:
         if not self.url.strip() or "\0" in self.url:
             raise UserError(
                 f"--results {self.url!r}: expected a folder or a URL, such as results or s3://bucket/results"
+            )
+        if has_password(self.url):
+            raise UserError(
+                f"--results {without_password(self.url)}: credentials do not belong in a URL, which tables and logs "
+                "may show; give them in the environment"
             )
         protocol = self.url.split("://", 1)[0] if "://" in self.url else "file"
         if protocol not in fsspec.available_protocols() or protocol in READ_ONLY:
@@ -56,7 +72,7 @@ class Storage:
     @cached_property
     def _resolved(self) -> tuple[Any, str]:
         url = self.url if "://" in self.url else str(Path(self.url).expanduser().absolute())
-        return fsspec.core.url_to_fs(url)
+        return fsspec.core.url_to_fs(url, use_listings_cache=False)
 
     @property
     def fs(self) -> Any:
@@ -69,7 +85,7 @@ class Storage:
         return self._resolved[1].rstrip("/")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}
+        return {"url": str(self.local or self.url)}  # "~" and "." mean another folder elsewhere
 
     @property
     def local(self) -> Path | None:
@@ -86,15 +102,28 @@ class Storage:
         """Returns `path` as people write it."""
         return self.full(path) if self.local else self.fs.unstrip_protocol(self.full(path))
 
+    def first_read(self, path: str) -> bytes | None:
+        """Returns a file's bytes, None if it is not there; raises `UserError` at once where nothing can be read."""
+        try:
+            return self.fs.cat_file(self.full(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except IsADirectoryError:
+            raise UserError(f"{self.describe(path)}: not readable; restore or remove it") from None
+        except Exception as error:  # no network, no permission, no credentials
+            raise UserError(
+                f"--results {self.url}: cannot be read: {error or type(error).__name__}"
+            ) from None
+
     def exists(self, path: str) -> bool:
         """Says whether a file or folder is at `path`."""
-        return bool(self.fs.exists(self.full(path)))
+        return bool(self._patiently(lambda: self.fs.exists(self.full(path))))
 
     def names(self, folder: str) -> list[str]:
-        """Returns the names directly in `folder`, sorted; none if it does not exist."""
+        """Returns the names directly in `folder`, sorted, for suggestions: it never decides."""
         try:
             self.fs.invalidate_cache(self.full(folder))
-            found = self.fs.ls(self.full(folder), detail=False)
+            found = self._patiently(lambda: self.fs.ls(self.full(folder), detail=False))
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
@@ -102,16 +131,53 @@ class Storage:
     def read(self, path: str) -> bytes:
         """Returns a file's bytes; raises `FileNotFoundError`."""
         try:
-            return self.fs.cat_file(self.full(path))
+            return self._patiently(lambda: self.fs.cat_file(self.full(path)))
         except NotADirectoryError as error:  # a file where a folder should be: what is below it is not there
             raise FileNotFoundError(str(error)) from None
 
+    def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        """Returns the bytes of files, None for those that are not there; an object store answers all at once."""
+        found: dict[str, Any] = {}
+        if self.local is None and len(paths) > 1:
+            answers = self.fs.cat([self.full(path) for path in paths], on_error="return")
+            found = {self.fs._strip_protocol(name): answer for name, answer in answers.items()}
+        return [self._settled(path, found.get(self.full(path))) for path in paths]
+
+    def _settled(self, path: str, answer: Any) -> bytes | None:
+        """Returns an answer, after asking again where it was a failure."""
+        if isinstance(answer, FileNotFoundError):
+            return None
+        return answer if isinstance(answer, bytes) else self._read_or_none(path)
+
+    def _read_or_none(self, path: str) -> bytes | None:
+        try:
+            return self.read(path)
+        except FileNotFoundError:
+            return None
+
     def write(self, path: str, content: bytes) -> None:
         """Writes a file so that readers see the old content or the new, never a part."""
-        full = self.full(path)
         if self.local is None:
-            self.fs.pipe_file(full, content)
-            return
+            self._patiently(lambda: self.fs.pipe_file(self.full(path), content))
+        else:
+            self._write_local(path, content, Path.replace)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Writes a file unless there is one; says whether it did. Of several writers exactly one succeeds.
+
+        `content` should be unlike any other writer's: a request whose answer was lost is known by it.
+        """
+        try:
+            if self.local is None:
+                self._patiently(lambda: self.fs.pipe_file(self.full(path), content, mode="create"))
+            else:
+                self._write_local(path, content, lambda scratch, full: os.link(scratch, full))
+        except FileExistsError:
+            return self.local is None and self._read_or_none(path) == content
+        return True
+
+    def _write_local(self, path: str, content: bytes, place: Callable[[Path, str], Any]) -> None:
+        full = self.full(path)
         Path(full).parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(f"{full}.{uuid.uuid4().hex}.part")
         try:
@@ -119,35 +185,52 @@ class Storage:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            scratch.replace(full)
+            place(scratch, full)
         finally:
             scratch.unlink(missing_ok=True)
 
     def upload(self, source: Path, path: str) -> None:
         """Copies a local file to `path`."""
-        self.fs.makedirs(self.full(path).rsplit("/", 1)[0], exist_ok=True)
-        self.fs.put_file(str(source), self.full(path))
+        if self.local is not None:
+            Path(self.full(path)).parent.mkdir(parents=True, exist_ok=True)
+        self._patiently(lambda: self.fs.put_file(str(source), self.full(path)))
 
     def download(self, path: str, target: Path) -> None:
-        """Copies the file at `path` to a local `target`, whole or not at all."""
+        """Copies the file at `path` to a local `target`; after an error a part of it may be there."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
-        try:
-            self.fs.get_file(self.full(path), str(scratch))
-            scratch.replace(target)
-        finally:
-            scratch.unlink(missing_ok=True)
+        self._patiently(lambda: self.fs.get_file(self.full(path), str(target)))
 
     def remove(self, path: str) -> None:
-        """Removes a file or folder, if it is there."""
+        """Removes a file or folder, if it is there. On a disk a folder goes at once, whoever reads in it."""
+        place = Path(self.full(path))
+        if self.local is not None and place.is_dir():
+            gone = place.with_name(f"{place.name}.{uuid.uuid4().hex}.gone")
+            try:
+                place.rename(gone)
+            except FileNotFoundError:
+                return
+            shutil.rmtree(gone, ignore_errors=True)
+            return
         try:
-            self.fs.rm(self.full(path), recursive=True)
+            self._patiently(lambda: self.fs.rm(self.full(path), recursive=True))
         except FileNotFoundError:
             return
+
+    def _patiently(self, request: Callable[[], Any]) -> Any:
+        """Repeats a request to an object store that fails for a passing reason."""
+        for pause in PAUSES if self.local is None else ():
+            try:
+                return request()
+            except FINAL:
+                raise
+            except Exception:  # each library has its own names for a network that fails
+                time.sleep(pause)
+        return request()
 
     def check_writable(self) -> None:
         """Raises `UserError` if nothing can be written here. Leaves nothing behind."""
         if self.local is None:
+            self._check_object_store()
             return
         place = self.local
         while not place.exists() and place != place.parent:
@@ -165,6 +248,31 @@ class Storage:
             probe.unlink()
         except OSError as error:
             raise UserError(f"results folder {self.local} cannot be written: {error.strerror}") from None
+
+    def _check_object_store(self) -> None:
+        probe = f"rows/probe-{uuid.uuid4().hex}"
+        try:
+            self.fs.pipe_file(self.full(probe), b"")
+            self.fs.rm_file(self.full(probe))
+        except (
+            Exception
+        ) as error:  # no permission, no bucket, no credentials, no network: each library has its own
+            raise UserError(
+                f"--results {self.url}: cannot be written: {error or type(error).__name__}"
+            ) from None
+
+
+def has_password(url: str) -> bool:
+    """Says whether a URL carries a password, as in ftp://me:secret@host."""
+    try:
+        return urlsplit(url).password is not None
+    except ValueError:
+        return False
+
+
+def without_password(url: str) -> str:
+    """Returns `url` as messages may show it."""
+    return url.replace(f":{urlsplit(url).password}@", ":***@", 1) if has_password(url) else url
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

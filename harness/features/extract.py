@@ -26,7 +26,7 @@ FILE = "features.safetensors"
 
 def make_features(stage: Stage, folder: Path, workshop: Workshop) -> None:
     """Writes the features of `stage`, and publishes those of its siblings that are missing, from one pass."""
-    began = time.time()
+    began = time.monotonic()
     wanted = [stage, *(sibling for sibling in stage.siblings if not workshop.has(sibling))]
     dataset = open_dataset(stage.needs["dataset"], workshop)
     unet, scheduler = load_pipeline(workshop.folder(stage.needs["backbone"]))
@@ -47,7 +47,7 @@ def make_features(stage: Stage, folder: Path, workshop: Workshop) -> None:
         place.mkdir(exist_ok=True)
         save_file({"features": features[one.config["module"], one.config["pool"]]}, place / FILE)
         if one is not stage:
-            workshop.publish(one, place, time.time() - began)
+            workshop.publish(one, place, time.monotonic() - began)
 
 
 @torch.no_grad()

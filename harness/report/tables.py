@@ -30,13 +30,17 @@ def read_tables(storage: Storage, experiment: str) -> Tables:
     Raises `UserError` if there are none (with the experiments that exist), or if one is not readable or was
     written with a newer schema.
     """
-    written = {name.removesuffix(".parquet") for name in storage.names(experiment)} & set(TABLES)
-    if not experiment or not written:
+    contents = storage.read_many([f"{experiment}/{name}.parquet" for name in TABLES]) if experiment else []
+    written = {name: content for name, content in zip(TABLES, contents, strict=False) if content is not None}
+    if not written:
         raise UserError(
             f"no tables of experiment {experiment!r} in {storage.describe()}; "
             f"{did_you_mean(experiment, experiments(storage))}"
         )
-    tables = {name: _read(storage, f"{experiment}/{name}.parquet", name) for name in sorted(written)}
+    tables = {
+        name: _read(content, storage.describe(f"{experiment}/{name}.parquet"), name)
+        for name, content in written.items()
+    }
     return from_arrow({name: tables.get(name, schema(name).empty_table()) for name in TABLES})
 
 
@@ -61,10 +65,9 @@ def experiments(storage: Storage) -> list[str]:
     return [name for name in storage.names("") if files & set(storage.names(name))]
 
 
-def _read(storage: Storage, path: str, name: str) -> pa.Table:
-    where = storage.describe(path)
+def _read(content: bytes, where: str, name: str) -> pa.Table:
     try:
-        table = pq.read_table(io.BytesIO(storage.read(path)))
+        table = pq.read_table(io.BytesIO(content))
         version = int((table.schema.metadata or {}).get(b"harness_schema_version", 0))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{where}: not a readable table ({error}); {AGAIN}") from None

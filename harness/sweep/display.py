@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from harness.core.errors import without_secrets
 from harness.core.rows import Outcome
 from harness.core.stages import Trial, objective
 from harness.sweep.plan import Plan, duration
@@ -89,7 +90,8 @@ class Display:
 
     def stage_failed(self, kind: str, key: str, error: str) -> None:
         """Shows the last line of a failed stage's traceback; its trials' rows have all of it."""
-        self.say(f"failed: {kind} {key[:6]}: {error.strip().splitlines()[-1]}")
+        last = without_secrets(error.strip().splitlines()[-1])
+        self.say(f"failed: {kind} {key[:6]}: {last}")
 
     def trials_begin(self) -> None:
         """Starts the clock for trials."""

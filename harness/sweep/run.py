@@ -8,7 +8,8 @@ from typing import Any
 from harness.core.artifacts import ArtifactStore
 from harness.core.errors import UserError
 from harness.core.provenance import provenance
-from harness.core.rows import Journal, Outcome, RowStore
+from harness.core.row_store import Journal, RowStore
+from harness.core.rows import Outcome
 from harness.core.stages import Stage, Trial, Workshop, failure
 from harness.core.storage import Storage
 from harness.sweep.display import Display, open_display
@@ -35,7 +36,7 @@ def sweep(
     """
     began = time.monotonic()
     storage.check_writable()
-    if storage.exists(experiment.name) and not storage.fs.isdir(storage.full(experiment.name)):
+    if storage.local is not None and (storage.local / experiment.name).is_file():
         raise UserError(
             f"{storage.describe(experiment.name)}: a file is where the tables go; remove or rename it"
         )

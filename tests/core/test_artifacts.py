@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.core import lease
 from harness.core.artifacts import ArtifactStore, Damaged
 from harness.core.storage import Storage
 
@@ -17,7 +18,7 @@ from harness.core.storage import Storage
 @pytest.fixture(params=["disk", "memory"])
 def store(request, tmp_path, monkeypatch):
     """An empty store on each kind of file system; what is downloaded stays in `tmp_path`."""
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     return ArtifactStore(
         Storage(str(tmp_path / "results") if request.param == "disk" else f"memory://{uuid.uuid4().hex}")
     )
@@ -29,6 +30,20 @@ def publish(store, files, key="key", **about):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
         store.publish("kind", key, folder, about)
+
+
+def find(store):
+    """Returns the paths of all files of an artifact."""
+    return sorted(
+        path.removeprefix(store.storage.root + "/")
+        for path in store.storage.fs.find(store.storage.full("artifacts/kind/key"))
+    )
+
+
+def place_of(store, name):
+    """Returns the path of one of its files."""
+    [path] = (path for path in find(store) if path.endswith(f"/{name}"))
+    return path
 
 
 def again(store):
@@ -51,7 +66,8 @@ def test_nothing_is_left_of_the_work(store):
     publish(store, {"a": b"one"})
     if store.storage.local:
         assert os.listdir(store.storage.local / "artifacts" / ".scratch") == []
-    assert store.storage.names("artifacts/kind/key") == ["a", "manifest.json"]
+    [file] = (name for name in find(store) if name.endswith("/a"))
+    assert find(store) == [file, "artifacts/kind/key/manifest.json"]
 
 
 def test_the_manifest_comes_last(store, monkeypatch):
@@ -90,9 +106,9 @@ def test_a_file_that_was_altered_truncated_or_removed_is_never_handed_out(store,
     publish(store, {"a": b"one"})
     content = damage(b"one")
     if content is None:
-        store.storage.remove("artifacts/kind/key/a")
+        store.storage.remove(place_of(store, "a"))
     else:
-        store.storage.write("artifacts/kind/key/a", content)
+        store.storage.write(place_of(store, "a"), content)
     with pytest.raises(Damaged, match="artifacts/kind/key/a"):
         again(store).file("kind", "key", "a")
 
@@ -104,19 +120,37 @@ def test_a_file_that_the_manifest_lacks_is_not_there(store):
 
 
 def test_a_damaged_copy_of_a_remote_file_is_fetched_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     store = ArtifactStore(Storage(f"memory://{uuid.uuid4().hex}"))
     publish(store, {"a": b"one"})
     store.file("kind", "key", "a").write_bytes(b"bad")
     assert again(store).file("kind", "key", "a").read_bytes() == b"one"
 
 
-def test_of_two_publishers_on_a_disk_the_first_stays(tmp_path):
-    store = ArtifactStore(Storage(str(tmp_path)))
+def test_of_two_publishers_the_first_stays(store):
     publish(store, {"a": b"first"})
+    before = find(store)
     publish(again(store), {"a": b"second", "b": b""})
     assert again(store).file("kind", "key", "a").read_bytes() == b"first"
-    assert store.storage.names("artifacts/kind/key") == ["a", "manifest.json"]
+    assert find(store) == before
+
+
+def test_publishers_at_once_leave_one_whole_artifact(store):
+    barrier = threading.Barrier(6)
+
+    def work(number):
+        mine = again(store)
+        barrier.wait()
+        publish(mine, {"a": b"%d" % number, "b": b"%d" % number})
+
+    threads = [threading.Thread(target=work, args=[number]) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    reader = again(store)
+    assert reader.file("kind", "key", "a").read_bytes() == reader.file("kind", "key", "b").read_bytes()
+    assert len(find(store)) == 3
 
 
 def test_two_publishers_of_the_same_leave_a_whole_artifact(store):
@@ -162,7 +196,30 @@ def test_the_manifest_is_plain_json_with_checksums(store):
     assert manifest["files"] == {"a": {"bytes": 3, "sha256": expected}}
 
 
-def test_one_at_a_time_makes_an_artifact(store):
+def test_an_artifact_that_was_made_again_since_is_not_discarded(store):
+    publish(store, {"a": b"bad"})
+    store.manifest("kind", "key")
+    other = again(store)
+    other.discard("kind", "key")
+    publish(other, {"a": b"good"})
+    store.discard("kind", "key")
+    assert again(store).file("kind", "key", "a").read_bytes() == b"good"
+
+
+def test_manifests_are_read_ahead_together(store, monkeypatch):
+    for key in ("one", "two"):
+        publish(store, {"a": b""}, key=key)
+    fresh = again(store)
+    fresh.prefetch([("kind", key) for key in ("one", "two", "three")])
+    if store.storage.local is None:
+        monkeypatch.setattr(Storage, "read", None)
+    assert fresh.manifest("kind", "one")["files"] == fresh.manifest("kind", "two")["files"]
+    monkeypatch.undo()
+    assert fresh.manifest("kind", "three") is None
+
+
+def test_one_at_a_time_makes_an_artifact(store, monkeypatch):
+    monkeypatch.setattr(lease, "LOOK_SECONDS", 0.01)
     inside, most = [], []
 
     def work():

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harness.core.rows import TABLES, RowStore, to_table
+from harness.core.row_store import RowStore
+from harness.core.rows import TABLES, to_table
 from harness.core.storage import Storage
 
 Row = dict[str, Any]

@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from harness.core.rows import TABLES, WHEN_AND_WHERE, RowStore
+from harness.core.row_store import RowStore
+from harness.core.rows import TABLES, WHEN_AND_WHERE
 from harness.core.storage import Storage
 
 
@@ -22,10 +23,14 @@ def assert_equal(first, second):
 def recordings(results):
     """Returns how often each trial was recorded as done, over all runs, before duplicates are dropped."""
     store = RowStore(Storage(str(results)))
-    names = [name for name in store.storage.names("rows") if name.endswith(".jsonl")]
-    keys = [outcome.key for name in names for outcome in store._read_journal(name) if not outcome.failed]
+    runs = store._runs()
+    ended = store._ended(runs)
+    keys = [one.key for run in runs if run not in ended for one in store._journal_of(run) if not one.failed]
     for table in ("features", "weights"):
-        for part in (results / "rows" / table).glob("*.parquet"):
-            frame = pd.read_parquet(part)
-            keys += list(frame.key[frame.status == "ok"])
+        for part in store._parts(table, ended):
+            keys += [
+                key
+                for key, status in zip(part["key"].to_pylist(), part["status"].to_pylist(), strict=True)
+                if status == "ok"
+            ]
     return pd.Series(keys).value_counts()

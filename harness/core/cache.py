@@ -1,0 +1,114 @@
+"""What one machine keeps of an object store on its own disk: whole artifacts, least recently used out first."""
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from harness.core.errors import UserError
+
+DEFAULT_GIGABYTES = 50.0
+ABANDONED_SECONDS = 3600.0  # a download that has not grown for so long belongs to a process that died
+
+
+def cache_folder() -> Path:
+    """Returns where this machine keeps copies: HARNESS_CACHE, or ~/.cache/harness."""
+    return Path(os.environ.get("HARNESS_CACHE") or Path.home() / ".cache" / "harness")
+
+
+def cache_bytes() -> int:
+    """Returns the cache's bound: HARNESS_CACHE_GB, 50 without. Raises `UserError` if that is no number."""
+    given = os.environ.get("HARNESS_CACHE_GB") or DEFAULT_GIGABYTES
+    try:
+        size = float(given)
+    except ValueError:
+        size = -1.0
+    if not 0 < size < float("inf"):
+        raise UserError(f"HARNESS_CACHE_GB={given}: expected gigabytes, such as 50")
+    return int(size * 1e9)
+
+
+class NodeCache:
+    """Folders by name, together at most `limit` bytes, shared by all processes of this machine."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+
+    def folder_of(self, name: str, size: int, fill: Callable[[Path], None]) -> Path:
+        """Returns the folder `name`, which `fill(empty_folder)` makes of `size` bytes where it is not there.
+
+        One process at a time fills a folder. Raises `UserError` if it is larger than the bound, and whatever `fill`
+        raises; then nothing stays.
+        """
+        place = self.folder / name
+        if self._touched(place):
+            return place
+        if size > self.limit:
+            raise UserError(
+                f"an artifact of {size / 1e9:.1f} GB does not fit into this machine's cache of {self.limit / 1e9:.1f} GB; "
+                "raise HARNESS_CACHE_GB"
+            )
+        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / "locks" / f"{name}.lock"):
+            if not self._touched(place):
+                part = self._reserve(name, size)
+                try:
+                    fill(part)
+                    part.rename(place)
+                finally:
+                    shutil.rmtree(part, ignore_errors=True)
+        return place
+
+    def forget(self, name: str) -> None:
+        """Removes a copy that turned out to be damaged."""
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _reserve(self, name: str, size: int) -> Path:
+        """Makes room for `size` bytes, and an empty folder whose name counts as that much."""
+        part = self.folder / f"{name}.{size}.{uuid.uuid4().hex}.part"
+        with FileLock(self.folder / "locks" / "room.lock"):
+            self._make_room(size)
+            part.mkdir()
+        return part
+
+    def _make_room(self, size: int) -> None:
+        found = []
+        for place in self.folder.iterdir():
+            if place.name == "locks":
+                continue
+            if place.suffix == ".part" and time.time() - _latest(place) > ABANDONED_SECONDS:
+                shutil.rmtree(place, ignore_errors=True)
+                continue
+            held = int(place.name.split(".")[-3]) if place.suffix == ".part" else _size(place)
+            found.append((place.suffix == ".part", _latest(place), held, place))
+        used = sum(held for _, _, held, _ in found)
+        for under_way, _, held, place in sorted(found):
+            if used + size <= self.limit or under_way:
+                return
+            shutil.rmtree(place, ignore_errors=True)
+            used -= held
+
+    @staticmethod
+    def _touched(place: Path) -> bool:
+        """Says whether a folder is there, and notes that it is in use."""
+        try:
+            os.utime(place)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _latest(folder: Path) -> float:
+    """Returns when a folder was last used or written to."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:
+        return 0.0

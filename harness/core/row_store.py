@@ -1,0 +1,272 @@
+"""Where rows are kept: each run's own files, found by counting, so that several runs may write to one place.
+
+    rows/SCHEMA.json               the schema's version
+    rows/runs/NUMBER.json          the name of run NUMBER, counted from 1: claimed by one run only
+    rows/RUN/PART.jsonl            its journal, a line a trial: one part on a disk; on an object store, which cannot
+                                   append, one every few seconds
+    rows/RUN/TABLE.parquet         the same, when the run has ended
+    rows/RUN/tables.json           how many rows each of its tables has: written last, then the journal goes
+    EXPERIMENT/TABLE.parquet       the rows of one experiment, for people and for the report
+
+Rows belong to a trial's key: where two runs recorded the same trial, a success stands before a failure, then the
+first before the second. No listing decides what exists.
+"""
+
+import io
+import itertools
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.core.errors import UserError
+from harness.core.rows import SCHEMA_VERSION, TABLES, Outcome, check_schema_version, schema, to_table
+from harness.core.storage import Storage
+
+FLUSH_SECONDS = 5.0  # an outcome waits so long at most for an object store
+AT_ONCE = 32  # files of a counted sequence asked for in one go; so large a gap would end it
+OUTCOMES_AT_ONCE = 500  # turned into Arrow in one go
+
+
+class RowStore:
+    """All rows of one results folder."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    def check_version(self) -> None:
+        """Raises `UserError` if a newer version of this software wrote here."""
+        content = self.storage.first_read("rows/SCHEMA.json")
+        if content is None:
+            return
+        try:
+            found = int(json.loads(content)["schema_version"])
+        except (ValueError, KeyError, TypeError, OverflowError):
+            raise self._unreadable("rows/SCHEMA.json") from None
+        check_schema_version(found, self.storage.describe())
+
+    def tables(self) -> dict[str, pa.Table]:
+        """Returns every row recorded, one table each, journals of dead and running sweeps included."""
+        self.check_version()
+        runs = self._runs()
+        ended = self._ended(runs)
+        outcomes = {run: self._journal_of(run) for run in runs if run not in ended}
+        ended |= self._ended([*outcomes])  # those that ended while their journals were read
+        tables: dict[str, pa.Table] = {}
+        for name in TABLES:
+            parts = self._parts(name, ended)
+            rows = [
+                row
+                for run, found in outcomes.items()
+                if run not in ended
+                for outcome in found
+                for row in outcome.tables.get(name, [])
+            ]
+            parts.append(self._journalled(name, rows))
+            tables[name] = pa.concat_tables(parts, promote_options="permissive").select(schema(name).names)
+        return _first_success(tables)
+
+    def _runs(self) -> list[str]:
+        runs = []
+        for path, content in self._counted("rows/runs/{:06d}.json"):
+            try:
+                runs.append(str(json.loads(content)["run"]))
+            except (ValueError, KeyError, TypeError):
+                raise self._unreadable(path) from None
+        return runs
+
+    def _counted(self, pattern: str) -> Iterator[tuple[str, bytes]]:
+        """Yields path and content of the files `pattern` counts from 1, up to a wide gap."""
+        for begin in itertools.count(1, AT_ONCE):
+            paths = [pattern.format(number) for number in range(begin, begin + AT_ONCE)]
+            found = self.storage.read_many(paths)
+            yield from (
+                (path, content) for path, content in zip(paths, found, strict=True) if content is not None
+            )
+            if not any(content is not None for content in found):
+                return
+
+    def _ended(self, runs: list[str]) -> dict[str, dict[str, int]]:
+        """Returns how many rows each table has, by run, of those that have ended."""
+        paths = [f"rows/{run}/tables.json" for run in runs]
+        ended = {}
+        for run, path, content in zip(runs, paths, self.storage.read_many(paths), strict=True):
+            if content is not None:
+                try:
+                    ended[run] = {str(name): int(count) for name, count in json.loads(content).items()}
+                except (ValueError, AttributeError, TypeError):
+                    raise self._unreadable(path) from None
+        return ended
+
+    def _journal_of(self, run: str) -> list[Outcome]:
+        outcomes = []
+        for path, content in self._counted(f"rows/{run}/{{:06d}}.jsonl"):
+            for line in content.decode("utf-8", errors="replace").splitlines():
+                try:
+                    outcomes.append(Outcome.from_json(line, self.storage.describe(path)))
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    continue  # the line that was being written when the process died
+        return outcomes
+
+    def _journalled(self, name: str, rows: list[dict[str, Any]]) -> pa.Table:
+        try:
+            return to_table(name, rows)
+        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            place = self.storage.describe("rows")
+            raise UserError(
+                f"{place}: a journal (*.jsonl) holds no {name} rows: {error}; move it away"
+            ) from None
+
+    def _parts(self, name: str, ended: Mapping[str, Mapping[str, int]]) -> list[pa.Table]:
+        """Returns one table of each of the runs that have rows in it."""
+        paths = [f"rows/{run}/{name}.parquet" for run, counts in ended.items() if counts.get(name)]
+        return [
+            self._parsed(name, path, content)
+            for path, content in zip(paths, self.storage.read_many(paths), strict=True)
+        ]
+
+    def _parsed(self, name: str, path: str, content: bytes | None) -> pa.Table:
+        place = self.storage.describe(path)
+        if content is None:
+            raise UserError(f"{place}: missing; restore it, or remove its folder to run those trials again")
+        try:
+            table = pq.read_table(io.BytesIO(content))
+            if table.schema.metadata:
+                check_schema_version(int(table.schema.metadata.get(b"harness_schema_version", 0)), place)
+            pa.unify_schemas([schema(name), table.schema], promote_options="permissive")
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UserError(f"{place}: not a readable Parquet file of these rows: {error}") from None
+        return table
+
+    def _unreadable(self, path: str) -> UserError:
+        return UserError(f"{self.storage.describe(path)}: not readable; restore or remove it")
+
+    def journal(self, run: str) -> "Journal":
+        """Starts the journal of `run`, after claiming the next number for it."""
+        version = json.dumps({"schema_version": SCHEMA_VERSION}).encode()
+        if self.storage.first_read("rows/SCHEMA.json") is None:
+            self.storage.write("rows/SCHEMA.json", version)
+        taken = [int(path[-11:-5]) for path, _ in self._counted("rows/runs/{:06d}.json")]
+        number = max(taken, default=0) + 1
+        while not self.storage.create(f"rows/runs/{number:06d}.json", json.dumps({"run": run}).encode()):
+            number += 1
+        return Journal(self.storage, run)
+
+    def write_experiment(self, experiment: str, keys: Iterable[str], tables: Mapping[str, pa.Table]) -> None:
+        """Writes `EXPERIMENT/TABLE.parquet`: the rows of the trials `keys`, in their order."""
+        order = {key: place for place, key in enumerate(keys)}
+        for name, table in tables.items():
+            places = np.array([order.get(key, -1) for key in table["key"].to_pylist()], np.int64)
+            chosen = np.argsort(places, kind="stable")
+            chosen = chosen[places[chosen] >= 0]
+            self.storage.write(
+                f"{experiment}/{name}.parquet", _parquet(table.take(pa.array(chosen, pa.int64())))
+            )
+
+
+class Journal:
+    """Records the outcomes of one run as they come; nothing recorded is lost when the process dies."""
+
+    def __init__(self, storage: Storage, run: str) -> None:
+        self.storage = storage
+        self.run = run
+        self._lines: list[str] = []
+        self._written = 0  # how many of the lines are in the store
+        self._parts = 0
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._file = None
+        if storage.local is not None:
+            self._parts = 1
+            (storage.local / "rows" / run).mkdir(parents=True, exist_ok=True)
+            self._file = open(storage.full(self._part(1)), "a", encoding="utf-8")  # noqa: SIM115
+
+    def _part(self, number: int) -> str:
+        return f"rows/{self.run}/{number:06d}.jsonl"
+
+    def record(self, outcome: Outcome) -> None:
+        """Appends an outcome, on disk before this returns; on an object store within a few seconds."""
+        line = outcome.to_json() + "\n"
+        if self._file is not None:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        with self._lock:
+            self._lines.append(line)
+            if self._file is None:
+                self._flush_later()
+
+    def _flush_later(self) -> None:
+        if self._timer is None:
+            self._timer = threading.Timer(FLUSH_SECONDS, self._flush_or_wait)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _flush_or_wait(self) -> None:
+        try:
+            self.flush()
+        except Exception:  # the store does not answer: what is recorded stays here until it does
+            with self._lock:
+                self._flush_later()
+
+    def flush(self) -> None:
+        """Writes what an object store does not have yet."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._file is None and self._written < len(self._lines):
+                self.storage.write(
+                    self._part(self._parts + 1), "".join(self._lines[self._written :]).encode()
+                )
+                self._parts += 1
+                self._written = len(self._lines)
+
+    def compact(self) -> None:
+        """Turns the journal into Parquet and removes it."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+        counts = {}
+        for name, table in self._tables().items():
+            counts[name] = len(table)
+            if len(table):
+                self.storage.write(f"rows/{self.run}/{name}.parquet", _parquet(table))
+        self.storage.write(f"rows/{self.run}/tables.json", json.dumps(counts).encode())
+        for number in range(1, self._parts + 1):
+            self.storage.remove(self._part(number))
+
+    def _tables(self) -> dict[str, pa.Table]:
+        parts = {name: [schema(name).empty_table()] for name in TABLES}
+        for begin in range(0, len(self._lines), OUTCOMES_AT_ONCE):
+            outcomes = [Outcome.from_json(line) for line in self._lines[begin : begin + OUTCOMES_AT_ONCE]]
+            for name, found in parts.items():
+                found.append(to_table(name, [row for one in outcomes for row in one.tables.get(name, [])]))
+        return {name: pa.concat_tables(found) for name, found in parts.items()}
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _first_success(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    """Keeps, for each key, the rows of the run that recorded it first, a success before any failure."""
+    best: dict[str, tuple[bool, float, str]] = {}
+    columns = ("key", "status", "began_at", "run")
+    for table in tables.values():
+        for key, status, began_at, run in zip(*(table[name].to_pylist() for name in columns), strict=True):
+            rank = (status != "ok", began_at, run)
+            best[key] = min(best.get(key, rank), rank)
+    chosen = {}
+    for name, table in tables.items():
+        ranks = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        keep = [best[key] == (status != "ok", began_at, run) for key, status, began_at, run in ranks]
+        chosen[name] = table.filter(pa.array(keep, pa.bool_()))
+    return chosen
