@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from harness.core.errors import UserError
+from harness.core.errors import Terminated, UserError
 
-OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, SOME_FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,10 +30,12 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write an experiment's report again, from its tables")
     listing = commands.add_parser("list", help="list experiments and the parts they can name")
     describe = commands.add_parser("describe", help="say what a part is and which options it has")
+    doctor = commands.add_parser("doctor", help="say what would go wrong here, or on a running cluster")
     for command in (sweep, plan, report):
         command.add_argument(
             "experiment", nargs="?", default="quickstart", help="a name or a YAML file (quickstart)"
         )
+    for command in (sweep, plan, report, doctor):
         command.add_argument(
             "--results",
             default=os.environ.get("HARNESS_RESULTS") or "results",
@@ -44,11 +46,12 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--set", action="append", default=[], metavar="PATH=VALUE", help="change one value"
         )
-    for command in (sweep, plan, listing):
+    for command in (sweep, plan, listing, doctor):
         command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     sweep.add_argument(
         "--address", metavar="ADDRESS", help="Ray cluster; local starts one (one that runs here)"
     )
+    doctor.add_argument("--address", metavar="ADDRESS", help="Ray cluster (one that runs here); starts none")
     sweep.add_argument("--debug", action="store_true", help="one process without Ray: a breakpoint works")
     describe.add_argument("part", help="a name that `harness list` shows")
     return top
@@ -61,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[chosen.command](chosen)
     except UserError as error:
         print(f"harness: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("harness: interrupted; what was recorded is kept, the same command continues", file=sys.stderr)
-        return INTERRUPTED
+        return error.status
+    except KeyboardInterrupt as interrupt:
+        print("harness: stopped; what was recorded is kept, the same command continues", file=sys.stderr)
+        return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
     except BrokenPipeError:
         return OK
 
@@ -73,11 +76,13 @@ def _sweep(chosen: argparse.Namespace) -> int:
     from harness.core.storage import Storage
     from harness.report.page import write_report
     from harness.sweep.experiment import load_experiment
+    from harness.sweep.interrupt import interruptible
     from harness.sweep.run import sweep
 
     experiment = load_experiment(chosen.experiment, chosen.set)
     storage = Storage(chosen.results)
-    facts = sweep(experiment, storage, address=chosen.address, debug=chosen.debug, quiet=chosen.json)
+    with interruptible():
+        facts = sweep(experiment, storage, address=chosen.address, debug=chosen.debug, quiet=chosen.json)
     facts["report"] = write_report(storage, experiment.name)
     _print(chosen, facts, [f"report: {facts['report']}"])
     return SOME_FAILED if facts["failed_now"] else OK
@@ -118,8 +123,23 @@ def _describe(chosen: argparse.Namespace) -> int:
     return OK
 
 
+def _doctor(chosen: argparse.Namespace) -> int:
+    from harness.sweep.doctor import doctor
+
+    diagnosis = doctor(chosen.results, chosen.address)
+    _print(chosen, diagnosis.summary(), diagnosis.lines())
+    return SOME_FAILED if diagnosis.bad else OK
+
+
 def _print(chosen: argparse.Namespace, facts: dict[str, Any], lines: list[str]) -> None:
     print(json.dumps(facts) if chosen.json else "\n".join(lines))
 
 
-COMMANDS = {"sweep": _sweep, "plan": _plan, "report": _report, "list": _list, "describe": _describe}
+COMMANDS = {
+    "sweep": _sweep,
+    "plan": _plan,
+    "report": _report,
+    "list": _list,
+    "describe": _describe,
+    "doctor": _doctor,
+}

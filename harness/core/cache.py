@@ -49,8 +49,8 @@ class NodeCache:
             return place
         if size > self.limit:
             raise UserError(
-                f"an artifact of {size / 1e9:.1f} GB does not fit into this machine's cache of {self.limit / 1e9:.1f} GB; "
-                "raise HARNESS_CACHE_GB"
+                f"an artifact of {size / 1e9:.1f} GB does not fit into this machine's cache of "
+                f"{self.limit / 1e9:.1f} GB; raise HARNESS_CACHE_GB"
             )
         (self.folder / "locks").mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "locks" / f"{name}.lock"):

@@ -1,8 +1,10 @@
 """Errors meant for people: one line that says what was given, what is allowed and what to do next."""
 
+import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGNORECASE)
@@ -10,10 +12,36 @@ SHORTEST_SECRET = 8  # characters: shorter values are words
 
 
 class UserError(Exception):
-    """Bad input. The command line prints it as one line and ends with status 2."""
+    """Bad input. The command line prints it as one line and ends with `status`."""
+
+    status = 2
 
     def __init__(self, message: str) -> None:
         super().__init__(without_secrets(" ".join(str(message).split())))
+
+
+class Terminated(KeyboardInterrupt):
+    """Somebody asked the process to end, as a cluster or a job queue does."""
+
+
+class FullDisk(UserError):
+    """A disk is full: no fault of the input, and the same command continues once there is room."""
+
+    status = 1
+
+
+@contextmanager
+def full_disk_explained(where: str) -> Iterator[None]:
+    """Turns the error of a full disk into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        raise FullDisk(
+            f"{where}: {error.strerror}{place}; what was recorded is kept: make room, and the same command continues"
+        ) from None
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
 """A lease: who makes something that several machines could make, agreed on through an object store.
 
-The holder renews its lease; one that has not changed for a while, by the waiter's own clock, belongs to a machine that
-is gone and is taken over. Two holders at once are possible in rare races: they cost work, not results, since of two
-publishers the first stays.
+The holder renews its lease; one that has not changed for a while, by the waiter's own clock, belongs to a machine
+that is gone and is taken over. Two holders at once are possible in rare races: they cost work, not results, since of
+two publishers the first stays.
 """
 
 import json

@@ -146,11 +146,15 @@ class RowStore:
     def _unreadable(self, path: str) -> UserError:
         return UserError(f"{self.storage.describe(path)}: not readable; restore or remove it")
 
+    def begin(self) -> None:
+        """Makes the place one that holds rows, which other machines can look for."""
+        if self.storage.first_read("rows/SCHEMA.json") is None:
+            version = json.dumps({"schema_version": SCHEMA_VERSION}).encode()
+            self.storage.write("rows/SCHEMA.json", version)
+
     def journal(self, run: str) -> "Journal":
         """Starts the journal of `run`, after claiming the next number for it."""
-        version = json.dumps({"schema_version": SCHEMA_VERSION}).encode()
-        if self.storage.first_read("rows/SCHEMA.json") is None:
-            self.storage.write("rows/SCHEMA.json", version)
+        self.begin()
         taken = [int(path[-11:-5]) for path, _ in self._counted("rows/runs/{:06d}.json")]
         number = max(taken, default=0) + 1
         while not self.storage.create(f"rows/runs/{number:06d}.json", json.dumps({"run": run}).encode()):

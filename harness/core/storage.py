@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -248,6 +249,14 @@ class Storage:
             probe.unlink()
         except OSError as error:
             raise UserError(f"results folder {self.local} cannot be written: {error.strerror}") from None
+
+    def check_seen(self) -> None:
+        """Raises `UserError` if this machine does not see the results that a sweep has begun to write."""
+        if self.first_read("rows/SCHEMA.json") is None:
+            raise UserError(
+                f"--results {self.url} of the sweep is not the same place on {socket.gethostname()}; "
+                "give a folder that all machines of the cluster share, or a URL such as s3://bucket/results"
+            )
 
     def _check_object_store(self) -> None:
         probe = f"rows/probe-{uuid.uuid4().hex}"

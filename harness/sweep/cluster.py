@@ -2,14 +2,20 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from queue import Empty, Queue
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
+import yaml
 
 from harness.core.errors import UserError
+from harness.core.storage import Storage
+from harness.sweep.nodes import on_every_node
 
 QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trials stay in the folder where the sweep was started
@@ -18,9 +24,13 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # tasks without a GPU of their own leave the variables alone
     "RAY_worker_maximum_startup_concurrency": "8",  # Train starts that many helpers, and Ray warns of it
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_task_oom_retries": "0",  # what a machine has no memory for is begun again by us, and not for ever
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # interrupts end the sweep in one way
 }
 
-CRASHES = 3  # how often a stage or trial is begun again after its process or machine died
+CRASHES = 3  # how often a stage or trial is begun again after its process died
+LOSSES = 100  # how often a stage is begun again after its machine was lost, as spot machines are
+BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # where `ray up` leaves, on the head, which machines there may be
 
 
 @contextmanager
@@ -30,8 +40,12 @@ def connected(address: str | None) -> Iterator[None]:
     Raises `UserError` if nothing answers at `address`.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    on_main = threading.current_thread() is threading.main_thread()
+    terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        if on_main:
+            signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
         raise UserError(f"no Ray cluster answers at {where}: {error}") from None
@@ -41,14 +55,46 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def slots() -> int:
-    """Returns how many things of one CPU each the cluster runs at a time."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+class Capacity(NamedTuple):
+    """What a cluster can run at a time."""
+
+    slots: int  # things of one CPU each that the machines there now run at a time
+    gpus: float  # of the machines there now, or of those that the autoscaler may add
 
 
-def gpus() -> float:
-    """Returns how many GPUs the cluster has."""
-    return float(ray.cluster_resources().get("GPU", 0))
+def capacity() -> Capacity:
+    """Returns what the cluster can run at this moment: machines come and go, so ask again."""
+    resources = ray.cluster_resources()
+    return Capacity(max(1, int(resources.get("CPU", 1))), max(resources.get("GPU", 0.0), _gpus_to_come()))
+
+
+def _gpus_to_come() -> float:
+    """Returns how many GPUs `ray up`'s file allows on this cluster, where this process runs on its head."""
+    try:
+        config = yaml.safe_load(Path(BOOTSTRAP).expanduser().read_text(encoding="utf-8"))
+        kinds = config["available_node_types"].values()
+        return float(
+            sum(kind.get("max_workers", 0) * kind.get("resources", {}).get("GPU", 0) for kind in kinds)
+        )
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, RuntimeError):
+        return 0.0
+
+
+def check_shared(storage: Storage) -> None:
+    """Raises `UserError` naming the first machine of the cluster that does not see the results as this one does."""
+    if len(ray.nodes()) < 2:
+        return
+    for node, answer in on_every_node(_unseen, storage):
+        if answer is not None:
+            raise UserError(f"node {node.name}: {answer}")
+
+
+def _unseen(storage: Storage) -> str | None:
+    try:
+        storage.check_seen()
+    except UserError as error:
+        return str(error)
+    return None
 
 
 @ray.remote(num_cpus=0)

@@ -15,6 +15,10 @@ Record = Callable[[Outcome], None]
 class Here:
     """One pair of hands; `harness.sweep.on_ray` has many."""
 
+    def at_once(self) -> int:
+        """Returns how many trials may be under way."""
+        return 1
+
     def __init__(self, workshop: Workshop, display: Display) -> None:
         self._workshop, self._display = workshop, display
 

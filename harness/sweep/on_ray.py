@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.core.stages import Stage, Trial, Workshop
-from harness.sweep.cluster import Board
+from harness.sweep.cluster import Board, capacity
 from harness.sweep.display import Display
 from harness.sweep.here import Record
 from harness.sweep.prepare import make_on_ray
@@ -21,6 +21,12 @@ class OnRay:
     def make(self, stages: Sequence[Stage]) -> dict[str, str]:
         """Makes stages, each as soon as it can be. Returns tracebacks by `Stage.job` of those that failed."""
         return make_on_ray(stages, self._workshop, self._display, self._board)
+
+    def at_once(self) -> int:
+        """Returns how many trials may be under way: twice the slots, since an actor is kept only if the next trial
+        is known when the one before it ends.
+        """
+        return 2 * capacity().slots
 
     def run(self, trials: Sequence[Trial], record: Record, searcher: Any = None, samples: int = 1) -> None:
         """Runs all of `trials`, or the `samples` that `searcher` asks for, and calls `record` with outcomes."""

@@ -1,18 +1,20 @@
-"""Makes stages as Ray tasks, as many at a time as the cluster has room for."""
+"""Makes stages as Ray tasks: all that are ready are asked for at once, so that machines which join find work."""
 
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import ray
 
 from harness.core.stages import Stage, Workshop
-from harness.sweep.cluster import CRASHES, Board, gpus, slots
+from harness.sweep.cluster import CRASHES, LOSSES, Board, capacity
 from harness.sweep.display import Display
 from harness.sweep.here import Here, inherited
 
 SECONDS_BETWEEN_LOOKS = 0.5
+IN_FLIGHT = 2000  # tasks that Ray is told of at a time: what waits there is what an autoscaler sees
 
 
 def make_on_ray(
@@ -22,7 +24,8 @@ def make_on_ray(
     errors = Here(workshop, display).make([stage for stage in stages if stage.here])
     waiting = [stage for stage in stages if not stage.here]
     open_jobs = {stage.job for stage in waiting}
-    room = slots()
+    shared = ray.put(workshop)
+    lost: Counter[tuple[str, bool]] = Counter()  # by job, and by whether its machine was lost too
     running: dict[Any, tuple[Stage, float]] = {}
     while waiting or running:
         for stage in list(waiting):
@@ -30,20 +33,28 @@ def make_on_ray(
             if error is not None:
                 errors[stage.job] = error
                 open_jobs.discard(stage.job)
-            elif any(need.job in open_jobs for need in stage.needs.values()):
+            elif any(need.job in open_jobs for need in stage.needs.values()) or len(running) >= IN_FLIGHT:
                 continue
-            elif not stage.trains and sum(not other.trains for other, _ in running.values()) >= room:
-                continue  # no room; stages that train wait for room in Ray Train
             else:
-                running[_submit(stage, workshop)] = (stage, time.monotonic())
+                running[_submit(stage, workshop, shared)] = (stage, time.monotonic())
             waiting.remove(stage)
         ready, _ = ray.wait(list(running), timeout=SECONDS_BETWEEN_LOOKS) if running else ([], [])
         for line in board.take():
             display.working(*line)
         for reference in ready:
             stage, began = running.pop(reference)
+            try:
+                error = ray.get(reference)
+            except ray.exceptions.RayError as failure:
+                machine = isinstance(failure, ray.exceptions.NodeDiedError)
+                lost[stage.job, machine] += 1
+                if lost[stage.job, machine] <= (LOSSES if machine else CRASHES):
+                    what = "its machine was lost" if machine else "its process died"
+                    display.say(f"{stage.kind} {stage.key[:6]}: {what}; begun again")
+                    waiting.insert(0, stage)
+                    continue
+                error = f"{type(failure).__name__}: {failure}"
             open_jobs.discard(stage.job)
-            error = _error_of(reference)
             if error is None:
                 display.stage_made(stage.kind, stage.key, time.monotonic() - began)
             else:
@@ -52,28 +63,23 @@ def make_on_ray(
     return errors
 
 
-def _submit(stage: Stage, workshop: Workshop) -> Any:
+def _submit(stage: Stage, workshop: Workshop, shared: Any) -> Any:
     """Starts a task for `stage`. One that only waits for Ray Train's workers takes no CPU from them."""
-    has_gpu = workshop.accelerators and gpus() > 0
+    has_gpu = workshop.accelerators and capacity().gpus > 0
     resources: dict[str, float] = (
         {"num_cpus": 0} if stage.trains else {"num_cpus": 1, "num_gpus": float(has_gpu)}
     )
-    name = f"{stage.kind} {stage.key[:6]}"
-    return _make.options(name=name, max_retries=CRASHES, **resources).remote(stage, workshop)
+    return _make.options(name=f"{stage.kind} {stage.key[:6]}", max_retries=0, **resources).remote(
+        stage, shared
+    )
 
 
 @ray.remote
 def _make(stage: Stage, workshop: Workshop) -> str | None:
     """Makes one stage; returns the traceback if it fails, so that only lost processes are tried again."""
     try:
+        workshop.store.storage.check_seen()
         workshop.ensure(stage)
     except Exception:
         return traceback.format_exc()
     return None
-
-
-def _error_of(reference: Any) -> str | None:
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayError as error:
-        return f"{type(error).__name__}: {error}"

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from harness.core.artifacts import ArtifactStore
-from harness.core.errors import UserError
+from harness.core.errors import UserError, full_disk_explained
 from harness.core.provenance import provenance
 from harness.core.row_store import Journal, RowStore
 from harness.core.rows import Outcome
@@ -32,8 +32,16 @@ def sweep(
 ) -> dict[str, Any]:
     """Runs what is missing of an experiment and writes its tables. Returns the summary that `--json` prints.
 
-    Raises `UserError` before anything is written. Whatever ends the sweep, recorded rows stay.
+    Raises `UserError` before anything is written, or where the disk is full. Whatever ends the sweep, recorded
+    rows stay.
     """
+    with full_disk_explained(storage.describe()):
+        return _sweep(experiment, storage, address, debug, quiet)
+
+
+def _sweep(
+    experiment: Any, storage: Storage, address: str | None, debug: bool, quiet: bool
+) -> dict[str, Any]:
     began = time.monotonic()
     storage.check_writable()
     if storage.local is not None and (storage.local / experiment.name).is_file():
@@ -43,13 +51,15 @@ def sweep(
     rows = RowStore(storage)
     workshop = _workshop(storage, debug)
     plan = make_plan(experiment, rows.tables(), workshop)
+    keys = [trial.key for trial in plan.trials]
     with open_display(plan, quiet) as display, ExitStack() as stack:
-        keys = [trial.key for trial in plan.trials]
+        if plan.to_run:
+            rows.begin()
+            hands = stack.enter_context(_hands(workshop, display, address, debug))
+            journal = rows.journal(str(workshop.provenance["run"]))
         stack.callback(lambda: rows.write_experiment(experiment.name, keys, rows.tables()))
         if plan.to_run:
-            journal = rows.journal(str(workshop.provenance["run"]))
             stack.callback(journal.compact)
-            hands = stack.enter_context(_hands(workshop, display, address, debug))
             _fill(plan, workshop, _recorder(plan, journal, display), display, hands)
     state = display.state
     return {
@@ -77,10 +87,11 @@ def _hands(workshop: Workshop, display: Display, address: str | None, debug: boo
         workshop.say = display.working
         yield Here(workshop, display)
         return
-    from harness.sweep.cluster import connected
+    from harness.sweep.cluster import check_shared, connected
     from harness.sweep.on_ray import OnRay
 
     with connected(address):
+        check_shared(workshop.store.storage)
         yield OnRay(workshop, display)
 
 
@@ -92,7 +103,8 @@ def _fill(plan: Plan, workshop: Workshop, record: Record, display: Display, hand
     for search in _able_searches(plan, errors, workshop, record):
         from harness.sweep.search import GridSearcher
 
-        hands.run(search.candidates, record, GridSearcher(search, plan.experiment.seed), search.budget)
+        searcher = GridSearcher(search, plan.experiment.seed, hands.at_once)
+        hands.run(search.candidates, record, searcher, search.budget)
 
 
 def _able(trials: Sequence[Trial], errors: dict[str, str], workshop: Workshop, record: Record) -> list[Trial]:

@@ -1,5 +1,6 @@
 """Searches: Optuna chooses which trials of a grid are run. The one file that imports Optuna."""
 
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -22,8 +23,10 @@ class GridSearcher(Searcher):
     trial under way ends, and never runs again; that is also how a search continues where it stopped.
     """
 
-    def __init__(self, search: Search, seed: int) -> None:
+    def __init__(self, search: Search, seed: int, at_once: Callable[[], int] = lambda: 1) -> None:
+        """`at_once` says how many trials may be under way, asked anew each time: machines come and go."""
         super().__init__(metric=METRIC, mode="max")
+        self._at_once = at_once
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._axes = search.axes
         self._by_axes = {self._place(trial.axes): trial for trial in search.candidates}
@@ -51,6 +54,8 @@ class GridSearcher(Searcher):
         """Returns {"key": a trial's key} for a setting that is neither known nor under way."""
         if self._left <= 0:
             return Searcher.FINISHED
+        if len(self._running) >= self._at_once():
+            return None
         trial = self._ask()
         self._left -= 1
         self._running[trial_id] = trial

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray import tune
-from ray.tune.search import ConcurrencyLimiter, Searcher
+from ray.tune.search import Searcher
 
 from harness.core.rows import Outcome
 from harness.core.stages import Trial, Workshop, failure, objective, run
-from harness.sweep.cluster import CRASHES, Board, gpus, slots
+from harness.sweep.cluster import CRASHES, Board, capacity
 from harness.sweep.display import Display
 from harness.sweep.here import Record
 
@@ -22,6 +22,7 @@ class _Actor(tune.Trainable):
     def setup(self, config: dict[str, Any], trials: Mapping[str, Trial], workshop: Workshop) -> None:
         self._trials, self._workshop = trials, workshop
         self._key = config["key"]
+        workshop.store.storage.check_seen()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._key = new_config["key"]
@@ -56,11 +57,21 @@ class _Recorder(tune.Callback):
                 self._display.working(*line)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._record(Outcome.from_json(trial.last_result["outcome"]))
+        self._keep(Outcome.from_json(trial.last_result.pop("outcome")))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         reason = str(trial.get_error() or "the trial's process died")
-        self._record(failure(self._trials[trial.config["key"]], self._workshop.provenance, reason))
+        self._keep(failure(self._trials[trial.config["key"]], self._workshop.provenance, reason))
+
+    def _keep(self, outcome: Outcome) -> None:
+        try:
+            self._record(outcome)
+        except Exception as error:  # Tune would take it for an error of the trial
+            raise _CannotRecord(error) from error
+
+
+class _CannotRecord(BaseException):
+    """Rows cannot be kept, so that to go on would be in vain. Passes through Tune, which stops `Exception`s."""
 
 
 def run_trials(
@@ -76,16 +87,14 @@ def run_trials(
     if not trials:
         return
     by_key = {trial.key: trial for trial in trials}
-    resources = {"cpu": 1, "gpu": GPU_SHARE if workshop.accelerators and gpus() > 0 else 0}
+    resources = {"cpu": 1, "gpu": GPU_SHARE if workshop.accelerators and capacity().gpus > 0 else 0}
     trainable = tune.with_resources(tune.with_parameters(_Actor, trials=by_key, workshop=workshop), resources)
-    # Twice the slots: an actor is kept only if the next trial is known when the one before it ends.
-    search = ConcurrencyLimiter(searcher, max_concurrent=2 * slots()) if searcher else None
     with tempfile.TemporaryDirectory(prefix="harness-tune-") as scratch:
-        tune.Tuner(
+        tuner = tune.Tuner(
             trainable,
             param_space={} if searcher else {"key": tune.grid_search(list(by_key))},
             tune_config=tune.TuneConfig(
-                search_alg=search,
+                search_alg=searcher,
                 num_samples=samples,
                 reuse_actors=True,  # holds only while trials are waiting: no limit on concurrent trials but the CPUs
             ),
@@ -99,4 +108,8 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=CRASHES),
                 callbacks=[_Recorder(by_key, workshop, record, display, board)],
             ),
-        ).fit()
+        )
+        try:
+            tuner.fit()
+        except _CannotRecord as stopped:
+            raise stopped.args[0] from None

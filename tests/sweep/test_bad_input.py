@@ -340,22 +340,37 @@ def part(table, metadata):
         ("SCHEMA.json", '{"schema_version": 1e999}', "restore or remove"),
         ("SCHEMA.json", b"\xff\xfe", "restore or remove"),
         ("SCHEMA.json/x", "", "restore or remove"),
-        ("run.jsonl", f'{{"v": {NEWER}}}\n', ["run.jsonl", f"version {NEWER}"]),
+        ("run/000001.jsonl", f'{{"v": {NEWER}}}\n', ["000001.jsonl", f"version {NEWER}"]),
+        ("runs/000001.json", "{", ["000001.json", "restore or remove"]),
+        ("run/tables.json", "[]", ["tables.json", "restore or remove"]),
         (
-            "features/run.parquet",
+            "run/features.parquet",
             part(schema("features"), {"harness_schema_version": str(NEWER)}),
-            ["run.parquet", f"version {NEWER}"],
+            ["features.parquet", f"version {NEWER}"],
         ),
-        ("features/run.parquet", part(schema("features"), {"harness_schema_version": "x"}), "run.parquet"),
-        ("features/run.parquet", part(pa.schema({"block": pa.string()}), {}), ["run.parquet", "block"]),
-        ("features/run.parquet", b"junk", ["run.parquet", "not a readable Parquet file"]),
-        ("features/run.parquet", b"", "not a readable Parquet file"),
+        (
+            "run/features.parquet",
+            part(schema("features"), {"harness_schema_version": "x"}),
+            "features.parquet",
+        ),
+        ("run/features.parquet", part(pa.schema({"block": pa.string()}), {}), ["features.parquet", "block"]),
+        ("run/features.parquet", b"junk", ["features.parquet", "not a readable Parquet file"]),
+        ("run/features.parquet", b"", "not a readable Parquet file"),
     ],
 )
 def test_results_of_a_newer_or_broken_schema_are_left_alone(refuse, tmp_path, name, content, words):
     path = tmp_path / "results" / "rows" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for beside, text in (("runs/000001.json", '{"run": "run"}'), ("run/tables.json", '{"features": 1}')):
+        other = tmp_path / "results" / "rows" / beside
+        if (
+            name.startswith("run/")
+            and not other.exists()
+            and not (name.endswith("jsonl") and "tables" in beside)
+        ):
+            other.parent.mkdir(exist_ok=True)
+            other.write_text(text)
     refuse("plan", "quickstart", words=words)
     refuse("sweep", "quickstart", "--debug", words=words)
 
