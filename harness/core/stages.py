@@ -75,11 +75,16 @@ class Trial:
     data: str
     data_fingerprint: str
     needs: Mapping[str, Stage] = field(default_factory=dict)
-    reads: Mapping[str, Stage] = field(
+    reads: Mapping[str, tuple[Stage, ...]] = field(
         default_factory=dict
-    )  # holders of what `axes`, `config`, `needs` determine
+    )  # holders of what `axes`, `config` and `needs` determine, each in shards
     seconds: float = 0.2  # a guess, until trials of this table have been measured
     searchable: bool = True  # whether a search may leave it out; controls always run
+
+    @property
+    def stages(self) -> list[Stage]:
+        """All stages that the trial uses itself."""
+        return [*self.needs.values(), *(stage for shards in self.reads.values() for stage in shards)]
 
     @cached_property
     def key(self) -> str:
@@ -155,6 +160,16 @@ class Workshop:
         names = list(manifest["files"]) if manifest else []
         paths = [self.file(stage, name) for name in names]
         return paths[0].parents[len(Path(names[0]).parts) - 1]
+
+
+def shards(total: int, size: int, batch: int) -> list[tuple[int, int]]:
+    """Returns the ranges into which `total` things are cut, each an artifact of its own: what a lost machine costs.
+
+    A range holds `size` things, rounded up to whole batches, so that each is computed in the same batch, and to the
+    same bits, wherever the cuts are.
+    """
+    step = -(-size // batch) * batch
+    return [(begin, min(begin + step, total)) for begin in range(0, total, step)]
 
 
 def objective(trial: Trial, outcome: Outcome) -> float | None:

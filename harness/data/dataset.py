@@ -138,7 +138,17 @@ def make(stage: Stage, folder: Path, workshop: Workshop) -> None:
 
 
 def open_dataset(stage: Stage, workshop: Workshop) -> Dataset:
-    """Reads the artifact of a data-set stage."""
+    """Reads the artifact of a data-set stage; the last one is kept, for the next trial or shard of a process."""
+    if stage.key not in _opened:
+        _opened.clear()
+        _opened[stage.key] = _read(stage, workshop)
+    return _opened[stage.key]
+
+
+_opened: dict[str, Dataset] = {}
+
+
+def _read(stage: Stage, workshop: Workshop) -> Dataset:
     arrays = load_file(workshop.file(stage, "images.safetensors"))
     classes = json.loads(workshop.file(stage, "classes.json").read_text(encoding="utf-8"))
     return Dataset(

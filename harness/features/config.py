@@ -23,3 +23,6 @@ class FeaturesConfig(Config):
     draws: int = Field(1, ge=1, le=10_000)  # noise draws a feature is averaged over
     controls: list[Literal["pixels", "untrained"]] = Field(["pixels", "untrained"])
     batch: int = unkeyed(256, ge=1)  # images in one forward pass
+    shard: int = unkeyed(
+        8192, ge=1
+    )  # images in one artifact, which one task makes: what a lost machine costs

@@ -25,16 +25,20 @@ FILE = "features.safetensors"
 
 
 def make_features(stage: Stage, folder: Path, workshop: Workshop) -> None:
-    """Writes the features of `stage`, and publishes those of its siblings that are missing, from one pass."""
+    """Writes the features of `stage`, and publishes those of its siblings that are missing, from one pass.
+
+    A stage holds one shard: the probed images from one place to another.
+    """
     began = time.monotonic()
     wanted = [stage, *(sibling for sibling in stage.siblings if not workshop.has(sibling))]
     dataset = open_dataset(stage.needs["dataset"], workshop)
-    unet, scheduler = load_pipeline(workshop.folder(stage.needs["backbone"]))
+    unet, scheduler = _pipeline(stage.needs["backbone"], workshop)
+    begin, end = stage.config["images"]
     features = extract(
         unet,
         scheduler,
         dataset.images,
-        dataset.probed(stage.config["labels_per_class"]),
+        dataset.probed(stage.config["labels_per_class"])[begin:end],
         timestep=stage.config["timestep"],
         taps=[(one.config["module"], one.config["pool"]) for one in wanted],
         draws=stage.config["draws"],
@@ -48,6 +52,17 @@ def make_features(stage: Stage, folder: Path, workshop: Workshop) -> None:
         save_file({"features": features[one.config["module"], one.config["pool"]]}, place / FILE)
         if one is not stage:
             workshop.publish(one, place, time.monotonic() - began)
+
+
+def _pipeline(stage: Stage, workshop: Workshop) -> tuple[UNet2DModel, DDPMScheduler]:
+    """Reads a backbone; the last one is kept, for the next shard of the same process."""
+    if stage.key not in _pipelines:
+        _pipelines.clear()
+        _pipelines[stage.key] = load_pipeline(workshop.folder(stage))
+    return _pipelines[stage.key]
+
+
+_pipelines: dict[str, tuple[UNet2DModel, DDPMScheduler]] = {}
 
 
 @torch.no_grad()

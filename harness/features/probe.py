@@ -21,7 +21,7 @@ from harness.training.device import pick_device
 
 def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
     """Returns one row of `features` and one of `correctness`."""
-    dataset = _dataset(trial, workshop)
+    dataset = open_dataset(trial.needs["dataset"], workshop)
     per_class = trial.config["labels_per_class"]
     x_MD = read_features(trial, workshop, dataset).numpy()
     labels_M = dataset.labels[dataset.probed(per_class)]
@@ -52,7 +52,7 @@ def read_features(trial: Trial, workshop: Workshop, dataset: Dataset) -> torch.T
     if trial.axes["features"] == "pixels":
         index_M = dataset.probed(trial.config["labels_per_class"])
         return as_input(torch.from_numpy(dataset.images[index_M])).flatten(1)
-    stored = _load(workshop.file(trial.reads["features"], FILE))
+    stored = _load(tuple(workshop.file(shard, FILE) for shard in trial.reads["features"]))
     return torch.nn.functional.adaptive_avg_pool2d(stored, trial.axes["pool"]).flatten(1)
 
 
@@ -69,18 +69,7 @@ def split(
     return train, validation, test
 
 
-def _dataset(trial: Trial, workshop: Workshop) -> Dataset:
-    stage = trial.needs["dataset"]
-    if stage.key not in _datasets:
-        _datasets.clear()
-        _datasets[stage.key] = open_dataset(stage, workshop)
-    return _datasets[stage.key]
-
-
-_datasets: dict[str, Dataset] = {}  # the last one, kept between trials of one process
-
-
 @lru_cache(maxsize=2)
-def _load(path: Path) -> torch.Tensor:
-    """Reads an artifact's file; its path names its content, so it may be kept between trials."""
-    return load_file(path)["features"]
+def _load(paths: tuple[Path, ...]) -> torch.Tensor:
+    """Reads the shards of a tap's features; their paths name their content, so they may be kept between trials."""
+    return torch.cat([load_file(path)["features"] for path in paths])

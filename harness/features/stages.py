@@ -63,16 +63,22 @@ def features_stages(
     *,
     plan: BackbonePlan,
     labels_per_class: int | None,
-    images: int,
+    images: tuple[int, int],
     draws: int,
     batch: int,
     seed: int,
 ) -> dict[Tap, Stage]:
-    """Returns the stages that one pass over the images at `timestep` makes, by tap."""
+    """Returns the stages that one pass over the probed images of a shard makes at `timestep`, by tap."""
     deepest = max(tap.block.number for tap in taps)
-    passes = images * draws
+    passes = (images[1] - images[0]) * draws
     seconds = passes * multiplications(plan.blocks[:deepest]) / MULTIPLICATIONS_PER_SECOND
-    shared = {"timestep": timestep, "draws": draws, "labels_per_class": labels_per_class, "seed": seed}
+    shared = {
+        "timestep": timestep,
+        "draws": draws,
+        "labels_per_class": labels_per_class,
+        "images": list(images),
+        "seed": seed,
+    }
     needs = {"backbone": backbone, "dataset": dataset}
     group = fingerprint([shared, *(need.key for need in needs.values())])
     bare = {

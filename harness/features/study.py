@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from harness.core.errors import UserError
-from harness.core.stages import Stage, Trial
+from harness.core.stages import Stage, Trial, shards
 from harness.data.config import DataConfig
 from harness.data.dataset import Dataset
 from harness.features.config import FeaturesConfig
@@ -43,7 +43,7 @@ class Features:
             untrained = backbone_stage(plan._replace(source=None), zero, stage, seed)
             trials += grid.over("untrained", untrained, blocks, [min(config.timesteps)])
         if "pixels" in config.controls:
-            trials += [grid.trial("pixels", None, None, None, head, {}) for head in config.heads]
+            trials += [grid.trial("pixels", None, None, None, head) for head in config.heads]
         return trials
 
 
@@ -106,22 +106,25 @@ class _Grid:
             for pool in self.config.pools
         }
         for timestep in timesteps:
-            stages = features_stages(
-                backbone,
-                self.stage,
-                timestep,
-                sorted(set(taps.values())),
-                plan=self.plan,
-                labels_per_class=self.data.labels_per_class,
-                images=self.images,
-                draws=self.config.draws,
-                batch=self.config.batch,
-                seed=self.seed,
-            )
+            parts = [
+                features_stages(
+                    backbone,
+                    self.stage,
+                    timestep,
+                    sorted(set(taps.values())),
+                    plan=self.plan,
+                    labels_per_class=self.data.labels_per_class,
+                    images=images,
+                    draws=self.config.draws,
+                    batch=self.config.batch,
+                    seed=self.seed,
+                )
+                for images in shards(self.images, self.config.shard, self.config.batch)
+            ]
             for (block, pool), tap in taps.items():
+                features = tuple(part[tap] for part in parts)
                 for head in self.config.heads:
-                    held = {"backbone": backbone, "features": stages[tap]}
-                    yield self.trial(kind, block, timestep, pool, head, held)
+                    yield self.trial(kind, block, timestep, pool, head, backbone, features)
 
     def trial(
         self,
@@ -130,7 +133,8 @@ class _Grid:
         timestep: int | None,
         pool: int | None,
         head: Head,
-        stages: dict[str, Stage],
+        backbone: Stage | None = None,
+        features: tuple[Stage, ...] = (),
     ) -> Trial:
         """Returns one trial. Its key follows from the backbone and the values, not from how features are stored."""
         axes: dict[str, Any] = {
@@ -159,8 +163,8 @@ class _Grid:
             seed=self.seed,
             data=self.data.name,
             data_fingerprint=self.fingerprint,
-            needs={"dataset": self.stage} | ({"backbone": stages["backbone"]} if block else {}),
-            reads={"features": stages["features"]} if block else {},
+            needs={"dataset": self.stage} | ({"backbone": backbone} if backbone else {}),
+            reads={"features": features} if features else {},
             seconds=HEAD_SECONDS.get(head.name, OTHER_HEAD_SECONDS),
             searchable=kind == "trained",
         )

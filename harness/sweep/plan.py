@@ -181,9 +181,10 @@ def missing_stages(trials: Iterable[Trial], workshop: Workshop) -> list[Stage]:
             visit(need)
         found.setdefault(stage.job, stage)
 
-    for trial in trials:
-        for stage in (*trial.needs.values(), *trial.reads.values()):
-            visit(stage)
+    wanted = {id(stage): stage for trial in trials for stage in trial.stages}
+    workshop.store.prefetch([(stage.kind, stage.key) for stage in wanted.values()])
+    for stage in wanted.values():
+        visit(stage)
     return list(found.values())
 
 

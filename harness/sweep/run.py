@@ -10,7 +10,7 @@ from harness.core.errors import UserError, full_disk_explained
 from harness.core.provenance import provenance
 from harness.core.row_store import Journal, RowStore
 from harness.core.rows import Outcome
-from harness.core.stages import Stage, Trial, Workshop, failure
+from harness.core.stages import Trial, Workshop, failure
 from harness.core.storage import Storage
 from harness.sweep.display import Display, open_display
 from harness.sweep.here import Here, Record
@@ -111,7 +111,7 @@ def _able(trials: Sequence[Trial], errors: dict[str, str], workshop: Workshop, r
     """Returns the trials whose stages are there; records the others as failed, for the stage's reason."""
     able = []
     for trial in trials:
-        reason = next((error for stage in _below(trial) if (error := errors.get(stage.job))), None)
+        reason = next((error for stage in trial.stages if (error := errors.get(stage.job))), None)
         if reason is None:
             able.append(trial)
         else:
@@ -130,7 +130,3 @@ def _able_searches(plan: Plan, errors: dict[str, str], workshop: Workshop, recor
         if fresh:
             searches.append(search._replace(candidates=known + fresh, budget=min(search.budget, len(fresh))))
     return searches
-
-
-def _below(trial: Trial) -> list[Stage]:
-    return [*trial.needs.values(), *trial.reads.values()]

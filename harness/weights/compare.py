@@ -1,18 +1,19 @@
 """A trial of study 2: originals, what was generated from them and the controls, evaluated side by side."""
 
+import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from harness.core.seeds import generator
-from harness.core.stages import Trial, Workshop
+from harness.core.stages import Stage, Trial, Workshop
 from harness.data.dataset import Dataset, open_dataset
 from harness.metrics.accuracy import Accuracy, accuracy, paired_p_value
 from harness.metrics.similarity import error_iou, nearest_other, root_mean_square_distance
 from harness.weights.controls import CONTROLS, Control
-from harness.weights.originals import VECTORS, open_pool, predict
+from harness.weights.originals import VECTORS, open_pool, read_predictions
 from harness.weights.vectors import normaliser
 
 Row = dict[str, Any]
@@ -67,14 +68,10 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[Row]]:
     }
 
 
-def _evaluated(trial: Trial, workshop: Workshop) -> tuple[list[Group], int]:
-    """Returns all groups, the originals first, and how many numbers a network's vector has."""
-    dataset = open_dataset(trial.needs["dataset"], workshop)
-    pool_KP, layout = open_pool(trial.needs["pool"], workshop)
-    made = load_file(workshop.file(trial.needs["generated"], VECTORS))
-    predictions = load_file(workshop.file(trial.needs["predictions"], "predictions.safetensors"))[
-        "predictions"
-    ]
+def make_contenders(stage: Stage, folder: Path, workshop: Workshop) -> None:
+    """Writes the vectors of all networks that stand beside the originals, kind after kind, and which is which."""
+    pool_KP, layout = open_pool(stage.needs["pool"], workshop)
+    made = load_file(workshop.file(stage.needs["generated"], VECTORS))
     originals_KP = pool_KP[made["places"]]
     scale = normaliser(originals_KP, layout)
     others: list[tuple[str, float | None, np.ndarray]] = [
@@ -82,17 +79,37 @@ def _evaluated(trial: Trial, workshop: Workshop) -> tuple[list[Group], int]:
         ("generated", None, made["generated"]),
         ("reconstructed", None, made["reconstructed"]),
     ]
-    for settings in trial.config["controls"]:
+    for settings in stage.config["controls"]:
         control: Control = CONTROLS.load(settings["name"]).model_validate(settings)
-        draw = generator(trial.seed, "control", control.name, trial.axes["k"], trial.axes["subset"])
+        draw = generator(
+            stage.config["seed"], "control", control.name, stage.config["k"], stage.config["subset"]
+        )
         for setting, vectors_NP in control.make(scale.normalise(originals_KP), draw).items():
             others.append((control.name, setting, scale.restore(vectors_NP)))
-    everything = torch.from_numpy(np.concatenate([vectors for _, _, vectors in others]).astype(np.float32))
-    predicted = predict(everything, trial.needs, workshop)
-    edges = np.cumsum([len(vectors) for _, _, vectors in others])[:-1]
-    groups = [_group("original", None, scale.normalise(originals_KP), predictions[made["places"]], dataset)]
-    for (kind, setting, vectors), answers in zip(others, np.split(predicted, edges), strict=True):
-        groups.append(_group(kind, setting, scale.normalise(vectors), answers, dataset))
+    vectors_NP = np.concatenate([vectors for _, _, vectors in others]).astype(np.float32)
+    save_file({"vectors": vectors_NP, "places": made["places"]}, folder / VECTORS)
+    groups = [{"kind": kind, "setting": setting, "count": len(some)} for kind, setting, some in others]
+    (folder / "groups.json").write_text(json.dumps(groups), encoding="utf-8")
+
+
+def _evaluated(trial: Trial, workshop: Workshop) -> tuple[list[Group], int]:
+    """Returns all groups, the originals first, and how many numbers a network's vector has."""
+    dataset = open_dataset(trial.needs["dataset"], workshop)
+    pool_KP, layout = open_pool(trial.needs["pool"], workshop)
+    contenders = trial.needs["contenders"]
+    made = load_file(workshop.file(contenders, VECTORS))
+    kinds = json.loads(workshop.file(contenders, "groups.json").read_text(encoding="utf-8"))
+    originals_KP = pool_KP[made["places"]]
+    scale = normaliser(originals_KP, layout)
+    answers = read_predictions(trial.reads["originals"], workshop)[made["places"]]
+    groups = [_group("original", None, scale.normalise(originals_KP), answers, dataset)]
+    edges = np.cumsum([one["count"] for one in kinds])[:-1]
+    parts = (
+        np.split(made["vectors"], edges),
+        np.split(read_predictions(trial.reads["contenders"], workshop), edges),
+    )
+    for one, vectors, answers in zip(kinds, *parts, strict=True):
+        groups.append(_group(one["kind"], one["setting"], scale.normalise(vectors), answers, dataset))
     return groups, layout.length
 
 

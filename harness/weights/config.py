@@ -89,4 +89,5 @@ class WeightsConfig(Config):
     generate: int = Field(200, ge=1, le=1_000_000)  # networks to generate
     sampling_steps: int = Field(1000, ge=1)  # of the diffusion's timesteps, evenly spaced
     controls: list[Annotated[Control, part(CONTROLS)]] = [Noise(), Gaussian(), Average()]
+    shard: int = unkeyed(256, ge=1)  # networks in one artifact of predictions: what a lost machine costs
     pool_size: int | None = Field(None, ge=1, le=1_000_000)  # checkpoints to collect; None: the largest k

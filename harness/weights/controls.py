@@ -33,12 +33,20 @@ class Control(Config):
     def make(self, originals_KP: np.ndarray, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
         """Returns vectors [networks, P] by setting, None for a control that has none. Called once a trial."""
 
+    def count(self) -> int:
+        """Returns how many vectors `make` returns, of all settings together."""
+        return self.networks
+
 
 class Noise(Control):
     """An original plus Gaussian noise on its z-scored parameters (p-diff's noise baseline)."""
 
     name: Literal["noise"] = "noise"
     scales: list[Annotated[float, Field(gt=0)]] = Field([0.001, 0.05, 0.15], min_length=1)
+
+    def count(self) -> int:
+        """Counts every scale."""
+        return self.networks * len(self.scales)
 
     def make(self, originals_KP: np.ndarray, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
         """Adds noise of each scale to originals taken at random."""

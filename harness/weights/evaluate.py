@@ -7,9 +7,9 @@ from torch.func import functional_call, vmap
 
 from harness.data.transforms import as_input
 from harness.weights.layout import Layout
+from harness.weights.study import NETWORKS_AT_ONCE
 from harness.weights.vectors import unflatten
 
-NETWORKS_AT_ONCE = 16
 IMAGES_AT_ONCE = 512
 
 

@@ -1,6 +1,7 @@
 """The original networks: one is trained, then checkpoints of its varied parameters are collected."""
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,9 @@ def collection(stage: Stage, workshop: Workshop) -> Classification:
 
 
 def make_predictions(stage: Stage, folder: Path, workshop: Workshop) -> None:
-    """Writes what every original network says of the validation and the test images."""
-    vectors_KP = open_pool(stage.needs["pool"], workshop)[0]
+    """Writes what the networks of one shard say of the validation and the test images."""
+    begin, end = stage.config["networks"]
+    vectors_KP = load_arrays(workshop.file(stage.needs["vectors"], VECTORS))["vectors"][begin:end]
     predicted_KN = predict(torch.from_numpy(vectors_KP), stage.needs, workshop)
     save_file({"predictions": torch.from_numpy(predicted_KN)}, folder / "predictions.safetensors")
 
@@ -97,6 +99,12 @@ def predict(vectors_NP: torch.Tensor, needs: Any, workshop: Workshop) -> np.ndar
     layout = open_pool(needs["pool"], workshop)[1]
     images = dataset.images[np.concatenate([dataset.splits["validation"], dataset.splits["test"]])]
     return predict_all(network, layout, vectors_NP, torch.from_numpy(images), pick_device(workshop))
+
+
+def read_predictions(shards: Sequence[Stage], workshop: Workshop) -> np.ndarray:
+    """Returns the predictions [N, images] that `make_predictions` wrote, all shards in their order."""
+    parts = [load_arrays(workshop.file(shard, "predictions.safetensors"))["predictions"] for shard in shards]
+    return np.concatenate(parts)
 
 
 def open_pool(stage: Stage, workshop: Workshop) -> tuple[np.ndarray, Layout]:

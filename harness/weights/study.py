@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.core.errors import UserError
-from harness.core.stages import Stage, Trial, Work
+from harness.core.stages import Stage, Trial, Work, shards
 from harness.data.config import DataConfig
 from harness.data.dataset import Dataset
 from harness.training.config import TRAINING_VERSION, TrainConfig
@@ -19,9 +19,13 @@ PREDICTIONS_VERSION = 1
 AUTOENCODER_VERSION = 1
 DENOISER_VERSION = 1
 GENERATED_VERSION = 1
+CONTENDERS_VERSION = 1
 COMPARISON_VERSION = 1
 SECONDS_A_STEP = 0.01  # guesses for one CPU core, until there are measurements
 SECONDS_A_NETWORK = 0.02
+SECONDS_A_COMPARISON = 0.002
+ENSEMBLES = 1  # the network of average weights
+NETWORKS_AT_ONCE = 16  # evaluated together
 
 OBJECTIVE = "generated_best_validation_accuracy"  # what a search makes large
 
@@ -135,13 +139,37 @@ class _Stages:
             trains=config.train.workers != 0,
         )
         self.pool = self._pool()
-        self.predictions = Stage(
-            kind="predictions",
-            version=PREDICTIONS_VERSION,
-            maker="harness.weights.originals:make_predictions",
-            config={},
-            needs={"dataset": stage, "network": self.network, "pool": self.pool},
-            work=Work(seconds=pool_size(config) * SECONDS_A_NETWORK),
+        self.predictions = self._predictions(self.pool, pool_size(config))
+
+    def _predictions(self, vectors: Stage, networks: int) -> tuple[Stage, ...]:
+        """Returns the stages that hold what so many networks, whose vectors a stage holds, say of the images."""
+        needs = {"dataset": self.dataset, "network": self.network, "pool": self.pool, "vectors": vectors}
+        return tuple(
+            Stage(
+                kind="predictions",
+                version=PREDICTIONS_VERSION,
+                maker="harness.weights.originals:make_predictions",
+                config={"networks": [begin, end]},
+                needs=needs,
+                work=Work(seconds=(end - begin) * SECONDS_A_NETWORK),
+            )
+            for begin, end in shards(networks, self.config.shard, NETWORKS_AT_ONCE)
+        )
+
+    def _contenders(self, k: int, subset: str) -> Stage:
+        """Returns the stage with every network that is compared with `k` originals."""
+        return Stage(
+            kind="contenders",
+            version=CONTENDERS_VERSION,
+            maker="harness.weights.compare:make_contenders",
+            config={
+                "k": k,
+                "subset": subset,
+                "controls": [control.keyed() for control in self.config.controls],
+                "control_versions": [control.version for control in self.config.controls],
+                "seed": self.seed,
+            },
+            needs={"pool": self.pool, "generated": self._generated(k, subset)},
         )
 
     def _pool(self) -> Stage:
@@ -208,7 +236,8 @@ class _Stages:
 
     def trial(self, k: int, subset: str) -> Trial:
         """Returns the trial that compares the networks of one K."""
-        controls = [control.keyed() for control in self.config.controls]
+        contenders = self._contenders(k, subset)
+        others = ENSEMBLES + self.config.generate + k + sum(one.count() for one in self.config.controls)
         return Trial(
             study="weights",
             table="weights",
@@ -221,10 +250,7 @@ class _Stages:
                 "k": k,
                 "subset": subset,
             },
-            config={
-                "controls": controls,
-                "control_versions": [control.version for control in self.config.controls],
-            },
+            config={"predictions_version": PREDICTIONS_VERSION},
             seed=self.seed,
             data=self.data.name,
             data_fingerprint=self.fingerprint,
@@ -232,10 +258,10 @@ class _Stages:
                 "dataset": self.dataset,
                 "network": self.network,
                 "pool": self.pool,
-                "predictions": self.predictions,
-                "generated": self._generated(k, subset),
+                "contenders": contenders,
             },
-            seconds=(self.config.generate + k) * SECONDS_A_NETWORK,
+            reads={"originals": self.predictions, "contenders": self._predictions(contenders, others)},
+            seconds=others * SECONDS_A_COMPARISON,
         )
 
 

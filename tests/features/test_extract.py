@@ -186,7 +186,7 @@ def passes(monkeypatch):
 
 def test_all_features_of_a_timestep_come_from_one_pass(workshop, passes):
     dataset, trials = trials_of(blocks="all", timesteps=[50], controls=[], draws=2)
-    stages = {trial.reads["features"].key: trial.reads["features"] for trial in trials}
+    stages = {one.key: one for trial in trials for one in trial.reads["features"]}
     assert len(stages) > 5
     for stage in stages.values():
         workshop.file(stage, FILE)
@@ -197,7 +197,7 @@ def test_all_features_of_a_timestep_come_from_one_pass(workshop, passes):
 
 def test_siblings_hold_what_they_would_hold_if_made_alone(workshop):
     _, trials = trials_of(blocks=[2, 5], timesteps=[50], pools=[1, 3], controls=[])
-    stages = [trial.reads["features"] for trial in trials]
+    stages = [trial.reads["features"][0] for trial in trials]
     together = [load_file(workshop.file(stage, FILE))["features"] for stage in stages]
     for stage, expected in zip(stages, together, strict=True):
         workshop.store.discard("features", stage.key)
@@ -205,9 +205,22 @@ def test_siblings_hold_what_they_would_hold_if_made_alone(workshop):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("shard", [1, 32, 50, 96])
+def test_features_do_not_depend_on_how_they_are_cut_to_the_bit(workshop, passes, shard):
+    settings = {"blocks": [2, 5], "timesteps": [50], "pools": [1], "controls": [], "draws": 2}
+    (_, whole), (_, cut) = trials_of(**settings), trials_of(**settings, shard=shard)
+    for one, other in zip(whole, cut, strict=True):
+        (expected,) = (load_file(workshop.file(stage, FILE))["features"] for stage in one.reads["features"])
+        parts = [load_file(workshop.file(stage, FILE))["features"] for stage in other.reads["features"]]
+        assert len(parts) == -(-110 // (-(-shard // 32) * 32)) > 1
+        assert torch.equal(torch.cat(parts), expected)
+        assert one.key == other.key
+    assert sum(passes) == 2 * 2 * 110
+
+
 def test_only_the_missing_siblings_are_made(workshop, passes):
     _, trials = trials_of(blocks=[2, 5], timesteps=[50], pools=[1], controls=[])
-    first, second = (trial.reads["features"] for trial in trials)
+    first, second = (trial.reads["features"][0] for trial in trials)
     workshop.ensure(alone(first))
     made_at = workshop.store.manifest("features", first.key)["made_at"]
     assert not workshop.has(second)
@@ -218,7 +231,7 @@ def test_only_the_missing_siblings_are_made(workshop, passes):
 
 def test_features_that_are_damaged_are_made_again(workshop):
     _, trials = trials_of(blocks=[2, 5], timesteps=[50], pools=[1], controls=[])
-    stage = trials[0].reads["features"]
+    (stage,) = trials[0].reads["features"]
     expected = workshop.file(stage, FILE).read_bytes()
     workshop.store.storage.write(f"artifacts/features/{stage.key}/{FILE}", expected[:-4])
     fresh = replace(workshop, store=type(workshop.store)(workshop.store.storage))
@@ -230,4 +243,4 @@ def test_features_of_a_trial_do_not_depend_on_which_others_were_asked_for(worksh
     _, many = trials_of(blocks="all", timesteps=[0, 50], pools=[1, 2], controls=[])
     other = pick(many, block=2, timestep=50, pool=2)
     assert few[0].key == other.key
-    assert few[0].reads["features"].key == other.reads["features"].key
+    assert few[0].reads["features"][0].key == other.reads["features"][0].key

@@ -108,7 +108,7 @@ def test_training_features_are_standardised_and_the_others_by_the_same_numbers()
 
 def test_smaller_pools_are_read_from_what_is_stored_for_larger_ones(workshop):
     dataset, trials = trials_of(blocks=[2], timesteps=[50], pools=[1, 2, 4], controls=[])
-    assert len({trial.reads["features"].key for trial in trials}) == 1
+    assert len({trial.reads["features"][0].key for trial in trials}) == 1
     found = {trial.axes["pool"]: read_features(trial, workshop, dataset) for trial in trials}
     alone = {
         pool: trials_of(blocks=[2], timesteps=[50], pools=[pool], controls=[])[1][0] for pool in (1, 2, 4)
@@ -116,6 +116,14 @@ def test_smaller_pools_are_read_from_what_is_stored_for_larger_ones(workshop):
     for pool, trial in alone.items():
         torch.testing.assert_close(read_features(trial, workshop, dataset), found[pool], rtol=0, atol=1e-6)
         assert trial.key == pick(trials, pool=pool).key
+
+
+def test_a_trial_reads_all_its_shards_in_their_order(workshop):
+    settings = {"blocks": [2], "timesteps": [50], "pools": [2], "controls": []}
+    dataset, (whole,) = trials_of(**settings)
+    _, (cut,) = trials_of(**settings, shard=32)
+    assert len(cut.reads["features"]) == 4
+    assert torch.equal(read_features(whole, workshop, dataset), read_features(cut, workshop, dataset))
 
 
 def make_dataset(stage, folder, workshop):

@@ -36,11 +36,12 @@ def on_two_workers(tmp_path_factory):
     return experiment, folder / "results"
 
 
-def test_tables_from_one_process_equal_those_from_two_workers_bit_for_bit(on_two_workers, tmp_path):
+def test_tables_of_one_process_and_many_shards_equal_those_of_two_workers_bit_for_bit(on_two_workers, tmp_path):
     experiment, two = on_two_workers
     for kind in TRAINED:
         shutil.copytree(two / "artifacts" / kind, tmp_path / "results" / "artifacts" / kind)
-    sweep(experiment, tmp_path / "results", "--debug", "--set", "features.batch=256")
+    cut = ("--set", "features.shard=256", "--set", "weights.shard=16")
+    sweep(experiment, tmp_path / "results", "--debug", *cut)
     assert_equal(rows(tmp_path / "results"), rows(two))
 
 

@@ -41,6 +41,10 @@ def done(tmp_path_factory):
     return dataset, trials, workshop, {trial.axes["k"]: rows_of(trial, workshop) for trial in trials}
 
 
+def generated(trial):
+    return trial.needs["contenders"].needs["generated"]
+
+
 def group(tables, kind, setting=None):
     """Returns the network rows of a kind, and what they get right [N, images]."""
     networks, correct = (
@@ -167,7 +171,7 @@ def test_distances_are_to_the_nearest_original_without_oneself(done):
     _, trials, workshop, tables = done
     for trial in trials:
         pool, layout = open_pool(trial.needs["pool"], workshop)
-        made = load_file(workshop.file(trial.needs["generated"], "vectors.safetensors"))
+        made = load_file(workshop.file(generated(trial), "vectors.safetensors"))
         originals = pool[made["places"]].astype(np.float64)
         edges = np.cumsum([0, *layout.sizes])
         for a, b in pairwise(edges):
@@ -186,7 +190,7 @@ def test_the_ensemble_is_the_network_of_average_weights(done):
     dataset, trials, workshop, tables = done
     for trial in trials:
         pool, _ = open_pool(trial.needs["pool"], workshop)
-        places = load_file(workshop.file(trial.needs["generated"], "vectors.safetensors"))["places"]
+        places = load_file(workshop.file(generated(trial), "vectors.safetensors"))["places"]
         network = trained_network(trial, workshop)
         mean = torch.from_numpy(pool[places].mean(0))
         network.norm2.weight.data, network.norm2.bias.data = mean[:8], mean[8:]
@@ -219,8 +223,8 @@ def test_large_noise_hurts_and_small_noise_does_not(done):
 def test_one_pool_serves_every_k(done):
     _, trials, workshop, _ = done
     assert len({trial.needs["pool"].key for trial in trials}) == 1
-    assert len({trial.needs["predictions"].key for trial in trials}) == 1
-    assert len({trial.needs["generated"].key for trial in trials}) == 2
+    assert len({stage.key for trial in trials for stage in trial.reads["originals"]}) == 1
+    assert len({generated(trial).key for trial in trials}) == 2
     vectors, layout = open_pool(trials[0].needs["pool"], workshop)
     assert vectors.shape == (12, layout.length)
     assert layout.names == ("norm2.weight", "norm2.bias")
@@ -259,13 +263,9 @@ def test_only_what_is_new_is_made_for_another_k(done, monkeypatch):
     _, _, workshop, _ = done
     (trial,) = trials_of(k=[3], pool_size=12)[1]
     present = {name: workshop.has(stage) for name, stage in trial.needs.items()}
-    assert present == {
-        "dataset": True,
-        "network": True,
-        "pool": True,
-        "predictions": True,
-        "generated": False,
-    }
+    assert present == {"dataset": True, "network": True, "pool": True, "contenders": False}
+    read = {name: [workshop.has(stage) for stage in stages] for name, stages in trial.reads.items()}
+    assert read == {"originals": [True], "contenders": [False]}
 
 
 def test_a_single_original_has_no_other_to_be_compared_with(done):
@@ -301,10 +301,24 @@ def test_generated_networks_do_not_depend_on_how_many_others_are_evaluated(done)
     np.testing.assert_array_equal(group(found, "gaussian")[1], group(tables[6], "gaussian")[1])
 
 
+def test_rows_do_not_depend_on_how_evaluation_is_cut(done, tmp_path):
+    _, _, workshop, tables = done
+    trial = trials_of(shard=16)[1][0]
+    assert [len(stages) for stages in trial.reads.values()] == [1, 2]
+    for stage in (stage for stages in trial.reads.values() for stage in stages):
+        workshop.store.discard(stage.kind, stage.key)
+    found = rows_of(trial, workshop)
+    for name, rows in tables[6].items():
+        assert len(rows) == len(found[name])
+        for one, other in zip(rows, found[name], strict=True):
+            for column in set(one) - set(WHEN_AND_WHERE):
+                np.testing.assert_array_equal(one[column], other[column], err_msg=f"{name}.{column}")
+
+
 @pytest.mark.parametrize("subset", ["first", "strided", "random"])
 def test_the_originals_of_a_trial_are_those_of_its_subset(workshop, subset):
     (trial,) = trials_of(k=[3], pool_size=9, subsets=[subset])[1]
-    made = load_file(workshop.file(trial.needs["generated"], "vectors.safetensors"))
+    made = load_file(workshop.file(generated(trial), "vectors.safetensors"))
     places = list(made["places"])
     drawn = sorted(generator(0, "subset", 3).choice(9, 3, replace=False))
     assert places == {"first": [0, 1, 2], "strided": [0, 4, 8], "random": drawn}[subset]
