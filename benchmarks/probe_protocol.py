@@ -24,7 +24,7 @@ from harness.core.artifacts import ArtifactStore
 from harness.core.seeds import stream
 from harness.core.stages import Workshop
 from harness.core.storage import Storage
-from harness.data.dataset import Dataset, open_dataset
+from harness.data.dataset import Dataset, load, open_dataset
 from harness.data.transforms import as_input
 from harness.features.extract import extract
 from harness.features.heads.linear import Linear
@@ -130,7 +130,8 @@ def main() -> None:
     workshop = Workshop(
         ArtifactStore(Storage(chosen.results)), {}, ray=False, say=lambda who, line: print(who, line)
     )
-    trial = all_trials(load_experiment("quickstart", ["weights=null"]))[0]
+    experiment = load_experiment("quickstart", ["weights=null"])
+    trial = all_trials(experiment, load(experiment.data, experiment.seed))[0]
     unet, scheduler = load_pipeline(workshop.folder(trial.needs["backbone"]))
     dataset = open_dataset(trial.needs["dataset"], workshop)
 

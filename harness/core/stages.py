@@ -28,6 +28,7 @@ class Work:
 
     image_passes: int = 0  # forward passes of one image through the backbone; a training step counts three
     seconds: float = 0.0  # a guess for one CPU core, used until the same kind has been measured
+    stored_bytes: int = 0  # in artifacts, where that is much
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from harness.core.config import parse
 from harness.core.errors import UserError
@@ -149,11 +150,21 @@ _opened: dict[str, Dataset] = {}
 
 
 def _read(stage: Stage, workshop: Workshop) -> Dataset:
-    arrays = load_file(workshop.file(stage, "images.safetensors"))
+    path = workshop.file(stage, "images.safetensors")
+    with safe_open(path, framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in ("labels", *SPLITS)}
     classes = json.loads(workshop.file(stage, "classes.json").read_text(encoding="utf-8"))
     return Dataset(
-        images=arrays["images"],
+        images=_mapped(path, "images"),
         labels=arrays["labels"],
         classes=tuple(classes),
         splits={name: arrays[name] for name in SPLITS},
     )
+
+
+def _mapped(path: Path, name: str) -> np.ndarray:
+    """Returns bytes of a safetensors file as they lie on disk: a worker holds the images it looks at, not all."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        about = json.loads(file.read(length))[name]
+    return np.memmap(path, np.uint8, "r", 8 + length + about["data_offsets"][0], tuple(about["shape"]))

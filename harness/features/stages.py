@@ -11,6 +11,7 @@ from harness.training.config import TRAINING_VERSION, TrainConfig
 
 BACKBONE_VERSION = 1
 FEATURES_VERSION = 1
+BYTES_A_NUMBER = 4  # of features as stored, float32
 MULTIPLICATIONS_PER_SECOND = 1e10  # of one CPU core: a guess, until there are measurements
 
 
@@ -72,6 +73,8 @@ def features_stages(
     deepest = max(tap.block.number for tap in taps)
     passes = (images[1] - images[0]) * draws
     seconds = passes * multiplications(plan.blocks[:deepest]) / MULTIPLICATIONS_PER_SECOND
+    floats = sum(tap.block.channels * tap.pool**2 for tap in taps)
+    stored = (images[1] - images[0]) * floats * BYTES_A_NUMBER
     shared = {
         "timestep": timestep,
         "draws": draws,
@@ -98,7 +101,7 @@ def features_stages(
             stage,
             options={"batch": batch},
             siblings=tuple(bare[other] for other in order if other != tap),
-            work=Work(passes, seconds),
+            work=Work(passes, seconds, stored),
         )
         for tap, stage in bare.items()
     }

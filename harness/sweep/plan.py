@@ -8,10 +8,11 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+from rich import filesize
 
 from harness.core.rows import TABLES
 from harness.core.stages import Stage, Trial, Workshop
-from harness.data.dataset import dataset_stage, load
+from harness.data.dataset import Dataset, dataset_stage
 from harness.sweep.experiment import STUDIES
 
 MANIFESTS_READ = 20  # of each kind, to learn how long such a stage takes
@@ -53,6 +54,11 @@ class Plan:
         return sum(stage.work.image_passes for stage in self.stages)
 
     @property
+    def stored_bytes(self) -> int:
+        """What the features will take in artifacts."""
+        return sum(stage.work.stored_bytes for stage in self.stages)
+
+    @property
     def seconds(self) -> float:
         """The estimate of the time to come."""
         return (self.stage_seconds + self.trial_seconds) / self.slots
@@ -68,6 +74,7 @@ class Plan:
             "by_study": dict(Counter(trial.study for trial in self.trials)),
             "stages_to_make": dict(Counter(stage.kind for stage in self.stages)),
             "image_passes": self.image_passes,
+            "stored_bytes": self.stored_bytes,
             "estimated_seconds": round(self.seconds, 1),
         }
 
@@ -83,7 +90,9 @@ class Plan:
         ]
         if self.stages:
             made = ", ".join(f"{count} {kind}" for kind, count in facts["stages_to_make"].items())
-            lines.append(f"stages to make: {made}; {self.image_passes:,} image passes through the backbone")
+            stored = filesize.decimal(self.stored_bytes)
+            passes = f"{self.image_passes:,} image passes through the backbone"
+            lines.append(f"stages to make: {made}; {passes}, {stored} of features")
         if self.to_run:
             lines.append(f"estimate: {duration(self.seconds)} on {self.slots} at a time")
         return lines
@@ -96,12 +105,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def make_plan(experiment: Any, tables: Mapping[str, pa.Table], workshop: Workshop) -> Plan:
-    """Plans `experiment` against the recorded rows. Raises `UserError` for settings that the data does not allow.
+def make_plan(experiment: Any, dataset: Dataset, tables: Mapping[str, pa.Table], workshop: Workshop) -> Plan:
+    """Plans `experiment` on its images against the recorded rows; writes nothing.
 
-    Reads the images; writes nothing.
+    Raises `UserError` for settings that the data does not allow.
     """
-    trials = all_trials(experiment)
+    trials = all_trials(experiment, dataset)
     recorded = _recorded(trials, tables)
     done = {key for key, row in recorded.items() if row["status"] == "ok"}
     searched = experiment.search.name != "grid"
@@ -154,9 +163,8 @@ def _searches(
     return searches
 
 
-def all_trials(experiment: Any) -> list[Trial]:
+def all_trials(experiment: Any, dataset: Dataset) -> list[Trial]:
     """Returns the trials of all of an experiment's studies."""
-    dataset = load(experiment.data, experiment.seed)
     stage = dataset_stage(experiment.data, experiment.seed, dataset.fingerprint)
     trials: list[Trial] = []
     for name in STUDIES.names():

@@ -12,6 +12,7 @@ from harness.core.row_store import Journal, RowStore
 from harness.core.rows import Outcome
 from harness.core.stages import Trial, Workshop, failure
 from harness.core.storage import Storage
+from harness.data.dataset import load
 from harness.sweep.display import Display, open_display
 from harness.sweep.here import Here, Record
 from harness.sweep.plan import Plan, Search, make_plan
@@ -20,7 +21,12 @@ from harness.sweep.plan import Plan, Search, make_plan
 def plan_experiment(experiment: Any, storage: Storage) -> Plan:
     """Plans an experiment against what a results folder holds. Writes nothing. Raises `UserError`."""
     rows = RowStore(storage)
-    return make_plan(experiment, rows.tables(), _workshop(storage, debug=True))
+    return _plan(experiment, rows, _workshop(storage, debug=True))
+
+
+def _plan(experiment: Any, rows: RowStore, workshop: Workshop) -> Plan:
+    tables = rows.tables()  # first: it finds out whether the results can be read
+    return make_plan(experiment, load(experiment.data, experiment.seed), tables, workshop)
 
 
 def _workshop(storage: Storage, debug: bool) -> Workshop:
@@ -50,7 +56,7 @@ def _sweep(
         )
     rows = RowStore(storage)
     workshop = _workshop(storage, debug)
-    plan = make_plan(experiment, rows.tables(), workshop)
+    plan = _plan(experiment, rows, workshop)
     keys = [trial.key for trial in plan.trials]
     with open_display(plan, quiet) as display, ExitStack() as stack:
         if plan.to_run:

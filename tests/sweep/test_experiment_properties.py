@@ -141,7 +141,7 @@ def cheap_data():
     """Reads the digits once for all experiments that only differ elsewhere."""
     read = lru_cache(maxsize=64)(dataset.load)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "load", read)
+        patch.setattr(dataset, "load", read)
         yield
 
 
@@ -149,7 +149,7 @@ def outcome(path, given=()):
     """Plans an experiment; returns its trials, or None if it was refused in one line."""
     try:
         experiment = load_experiment(str(path), list(given))
-        trials = plan.all_trials(experiment)
+        trials = plan.all_trials(experiment, dataset.load(experiment.data, experiment.seed))
         keys = [trial.key for trial in trials]  # values without a fingerprint would fail here
     except UserError as error:
         message = str(error)

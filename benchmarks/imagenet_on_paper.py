@@ -1,0 +1,155 @@
+"""What would the published grid cost on ImageNet-1k with ADM? The plan of that sweep, without images or weights.
+
+    python benchmarks/imagenet_on_paper.py
+    python benchmarks/imagenet_on_paper.py --images 12811670 --gpus 800
+
+Builds the experiment's plan as `python -m harness plan` does, on a stand-in for the images that has their number and
+size but no pixels, and on ADM's configuration. Image passes, tasks and bytes are the plan's; hours and dollars follow
+from the assumptions below, which are printed too. docs/scale.md discusses the result.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from harness.core.artifacts import ArtifactStore
+from harness.core.config import parse
+from harness.core.row_store import RowStore
+from harness.core.stages import Workshop
+from harness.core.storage import Storage
+from harness.data.dataset import Dataset
+from harness.models.backbone import blocks, multiplications
+from harness.sweep.experiment import Experiment
+from harness.sweep.plan import Plan, make_plan
+
+BLOCKS, TIMESTEPS, POOLS = [6, 9, 15, 19, 24, 30, 33], [10, 30, 50, 90, 150, 300, 500], [1, 2, 4, 8]
+IMAGENET = 1_281_167  # training images; 50,000 more are the test images
+EPOCHS = 28  # of the published linear probe, each a forward pass of every image
+ADM = {
+    "sample_size": 256,
+    "in_channels": 3,
+    "out_channels": 6,
+    "block_out_channels": [256, 256, 512, 512, 1024, 1024],
+    "layers_per_block": 2,
+    "attention_head_dim": 64,
+    "down_block_types": ["ResnetDownsampleBlock2D"] * 3 + ["AttnDownBlock2D"] * 3,
+    "up_block_types": ["AttnUpBlock2D"] * 3 + ["ResnetUpsampleBlock2D"] * 3,
+    "norm_num_groups": 32,
+}
+MULTIPLICATIONS = 1120e9 * 0.569  # of one ADM pass up to block 33, counted on the network
+PEAK = 989e12 / 2  # multiplications a second of an H100 in bfloat16, by its data sheet
+SHARE_OF_PEAK = 0.40
+DOLLARS_A_GPU_HOUR = 4.0  # an H100, on demand
+DOLLARS_A_GB_MONTH = 0.023  # an object store
+HEAD_SECONDS_A_GIGABYTE = (
+    20.0  # a linear head, all regularisations: passes over features at the memory's rate
+)
+
+
+def backbone(folder: Path) -> str:
+    """Writes ADM's configuration beside a file with the header of its first layer; returns the folder."""
+    (folder / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel", **ADM}))
+    weights = {"conv_in.weight": np.zeros((256, 3, 3, 3), np.float32)}
+    save_file(weights, folder / "diffusion_pytorch_model.safetensors")
+    return str(folder)
+
+
+def images(count: int) -> Dataset:
+    """Returns so many training images and 50,000 test images of 256 pixels that take no memory."""
+    total = count + 50_000
+    pixels = np.broadcast_to(np.zeros((), np.uint8), (total, 3, 256, 256))
+    places = np.arange(total)
+    splits = {
+        "train": places[: count - 10_000],
+        "validation": places[count - 10_000 : count],
+        "test": places[count:],
+    }
+    dataset = Dataset(pixels, places % 1000, tuple(map(str, range(1000))), splits)
+    dataset.__dict__["fingerprint"] = "on paper"
+    return dataset
+
+
+def plan(count: int, folder: Path, shard: int) -> Plan:
+    """Returns the plan of the published grid over `count` training images."""
+    features: dict[str, Any] = {
+        "backbone": {"name": "pretrained", "path": backbone(folder)},
+        "blocks": BLOCKS,
+        "timesteps": TIMESTEPS,
+        "pools": POOLS,
+        "heads": ["linear"],
+        "controls": [],
+        "shard": shard,
+    }
+    experiment = parse(Experiment, {"name": "imagenet", "features": features}, "imagenet")
+    storage = Storage(str(folder / "results"))
+    workshop = Workshop(ArtifactStore(storage), {})
+    return make_plan(experiment, images(count), RowStore(storage).tables(), workshop)
+
+
+def figures(found: Plan, gpus: int) -> SimpleNamespace:
+    """Returns what follows from a plan: hours and dollars of each part."""
+    extraction = found.image_passes * MULTIPLICATIONS / (PEAK * SHARE_OF_PEAK) / gpus / 3600
+    largest = max(POOLS) ** 2
+    read = sum(
+        found.stored_bytes * pool**2 / largest for pool in POOLS
+    )  # each probe reads what its pool needs
+    heads = read / 1e9 * HEAD_SECONDS_A_GIGABYTE / (4 * gpus) / 3600  # four trials share a GPU
+    return SimpleNamespace(
+        extraction_hours=extraction,
+        head_hours=heads,
+        dollars=(extraction + heads) * gpus * DOLLARS_A_GPU_HOUR,
+        storage_dollars=found.stored_bytes / 1e9 * DOLLARS_A_GB_MONTH,
+        read=read,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=IMAGENET, help="training images (1281167)")
+    parser.add_argument("--gpus", type=int, default=8, help="H100s (8)")
+    parser.add_argument("--shard", type=int, default=8192, help="images in one artifact (8192)")
+    given = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        found = plan(given.images, Path(folder), given.shard)
+    seconds = time.monotonic() - began
+    facts = figures(found, given.gpus)
+    tasks = sum(stage.kind == "features" for stage in found.stages)
+    artifacts = len(
+        {stage.key for trial in found.trials for stage in trial.stages if stage.kind == "features"}
+    )
+    published = len(found.trials) * EPOCHS * (given.images + 50_000)
+    memory = (given.images + 50_000) * 3 * 256 * 256
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    guess = multiplications([block for block in blocks(ADM) if block.number <= max(BLOCKS)])
+    lines = {
+        "trials": f"{len(found.trials):,}",
+        "image passes": f"{found.image_passes:,}",
+        "published way": f"{published:,}: {published / found.image_passes:.0f} times as many",
+        "tasks, artifacts": f"{tasks:,}, {artifacts:,}",
+        "features": f"{found.stored_bytes / 1e12:.1f} TB stored, {facts.read / 1e12:.1f} TB read by probes",
+        "extraction": f"{facts.extraction_hours:.1f} h on {given.gpus} H100",
+        "heads": f"{facts.head_hours:.1f} h on {given.gpus} H100",
+        "dollars": f"{facts.dollars:,.0f} for GPUs, {facts.storage_dollars:,.0f} a month for features",
+        "images decoded": f"{memory / 1e9:,.0f} GB, uint8",
+        "planning": f"{seconds:.0f} s, {peak / 1e6:.1f} GB",
+        "assumed": f"{MULTIPLICATIONS / 1e9:.0f} G multiplications a pass (the plan's guess: {guess / 1e9:.0f} G)",
+        "": f"{SHARE_OF_PEAK:.0%} of {PEAK / 1e12:.0f} T multiplications a second",
+        " ": f"{DOLLARS_A_GPU_HOUR:.2f} dollars a GPU hour",
+        "  ": f"{HEAD_SECONDS_A_GIGABYTE:.0f} s of a quarter GPU for a head, each gigabyte of features",
+    }
+    print("\n".join(f"{name:18}{text}" for name, text in lines.items()))
+
+
+if __name__ == "__main__":
+    main()
