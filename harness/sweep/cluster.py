@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import ray
 import yaml
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.core.errors import UserError
 from harness.core.storage import Storage
@@ -66,6 +67,14 @@ def capacity() -> Capacity:
     """Returns what the cluster can run at this moment: machines come and go, so ask again."""
     resources = ray.cluster_resources()
     return Capacity(max(1, int(resources.get("CPU", 1))), max(resources.get("GPU", 0.0), _gpus_to_come()))
+
+
+def on_head() -> dict[str, float]:
+    """Returns what a task asks for, beside CPUs, to run on the head, which is not lost as spot machines are.
+
+    Empty where the head is not marked as `clusters/node.sh` marks it.
+    """
+    return {"head": 0.001} if "head" in ray.cluster_resources() else {}
 
 
 def _gpus_to_come() -> float:
@@ -123,7 +132,8 @@ class Board:
 
     def __init__(self) -> None:
         board: Any = _Board  # Ray's decorator hides what it adds from type checkers
-        self._actor = board.remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._actor = board.options(scheduling_strategy=here).remote()  # no other machine's end ends it
 
     def __call__(self, who: str, line: str) -> None:
         self._actor.post.remote(who, line)

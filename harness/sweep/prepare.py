@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from harness.core.stages import Stage, Workshop
-from harness.sweep.cluster import CRASHES, LOSSES, Board, capacity
+from harness.sweep.cluster import CRASHES, LOSSES, Board, capacity, on_head
 from harness.sweep.display import Display
 from harness.sweep.here import Here, inherited
 
@@ -38,7 +38,7 @@ def make_on_ray(
             else:
                 running[_submit(stage, workshop, shared)] = (stage, time.monotonic())
             waiting.remove(stage)
-        ready, _ = ray.wait(list(running), timeout=SECONDS_BETWEEN_LOOKS) if running else ([], [])
+        ready = _ended(list(running))
         for line in board.take():
             display.working(*line)
         for reference in ready:
@@ -63,12 +63,19 @@ def make_on_ray(
     return errors
 
 
+def _ended(running: list[Any]) -> list[Any]:
+    """Waits a moment for one task to end, and returns all that have."""
+    if not running or not ray.wait(running, timeout=SECONDS_BETWEEN_LOOKS)[0]:
+        return []
+    return ray.wait(running, num_returns=len(running), timeout=0)[0]
+
+
 def _submit(stage: Stage, workshop: Workshop, shared: Any) -> Any:
     """Starts a task for `stage`. One that only waits for Ray Train's workers takes no CPU from them."""
-    has_gpu = workshop.accelerators and capacity().gpus > 0
-    resources: dict[str, float] = (
-        {"num_cpus": 0} if stage.trains else {"num_cpus": 1, "num_gpus": float(has_gpu)}
-    )
+    if stage.trains:
+        resources: dict[str, Any] = {"num_cpus": 0, "resources": on_head()}
+    else:
+        resources = {"num_cpus": 1, "num_gpus": float(workshop.accelerators and capacity().gpus > 0)}
     return _make.options(name=f"{stage.kind} {stage.key[:6]}", max_retries=0, **resources).remote(
         stage, shared
     )
