@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from harness.core.stages import Stage, Workshop
-from harness.sweep.cluster import CRASHES, LOSSES, Board, capacity, on_head
+from harness.sweep.cluster import CRASHES, LOSSES, Board, beside_driver, capacity
 from harness.sweep.display import Display
 from harness.sweep.here import Here, inherited
 
@@ -72,13 +72,13 @@ def _ended(running: list[Any]) -> list[Any]:
 
 def _submit(stage: Stage, workshop: Workshop, shared: Any) -> Any:
     """Starts a task for `stage`. One that only waits for Ray Train's workers takes no CPU from them."""
-    if stage.trains:
-        resources: dict[str, Any] = {"num_cpus": 0, "resources": on_head()}
+    if (
+        stage.trains
+    ):  # the workers' placement outlives a controller whose machine is lost, and is waited for in vain
+        place: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": beside_driver()}
     else:
-        resources = {"num_cpus": 1, "num_gpus": float(workshop.accelerators and capacity().gpus > 0)}
-    return _make.options(name=f"{stage.kind} {stage.key[:6]}", max_retries=0, **resources).remote(
-        stage, shared
-    )
+        place = {"num_cpus": 1, "num_gpus": float(workshop.accelerators and capacity().gpus > 0)}
+    return _make.options(name=f"{stage.kind} {stage.key[:6]}", max_retries=0, **place).remote(stage, shared)
 
 
 @ray.remote

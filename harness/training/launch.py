@@ -32,7 +32,7 @@ def train(
     factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, workshop: Workshop
 ) -> None:
     """Trains the task that `factory` ("module:function") makes of a stage; leaves weights and history in `folder`."""
-    if not workshop.ray or config.workers == 0:
+    if not workshop.ray or config.workers == 0 or config.steps == 0:
         _train_here(factory, stage, config, seed, folder, workshop)
     else:
         _train_on_ray(factory, stage, config, seed, folder, workshop)
