@@ -2,7 +2,9 @@
 
 import logging
 import os
+import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 
 import ray
 import yaml
+from ray._private.services import get_ray_address_from_environment
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.core.errors import UserError
@@ -44,6 +47,7 @@ def connected(address: str | None) -> Iterator[None]:
     on_main = threading.current_thread() is threading.main_thread()
     terminate = signal.getsignal(signal.SIGTERM)
     try:
+        find_cluster(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         if on_main:
             signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place
@@ -54,6 +58,28 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def find_cluster(address: str | None) -> str | None:
+    """Returns where the cluster is that `ray.init(address)` would connect to, None where it would start one.
+
+    Raises `UserError` if nothing listens there, for which Ray itself would wait minutes.
+    """
+    found = address
+    if address in (None, "auto"):
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it would name the other clusters of this machine
+        found = get_ray_address_from_environment(address, None)
+    if found is None or found == "local":
+        return None
+    if place := re.fullmatch(r"(?:ray://)?\[?([^/\]]+)\]?:(\d+)", found):
+        try:
+            socket.create_connection((place[1], int(place[2])), timeout=5).close()
+        except (OSError, OverflowError) as error:
+            forget = (
+                "" if found == address else "; if it is gone, `ray stop` or unsetting RAY_ADDRESS forgets it"
+            )
+            raise UserError(f"no Ray cluster answers at {found}: {error}{forget}") from None
+    return found
 
 
 class Capacity(NamedTuple):
@@ -69,12 +95,9 @@ def capacity() -> Capacity:
     return Capacity(max(1, int(resources.get("CPU", 1))), max(resources.get("GPU", 0.0), _gpus_to_come()))
 
 
-def on_head() -> dict[str, float]:
-    """Returns what a task asks for, beside CPUs, to run on the head, which is not lost as spot machines are.
-
-    Empty where the head is not marked as `clusters/node.sh` marks it.
-    """
-    return {"head": 0.001} if "head" in ray.cluster_resources() else {}
+def beside_driver() -> NodeAffinitySchedulingStrategy:
+    """Returns how a task or actor is kept on the driver's machine, whose end is the sweep's end anyway."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _gpus_to_come() -> float:
@@ -132,8 +155,7 @@ class Board:
 
     def __init__(self) -> None:
         board: Any = _Board  # Ray's decorator hides what it adds from type checkers
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._actor = board.options(scheduling_strategy=here).remote()  # no other machine's end ends it
+        self._actor = board.options(scheduling_strategy=beside_driver()).remote()
 
     def __call__(self, who: str, line: str) -> None:
         self._actor.post.remote(who, line)
