@@ -124,7 +124,7 @@ def _describe(chosen: argparse.Namespace) -> int:
 
 
 def _doctor(chosen: argparse.Namespace) -> int:
-    from harness.sweep.doctor import doctor
+    from harness.sweep.doctor.diagnosis import doctor
 
     diagnosis = doctor(chosen.results, chosen.address)
     _print(chosen, diagnosis.summary(), diagnosis.lines())

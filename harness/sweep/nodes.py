@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from harness.core.errors import without_secrets
+
 SECONDS = 60.0  # a cold worker on a slow disk needs some to start Python and import the function's module
 
 
@@ -24,7 +26,7 @@ class NodeError(Exception):
     """Why a node gave no result, in one line: the function failed, the node died, or it was silent."""
 
     def __init__(self, message: object) -> None:
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(without_secrets(" ".join(str(message).split())))
 
 
 def alive() -> list[Node]:

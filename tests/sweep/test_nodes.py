@@ -35,7 +35,8 @@ def cluster(tmp_path_factory):
         import ray
         from ray.cluster_utils import Cluster
 
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        head = {"num_cpus": 0, "include_dashboard": False, "dashboard_port": 0}  # 8265 may be another's
+        made = Cluster(initialize_head=True, head_node_args=head)
         second = made.add_node(num_cpus=1)
         ray.init(address=made.address, log_to_driver=False)
         yield made, second

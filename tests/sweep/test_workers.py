@@ -36,7 +36,9 @@ def on_two_workers(tmp_path_factory):
     return experiment, folder / "results"
 
 
-def test_tables_of_one_process_and_many_shards_equal_those_of_two_workers_bit_for_bit(on_two_workers, tmp_path):
+def test_tables_of_one_process_and_many_shards_equal_those_of_two_workers_bit_for_bit(
+    on_two_workers, tmp_path
+):
     experiment, two = on_two_workers
     for kind in TRAINED:
         shutil.copytree(two / "artifacts" / kind, tmp_path / "results" / "artifacts" / kind)
