@@ -60,8 +60,7 @@ def _sweep(
     keys = [trial.key for trial in plan.trials]
     with open_display(plan, quiet) as display, ExitStack() as stack:
         if plan.to_run:
-            rows.begin()
-            hands = stack.enter_context(_hands(workshop, display, address, debug))
+            hands = stack.enter_context(_hands(workshop, rows, display, address, debug))
             journal = rows.journal(str(workshop.provenance["run"]))
         stack.callback(lambda: rows.write_experiment(experiment.name, keys, rows.tables()))
         if plan.to_run:
@@ -87,7 +86,9 @@ def _recorder(plan: Plan, journal: Journal, display: Display) -> Record:
 
 
 @contextmanager
-def _hands(workshop: Workshop, display: Display, address: str | None, debug: bool) -> Iterator[Any]:
+def _hands(
+    workshop: Workshop, rows: RowStore, display: Display, address: str | None, debug: bool
+) -> Iterator[Any]:
     """Gives what does the work: this process, or a Ray cluster."""
     if debug:
         workshop.say = display.working
@@ -97,6 +98,7 @@ def _hands(workshop: Workshop, display: Display, address: str | None, debug: boo
     from harness.sweep.on_ray import OnRay
 
     with connected(address):
+        rows.begin()
         check_shared(workshop.store.storage)
         yield OnRay(workshop, display)
 
