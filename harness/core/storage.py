@@ -1,5 +1,6 @@
 """Where results live: any fsspec URL, with writes that are whole or absent."""
 
+import inspect
 import os
 import shutil
 import socket
@@ -13,22 +14,35 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from harness.core.errors import UserError, did_you_mean
+from harness.core.errors import UserError, did_you_mean, full_disk_explained
 
 # File systems that fsspec reads only, or that live inside a file.
 READ_ONLY = frozenset(
     ("data", "git", "github", "http", "https", "jupyter", "libarchive", "reference", "tar", "zip")
 )
 # Answers that will not change by asking again.
-FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+FINAL = (
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    UserError,
+)
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries, after those of the file system itself
+
+
+class Unanswered(UserError):
+    """An object store failed for too long: no fault of the input, and the same command continues once it answers."""
+
+    status = 1
 
 
 class Storage:
     """A folder on a disk or an object store. All paths are relative to it, with forward slashes.
 
     What exists is found by reading it by name; no listing is kept, and none decides. Requests to an object store
-    that fail are repeated for a quarter of a minute before they raise.
+    that fail are repeated for a quarter of a minute before they raise `Unanswered`.
     """
 
     def __init__(self, url: str) -> None:
@@ -58,6 +72,8 @@ class Storage:
             self._check_folder(self.local)
         elif not self.root and protocol != "memory":
             raise UserError(f"--results {self.url}: names no bucket or folder")
+        elif set("*?[") & set(self.root):  # fsspec would look for what matches
+            raise UserError(f"--results {self.url}: *, ? and [ are not for names on an object store")
 
     def _check_folder(self, place: Path) -> None:
         """Raises `UserError` if something that is no folder lies at `place` or above it."""
@@ -88,6 +104,12 @@ class Storage:
     def __getstate__(self) -> dict[str, Any]:
         return {"url": str(self.local or self.url)}  # "~" and "." mean another folder elsewhere
 
+    @cached_property
+    def _whole(self) -> dict[str, int]:
+        """Returns the options that read a file in one request: s3fs else asks for its size, then lists, first."""
+        read = getattr(self.fs, "_cat_file", self.fs.cat_file)
+        return {"max_concurrency": 1} if "max_concurrency" in inspect.signature(read).parameters else {}
+
     @property
     def local(self) -> Path | None:
         """The folder as a path on this machine, or None on an object store."""
@@ -106,7 +128,7 @@ class Storage:
     def first_read(self, path: str) -> bytes | None:
         """Returns a file's bytes, None if it is not there; raises `UserError` at once where nothing can be read."""
         try:
-            return self.fs.cat_file(self.full(path))
+            return self.fs.cat_file(self.full(path), **self._whole)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except IsADirectoryError:
@@ -132,7 +154,7 @@ class Storage:
     def read(self, path: str) -> bytes:
         """Returns a file's bytes; raises `FileNotFoundError`."""
         try:
-            return self._patiently(lambda: self.fs.cat_file(self.full(path)))
+            return self._patiently(lambda: self.fs.cat_file(self.full(path), **self._whole))
         except NotADirectoryError as error:  # a file where a folder should be: what is below it is not there
             raise FileNotFoundError(str(error)) from None
 
@@ -140,7 +162,7 @@ class Storage:
         """Returns the bytes of files, None for those that are not there; an object store answers all at once."""
         found: dict[str, Any] = {}
         if self.local is None and len(paths) > 1:
-            answers = self.fs.cat([self.full(path) for path in paths], on_error="return")
+            answers = self.fs.cat([self.full(path) for path in paths], on_error="return", **self._whole)
             found = {self.fs._strip_protocol(name): answer for name, answer in answers.items()}
         return [self._settled(path, found.get(self.full(path))) for path in paths]
 
@@ -170,12 +192,22 @@ class Storage:
         """
         try:
             if self.local is None:
-                self._patiently(lambda: self.fs.pipe_file(self.full(path), content, mode="create"))
+                self._patiently(lambda: self._create_remote(self.full(path), content))
             else:
                 self._write_local(path, content, lambda scratch, full: os.link(scratch, full))
         except FileExistsError:
             return self.local is None and self._read_or_none(path) == content
         return True
+
+    def _create_remote(self, full: str, content: bytes) -> None:
+        try:
+            self.fs.pipe_file(full, content, mode="create")
+        except OSError as error:
+            # S3 says which condition failed, which s3fs looks for; other stores that speak S3 may not.
+            answer = getattr(error.__cause__, "response", {})
+            if answer.get("Error", {}).get("Code") in ("PreconditionFailed", "412"):
+                raise FileExistsError(full) from None
+            raise
 
     def _write_local(self, path: str, content: bytes, place: Callable[[Path, str], Any]) -> None:
         full = self.full(path)
@@ -219,14 +251,32 @@ class Storage:
 
     def _patiently(self, request: Callable[[], Any]) -> Any:
         """Repeats a request to an object store that fails for a passing reason."""
-        for pause in PAUSES if self.local is None else ():
+        if self.local is not None:
+            return request()
+        for pause in PAUSES:
             try:
-                return request()
+                return self._once(request)
             except FINAL:
                 raise
             except Exception:  # each library has its own names for a network that fails
                 time.sleep(pause)
-        return request()
+        try:
+            return self._once(request)
+        except FINAL:
+            raise
+        except Exception as error:
+            raise Unanswered(
+                f"--results {self.url}: {error or type(error).__name__}; what was recorded is kept, the same "
+                "command continues"
+            ) from error
+
+    def _once(self, request: Callable[[], Any]) -> Any:
+        """Makes a request; what this machine or the store says for good becomes one line."""
+        with full_disk_explained("what this machine keeps of an object store"):
+            try:
+                return request()
+            except PermissionError as error:
+                raise UserError(f"--results {self.url}: refused: {error}") from error
 
     def check_writable(self) -> None:
         """Raises `UserError` if nothing can be written here. Leaves nothing behind."""

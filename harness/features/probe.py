@@ -1,8 +1,7 @@
 """A probe trial: read the features of one setting, train a head, count what it gets right."""
 
 import time
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.core.seeds import stream
-from harness.core.stages import Trial, Workshop
+from harness.core.stages import Stage, Trial, Workshop
 from harness.data.dataset import Dataset, open_dataset
 from harness.data.transforms import as_input
 from harness.features.extract import FILE
@@ -52,7 +51,7 @@ def read_features(trial: Trial, workshop: Workshop, dataset: Dataset) -> torch.T
     if trial.axes["features"] == "pixels":
         index_M = dataset.probed(trial.config["labels_per_class"])
         return as_input(torch.from_numpy(dataset.images[index_M])).flatten(1)
-    stored = _load(tuple(workshop.file(shard, FILE) for shard in trial.reads["features"]))
+    stored = _stored(trial.reads["features"], workshop)
     return torch.nn.functional.adaptive_avg_pool2d(stored, trial.axes["pool"]).flatten(1)
 
 
@@ -69,7 +68,15 @@ def split(
     return train, validation, test
 
 
-@lru_cache(maxsize=2)
-def _load(paths: tuple[Path, ...]) -> torch.Tensor:
-    """Reads the shards of a tap's features; their paths name their content, so they may be kept between trials."""
-    return torch.cat([load_file(path)["features"] for path in paths])
+def _stored(shards: Sequence[Stage], workshop: Workshop) -> torch.Tensor:
+    """Returns a tap's features, read a shard after the other; those of the last two taps are kept between trials."""
+    key = tuple(shard.key for shard in shards)
+    if key not in _kept:
+        while len(_kept) >= TAPS_KEPT:
+            del _kept[next(iter(_kept))]
+        _kept[key] = torch.cat([load_file(workshop.file(shard, FILE))["features"] for shard in shards])
+    return _kept[key]
+
+
+TAPS_KEPT = 2
+_kept: dict[tuple[str, ...], torch.Tensor] = {}

@@ -5,9 +5,10 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, NamedTuple
@@ -30,10 +31,12 @@ QUIET = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_task_oom_retries": "0",  # what a machine has no memory for is begun again by us, and not for ever
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # interrupts end the sweep in one way
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a trial begun again is one line, and one that failed a row
 }
 
 CRASHES = 3  # how often a stage or trial is begun again after its process died
 LOSSES = 100  # how often a stage is begun again after its machine was lost, as spot machines are
+SECONDS_FOR_LINES = 5.0  # the driver waits no longer for what it only shows
 BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # where `ray up` leaves, on the head, which machines there may be
 
 
@@ -55,7 +58,8 @@ def connected(address: str | None) -> Iterator[None]:
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
         raise UserError(f"no Ray cluster answers at {where}: {error}") from None
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # where Ray prints of lost machines, beside what `--json` prints
+            yield
     finally:
         ray.shutdown()
 
@@ -155,11 +159,15 @@ class Board:
 
     def __init__(self) -> None:
         board: Any = _Board  # Ray's decorator hides what it adds from type checkers
-        self._actor = board.options(scheduling_strategy=beside_driver()).remote()
+        # Where Ray ends it, as it does for want of memory, it begins again.
+        self._actor = board.options(scheduling_strategy=beside_driver(), max_restarts=-1).remote()
 
     def __call__(self, who: str, line: str) -> None:
         self._actor.post.remote(who, line)
 
     def take(self) -> list[tuple[str, str]]:
-        """Returns the lines posted since the last call."""
-        return ray.get(self._actor.take.remote())
+        """Returns the lines posted since the last call; none while the board begins again."""
+        try:
+            return ray.get(self._actor.take.remote(), timeout=SECONDS_FOR_LINES)
+        except ray.exceptions.RayError:
+            return []

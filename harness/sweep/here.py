@@ -1,14 +1,18 @@
 """Does all work in this process: for `--debug`, and for stages that read files of this machine."""
 
+import errno
+import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from harness.core.errors import full_disk_explained
 from harness.core.rows import Outcome
 from harness.core.stages import Stage, Trial, Workshop, objective, run
 from harness.sweep.display import Display
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 Record = Callable[[Outcome], None]
 
 
@@ -29,11 +33,10 @@ class Here:
             error = inherited(stage, errors)
             began = time.monotonic()
             if error is None:
-                try:
-                    self._workshop.ensure(stage)
+                error = made(stage, self._workshop)
+                if error is None:
                     self._display.stage_made(stage.kind, stage.key, time.monotonic() - began)
-                except Exception:
-                    error = traceback.format_exc()
+                else:
                     self._display.stage_failed(stage.kind, stage.key, error)
             if error is not None:
                 errors[stage.job] = error
@@ -53,6 +56,21 @@ class Here:
             record(outcome)
             if searcher:
                 searcher.on_trial_complete(str(count), {"objective": objective(trial, outcome)})
+
+
+def made(stage: Stage, workshop: Workshop) -> str | None:
+    """Makes a stage; returns the traceback if it fails. Raises `FullDisk` where that would fail all stages."""
+    try:
+        workshop.ensure(stage)
+    except Exception as error:
+        storage = workshop.store.storage
+        if storage.local is not None:  # on an object store it is one machine's disk
+            with full_disk_explained(storage.describe()):
+                for code in FULL:  # libraries that write files have errors of their own, with this text
+                    if os.strerror(code) in str(error):
+                        raise OSError(code, os.strerror(code)) from error
+        return traceback.format_exc()
+    return None
 
 
 def inherited(stage: Stage, errors: dict[str, str]) -> str | None:

@@ -22,9 +22,12 @@ class OnRay:
         """Makes stages, each as soon as it can be. Returns tracebacks by `Stage.job` of those that failed."""
         return make_on_ray(stages, self._workshop, self._display, self._board)
 
-    def at_once(self) -> int:
+    @staticmethod
+    def at_once() -> int:
         """Returns how many trials may be under way: twice the slots, since an actor is kept only if the next trial
         is known when the one before it ends.
+
+        Tune pickles the searcher, which holds this; a method would bring the display along.
         """
         return 2 * capacity().slots
 

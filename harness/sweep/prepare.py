@@ -8,10 +8,11 @@ from typing import Any
 
 import ray
 
+from harness.core.errors import FullDisk
 from harness.core.stages import Stage, Workshop
 from harness.sweep.cluster import CRASHES, LOSSES, Board, beside_driver, capacity
 from harness.sweep.display import Display
-from harness.sweep.here import Here, inherited
+from harness.sweep.here import Here, inherited, made
 
 SECONDS_BETWEEN_LOOKS = 0.5
 IN_FLIGHT = 2000  # tasks that Ray is told of at a time: what waits there is what an autoscaler sees
@@ -20,7 +21,10 @@ IN_FLIGHT = 2000  # tasks that Ray is told of at a time: what waits there is wha
 def make_on_ray(
     stages: Sequence[Stage], workshop: Workshop, display: Display, board: Board
 ) -> dict[str, str]:
-    """Makes stages as Ray tasks, each as soon as those that it needs are there. Returns tracebacks by job."""
+    """Makes stages as Ray tasks, each as soon as those that it needs are there. Returns tracebacks by job.
+
+    Raises `FullDisk`.
+    """
     errors = Here(workshop, display).make([stage for stage in stages if stage.here])
     waiting = [stage for stage in stages if not stage.here]
     open_jobs = {stage.job for stage in waiting}
@@ -54,6 +58,8 @@ def make_on_ray(
                     waiting.insert(0, stage)
                     continue
                 error = f"{type(failure).__name__}: {failure}"
+            if isinstance(error, FullDisk):
+                raise error
             open_jobs.discard(stage.job)
             if error is None:
                 display.stage_made(stage.kind, stage.key, time.monotonic() - began)
@@ -82,11 +88,12 @@ def _submit(stage: Stage, workshop: Workshop, shared: Any) -> Any:
 
 
 @ray.remote
-def _make(stage: Stage, workshop: Workshop) -> str | None:
-    """Makes one stage; returns the traceback if it fails, so that only lost processes are tried again."""
+def _make(stage: Stage, workshop: Workshop) -> str | FullDisk | None:
+    """Makes one stage; returns why it fails, if it does, so that only lost processes are tried again."""
     try:
         workshop.store.storage.check_seen()
-        workshop.ensure(stage)
+        return made(stage, workshop)
+    except FullDisk as error:
+        return error
     except Exception:
         return traceback.format_exc()
-    return None

@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 from harness.core.rows import Outcome
 from harness.core.stages import Trial, Workshop, failure, objective, run
 from harness.sweep.cluster import CRASHES, Board, capacity
-from harness.sweep.display import Display
+from harness.sweep.display import Display, describe
 from harness.sweep.here import Record
 
 GPU_SHARE = 0.25  # of one GPU, for a trial: they are small
@@ -58,6 +58,10 @@ class _Recorder(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._keep(Outcome.from_json(trial.last_result.pop("outcome")))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        axes = describe(self._trials[trial.config["key"]].axes)
+        self._display.say(f"{axes}: its machine was lost or its process died; begun again")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         reason = str(trial.get_error() or "the trial's process died")
