@@ -70,7 +70,7 @@ def split(
 
 def _stored(shards: Sequence[Stage], workshop: Workshop) -> torch.Tensor:
     """Returns a tap's features, read a shard after the other; those of the last two taps are kept between trials."""
-    key = tuple(shard.key for shard in shards)
+    key = (workshop.store.storage.url, *(shard.key for shard in shards))
     if key not in _kept:
         while len(_kept) >= TAPS_KEPT:
             del _kept[next(iter(_kept))]
