@@ -1,10 +1,13 @@
 """Runs trials on Ray Tune: reused actors that keep what they have read, one trial after the other."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ray import tune
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.search import Searcher
 
 from harness.core.rows import Outcome
@@ -78,6 +81,23 @@ class _CannotRecord(BaseException):
     """Rows cannot be kept, so that to go on would be in vain. Passes through Tune, which stops `Exception`s."""
 
 
+@contextmanager
+def _memory_is_an_error_of_the_actor() -> Iterator[None]:
+    """Lets Tune begin a trial again whose actor Ray ended for want of memory: Tune 2.60 ends the whole run."""
+    handle = RayActorManager._actor_task_failed
+
+    def failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):  # what its message goes on with lists all processes
+            exception = RayActorError(error_msg=str(exception).splitlines()[0])
+        handle(manager, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = failed
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = handle
+
+
 def run_trials(
     trials: Sequence[Trial],
     workshop: Workshop,
@@ -114,6 +134,7 @@ def run_trials(
             ),
         )
         try:
-            tuner.fit()
+            with _memory_is_an_error_of_the_actor():
+                tuner.fit()
         except _CannotRecord as stopped:
             raise stopped.args[0] from None

@@ -1,0 +1,61 @@
+"""Artifacts that are damaged on the disk are found by their checksums, made again, and never read."""
+
+import shutil
+
+import pytest
+from disturbed import expected, sweeping, undisturbed, write_small
+from tables import assert_equal, rows
+
+from harness.core.artifacts import ArtifactStore
+from harness.core.storage import Storage
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def flip(path):
+    """Changes a bit in the middle, where the size tells nothing."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def files(results):
+    """Returns kind, key and name of every file of every artifact."""
+    store = ArtifactStore(Storage(str(results)))
+    kinds = [name for name in store.storage.names("artifacts") if not name.startswith(".")]
+    found = [(kind, key) for kind in kinds for key in store.storage.names(f"artifacts/{kind}")]
+    return [(kind, key, name) for kind, key in found for name in store.manifest(kind, key)["files"]]
+
+
+@pytest.fixture
+def copied(tmp_path, tmp_path_factory):
+    """The artifacts of an undisturbed sweep, without the rows."""
+    results = tmp_path / "results"
+    shutil.copytree(undisturbed(tmp_path_factory) / "artifacts", results / "artifacts")
+    return results
+
+
+def sweep_again(folder, factory):
+    with sweeping(folder, write_small(folder), "--debug") as sweep:
+        assert sweep.end() == 0, sweep.log
+    assert_equal(rows(sweep.results), expected(factory))
+    store = ArtifactStore(Storage(str(sweep.results)))
+    for kind, key, name in files(sweep.results):
+        store.file(kind, key, name)  # raises if it is not what its manifest says
+
+
+def test_damaged_files_of_every_kind_are_made_again(copied, tmp_path, tmp_path_factory):
+    for number, (kind, key, name) in enumerate(files(copied)):
+        (cut if number % 2 else flip)(copied / "artifacts" / kind / key / name)
+    sweep_again(tmp_path, tmp_path_factory)
+
+
+def test_artifacts_whose_manifests_were_cut_off_are_made_again(copied, tmp_path, tmp_path_factory):
+    first = {kind: key for kind, key, _ in reversed(files(copied))}
+    for kind, key in first.items():
+        cut(copied / "artifacts" / kind / key / "manifest.json")
+    sweep_again(tmp_path, tmp_path_factory)
