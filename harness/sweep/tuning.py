@@ -48,25 +48,32 @@ class _Recorder(tune.Callback):
     ) -> None:
         self._trials, self._workshop, self._record = trials, workshop, record
         self._display, self._board = display, board
+        self._running: set[str] = set()  # kept here: to ask all trials at each step would take their square
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune keeps its own state, which nobody reads: rows are recorded by the journal."""
         return {}
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._display.running(sum(trial.status == "RUNNING" for trial in trials))
+        self._display.running(len(self._running))
         if iteration % 20 == 0:
             for line in self._board.take():
                 self._display.working(*line)
 
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._running.add(trial.trial_id)
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._running.discard(trial.trial_id)
         self._keep(Outcome.from_json(trial.last_result.pop("outcome")))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._running.discard(trial.trial_id)
         axes = describe(self._trials[trial.config["key"]].axes)
         self._display.say(f"{axes}: its machine was lost or its process died; begun again")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._running.discard(trial.trial_id)
         reason = str(trial.get_error() or "the trial's process died")
         self._keep(failure(self._trials[trial.config["key"]], self._workshop.provenance, reason))
 
