@@ -61,6 +61,7 @@ class Crew:
         fresh.rmdir()
 
 
+@torch.enable_grad()  # whoever found a model damaged, and makes it again, may be reading without
 def fit(task: Task, config: TrainConfig, seed: int, crew: Crew) -> checkpoint.Progress:
     """Trains `task` for `config.steps` steps, from the crew's newest checkpoint if there is one.
 
