@@ -78,9 +78,8 @@ def _ended(running: list[Any]) -> list[Any]:
 
 def _submit(stage: Stage, workshop: Workshop, shared: Any) -> Any:
     """Starts a task for `stage`. One that only waits for Ray Train's workers takes no CPU from them."""
-    if (
-        stage.trains
-    ):  # the workers' placement outlives a controller whose machine is lost, and is waited for in vain
+    if stage.trains:
+        # The workers' placement outlives a controller whose machine is lost, and would be waited for in vain.
         place: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": beside_driver()}
     else:
         place = {"num_cpus": 1, "num_gpus": float(workshop.accelerators and capacity().gpus > 0)}
