@@ -196,14 +196,14 @@ class Journal:
     def record(self, outcome: Outcome) -> None:
         """Appends an outcome, on disk before this returns; on an object store within a few seconds."""
         line = outcome.to_json() + "\n"
+        with self._lock:
+            self._lines.append(line)  # first: an interrupt during the next lines must not leave it out of `compact`
+            if self._file is None:
+                self._flush_later()
         if self._file is not None:
             self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
-        with self._lock:
-            self._lines.append(line)
-            if self._file is None:
-                self._flush_later()
 
     def _flush_later(self) -> None:
         if self._timer is None:

@@ -126,6 +126,28 @@ def test_nothing_recorded_is_lost_when_a_process_dies(tmp_path):
     journal._file.close()
 
 
+@pytest.mark.parametrize("moment", ["write", "fsync"])
+def test_an_interrupt_while_an_outcome_is_written_does_not_lose_it(tmp_path, monkeypatch, moment):
+    storage = Storage(str(tmp_path / "results"))
+    journal = RowStore(storage).journal("run-1")
+    journal.record(outcome("a"))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if moment == "write":
+            file = journal._file
+            patch.setattr(journal, "_file", type("File", (), {"write": interrupt})())
+        else:
+            patch.setattr(row_store.os, "fsync", interrupt)
+        journal.record(outcome("b"))
+    if moment == "write":
+        journal._file = file
+    journal.compact()
+    assert keys(storage) == ["a", "b"]
+
+
 def test_a_run_that_died_while_compacting_is_not_counted_twice(storage, monkeypatch):
     journal = record(storage, "run-1", [outcome("a"), outcome("b")])
     record(storage, "run-2", [outcome("c", run="run-2")], compact=True)
