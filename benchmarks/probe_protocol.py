@@ -32,7 +32,7 @@ from harness.features.probe import split
 from harness.features.stages import stored_pool
 from harness.metrics.accuracy import Accuracy, accuracy
 from harness.models.backbone import UNet
-from harness.models.unet import Taps, load_pipeline
+from harness.models.denoiser import Denoiser, Taps, load_denoiser
 from harness.sweep.experiment import load_experiment
 from harness.sweep.plan import all_trials
 
@@ -47,14 +47,14 @@ class Result(NamedTuple):
     seconds: float
 
 
-def published(unet, scheduler, dataset: Dataset, per_class: int, epochs: int) -> Result:  # type: ignore[no-untyped-def]
+def published(denoiser: Denoiser, dataset: Dataset, per_class: int, epochs: int) -> Result:
     """Trains each head by minibatches, running the U-Net for every batch."""
     names = {block.number: block for block in UNet(block_out_channels=[16, 32]).plan(8, 1).blocks}
     train, test = dataset.labelled(per_class), dataset.splits["test"]
     images, labels = as_input(torch.from_numpy(dataset.images)), torch.from_numpy(dataset.labels)
     found, passes, began = {}, 0, time.perf_counter()
     for block in BLOCKS:
-        read = Taps(unet, [names[block].name])
+        read = denoiser.taps([names[block].name])
         for timestep in TIMESTEPS:
             for pool in POOLS:
                 torch.manual_seed(stream(0, block, timestep, pool) % 2**63)
@@ -67,7 +67,7 @@ def published(unet, scheduler, dataset: Dataset, per_class: int, epochs: int) ->
                     read: Taps = read,
                 ) -> torch.Tensor:
                     x = images[index]
-                    noised = scheduler.add_noise(x, torch.randn_like(x), torch.full((len(x),), timestep))
+                    noised = denoiser.noised(x, torch.randn_like(x), torch.full((len(x),), timestep))
                     with torch.no_grad():
                         activation = read(noised, timestep)[names[block].name]
                     return torch.nn.functional.adaptive_avg_pool2d(activation, pool).flatten(1)
@@ -94,7 +94,7 @@ def published(unet, scheduler, dataset: Dataset, per_class: int, epochs: int) ->
     return Result(found, passes, time.perf_counter() - began)
 
 
-def ours(unet, scheduler, dataset: Dataset, per_class: int) -> Result:  # type: ignore[no-untyped-def]
+def ours(denoiser: Denoiser, dataset: Dataset, per_class: int) -> Result:
     """Extracts once a timestep, then solves every head."""
     names = {block.number: block for block in UNet(block_out_channels=[16, 32]).plan(8, 1).blocks}
     index = dataset.probed(per_class)
@@ -105,8 +105,8 @@ def ours(unet, scheduler, dataset: Dataset, per_class: int) -> Result:  # type: 
         }
         taps = sorted({(names[block].name, kept) for (block, _), kept in stored.items()})
         features = extract(
-            unet, scheduler, dataset.images, index,
-            timestep=timestep, taps=taps, draws=1, seed=0, batch=256, device=torch.device("cpu"),
+            denoiser, dataset.images, index,
+            timestep=timestep, taps=taps, draws=1, seed=0, batch=256,
         )  # fmt: skip
         passes += len(index)
         for (block, pool), kept in stored.items():
@@ -132,11 +132,11 @@ def main() -> None:
     )
     experiment = load_experiment("quickstart", ["weights=null"])
     trial = all_trials(experiment, load(experiment.data, experiment.seed))[0]
-    unet, scheduler = load_pipeline(workshop.folder(trial.needs["backbone"]))
+    denoiser = load_denoiser(workshop.folder(trial.needs["backbone"]))
     dataset = open_dataset(trial.needs["dataset"], workshop)
 
-    mine = ours(unet, scheduler, dataset, chosen.labels_per_class)
-    theirs = published(unet, scheduler, dataset, chosen.labels_per_class, chosen.epochs)
+    mine = ours(denoiser, dataset, chosen.labels_per_class)
+    theirs = published(denoiser, dataset, chosen.labels_per_class, chosen.epochs)
     print("block timestep pool   published             ours")
     agree = 0
     for setting, a in theirs.accuracies.items():

@@ -197,7 +197,7 @@ class Journal:
         """Appends an outcome, on disk before this returns; on an object store within a few seconds."""
         line = outcome.to_json() + "\n"
         with self._lock:
-            self._lines.append(line)  # first: an interrupt during the next lines must not leave it out of `compact`
+            self._lines.append(line)  # first, or an interrupt below would leave it out of `compact`
             if self._file is None:
                 self._flush_later()
         if self._file is not None:

@@ -60,21 +60,60 @@ def _summary(name: str) -> dict[str, pa.DataType]:
 
 
 TABLES: dict[str, dict[str, pa.DataType]] = {
-    # study 1: one row a probe
+    # study 1: one row a classifier
     "features": {
-        "features": pa.string(),  # "trained", "untrained" or "pixels"
+        # "trained" (the backbone), "untrained", "pixels", "screen" (a quick look by `search: auto`), "combined"
+        # (several blocks and timesteps) or "finetuned"
+        "features": pa.string(),
         "backbone": pa.string(),
-        "block": pa.int64(),  # numbered from 1 along the network; null for pixels
+        "regulariser": pa.string(),  # of the backbone's training; null for none
+        "block": pa.int64(),  # numbered from 1 along the network; null for pixels and combined
         "block_name": pa.string(),
-        "timestep": pa.int64(),  # 0 is least noise; null for pixels
+        "timestep": pa.int64(),  # 0 is least noise; null for pixels and combined
+        "sigma": pa.float64(),  # that timestep's noise over signal, sqrt(1 / a - 1)
+        "log_snr": pa.float64(),  # ln(a / (1 - a))
         "pool": pa.int64(),  # pooled to pool x pool
         "head": pa.string(),
+        "way": pa.string(),  # "cached" or "streamed"
         "dimensions": pa.int64(),
+        "parameters": pa.int64(),  # that the head learns; with "finetuned" the encoder's too
         "regularisation": pa.float64(),  # chosen on validation; null for heads without
         "train_n": pa.int64(),
+        "image_passes": pa.int64(),  # of this row's images through the backbone; rows of one pass share them
         **_estimate("validation_accuracy"),
         **_estimate("test_accuracy"),
         "fit_seconds": pa.float64(),
+    },
+    # study 1: one row a pair of representations
+    "similarity": {
+        **{
+            f"{side}_{name}": kind
+            for side in ("a", "b")
+            for name, kind in {
+                "network": pa.string(),  # "backbone" or the encoder's label
+                "block": pa.int64(),
+                "block_name": pa.string(),  # of an encoder: the layer
+                "timestep": pa.int64(),
+                "pool": pa.int64(),
+            }.items()
+        },
+        "cka": pa.float64(),  # unbiased, linear
+        "images": pa.int64(),
+    },
+    # study 1: one row a backbone's samples, seen by one encoder
+    "generation": {
+        "backbone": pa.string(),
+        "regulariser": pa.string(),
+        "encoder": pa.string(),
+        "sampler": pa.string(),
+        "steps": pa.int64(),
+        "samples": pa.int64(),
+        "real": pa.int64(),  # images that the samples are compared with
+        "frechet": pa.float64(),  # distance of Gaussians; FID where the encoder is Inception's
+        "frechet_real": pa.float64(),  # the same for as many held-out images: what sampling alone gives
+        "kernel": pa.float64(),  # unbiased squared MMD, polynomial kernel of degree 3
+        "kernel_deviation": pa.float64(),  # standard deviation over subsets
+        "grid": pa.string(),  # some samples as one PNG, base64
     },
     # study 2: one row a trial (a pool of k originals and what was generated from it)
     "weights": {

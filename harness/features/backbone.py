@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 from harness.core.config import parse
 from harness.core.stages import Stage, Workshop
 from harness.data.dataset import open_dataset
-from harness.models.unet import build_unet, save_frame, save_pipeline
+from harness.models.denoiser import build_unet, save_frame, save_pipeline
 from harness.training import checkpoint
 from harness.training.config import TrainConfig
 from harness.training.launch import train

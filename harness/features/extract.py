@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
 from safetensors.torch import save_file
 
 from harness.core.seeds import stream
 from harness.core.stages import Stage, Workshop
 from harness.data.dataset import open_dataset
 from harness.data.transforms import as_input
-from harness.models.backbone import blocks
-from harness.models.unet import Taps, load_pipeline
+from harness.models.denoiser import Denoiser, load_denoiser
 from harness.training import noise
 from harness.training.device import pick_device
 
@@ -31,12 +29,12 @@ def make_features(stage: Stage, folder: Path, workshop: Workshop) -> None:
     """
     began = time.monotonic()
     wanted = [stage, *(sibling for sibling in stage.siblings if not workshop.has(sibling))]
+    wanted.sort(key=lambda one: one.config["block"])
     dataset = open_dataset(stage.needs["dataset"], workshop)
-    unet, scheduler = _pipeline(stage.needs["backbone"], workshop)
+    denoiser = open_denoiser(stage.needs["backbone"], workshop)
     begin, end = stage.config["images"]
     features = extract(
-        unet,
-        scheduler,
+        denoiser,
         dataset.images,
         dataset.probed(stage.config["labels_per_class"])[begin:end],
         timestep=stage.config["timestep"],
@@ -44,7 +42,6 @@ def make_features(stage: Stage, folder: Path, workshop: Workshop) -> None:
         draws=stage.config["draws"],
         seed=stage.config["seed"],
         batch=stage.options["batch"],
-        device=pick_device(workshop),
     )
     for one in wanted:
         place = folder if one is stage else folder.parent / one.key
@@ -54,21 +51,20 @@ def make_features(stage: Stage, folder: Path, workshop: Workshop) -> None:
             workshop.publish(one, place, time.monotonic() - began)
 
 
-def _pipeline(stage: Stage, workshop: Workshop) -> tuple[UNet2DModel, DDPMScheduler]:
+def open_denoiser(stage: Stage, workshop: Workshop) -> Denoiser:
     """Reads a backbone; the last one is kept, for the next shard of the same process."""
-    if stage.key not in _pipelines:
-        _pipelines.clear()
-        _pipelines[stage.key] = load_pipeline(workshop.folder(stage))
-    return _pipelines[stage.key]
+    if stage.key not in _opened:
+        _opened.clear()
+        _opened[stage.key] = load_denoiser(workshop.folder(stage))
+    return _opened[stage.key].to(pick_device(workshop))
 
 
-_pipelines: dict[str, tuple[UNet2DModel, DDPMScheduler]] = {}
+_opened: dict[str, Denoiser] = {}
 
 
 @torch.no_grad()
 def extract(
-    unet: UNet2DModel,
-    scheduler: DDPMScheduler,
+    denoiser: Denoiser,
     images_NCHW: np.ndarray,
     index_M: np.ndarray,
     *,
@@ -77,27 +73,22 @@ def extract(
     draws: int,
     seed: int,
     batch: int,
-    device: torch.device,
 ) -> Mapping[tuple[str, int], torch.Tensor]:
     """Returns features [M, C', pool, pool] by (module, pool) for the images at `index_M` (uint8).
 
-    One forward pass an image and draw, which ends at the deepest module.
+    One forward pass an image and draw, which ends at the deepest module: `taps` are in the order in which the
+    modules run.
     """
-    order = {block.name: block.number for block in blocks(unet.config)}
-    modules = sorted({module for module, _ in taps}, key=order.__getitem__)
-    unet = unet.to(device)
-    if device.type == "cuda":
-        unet = unet.to(memory_format=torch.channels_last)
-    read = Taps(unet, modules)
+    device = denoiser.device
+    read = denoiser.taps(list(dict.fromkeys(module for module, _ in taps)))
     kept: dict[tuple[str, int], list[torch.Tensor]] = {tap: [] for tap in taps}
     for begin in range(0, len(index_M), batch):
         index_B = torch.from_numpy(index_M[begin : begin + batch])
-        x_BCHW = as_input(torch.from_numpy(images_NCHW[index_B.numpy()]).to(device))
+        z_BCHW = denoiser.encode(as_input(torch.from_numpy(images_NCHW[index_B.numpy()]).to(device)))
         sums: dict[tuple[str, int], torch.Tensor] = {}
         for draw in range(draws):
-            activations = read(
-                add_noise(x_BCHW, index_B.to(device), timestep, draw, seed, scheduler), timestep
-            )
+            noised_BCHW = add_noise(denoiser, z_BCHW, index_B.to(device), timestep, draw, seed)
+            activations = read(noised_BCHW, timestep)
             for module, pool in taps:
                 pooled = torch.nn.functional.adaptive_avg_pool2d(activations[module].float(), pool) / draws
                 sums[module, pool] = sums[module, pool] + pooled if draw else pooled
@@ -108,15 +99,9 @@ def extract(
 
 
 def add_noise(
-    x_BCHW: torch.Tensor,
-    index_B: torch.Tensor,
-    timestep: int,
-    draw: int,
-    seed: int,
-    scheduler: DDPMScheduler,
+    denoiser: Denoiser, z_BCHW: torch.Tensor, index_B: torch.Tensor, timestep: int, draw: int, seed: int
 ) -> torch.Tensor:
-    """Returns sqrt(a) x + sqrt(1 - a) epsilon (Ho et al. 2020, equation 4) with the noise of these very images."""
+    """Returns `z_BCHW` noised to `timestep` with the noise of these very images and this draw."""
     address_B3 = torch.stack([index_B, torch.full_like(index_B, timestep), torch.full_like(index_B, draw)], 1)
-    epsilon = noise.normal(stream(seed, "features"), address_B3, tuple(x_BCHW.shape[1:]))
-    timesteps_B = torch.full((len(x_BCHW),), timestep, device=x_BCHW.device)
-    return scheduler.add_noise(x_BCHW, epsilon, timesteps_B)
+    epsilon = noise.normal(stream(seed, "features"), address_B3, tuple(z_BCHW.shape[1:]))
+    return denoiser.noised(z_BCHW, epsilon, torch.full((len(z_BCHW),), timestep, device=z_BCHW.device))

@@ -1,5 +1,6 @@
 """A probe trial: read the features of one setting, train a head, count what it gets right."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,9 +23,9 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
     """Returns one row of `features` and one of `correctness`."""
     dataset = open_dataset(trial.needs["dataset"], workshop)
     per_class = trial.config["labels_per_class"]
-    x_MD = read_features(trial, workshop, dataset).numpy()
+    x_MCPP = read_features(trial, workshop, dataset).numpy()
     labels_M = dataset.labels[dataset.probed(per_class)]
-    train, validation, test = split(x_MD, labels_M, dataset, per_class)
+    train, validation, test = split(x_MCPP, labels_M, dataset, per_class)
     head: Head = HEADS.load(trial.axes["head"]).model_validate(trial.config["head"])
     began = time.perf_counter()
     seed = stream(
@@ -32,10 +33,12 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
     )
     fitted = head.fit(train, validation, len(dataset.classes), seed, pick_device(workshop).type)
     seconds = time.perf_counter() - began
-    right_validation = fitted.predict(validation.x_ND) == validation.labels_N
-    right_test = fitted.predict(test.x_ND) == test.labels_N
+    right_validation = fitted.predict(validation.x) == validation.labels_N
+    right_test = fitted.predict(test.x) == test.labels_N
     row = {
-        "dimensions": x_MD.shape[1],
+        "way": "cached",
+        "dimensions": math.prod(x_MCPP.shape[1:]),
+        "parameters": sum(one.numel() for one in fitted.network.parameters()),
         "regularisation": fitted.regularisation,
         "train_n": len(train.labels_N),
         **accuracy(right_validation).columns("validation_accuracy"),
@@ -47,24 +50,24 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
 
 
 def read_features(trial: Trial, workshop: Workshop, dataset: Dataset) -> torch.Tensor:
-    """Returns the setting's features [M, D], pooled from what is stored."""
+    """Returns the setting's features [M, C, P, P], pooled from what is stored; pixels [M, C, H, W]."""
     if trial.axes["features"] == "pixels":
         index_M = dataset.probed(trial.config["labels_per_class"])
-        return as_input(torch.from_numpy(dataset.images[index_M])).flatten(1)
+        return as_input(torch.from_numpy(dataset.images[index_M]))
     stored = _stored(trial.reads["features"], workshop)
-    return torch.nn.functional.adaptive_avg_pool2d(stored, trial.axes["pool"]).flatten(1)
+    return torch.nn.functional.adaptive_avg_pool2d(stored, trial.axes["pool"])
 
 
 def split(
-    x_MD: np.ndarray, labels_M: np.ndarray, dataset: Dataset, per_class: int | None
+    x_M: np.ndarray, labels_M: np.ndarray, dataset: Dataset, per_class: int | None
 ) -> tuple[Labelled, Labelled, Labelled]:
-    """Returns training, validation and test features, standardised by the mean and deviation of the first."""
+    """Returns training, validation and test features, each number standardised over the training images."""
     first = len(dataset.labelled(per_class))
     second = first + len(dataset.splits["validation"])
-    mean_D, deviation_D = x_MD[:first].mean(0), x_MD[:first].std(0)
-    x_MD = (x_MD - mean_D) / np.where(deviation_D > 1e-6, deviation_D, 1.0).astype(np.float32)
-    edges = ((0, first), (first, second), (second, len(x_MD)))
-    train, validation, test = (Labelled(x_MD[a:b], labels_M[a:b]) for a, b in edges)
+    mean, deviation = x_M[:first].mean(0), x_M[:first].std(0)
+    x_M = (x_M - mean) / np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
+    edges = ((0, first), (first, second), (second, len(x_M)))
+    train, validation, test = (Labelled(x_M[a:b], labels_M[a:b]) for a, b in edges)
     return train, validation, test
 
 

@@ -89,7 +89,7 @@ def features_stages(
             kind="features",
             version=FEATURES_VERSION,
             maker="harness.features.extract:make_features",
-            config={**shared, "module": tap.block.name, "pool": tap.pool},
+            config={**shared, "block": tap.block.number, "module": tap.block.name, "pool": tap.pool},
             needs=needs,
             group=group,
         )

@@ -2,7 +2,7 @@
 
 No torch here, so that a plan knows every block, channel count and map size at once. Blocks are numbered from 1
 over input blocks, the middle block and output blocks, as in guided-diffusion (ADM): a down-sampler is a block of
-its own, an up-sampler belongs to its level's last block. `harness.models.unet` builds the networks.
+its own, an up-sampler belongs to its level's last block. `harness.models.denoiser` builds the networks.
 """
 
 import json

@@ -19,6 +19,8 @@ class Tables(NamedTuple):
     """The rows of one experiment, in the pinned schema; a table that was not written has no rows."""
 
     features: pd.DataFrame
+    similarity: pd.DataFrame
+    generation: pd.DataFrame
     weights: pd.DataFrame
     networks: pd.DataFrame
     correctness: pa.Table  # stays in Arrow: a list of booleans a row
@@ -46,11 +48,12 @@ def read_tables(storage: Storage, experiment: str) -> Tables:
 
 def from_arrow(tables: dict[str, pa.Table]) -> Tables:
     """Returns Arrow tables of the pinned schema as figures take them; networks know their trial's setup."""
-    features, weights, networks = (tables[name].to_pandas() for name in ("features", "weights", "networks"))
+    frames = {name: tables[name].to_pandas() for name in TABLES if name != "correctness"}
+    networks, weights = frames["networks"], frames["weights"]
     setup = weights.drop_duplicates("key").set_index("key")
     for column in ("network", "parameters"):
         networks[column] = networks["key"].map(setup[column])
-    return Tables(features, weights, networks, tables["correctness"])
+    return Tables(**frames, correctness=tables["correctness"])
 
 
 def best_row(frame: pd.DataFrame, column: str) -> Any:

@@ -59,11 +59,22 @@ def load_experiment(name: str, settings: list[str]) -> _Base:
     Raises `UserError`.
     """
     path = find_experiment(name)
-    values = with_settings({"name": path.stem, **read_yaml(path)}, settings)
+    values = _with_shared(with_settings({"name": path.stem, **read_yaml(path)}, settings))
     experiment = parse(Experiment, values, str(path))
     if all(getattr(experiment, study) is None for study in STUDIES.names()):
         raise UserError(f"{path}: no study; add a section: {', '.join(STUDIES.names())}")
     return experiment
+
+
+def _with_shared(values: dict[str, Any]) -> dict[str, Any]:
+    """Completes the sections of studies that share settings with another: all look at the same backbone."""
+    shared = dict(values)
+    for name in STUDIES.names():
+        source, fields = getattr(STUDIES.load(name), "shares", ("", ()))
+        if isinstance(values.get(name), dict) and isinstance(values.get(source), dict):
+            given = {field: values[source][field] for field in fields if field in values[source]}
+            shared[name] = {**given, **values[name]}
+    return shared
 
 
 def find_experiment(name: str) -> Path:

@@ -14,7 +14,7 @@ from harness.core.seeds import stream
 from harness.features.extract import FILE, add_noise, extract
 from harness.features.stages import stored_pool
 from harness.models.backbone import blocks
-from harness.models.unet import Taps
+from harness.models.denoiser import Denoiser, Taps
 from harness.training import noise
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (25, 1, 8, 8), np.uint8)
@@ -23,10 +23,8 @@ TAPS = [("conv_in", 2), ("mid_block", 1), ("mid_block", 2), ("up_blocks.0.upsamp
 
 
 def features(places=PLACES, *, images=IMAGES, taps=TAPS, timestep=30, draws=1, seed=5, batch=100, model=None):
-    unet, scheduler = model or unet_and_scheduler()
     return extract(
-        unet,
-        scheduler,
+        Denoiser(*(model or unet_and_scheduler())),
         images,
         places,
         timestep=timestep,
@@ -34,7 +32,6 @@ def features(places=PLACES, *, images=IMAGES, taps=TAPS, timestep=30, draws=1, s
         draws=draws,
         seed=seed,
         batch=batch,
-        device=torch.device("cpu"),
     )
 
 
@@ -64,11 +61,11 @@ def test_features_have_channels_and_pool_of_their_tap():
 
 
 def test_features_are_the_pooled_activations_of_the_noised_image():
-    unet, scheduler = unet_and_scheduler()
-    names = [block.name for block in blocks(unet.config)]
+    denoiser = Denoiser(*unet_and_scheduler())
+    names = [block.name for block in blocks(denoiser.network.config)]
     x = torch.from_numpy(IMAGES[PLACES]).float() / 127.5 - 1
-    noised = add_noise(x, torch.from_numpy(PLACES), 30, 0, 5, scheduler)
-    activations = Taps(unet, names)(noised, 30)
+    noised = add_noise(denoiser, x, torch.from_numpy(PLACES), 30, 0, 5)
+    activations = denoiser.taps(names)(noised, 30)
     found = features()
     for module, pool in TAPS:
         value = activations[module]
@@ -80,7 +77,7 @@ def test_features_are_the_pooled_activations_of_the_noised_image():
 @pytest.mark.parametrize("timestep", [0, 1, 50, 99])
 def test_noise_is_mixed_in_as_the_paper_says(timestep):
     """Ho et al. 2020, equation 4, with the schedule computed here."""
-    _, scheduler = unet_and_scheduler()
+    denoiser = Denoiser(*unet_and_scheduler())
     kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 100))[timestep]
     x = torch.randn(3, 1, 8, 8)
     places = torch.tensor([4, 0, 900])
@@ -88,15 +85,15 @@ def test_noise_is_mixed_in_as_the_paper_says(timestep):
     epsilon = noise.normal(stream(5, "features"), addresses, (1, 8, 8))
     expected = np.sqrt(kept) * x + np.sqrt(1 - kept) * epsilon
     torch.testing.assert_close(
-        add_noise(x, places, timestep, 2, 5, scheduler), expected.float(), rtol=1e-4, atol=1e-5
+        add_noise(denoiser, x, places, timestep, 2, 5), expected.float(), rtol=1e-4, atol=1e-5
     )
 
 
 def test_every_image_timestep_draw_and_seed_has_its_own_noise():
-    _, scheduler = unet_and_scheduler()
+    denoiser = Denoiser(*unet_and_scheduler())
     zero = torch.zeros(1, 1, 8, 8)
     noises = {
-        add_noise(zero, torch.tensor([place]), timestep, draw, seed, scheduler).numpy().tobytes()
+        add_noise(denoiser, zero, torch.tensor([place]), timestep, draw, seed).numpy().tobytes()
         for place in range(3)
         for timestep in (10, 20)
         for draw in range(3)
@@ -106,12 +103,12 @@ def test_every_image_timestep_draw_and_seed_has_its_own_noise():
 
 
 def test_draws_are_averaged():
-    unet, scheduler = unet_and_scheduler()
+    denoiser = Denoiser(*unet_and_scheduler())
     x = torch.from_numpy(IMAGES[PLACES]).float() / 127.5 - 1
     single = []
     for draw in range(3):
-        read = Taps(unet, ["mid_block"])
-        single.append(read(add_noise(x, torch.from_numpy(PLACES), 30, draw, 5, scheduler), 30)["mid_block"])
+        read = denoiser.taps(["mid_block"])
+        single.append(read(add_noise(denoiser, x, torch.from_numpy(PLACES), 30, draw, 5), 30)["mid_block"])
         read.remove()
     expected = torch.stack(single).mean(0).mean((2, 3), keepdim=True)
     found = features(taps=[("mid_block", 1)], draws=3)
@@ -126,7 +123,7 @@ def test_one_pass_an_image_and_draw_ends_at_the_deepest_block():
         unet.get_submodule(block.name).register_forward_hook(
             lambda module, inputs, output, name=block.name: ran.extend([name] * len(inputs[0]))
         )
-    features(taps=[("mid_block", 2), ("conv_in", 1)], draws=2, batch=3, model=(unet, scheduler))
+    features(taps=[("conv_in", 1), ("mid_block", 2)], draws=2, batch=3, model=(unet, scheduler))
     deepest = [block.name for block in blocks(unet.config)].index("mid_block")
     assert set(ran) == {block.name for block in blocks(unet.config)[: deepest + 1]}
     assert all(ran.count(name) == 2 * len(PLACES) for name in set(ran))

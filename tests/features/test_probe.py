@@ -19,7 +19,7 @@ from harness.data.dataset import open_dataset
 from harness.features.probe import read_features, split
 from harness.features.study import STUDY
 from harness.models.backbone import UNet
-from harness.models.unet import build_unet, load_pipeline, save_pipeline
+from harness.models.denoiser import build_unet, load_denoiser, save_pipeline
 
 
 def rows_of(trials, workshop):
@@ -163,7 +163,9 @@ def test_nothing_is_chosen_on_test(workshop):
 def test_an_untrained_control_has_the_weights_of_before_training(workshop):
     _, trials = trials_of(blocks=[5], timesteps=[50], pools=[1])
     stages = {kind: pick(trials, features=kind).needs["backbone"] for kind in ("trained", "untrained")}
-    weights = {kind: load_pipeline(workshop.folder(stage))[0].state_dict() for kind, stage in stages.items()}
+    weights = {
+        kind: load_denoiser(workshop.folder(stage)).network.state_dict() for kind, stage in stages.items()
+    }
     assert not torch.equal(weights["trained"]["conv_in.weight"], weights["untrained"]["conv_in.weight"])
     assert torch.equal(weights["untrained"]["conv_in.bias"].isfinite(), torch.ones(8, dtype=torch.bool))
     assert stages["untrained"].work.image_passes == 0
@@ -180,7 +182,8 @@ def test_a_pretrained_backbone_is_probed_without_training(workshop, tmp_path):
     stage = trials[0].needs["backbone"]
     assert (stage.trains, stage.here, stage.needs) == (False, True, {})
     rows_of(trials, workshop)
-    copied, scheduler = load_pipeline(workshop.folder(stage))
+    denoiser = load_denoiser(workshop.folder(stage))
+    copied, scheduler = denoiser.network, denoiser.scheduler
     assert torch.equal(copied.mid_block.resnets[0].conv1.weight, unet.mid_block.resnets[0].conv1.weight)
     assert scheduler.config.num_train_timesteps == 1000
 

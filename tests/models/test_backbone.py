@@ -10,7 +10,7 @@ from diffusers.utils import logging
 from harness.core.config import parse
 from harness.core.errors import UserError
 from harness.models.backbone import BACKBONES, Pretrained, UNet, blocks
-from harness.models.unet import Taps, build_unet, load_pipeline, save_pipeline
+from harness.models.denoiser import Denoiser, build_unet, load_denoiser, save_pipeline
 
 logging.disable_progress_bar()
 
@@ -206,7 +206,8 @@ def saved(tmp_path):
 
 def test_a_saved_pipeline_comes_back_ready_for_reading(saved):
     folder, unet = saved
-    loaded, scheduler = load_pipeline(folder)
+    denoiser = load_denoiser(folder)
+    loaded, scheduler = denoiser.network, denoiser.scheduler
     assert scheduler.config.num_train_timesteps == 40
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
@@ -300,10 +301,14 @@ def unet():
     return build_unet(plan.unet).eval().requires_grad_(False)
 
 
+def denoiser(unet):
+    return Denoiser(unet, DDPMScheduler())
+
+
 def test_taps_read_what_the_modules_give_out(unet):
     names = ["conv_in", "down_blocks.1.attentions.0", "mid_block"]
     x = torch.randn(3, 1, 8, 8)
-    taps = Taps(unet, names)
+    taps = denoiser(unet).taps(names)
     found = taps(x, 5)
     taps.remove()
     assert list(found) == names
@@ -321,13 +326,13 @@ def test_nothing_runs_after_the_deepest_module(unet):
     ran = []
     for name in table:
         unet.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
-    Taps(unet, [table[2], table[4]])(torch.zeros(1, 1, 8, 8), 0)
+    denoiser(unet).taps([table[2], table[4]])(torch.zeros(1, 1, 8, 8), 0)
     assert ran == table[:5]
 
 
 def test_the_whole_network_may_be_read_and_read_again(unet):
     names = [block.name for block in blocks(unet.config)]
-    read = Taps(unet, names)
+    read = denoiser(unet).taps(names)
     first = read(torch.ones(2, 1, 8, 8), 0)
     read(torch.zeros(1, 1, 8, 8), 9)
     again = read(torch.ones(2, 1, 8, 8), 0)
@@ -339,25 +344,25 @@ def test_the_whole_network_may_be_read_and_read_again(unet):
 def test_taps_that_are_removed_leave_the_network_as_it_was(unet):
     x = torch.randn(2, 1, 8, 8)
     before = unet(x, 3).sample
-    shallow = Taps(unet, ["conv_in"])
+    shallow = denoiser(unet).taps(["conv_in"])
     shallow(x, 3)
     shallow.remove()
     assert torch.equal(unet(x, 3).sample, before)
-    assert list(Taps(unet, ["mid_block"])(x, 3)) == ["mid_block"]
+    assert list(denoiser(unet).taps(["mid_block"])(x, 3)) == ["mid_block"]
 
 
 def test_a_module_that_is_not_there_cannot_be_tapped(unet):
     with pytest.raises(AttributeError, match="no_block"):
-        Taps(unet, ["no_block"])
+        denoiser(unet).taps(["no_block"])
 
 
 def test_a_module_that_does_not_run_is_reported(unet):
     unet.add_module("unused", torch.nn.Identity())
     with pytest.raises(RuntimeError, match="never reached"):
-        Taps(unet, ["unused"])(torch.zeros(1, 1, 8, 8), 0)
+        denoiser(unet).taps(["unused"])(torch.zeros(1, 1, 8, 8), 0)
 
 
 def test_the_saved_network_is_stock_diffusers(saved):
-    assert isinstance(load_pipeline(saved[0])[0], UNet2DModel)
+    assert isinstance(load_denoiser(saved[0]).network, UNet2DModel)
     names = {path.suffix for path in saved[0].rglob("*") if path.is_file()}
     assert names == {".json", ".safetensors"}

@@ -1,10 +1,14 @@
 """The linear probe: multinomial logistic regression solved to convergence."""
 
-from typing import Annotated, Literal
+import math
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from harness.features.heads.head import Fitted, Head, Labelled
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Strength = Annotated[float, Field(gt=0)]
 
@@ -14,6 +18,12 @@ class Linear(Head):
 
     name: Literal["linear"] = "linear"
     strengths: list[Strength] = Field([1e-3, 1e-2, 1e-1, 1.0], min_length=1)
+
+    def network(self, shape: tuple[int, int, int], classes: int) -> "nn.Module":
+        """Returns a linear layer on flattened features, in float64."""
+        from torch import float64, nn
+
+        return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes, dtype=float64))
 
     def fit(self, train: Labelled, validation: Labelled, classes: int, seed: int, device: str) -> Fitted:
         """Chooses the strength by accuracy on `validation`, between equals by cross-entropy there."""

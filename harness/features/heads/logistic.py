@@ -63,7 +63,15 @@ def choose_strength(
             (right, -_cross_entropy(logits_NC, validation.labels_N), strength, weights_DC, intercept_C)
         )
     _, _, strength, weights_DC, intercept_C = max(found, key=lambda one: one[:2])
-    return Fitted(lambda x_ND: (x_ND @ weights_DC + intercept_C).argmax(1), strength)
+    return Fitted(as_network(weights_DC, intercept_C), strength)
+
+
+def as_network(weights_DC: np.ndarray, intercept_C: np.ndarray) -> torch.nn.Module:
+    """Returns a linear layer on flattened features, float64, with these weights."""
+    layer = torch.nn.utils.skip_init(torch.nn.Linear, *weights_DC.shape, dtype=torch.float64)
+    layer.weight.data = torch.from_numpy(np.ascontiguousarray(weights_DC.T))
+    layer.bias.data = torch.from_numpy(np.ascontiguousarray(intercept_C))
+    return torch.nn.Sequential(torch.nn.Flatten(), layer).requires_grad_(False)
 
 
 def solve(

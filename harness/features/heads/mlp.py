@@ -1,12 +1,15 @@
 """A multilayer perceptron on frozen features."""
 
-from typing import Annotated, Literal
+import math
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from harness.features.heads.head import Fitted, Head, Labelled
 from harness.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class MLP(Head):
@@ -18,21 +21,24 @@ class MLP(Head):
         steps=200, batch=128, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", workers=0
     )
 
+    trained_by_steps: ClassVar[bool] = True
+
+    def network(self, shape: tuple[int, int, int], classes: int) -> "nn.Module":
+        """Returns the chain on flattened features."""
+        from torch import nn
+
+        from harness.models.mlp import build_mlp
+
+        return nn.Sequential(nn.Flatten(), build_mlp([math.prod(shape), *self.hidden, classes]))
+
     def fit(self, train: Labelled, validation: Labelled, classes: int, seed: int, device: str) -> Fitted:
         """Trains for a fixed number of steps; `validation` is not looked at."""
         import torch
 
-        from harness.models.mlp import build_mlp
         from harness.training.loop import Crew, fit
         from harness.training.tasks import Classification
 
-        widths = [train.x_ND.shape[1], *self.hidden, classes]
-        x_ND, labels_N = torch.from_numpy(train.x_ND), torch.from_numpy(train.labels_N)
-        task = Classification(lambda: build_mlp(widths), x_ND, labels_N)
-        model = fit(task, self.train, seed, Crew(torch.device(device))).model.eval()
-
-        def predict(x_ND: np.ndarray) -> np.ndarray:
-            with torch.no_grad():
-                return model(torch.from_numpy(x_ND).to(device)).argmax(1).cpu().numpy()
-
-        return Fitted(predict, None)
+        x, labels_N = torch.from_numpy(train.x), torch.from_numpy(train.labels_N)
+        task = Classification(lambda: self.network(train.x.shape[1:], classes), x, labels_N)
+        model = fit(task, self.train, seed, Crew(torch.device(device))).model
+        return Fitted(model.eval().requires_grad_(False), None)
