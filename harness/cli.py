@@ -28,21 +28,22 @@ def parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="run what is missing of an experiment, then write its report")
     plan = commands.add_parser("plan", help="say what a sweep would do, and what it would cost")
     report = commands.add_parser("report", help="write an experiment's report again, from its tables")
+    export = commands.add_parser("export", help="write an experiment's best classifier for use elsewhere")
     listing = commands.add_parser("list", help="list experiments and the parts they can name")
     describe = commands.add_parser("describe", help="say what a part is and which options it has")
     doctor = commands.add_parser("doctor", help="say what would go wrong here, or on a running cluster")
-    for command in (sweep, plan, report):
+    for command in (sweep, plan, report, export):
         command.add_argument(
             "experiment", nargs="?", default="quickstart", help="a name or a YAML file (quickstart)"
         )
-    for command in (sweep, plan, report, doctor):
+    for command in (sweep, plan, report, export, doctor):
         command.add_argument(
             "--results",
             default=os.environ.get("HARNESS_RESULTS") or "results",
             metavar="URL",
             help="folder or fsspec URL (HARNESS_RESULTS, or results)",
         )
-    for command in (sweep, plan):
+    for command in (sweep, plan, export):
         command.add_argument(
             "--set", action="append", default=[], metavar="PATH=VALUE", help="change one value"
         )
@@ -53,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--address", metavar="ADDRESS", help="Ray cluster (one that runs here); starts none")
     sweep.add_argument("--debug", action="store_true", help="one process without Ray: a breakpoint works")
+    export.add_argument(
+        "--to", required=True, metavar="FOLDER", help="where to write it; a folder that is empty"
+    )
+    export.add_argument("--data", metavar="NAME", help="which of several data sets (the experiment's own)")
     describe.add_argument("part", help="a name that `harness list` shows")
     return top
 
@@ -108,6 +113,16 @@ def _report(chosen: argparse.Namespace) -> int:
     return OK
 
 
+def _export(chosen: argparse.Namespace) -> int:
+    from harness.core.storage import Storage
+    from harness.sweep.experiment import load_experiment
+    from harness.sweep.export import export
+
+    experiment = load_experiment(chosen.experiment, chosen.set)
+    print("\n".join(export(experiment, Storage(chosen.results), chosen.to, chosen.data)))
+    return OK
+
+
 def _list(chosen: argparse.Namespace) -> int:
     from harness.sweep.catalogue import catalogue
 
@@ -139,6 +154,7 @@ COMMANDS = {
     "sweep": _sweep,
     "plan": _plan,
     "report": _report,
+    "export": _export,
     "list": _list,
     "describe": _describe,
     "doctor": _doctor,

@@ -134,7 +134,10 @@ def test_the_libraries_of_the_rules_are_really_used():
 
 def test_pickle_is_nowhere():
     assert holders("pickle", "cloudpickle", "dill", "joblib") == set()
-    assert not [m for m, path in MODULES.items() if re.search(r"torch\.(save|load)\(", path.read_text())]
+    used = {m: re.findall(r"torch\.(?:save|load)\(.*", path.read_text()) for m, path in MODULES.items()}
+    published = used.pop("harness.models.adm_weights")  # a format that others chose: tensors alone are read from it
+    assert all("torch.load(" in line and "weights_only=True" in line for line in published)
+    assert not [line for lines in used.values() for line in lines]
 
 
 @pytest.mark.parametrize("module", MODULES)

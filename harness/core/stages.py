@@ -81,6 +81,7 @@ class Trial:
     )  # holders of what `axes`, `config` and `needs` determine, each in shards
     seconds: float = 0.2  # a guess, until trials of this table have been measured
     searchable: bool = True  # whether a search may leave it out; controls always run
+    note: str = ""  # what the plan tells people about how it will be run
 
     @property
     def stages(self) -> list[Stage]:

@@ -1,5 +1,6 @@
 """Which images, and how they are split."""
 
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -28,10 +29,12 @@ class DataConfig(Config):
     """The `data:` section of an experiment."""
 
     name: Annotated[str, AfterValidator(_known)] = "digits"
+    label: Annotated[str, Field(min_length=1, max_length=60)] | None = None  # what tables and figures call it
     path: str | None = None  # parquet, folder: where it lies; hub: the data set's id
     revision: str | None = None  # hub: a commit of the data set
     image_column: str | None = None  # parquet, hub: found by itself where one column holds images
     label_column: str | None = None
+    classes: Annotated[list[str], Field(min_length=1)] | None = None  # names of those to keep, in this order
     size: int | None = Field(
         None, ge=4, le=2048
     )  # shorter side is resized to this, then the centre is cropped
@@ -44,3 +47,8 @@ class DataConfig(Config):
     max_train: int | None = Field(None, ge=1)  # take at most so many images of a split
     max_validation: int | None = Field(None, ge=1)
     max_test: int | None = Field(None, ge=1)
+
+    @property
+    def title(self) -> str:
+        """What tables call the data set: its label, or the last part of its path or id, or its kind."""
+        return self.label or (PurePath(self.path).name if self.path else "") or self.name

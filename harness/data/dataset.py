@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from harness.core.config import parse
-from harness.core.errors import UserError
+from harness.core.errors import UserError, did_you_mean
 from harness.core.fingerprint import canonical
 from harness.core.seeds import generator
 from harness.core.stages import Stage, Workshop
 from harness.data.config import SOURCES, DataConfig
-from harness.data.source import Record, decode
+from harness.data.source import Record, Source, decode
 
 SPLITS = ("train", "validation", "test")
 VERSION = 1
@@ -65,6 +65,22 @@ class Dataset:
             chosen.append(of_class[:per_class])
         return np.concatenate(chosen)
 
+    def thinned(self, per_class: int | None, images: int) -> "Dataset":
+        """Returns the same with `images` of the labelled and validation images in its splits, none to test on.
+
+        They are evenly spread over each, half and half where there are so many.
+        """
+        labelled, validation = self.labelled(per_class), self.splits["validation"]
+        first = min(len(labelled), max(images // 2, images - len(validation)))
+        counts = {
+            "train": (labelled, first),
+            "validation": (validation, min(len(validation), images - first)),
+        }
+        few = {
+            name: places[np.arange(count) * len(places) // count] for name, (places, count) in counts.items()
+        }
+        return replace(self, splits={**few, "test": validation[:0]})
+
     def probed(self, per_class: int | None) -> np.ndarray:
         """Returns places of the images that probes look at: labelled, then validation, then test."""
         return np.concatenate([self.labelled(per_class), self.splits["validation"], self.splits["test"]])
@@ -72,7 +88,7 @@ class Dataset:
 
 def load(config: DataConfig, seed: int) -> Dataset:
     """Reads the images and splits them; raises `UserError` for what cannot be read or is too small."""
-    source = SOURCES.load(config.name)(config)
+    source = kept(SOURCES.load(config.name)(config), config.classes)
     records = list(source.records)
     if not records:
         raise UserError(f"data set {config.name!r} at {config.path!r} holds no images")
@@ -88,6 +104,20 @@ def load(config: DataConfig, seed: int) -> Dataset:
         classes=tuple(source.classes),
         splits=splits,
     )
+
+
+def kept(source: Source, classes: Sequence[str] | None) -> Source:
+    """Returns the part of a source that has the named classes, or all of it; raises `UserError` for unknown ones."""
+    if classes is None:
+        return source
+    for name in classes:
+        if name not in source.classes:
+            raise UserError(f"data.classes: no class {name!r}; {did_you_mean(name, list(source.classes))}")
+        if classes.count(name) > 1:
+            raise UserError(f"data.classes: {name!r} is given twice")
+    number = {source.classes.index(name): place for place, name in enumerate(classes)}
+    chosen = (one._replace(label=number[one.label]) for one in source.records if one.label in number)
+    return Source(chosen, classes)
 
 
 def split(records: Sequence[Record], config: DataConfig, seed: int) -> dict[str, np.ndarray]:

@@ -52,8 +52,7 @@ def decode(records: Sequence[Record], config: DataConfig) -> np.ndarray:
         image = _open(record)
         if channels is None:
             channels = 1 if image.mode in ("1", "L", "LA", "I", "I;16", "F") else 3
-        pixels = np.asarray(_cropped(image.convert("L" if channels == 1 else "RGB"), config.size))
-        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        pixels = prepared(image, channels, config.size)
         if number == 0:
             stack = _room_for(len(records), pixels.shape)
         if pixels.shape != stack.shape[1:]:
@@ -69,6 +68,19 @@ def decode(records: Sequence[Record], config: DataConfig) -> np.ndarray:
             f"images are {stack.shape[3]}x{stack.shape[2]} pixels; set data.size to make them square"
         )
     return stack
+
+
+def prepared(image: Image.Image, channels: int, size: int | None) -> np.ndarray:
+    """Returns an image as networks see it, uint8 [C, H, W]: grey or RGB, brought to `size` if one is given."""
+    pixels = np.asarray(_cropped(eight_bits(image).convert("L" if channels == 1 else "RGB"), size))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Returns an image of 16 bits with the upper eight: Pillow would cut its grey levels off at 255."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image
 
 
 def _room_for(count: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -91,9 +103,7 @@ def _open(record: Record) -> Image.Image:
                 )  # large is no error, huge is one
                 image = Image.open(io.BytesIO(record.image))
                 image.load()
-            if image.mode.startswith("I;16"):  # Pillow would cut grey levels off at 255
-                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return image
+            return eight_bits(image)
         return Image.fromarray(record.image)
     except UnidentifiedImageError:
         raise UserError(

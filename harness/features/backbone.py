@@ -1,7 +1,6 @@
 """Makes the diffusion backbone: trained here, copied from a folder, or left untrained as a control."""
 
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -9,12 +8,16 @@ import torch
 from diffusers import DDPMScheduler
 
 from harness.core.config import parse
+from harness.core.seeds import stream
 from harness.core.stages import Stage, Workshop
 from harness.data.dataset import open_dataset
+from harness.models.adm_weights import convert
+from harness.models.checkpoint import copy_pipeline
 from harness.models.denoiser import build_unet, save_frame, save_pipeline
 from harness.training import checkpoint
 from harness.training.config import TrainConfig
 from harness.training.launch import train
+from harness.training.regularisers import PLAIN, REGULARISERS, Regulariser
 from harness.training.tasks import Denoising
 
 
@@ -25,7 +28,7 @@ def train_backbone(stage: Stage, folder: Path, workshop: Workshop) -> None:
         train("harness.features.backbone:denoising", stage, config, stage.config["seed"], trained, workshop)
         unet = build_unet(stage.config["unet"])
         unet.load_state_dict(checkpoint.trained_weights(trained))
-        save_pipeline(unet, stage.config["scheduler"], folder)
+        save_pipeline(unet, stage.config["scheduler"], folder, regulariser_of(stage).reads_its_estimate)
         (folder / "history.json").write_text(json.dumps(checkpoint.read_state(trained)["history"]))
 
 
@@ -34,16 +37,24 @@ def denoising(stage: Stage, workshop: Workshop) -> Denoising:
     dataset = open_dataset(stage.needs["dataset"], workshop)
     images = torch.from_numpy(dataset.images[dataset.splits["train"]])
     scheduler = DDPMScheduler.from_config(stage.config["scheduler"])
-    return Denoising(partial(build_unet, stage.config["unet"]), images, scheduler)
+    return Denoising(partial(build_unet, stage.config["unet"]), images, scheduler, regulariser_of(stage))
+
+
+def regulariser_of(stage: Stage) -> Regulariser:
+    """Returns what the training of a backbone's stage is regularised by."""
+    settings = dict(stage.config.get("regulariser", PLAIN.settings()))
+    del settings["version"]
+    regulariser: Regulariser = REGULARISERS.load(settings["name"]).model_validate(settings)
+    return regulariser
 
 
 def copy_backbone(stage: Stage, folder: Path, workshop: Workshop) -> None:
-    """Copies a U-Net in diffusers' format to where workers find it."""
-    source = Path(stage.options["folder"])
-    (folder / "unet").mkdir()
-    shutil.copyfile(
-        source / "diffusion_pytorch_model.safetensors",
-        folder / "unet" / "diffusion_pytorch_model.safetensors",
-    )
-    (folder / "unet" / "config.json").write_text(json.dumps(stage.config["unet"]))
-    save_frame(stage.config["scheduler"], folder)
+    """Copies a pretrained backbone to where workers find it, in diffusers' format; an ADM `.pt` is converted."""
+    source = Path(stage.options["source"])
+    if source.is_file():
+        convert(source, stage.config["unet"], folder)
+        save_frame(stage.config["scheduler"], folder)
+        return
+    seed = stage.config.get("random")
+    seed = None if seed is None else stream(seed, "untrained")
+    copy_pipeline(source, stage.config["unet"], stage.config["scheduler"], folder, seed)

@@ -5,10 +5,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from harness.core.config import Config, part, unkeyed
+from harness.data.config import DataConfig
+from harness.features.heads.difformer import DifFormer
 from harness.features.heads.head import HEADS, Head
 from harness.features.heads.linear import Linear
-from harness.models.backbone import BACKBONES, Backbone, UNet
-from harness.training.config import TrainConfig
+from harness.models.backbone import BACKBONES, Backbone, BlockNames, UNet
+from harness.models.schedule import Timestep
+from harness.training.config import Augment, TrainConfig
+from harness.training.regularisers import PLAIN, REGULARISERS, Regulariser
 
 
 class OnBackbone(Config):
@@ -18,16 +22,43 @@ class OnBackbone(Config):
     train: TrainConfig = TrainConfig(steps=20_000, batch=128, learning_rate=2e-4, clip=1.0, ema=0.999)
 
 
-class FeaturesConfig(OnBackbone):
+class Regularised(OnBackbone):
+    """Base of the sections that compare trainings of one backbone."""
+
+    regularisers: list[Annotated[Regulariser, part(REGULARISERS)]] = Field([PLAIN], min_length=1)
+
+
+class Combined(Config):
+    """Features of several blocks and timesteps together, every block at every timestep, under one head."""
+
+    blocks: BlockNames
+    timesteps: list[Timestep] = Field(min_length=1)
+    pool: int = Field(4, ge=1)
+    head: Annotated[Head, part(HEADS)] = DifFormer()
+
+
+class FeaturesConfig(Regularised):
     """The `features:` section of an experiment."""
 
-    blocks: Literal["all"] | Annotated[list[int], Field(min_length=1)] = "all"  # numbered from 1
-    timesteps: list[int] = Field([10, 30, 50, 90, 150, 300, 500], min_length=1)
+    blocks: BlockNames = "all"
+    timesteps: list[Timestep] = Field([10, 30, 50, 90, 150, 300, 500], min_length=1)
     pools: list[int] = Field([1, 2, 4], min_length=1)  # average-pooled to pool x pool
     heads: list[Annotated[Head, part(HEADS)]] = Field([Linear()], min_length=1)
     draws: int = Field(1, ge=1, le=10_000)  # noise draws a feature is averaged over
+    views: int = Field(
+        1, ge=1, le=10_000
+    )  # of each training image, with noise of their own, kept side by side
+    augment: Augment | None = (
+        None  # how views beyond the first are cropped and flipped; None: noise alone differs
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where a GPU has it
+    transfer: list[DataConfig] = []  # further data sets, probed with the same backbone and settings
+    combined: list[Combined] = []  # heads on several blocks and timesteps at once
     controls: list[Literal["pixels", "untrained"]] = Field(["pixels", "untrained"])
     batch: int = unkeyed(256, ge=1)  # images in one forward pass
-    shard: int = unkeyed(
-        8192, ge=1
-    )  # images in one artifact, which one task makes: what a lost machine costs
+    shard: int = unkeyed(8192, ge=1)  # images in one artifact at most: what a lost machine costs
+    memory_gb: float = unkeyed(4.0, gt=0)  # what one task's images, activations and features may take
+    way: Literal["auto", "cached", "streamed"] = unkeyed("auto")  # auto: cached where that fits into store_gb
+    store_gb: float = unkeyed(100.0, gt=0)  # what the cached features of a data set may take in the results
+    # published (arXiv 2307.08702): heads learn by SGD from a stream with fresh noise, crops and flips in every epoch
+    protocol: Literal["ours", "published"] = "ours"

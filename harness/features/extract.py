@@ -4,8 +4,11 @@ The noise of image i at timestep t and draw d depends on (seed, i, t, d) alone.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +20,8 @@ from harness.data.dataset import open_dataset
 from harness.data.transforms import as_input
 from harness.models.denoiser import Denoiser, load_denoiser
 from harness.training import noise
+from harness.training.augment import augmented
+from harness.training.config import Augment
 from harness.training.device import pick_device
 
 FILE = "features.safetensors"
@@ -25,30 +30,41 @@ FILE = "features.safetensors"
 def make_features(stage: Stage, folder: Path, workshop: Workshop) -> None:
     """Writes the features of `stage`, and publishes those of its siblings that are missing, from one pass.
 
-    A stage holds one shard: the probed images from one place to another.
+    A stage holds one shard: the probed images from one place to another, or another view of the labelled ones.
     """
     began = time.monotonic()
     wanted = [stage, *(sibling for sibling in stage.siblings if not workshop.has(sibling))]
     wanted.sort(key=lambda one: one.config["block"])
-    dataset = open_dataset(stage.needs["dataset"], workshop)
-    denoiser = open_denoiser(stage.needs["backbone"], workshop)
-    begin, end = stage.config["images"]
     features = extract(
-        denoiser,
-        dataset.images,
-        dataset.probed(stage.config["labels_per_class"])[begin:end],
+        open_denoiser(stage.needs["backbone"], workshop),
+        open_dataset(stage.needs["dataset"], workshop).images,
+        images_of(stage, workshop),
         timestep=stage.config["timestep"],
         taps=[(one.config["module"], one.config["pool"]) for one in wanted],
         draws=stage.config["draws"],
+        view=stage.config["view"],
+        augment=stage.config["augment"] and Augment(**stage.config["augment"]),
+        precision=stage.config["precision"],
         seed=stage.config["seed"],
         batch=stage.options["batch"],
     )
     for one in wanted:
         place = folder if one is stage else folder.parent / one.key
         place.mkdir(exist_ok=True)
-        save_file({"features": features[one.config["module"], one.config["pool"]]}, place / FILE)
+        save_file({"features": features.pop((one.config["module"], one.config["pool"]))}, place / FILE)
         if one is not stage:
             workshop.publish(one, place, time.monotonic() - began)
+
+
+def images_of(stage: Stage, workshop: Workshop) -> np.ndarray:
+    """Returns the places in the data set of a shard's images [M]."""
+    dataset = open_dataset(stage.needs["dataset"], workshop)
+    begin, end = stage.config["images"]
+    per_class = stage.config["labels_per_class"]
+    if "screened" in stage.config:
+        dataset, per_class = dataset.thinned(per_class, stage.config["screened"]), None
+    found = dataset.labelled(per_class) if stage.config["view"] else dataset.probed(per_class)
+    return found[begin:end]
 
 
 def open_denoiser(stage: Stage, workshop: Workshop) -> Denoiser:
@@ -62,8 +78,21 @@ def open_denoiser(stage: Stage, workshop: Workshop) -> Denoiser:
 _opened: dict[str, Denoiser] = {}
 
 
-@torch.no_grad()
 def extract(
+    denoiser: Denoiser, images_NCHW: np.ndarray, index_M: np.ndarray, **reading: Any
+) -> dict[tuple[str, int], torch.Tensor]:
+    """Returns features [M, C', pool, pool] by (module, pool); `reading` is what `read_blocks` takes."""
+    found: dict[tuple[str, int], torch.Tensor] = {}
+    for begin, features in read_blocks(denoiser, images_NCHW, index_M, **reading):
+        for tap, value in features.items():
+            if tap not in found:
+                found[tap] = torch.empty((len(index_M), *value.shape[1:]))
+            found[tap][begin : begin + len(value)] = value
+    return found
+
+
+@torch.no_grad()
+def read_blocks(
     denoiser: Denoiser,
     images_NCHW: np.ndarray,
     index_M: np.ndarray,
@@ -73,35 +102,77 @@ def extract(
     draws: int,
     seed: int,
     batch: int,
-) -> Mapping[tuple[str, int], torch.Tensor]:
-    """Returns features [M, C', pool, pool] by (module, pool) for the images at `index_M` (uint8).
+    view: int = 0,
+    augment: Augment | None = None,
+    precision: str = "float32",
+    names_M: np.ndarray | None = None,
+) -> Iterator[tuple[int, dict[tuple[str, int], torch.Tensor]]]:
+    """Yields (place in `index_M`, features [B, C', pool, pool] by (module, pool)) for images at `index_M` (uint8).
 
     One forward pass an image and draw, which ends at the deepest module: `taps` are in the order in which the
-    modules run.
+    modules run. View v has the draws v * draws to (v + 1) * draws - 1, each cropped in its own way if `augment`.
+    An image's name in noise draws is its place in the data set; `names_M` gives other ones.
     """
-    device = denoiser.device
+    names_M = index_M if names_M is None else names_M
     read = denoiser.taps(list(dict.fromkeys(module for module, _ in taps)))
-    kept: dict[tuple[str, int], list[torch.Tensor]] = {tap: [] for tap in taps}
-    for begin in range(0, len(index_M), batch):
-        index_B = torch.from_numpy(index_M[begin : begin + batch])
-        z_BCHW = denoiser.encode(as_input(torch.from_numpy(images_NCHW[index_B.numpy()]).to(device)))
-        sums: dict[tuple[str, int], torch.Tensor] = {}
-        for draw in range(draws):
-            noised_BCHW = add_noise(denoiser, z_BCHW, index_B.to(device), timestep, draw, seed)
-            activations = read(noised_BCHW, timestep)
-            for module, pool in taps:
-                pooled = torch.nn.functional.adaptive_avg_pool2d(activations[module].float(), pool) / draws
-                sums[module, pool] = sums[module, pool] + pooled if draw else pooled
-        for tap, value in sums.items():
-            kept[tap].append(value.cpu())
-    read.remove()
-    return {tap: torch.cat(values).contiguous() for tap, values in kept.items()}
+    try:
+        for begin, x_BCHW in batches(images_NCHW, index_M, batch, denoiser.device):
+            index_B = torch.from_numpy(names_M[begin : begin + batch]).to(denoiser.device)
+            sums: dict[tuple[str, int], torch.Tensor] = {}
+            for draw in range(view * draws, (view + 1) * draws):
+                seen_BCHW = x_BCHW
+                if augment is not None:
+                    seen_BCHW = augmented(
+                        x_BCHW, stream(seed, "views"), addresses(index_B, timestep, draw), augment
+                    )
+                with autocast(precision, denoiser.device):
+                    z_BCHW = denoiser.encode(seen_BCHW)
+                    activations = read(add_noise(denoiser, z_BCHW, index_B, timestep, draw, seed), timestep)
+                for module, pool in taps:
+                    pooled = (
+                        torch.nn.functional.adaptive_avg_pool2d(activations[module].float(), pool) / draws
+                    )
+                    sums[module, pool] = sums[module, pool] + pooled if (module, pool) in sums else pooled
+            yield begin, sums
+    finally:
+        read.remove()
+
+
+def batches(
+    images_NCHW: np.ndarray, index_M: np.ndarray, batch: int, device: torch.device
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yields (place in `index_M`, images [B, C, H, W] in [-1, 1] on `device`), the next batch read meanwhile."""
+
+    def read(begin: int) -> torch.Tensor:
+        chosen = torch.from_numpy(images_NCHW[index_M[begin : begin + batch]])
+        return chosen.pin_memory() if device.type == "cuda" else chosen
+
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(read, 0)
+        for begin in range(0, len(index_M), batch):
+            chosen = coming.result()
+            if begin + batch < len(index_M):
+                coming = reader.submit(read, begin + batch)
+            yield begin, as_input(chosen.to(device, non_blocking=True))
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Returns the context in which a frozen backbone runs: "auto" is bfloat16 on a GPU that has it."""
+    wanted = precision == "bfloat16" or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+def addresses(index_B: torch.Tensor, timestep: int, draw: int) -> torch.Tensor:
+    """Returns where the randomness of images belongs: (image, timestep, draw), int64 [B, 3]."""
+    return torch.stack([index_B, torch.full_like(index_B, timestep), torch.full_like(index_B, draw)], 1)
 
 
 def add_noise(
     denoiser: Denoiser, z_BCHW: torch.Tensor, index_B: torch.Tensor, timestep: int, draw: int, seed: int
 ) -> torch.Tensor:
     """Returns `z_BCHW` noised to `timestep` with the noise of these very images and this draw."""
-    address_B3 = torch.stack([index_B, torch.full_like(index_B, timestep), torch.full_like(index_B, draw)], 1)
+    address_B3 = addresses(index_B, timestep, draw)
     epsilon = noise.normal(stream(seed, "features"), address_B3, tuple(z_BCHW.shape[1:]))
     return denoiser.noised(z_BCHW, epsilon, torch.full((len(z_BCHW),), timestep, device=z_BCHW.device))

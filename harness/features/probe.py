@@ -14,7 +14,7 @@ from harness.core.stages import Stage, Trial, Workshop
 from harness.data.dataset import Dataset, open_dataset
 from harness.data.transforms import as_input
 from harness.features.extract import FILE
-from harness.features.heads.head import HEADS, Head, Labelled
+from harness.features.heads.head import Fitted, Labelled, head_of
 from harness.metrics.accuracy import accuracy
 from harness.training.device import pick_device
 
@@ -23,15 +23,10 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
     """Returns one row of `features` and one of `correctness`."""
     dataset = open_dataset(trial.needs["dataset"], workshop)
     per_class = trial.config["labels_per_class"]
-    x_MCPP = read_features(trial, workshop, dataset).numpy()
-    labels_M = dataset.labels[dataset.probed(per_class)]
-    train, validation, test = split(x_MCPP, labels_M, dataset, per_class)
-    head: Head = HEADS.load(trial.axes["head"]).model_validate(trial.config["head"])
+    x_MCPP, views_VCPP = read_features(trial, workshop, dataset)
+    train, validation, test = split(x_MCPP, views_VCPP, dataset, per_class)
     began = time.perf_counter()
-    seed = stream(
-        trial.seed, "head", *(trial.axes[name] for name in ("features", "block", "timestep", "pool"))
-    )
-    fitted = head.fit(train, validation, len(dataset.classes), seed, pick_device(workshop).type)
+    fitted = fit_head(trial, train, validation, len(dataset.classes), workshop)
     seconds = time.perf_counter() - began
     right_validation = fitted.predict(validation.x) == validation.labels_N
     right_test = fitted.predict(test.x) == test.labels_N
@@ -41,6 +36,7 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
         "parameters": sum(one.numel() for one in fitted.network.parameters()),
         "regularisation": fitted.regularisation,
         "train_n": len(train.labels_N),
+        "image_passes": image_passes(trial),
         **accuracy(right_validation).columns("validation_accuracy"),
         **accuracy(right_test).columns("test_accuracy"),
         "fit_seconds": seconds,
@@ -49,30 +45,74 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
     return {"features": [row], "correctness": [correct]}
 
 
-def read_features(trial: Trial, workshop: Workshop, dataset: Dataset) -> torch.Tensor:
-    """Returns the setting's features [M, C, P, P], pooled from what is stored; pixels [M, C, H, W]."""
+def fit_head(
+    trial: Trial, train: Labelled, validation: Labelled, classes: int, workshop: Workshop
+) -> Fitted:
+    """Trains the trial's head: on the same kind of device the same head every time."""
+    setting = (trial.axes[name] for name in ("features", "block", "timestep", "pool"))
+    seed = stream(trial.seed, "head", *setting)
+    return head_of(trial.config["head"]).fit(train, validation, classes, seed, pick_device(workshop).type)
+
+
+def image_passes(trial: Trial) -> int:
+    """Returns the passes behind the features that a trial reads; other trials of the same pass share them."""
+    passes = {stage.job: stage.work.image_passes for shards in trial.reads.values() for stage in shards}
+    return sum(passes.values())
+
+
+def read_features(trial: Trial, workshop: Workshop, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the setting's features of the probed images [M, C, P, P], pooled from what is stored, and more views.
+
+    The views, one after the other, are of the labelled images. Pixels are [M, C, H, W] and have none.
+    """
     if trial.axes["features"] == "pixels":
         index_M = dataset.probed(trial.config["labels_per_class"])
-        return as_input(torch.from_numpy(dataset.images[index_M]))
-    stored = _stored(trial.reads["features"], workshop)
-    return torch.nn.functional.adaptive_avg_pool2d(stored, trial.axes["pool"])
+        x_MCHW = as_input(torch.from_numpy(dataset.images[index_M])).numpy()
+        return x_MCHW, x_MCHW[:0]
+
+    def pooled(what: str) -> list[np.ndarray]:
+        return [
+            torch.nn.functional.adaptive_avg_pool2d(_stored(shards, workshop), trial.axes["pool"]).numpy()
+            for name, shards in trial.reads.items()
+            if name.split()[0] == what
+        ]
+
+    x_MCPP, views = _side_by_side(pooled("features")), pooled("views")
+    return x_MCPP, _side_by_side(views) if views else x_MCPP[:0]
+
+
+def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:
+    """Returns feature maps one after the other along their channels."""
+    return np.concatenate(parts, 1) if len(parts) > 1 else parts[0]
 
 
 def split(
-    x_M: np.ndarray, labels_M: np.ndarray, dataset: Dataset, per_class: int | None
+    x_M: np.ndarray, views_V: np.ndarray, dataset: Dataset, per_class: int | None
 ) -> tuple[Labelled, Labelled, Labelled]:
-    """Returns training, validation and test features, each number standardised over the training images."""
-    first = len(dataset.labelled(per_class))
-    second = first + len(dataset.splits["validation"])
-    mean, deviation = x_M[:first].mean(0), x_M[:first].std(0)
-    x_M = (x_M - mean) / np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
-    edges = ((0, first), (first, second), (second, len(x_M)))
-    train, validation, test = (Labelled(x_M[a:b], labels_M[a:b]) for a, b in edges)
+    """Returns training (all views), validation and test features, each number standardised over the training's."""
+    labelled = dataset.labelled(per_class)
+    first, second = len(labelled), len(labelled) + len(dataset.splits["validation"])
+    train_x = np.concatenate([x_M[:first], views_V]) if len(views_V) else x_M[:first]
+    mean, scale = standardisation(train_x)
+    train, validation, test = (
+        Labelled((part - mean) / scale, labels)
+        for part, labels in (
+            (train_x, np.tile(dataset.labels[labelled], 1 + len(views_V) // first)),
+            (x_M[first:second], dataset.labels[dataset.splits["validation"]]),
+            (x_M[second:], dataset.labels[dataset.splits["test"]]),
+        )
+    )
     return train, validation, test
 
 
+def standardisation(train_x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what is taken from each number and what it is divided by, float32 [C, P, P] each."""
+    deviation = train_x.std(0)
+    return train_x.mean(0), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
+
+
 def _stored(shards: Sequence[Stage], workshop: Workshop) -> torch.Tensor:
-    """Returns a tap's features, read a shard after the other; those of the last two taps are kept between trials."""
+    """Returns a tap's features, read a shard after the other; those of the last few are kept between trials."""
     key = (workshop.store.storage.url, *(shard.key for shard in shards))
     if key not in _kept:
         while len(_kept) >= TAPS_KEPT:
@@ -81,5 +121,5 @@ def _stored(shards: Sequence[Stage], workshop: Workshop) -> torch.Tensor:
     return _kept[key]
 
 
-TAPS_KEPT = 2
+TAPS_KEPT = 4
 _kept: dict[tuple[str, ...], torch.Tensor] = {}

@@ -1,30 +1,68 @@
 """The stages of study 1 as data: the backbone, then features by timestep, block and stored pool. No torch."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
 from harness.core.stages import Stage, Work
 from harness.models.backbone import BackbonePlan, Block, multiplications
 from harness.training.config import TRAINING_VERSION, TrainConfig
+from harness.training.regularisers import PLAIN, Regulariser
 
 BACKBONE_VERSION = 1
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 BYTES_A_NUMBER = 4  # of features as stored, float32
+ACTIVATIONS = 6  # how many maps as large as the largest are held during a forward pass: measured, rounded up
 MULTIPLICATIONS_PER_SECOND = 1e10  # of one CPU core: a guess, until there are measurements
 
 
-def backbone_stage(plan: BackbonePlan, train: TrainConfig, dataset: Stage, seed: int) -> Stage:
-    """Returns the stage that holds the backbone as a diffusers pipeline. Zero steps leave it untrained."""
+def regularised_backbones(
+    plan: BackbonePlan,
+    train: TrainConfig,
+    regularisers: Sequence[Regulariser],
+    dataset: Stage,
+    seed: int,
+    section: str,
+) -> dict[str | None, Stage]:
+    """Returns a backbone's stage for each regulariser of its training, by what rows call that.
+
+    Raises `UserError` naming the `section` for regularisers that cannot be told apart or used.
+    """
+    names = [regulariser.axis for regulariser in regularisers]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(
+                f"{section}.regularisers: {name or 'none'} is given twice; give each a label of its own"
+            )
+    return {
+        regulariser.axis: backbone_stage(plan, train, dataset, seed, regulariser)
+        for regulariser in regularisers
+    }
+
+
+def backbone_stage(
+    plan: BackbonePlan, train: TrainConfig, dataset: Stage, seed: int, regulariser: Regulariser = PLAIN
+) -> Stage:
+    """Returns the stage that holds the backbone as a diffusers pipeline. Zero steps leave it untrained.
+
+    Raises `UserError` for a regulariser of what is not trained here.
+    """
+    if regulariser.axis is not None and plan.source is not None:
+        raise UserError(
+            f"regularisers: {regulariser.axis} changes how a backbone is trained, and this one is trained already; "
+            "choose a backbone that is trained here, such as unet, or leave regularisers out"
+        )
     shared = {"unet": dict(plan.unet), "scheduler": dict(plan.scheduler)}
     if plan.source is not None:
         return Stage(
             kind="backbone",
             version=BACKBONE_VERSION,
             maker="harness.features.backbone:copy_backbone",
-            config={**shared, "source": plan.fingerprint},
-            options={"folder": plan.source},
+            config={**shared, "source": plan.fingerprint, **({"random": seed} if plan.random else {})},
+            options={"source": plan.source},
             here=True,
         )
     passes = 3 * train.steps * train.batch
@@ -32,12 +70,26 @@ def backbone_stage(plan: BackbonePlan, train: TrainConfig, dataset: Stage, seed:
         kind="backbone",
         version=BACKBONE_VERSION,
         maker="harness.features.backbone:train_backbone",
-        config={**shared, "train": train.keyed(), "training_version": TRAINING_VERSION, "seed": seed},
+        config={
+            **shared,
+            **_regularised(plan, regulariser),
+            "train": train.keyed(),
+            "training_version": TRAINING_VERSION,
+            "seed": seed,
+        },
         needs={"dataset": dataset},
         options={"train": train.model_dump(mode="json")},
         work=Work(passes, passes * multiplications(plan.blocks) / MULTIPLICATIONS_PER_SECOND),
         trains=train.steps > 0 and train.workers != 0,
     )
+
+
+def _regularised(plan: BackbonePlan, regulariser: Regulariser) -> dict[str, Any]:
+    """Returns what a regulariser changes of a backbone's key: nothing without one."""
+    if regulariser.axis is None:
+        return {}
+    resolved = regulariser.resolved(plan)
+    return {"unet": resolved.unet(plan.unet), "regulariser": resolved.settings()}
 
 
 class Tap(NamedTuple):
@@ -56,6 +108,40 @@ def stored_pool(pool: int, pools: Sequence[int], size: int) -> int:
     return max([pool, *holders])
 
 
+class Reading(NamedTuple):
+    """How features are read, whichever backbone, timestep and images they are of."""
+
+    labels_per_class: int | None
+    draws: int
+    seed: int
+    precision: str
+    augment: Mapping[str, Any] | None  # of views beyond the first
+    batch: int
+
+
+def images_at_once(taps: Sequence[Tap], plan: BackbonePlan, batch: int, memory: float) -> int:
+    """Returns how many images a task can hold the features of, in `memory` bytes, beside one batch's activations.
+
+    Raises `UserError` if not even one batch fits, with the batch that would.
+    """
+    activations = ACTIVATIONS * max(block.channels * block.size**2 for block in plan.blocks)
+    activations += sum(block.channels * block.size**2 for block in {tap.block for tap in taps})
+    features = 2 * sum(tap.block.channels * tap.pool**2 for tap in taps)  # once more while they are written
+    left = memory - batch * activations * BYTES_A_NUMBER
+    held = int(left // (features * BYTES_A_NUMBER))
+    if held < batch:
+        fits = int(memory // ((activations + features) * BYTES_A_NUMBER))
+        needed = batch * (activations + features) * BYTES_A_NUMBER / 1e9
+        remedy = (
+            f"features.batch={fits}, or more memory" if fits else "more memory, smaller pools or fewer blocks"
+        )
+        raise UserError(
+            f"features.memory_gb = {memory / 1e9:g}: one batch of {batch} images takes about {needed:.3g}; "
+            f"set {remedy}"
+        )
+    return held
+
+
 def features_stages(
     backbone: Stage,
     dataset: Stage,
@@ -63,24 +149,28 @@ def features_stages(
     taps: Sequence[Tap],
     *,
     plan: BackbonePlan,
-    labels_per_class: int | None,
+    reading: Reading,
     images: tuple[int, int],
-    draws: int,
-    batch: int,
-    seed: int,
+    view: int = 0,
 ) -> dict[Tap, Stage]:
-    """Returns the stages that one pass over the probed images of a shard makes at `timestep`, by tap."""
+    """Returns the stages that one pass over a shard makes at `timestep`, by tap.
+
+    `images` are places among the probed images; of views beyond the first, places among the labelled ones.
+    """
     deepest = max(tap.block.number for tap in taps)
-    passes = (images[1] - images[0]) * draws
+    passes = (images[1] - images[0]) * reading.draws
     seconds = passes * multiplications(plan.blocks[:deepest]) / MULTIPLICATIONS_PER_SECOND
     floats = sum(tap.block.channels * tap.pool**2 for tap in taps)
     stored = (images[1] - images[0]) * floats * BYTES_A_NUMBER
     shared = {
         "timestep": timestep,
-        "draws": draws,
-        "labels_per_class": labels_per_class,
+        "draws": reading.draws,
+        "labels_per_class": reading.labels_per_class,
         "images": list(images),
-        "seed": seed,
+        "view": view,
+        "augment": reading.augment if view else None,
+        "precision": reading.precision,
+        "seed": reading.seed,
     }
     needs = {"backbone": backbone, "dataset": dataset}
     group = fingerprint([shared, *(need.key for need in needs.values())])
@@ -99,7 +189,7 @@ def features_stages(
     return {
         tap: replace(
             stage,
-            options={"batch": batch},
+            options={"batch": reading.batch},
             siblings=tuple(bare[other] for other in order if other != tap),
             work=Work(passes, seconds, stored),
         )

@@ -1,66 +1,91 @@
-"""Diffusion backbones as data: how they are configured, and how their blocks are numbered.
+"""Diffusion backbones as data: how they are configured, what blocks and noise levels they have, and how to name them.
 
-No torch here, so that a plan knows every block, channel count and map size at once. Blocks are numbered from 1
-over input blocks, the middle block and output blocks, as in guided-diffusion (ADM): a down-sampler is a block of
-its own, an up-sampler belongs to its level's last block. `harness.models.denoiser` builds the networks.
+No torch here, so that a plan knows every block, channel count, map size, cost and noise level at once.
+`harness.models.blocks` numbers the blocks, `harness.models.denoiser` builds the networks.
 """
 
-import json
 from abc import abstractmethod
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
+import numpy as np
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
 
 from harness.core.config import Config
-from harness.core.errors import UserError
-from harness.core.fingerprint import checksum, fingerprint
+from harness.core.errors import UserError, did_you_mean
+from harness.core.fingerprint import fingerprint
 from harness.core.registry import Registry
+from harness.models import schedule
+from harness.models.blocks import Block, blocks, middle
+from harness.models.blocks import multiplications as multiplications
+from harness.models.schedule import NoiseLevel
 
 BACKBONES = Registry(
     "backbone",
     {
         "unet": "harness.models.backbone:UNet",
-        "pretrained": "harness.models.backbone:Pretrained",
+        "pretrained": "harness.models.pretrained:Pretrained",
+        "adm": "harness.models.adm:ADM",
     },
 )
-
-NEEDED = ("sample_size", "in_channels", "block_out_channels", "down_block_types", "up_block_types")
-
-
-SCHEDULES = (
-    "linear",
-    "scaled_linear",
-    "squaredcos_cap_v2",
-    "sigmoid",
-    "laplace",
-)  # of diffusers' DDPMScheduler
-
-
-class Block(NamedTuple):
-    """One place where features are read."""
-
-    number: int  # from 1
-    name: str  # the module whose output it is
-    channels: int
-    size: int  # height and width of the feature map
+SIGNIFICANT = 6  # digits of a noise level in tables: the rest differs between machines
 
 
 class BackbonePlan(NamedTuple):
     """All that is known of a backbone before it is built."""
 
-    unet: Mapping[str, Any]  # the config.json of a diffusers `UNet2DModel`
+    unet: Mapping[
+        str, Any
+    ]  # the config.json of a diffusers network; a `UNet2DModel` unless `_class_name` says more
     scheduler: Mapping[str, Any]  # the scheduler_config.json of a diffusers `DDPMScheduler`
     blocks: list[Block]
-    source: str | None  # a local folder whose weights are used; None: it is trained here
+    source: str | None  # what the weights are read from: a local folder or file; None: it is trained here
     fingerprint: str
+    vae: Mapping[str, Any] | None = None  # the config.json of the `AutoencoderKL` whose latents it denoises
+    random: bool = False  # random weights instead of those of `source`, everything else as there
+
+    def untrained(self) -> Self:
+        """Returns the control: the same network with random weights, on the same latents."""
+        return self._replace(random=True) if self.vae is not None else self._replace(source=None)
 
     @property
     def timesteps(self) -> int:
         """T, the number of noise levels: timesteps go from 0 (least noise) to T - 1."""
         return int(self.scheduler["num_train_timesteps"])
+
+    @property
+    def alphas_cumprod(self) -> np.ndarray:
+        """What is left of the image's variance at each timestep [T], float64."""
+        return schedule.alphas_cumprod(self.scheduler)
+
+    def sigma(self, step: int) -> float | None:
+        """Noise over signal, sqrt(1 / a - 1), at a timestep; None where nothing is left of the image."""
+        left = self.alphas_cumprod[step]
+        return _rounded(np.sqrt(1 / left - 1)) if left > 0 else None
+
+    def log_snr(self, step: int) -> float | None:
+        """ln(a / (1 - a)) at a timestep; None where nothing is left of the image."""
+        left = self.alphas_cumprod[step]
+        return _rounded(np.log(left / (1 - left))) if left > 0 else None
+
+    def step(self, value: int | NoiseLevel, where: str = "features.timesteps") -> int:
+        """Returns a timestep as given, or the one nearest to a noise level; raises `UserError` out of range."""
+        if isinstance(value, NoiseLevel):
+            return schedule.nearest_step(value, self.alphas_cumprod, where)
+        if not 0 <= value < self.timesteps:
+            raise UserError(f"{where}: {value} is not between 0 and {self.timesteps - 1}, where T ends")
+        return value
+
+    def steps(self, values: Sequence[int | NoiseLevel], where: str = "features.timesteps") -> list[int]:
+        """Returns the timesteps that a setting names, in its order; raises `UserError` for one named twice."""
+        found: list[int] = []
+        for value in values:
+            step = self.step(value, where)
+            if step in found:
+                level = f"{value.given} is step {step}, which" if isinstance(value, NoiseLevel) else f"{step}"
+                raise UserError(f"{where}: {level} is given twice")
+            found.append(step)
+        return found
 
     def find(self, number: int) -> Block:
         """Returns block `number`; raises `UserError` with the allowed range."""
@@ -68,7 +93,58 @@ class BackbonePlan(NamedTuple):
             raise UserError(f"block {number}: this backbone has blocks 1 to {len(self.blocks)}")
         return self.blocks[number - 1]
 
+    def select(self, value: str | int | Sequence[str | int], where: str = "features.blocks") -> list[Block]:
+        """Returns the blocks that a setting names, in its order.
 
+        A block goes by number or module path; "mid" is the middle block (of a transformer, the one at half depth),
+        "up" all after it, "all" all. Raises `UserError` for one that is not there or named twice.
+        """
+        found: list[Block] = []
+        for name in [value] if isinstance(value, str | int) else value:
+            for block in [self.find(name)] if isinstance(name, int) else self._named(name):
+                if block in found:
+                    twice = "" if name == block.number else f" (block {block.number}, {block.name})"
+                    raise UserError(f"{where}: {name} is given twice{twice}")
+                found.append(block)
+        return found
+
+    def _named(self, name: str) -> list[Block]:
+        centre = middle(self.blocks)
+        groups = {"all": self.blocks, "mid": [centre], "up": self.blocks[centre.number :]}
+        named = groups | {block.name: [block] for block in self.blocks}
+        if name not in named:
+            known = f"a number from 1 to {len(self.blocks)}, mid, up, all, or a module such as {centre.name}"
+            near = did_you_mean(name, named).partition("known:")[0]
+            raise UserError(f"unknown block {name[:80]!r}; {near}a block is {known}")
+        return named[name]
+
+    def lines(self, timesteps: Sequence[int]) -> list[str]:
+        """Returns the table of blocks and the noise levels of `timesteps`, for people."""
+        width = max(len(block.name) for block in self.blocks)
+        lines = [f"{'block':>5}  {'module':{width}}  {'channels':>8}  {'size':>5}  {'cost up to here':>15}"]
+        lines += [
+            f"{block.number:>5}  {block.name:{width}}  {block.channels:>8}  {block.size:>5}  {block.share:>15.1%}"
+            for block in self.blocks
+        ]
+        unit = "the VAE's latents" if self.vae is not None else "pixels"
+        total = self.blocks[-1].cost / self.blocks[-1].share / 1e9
+        lines.append(f"a pass over {unit}: {total:.3g} G multiply-accumulates an image")
+        levels = ", ".join(
+            f"{one}: {_text(self.sigma(one))} / {_text(self.log_snr(one))}" for one in timesteps
+        )
+        return [*lines, f"timestep: sigma / log-SNR, of T = {self.timesteps}: {levels}"]
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{SIGNIFICANT}g}")
+
+
+def _text(value: float | None) -> str:
+    return "none left" if value is None else f"{value:.3g}"
+
+
+# What a setting names blocks by: numbers from 1, module paths, "mid", "up" or "all"; one word, or a list of them.
+BlockNames = str | Annotated[list[int | str], Field(min_length=1)]
 Width = Annotated[int, Field(le=65_536)]
 
 
@@ -129,163 +205,3 @@ class UNet(Backbone):
         }
         scheduler = {"num_train_timesteps": self.timesteps, "beta_schedule": self.schedule}
         return BackbonePlan(unet, scheduler, blocks(unet), None, fingerprint([unet, scheduler]))
-
-
-class Pretrained(Backbone):
-    """A `UNet2DModel` from a local folder in diffusers' format: a pipeline's folder, or that of its U-Net."""
-
-    name: Literal["pretrained"] = "pretrained"
-    path: str
-
-    def plan(self, size: int, channels: int) -> BackbonePlan:
-        """Reads the configuration and takes the checksum of the weights."""
-        folder = self._folder()
-        model = folder / "unet" if (folder / "unet").is_dir() else folder
-        unet = _read_json(model / "config.json")
-        if unet.get("_class_name", "UNet2DModel") != "UNet2DModel":
-            raise UserError(
-                f"{model}: holds a {unet['_class_name']}; backbone 'pretrained' reads UNet2DModel"
-            )
-        missing = [name for name in NEEDED if unet.get(name) is None]
-        if missing:
-            raise UserError(
-                f"{model / 'config.json'}: has no {missing[0]!r}; is it the configuration of a UNet2DModel?"
-            )
-        weights = model / "diffusion_pytorch_model.safetensors"
-        if not weights.is_file():
-            raise UserError(
-                f"{weights}: not there; save the model with save_pretrained(safe_serialization=True)"
-            )
-        _check_unet(unet, model / "config.json")
-        _check_weights(weights, unet)
-        if (unet["sample_size"], unet["in_channels"]) != (size, channels):
-            raise UserError(
-                f"{model} reads images of {unet['sample_size']} pixels and {unet['in_channels']} channels, "
-                f"the data has {size} and {channels}; "
-                f"set data.size={unet['sample_size']} data.channels={unet['in_channels']}"
-            )
-        settings = folder / "scheduler" / "scheduler_config.json"
-        scheduler = _read_json(settings) if settings.is_file() else {}
-        scheduler = {
-            name: scheduler[name]
-            for name in ("beta_schedule", "beta_start", "beta_end", "trained_betas")
-            if scheduler.get(name) is not None
-        } | {"num_train_timesteps": scheduler.get("num_train_timesteps", 1000)}
-        _check_scheduler(scheduler, settings)
-        key = fingerprint([unet, scheduler, checksum(weights)])
-        return BackbonePlan(unet, scheduler, blocks(unet), str(model), key)
-
-    def _folder(self) -> Path:
-        try:
-            folder = Path(self.path).expanduser()
-            there = bool(self.path) and folder.is_dir()
-        except (OSError, RuntimeError, ValueError):  # too long, no such user, a null character
-            there = False
-        if not there:
-            raise UserError(
-                f"backbone.path {self.path[:200]!r}: no such folder; give one that save_pretrained wrote"
-            )
-        return folder
-
-
-KINDS = (
-    ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"),
-    (
-        "UpBlock2D",
-        "AttnUpBlock2D",
-        "ResnetUpsampleBlock2D",
-    ),
-)
-
-
-def _check_unet(unet: Mapping[str, Any], path: Path) -> None:
-    """Raises `UserError` for a U-Net whose blocks cannot be numbered, or that asks for more than an image."""
-    widths, layers = unet.get("block_out_channels"), unet.get("layers_per_block", 2)
-    if not isinstance(widths, list) or not widths or not all(_positive(width) for width in widths):
-        raise UserError(f"{path}: block_out_channels = {widths!r}: expected a list of channel counts")
-    for name, known in zip(("down_block_types", "up_block_types"), KINDS, strict=True):
-        kinds = unet.get(name)
-        if not isinstance(kinds, list) or len(kinds) != len(widths) or not set(map(str, kinds)) <= set(known):
-            raise UserError(f"{path}: {name} = {kinds!r}: expected {len(widths)} of {', '.join(known)}")
-    numbers = {name: unet.get(name) for name in ("sample_size", "in_channels")} | {"layers_per_block": layers}
-    for name, value in numbers.items():
-        if not _positive(value):
-            raise UserError(f"{path}: {name} = {value!r}: expected a positive integer")
-    groups = unet.get("norm_num_groups", 32)
-    if not _positive(groups) or any(width % groups for width in widths):
-        raise UserError(f"{path}: norm_num_groups = {groups!r} does not divide block_out_channels = {widths}")
-    if unet.get("mid_block_type", "UNetMidBlock2D") != "UNetMidBlock2D":
-        raise UserError(f"{path}: mid_block_type = {unet['mid_block_type']!r}: expected UNetMidBlock2D")
-    for name in ("num_class_embeds", "class_embed_type"):
-        if unet.get(name) is not None:
-            raise UserError(
-                f"{path}: {name} = {unet[name]!r}: only backbones without class labels can be read"
-            )
-
-
-def _check_weights(weights: Path, unet: Mapping[str, Any]) -> None:
-    """Raises `UserError` for a file of weights that is damaged or belongs to another configuration."""
-    try:
-        with safe_open(weights, framework="numpy") as file:
-            shape = file.get_slice("conv_in.weight").get_shape()
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{weights}: not the weights of a UNet2DModel: {error}") from None
-    expected = [unet["block_out_channels"][0], unet["in_channels"]]
-    if shape[:2] != expected:
-        raise UserError(
-            f"{weights}: the first layer has shape {shape}, config.json says {expected} and its kernel"
-        )
-
-
-def _check_scheduler(scheduler: Mapping[str, Any], path: Path) -> None:
-    steps, kind = scheduler["num_train_timesteps"], scheduler.get("beta_schedule", "linear")
-    if not _positive(steps):
-        raise UserError(f"{path}: num_train_timesteps = {steps!r}: expected a positive integer")
-    if kind not in SCHEDULES:
-        raise UserError(f"{path}: beta_schedule = {kind!r}: expected one of {', '.join(SCHEDULES)}")
-    for name in ("beta_start", "beta_end"):
-        value = scheduler.get(name, 0.01)
-        if not isinstance(value, float | int) or not 0 < value < 1:
-            raise UserError(f"{path}: {name} = {value!r}: expected a number between 0 and 1")
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def multiplications(blocks_: list[Block]) -> float:
-    """Returns roughly how many multiplications one image costs: two 3x3 convolutions a block. For estimates."""
-    return sum(2 * 9 * block.channels**2 * block.size**2 for block in blocks_)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return values
-
-
-def blocks(unet: Mapping[str, Any]) -> list[Block]:
-    """Numbers the blocks of a `UNet2DModel` from its configuration."""
-    widths = list(unet["block_out_channels"])
-    layers, size, levels = unet.get("layers_per_block", 2), unet["sample_size"], len(widths)
-    found = [("conv_in", widths[0], size)]
-    for level, (width, kind) in enumerate(zip(widths, unet["down_block_types"], strict=True)):
-        part = "attentions" if kind.startswith("Attn") else "resnets"
-        found += [(f"down_blocks.{level}.{part}.{layer}", width, size) for layer in range(layers)]
-        if level < levels - 1:
-            size //= 2
-            found.append((f"down_blocks.{level}.downsamplers.0", width, size))
-    found.append(("mid_block", widths[-1], size))
-    for level, (width, kind) in enumerate(zip(reversed(widths), unet["up_block_types"], strict=True)):
-        part = "attentions" if kind.startswith("Attn") else "resnets"
-        names = [f"up_blocks.{level}.{part}.{layer}" for layer in range(layers + 1)]
-        if level < levels - 1:
-            names[-1] = f"up_blocks.{level}.upsamplers.0"
-        found += [(name, width, size) for name in names[:-1]]
-        size = size * 2 if level < levels - 1 else size
-        found.append((names[-1], width, size))
-    return [Block(number, *block) for number, block in enumerate(found, start=1)]

@@ -1,12 +1,14 @@
 """Study 1 in words: the best setting, what matters most, how far it is from the controls."""
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from harness.report.correctness import Correctness, Paired, Who, compare
 from harness.report.figures.figure import levels, split, succeeded, varied
+from harness.report.figures.probes import AXES, WHAT
 from harness.report.tables import Tables, best_row
 from harness.report.words import (
     NOISE_LEVEL,
@@ -25,9 +27,10 @@ from harness.report.words import (
     with_interval,
 )
 
-AXES = ("block", "timestep", "pool", "head")
+RIVALS = {"combined": "several blocks and timesteps together", "finetuned": "the fine-tuned backbones"}
 CONTROLS = {"untrained": "the same network untrained", "pixels": "raw pixels"}
 TOP = 10
+FROZEN = "the best probe of one frozen block"
 COMPLETE = 0.95  # share of a grid from which the means over an axis compare like with like
 
 
@@ -67,6 +70,8 @@ class Answer(NamedTuple):
     effects: list[Effect]  # the strongest first
     combinations: int  # of the levels that occur; effects are clean where all were measured
     controls: list[Control]
+    rivals: list[Control]  # more costly ways to features; `paired` is the best frozen probe's advantage
+    regularisers: list[Control]  # by name, each beside training without one
 
 
 def answers(tables: Tables, correctness: Correctness) -> list[Answer]:
@@ -76,22 +81,50 @@ def answers(tables: Tables, correctness: Correctness) -> list[Answer]:
 
 
 def _answer(frame: pd.DataFrame, correctness: Correctness) -> Answer:
-    by_kind = {kind: frame[frame["features"] == kind] for kind in ("trained", *CONTROLS)}
-    row = best_row(by_kind["trained"], "validation_accuracy")
-    best = None if row is None else _best(row, by_kind["trained"])
-    found = []
-    for kind in CONTROLS:
-        other = best_row(by_kind[kind], "validation_accuracy")
-        if other is not None:
-            pair = None if row is None else compare(_vector(row, correctness), _vector(other, correctness))
-            found.append(Control(kind, _best(other, by_kind[kind]), pair))
-    known = by_kind["trained"].dropna(subset=["validation_accuracy"])
-    return Answer(frame["data"].iloc[0], best, effects(known), combinations(known), found)
+    trained = frame[frame["features"] == "trained"]
+    row = best_row(trained, "validation_accuracy")
+    best = None if row is None else _best(row, trained)
+
+    def beside(kinds: Iterable[str]) -> list[Control]:
+        groups = ((kind, frame[frame["features"] == kind]) for kind in kinds)
+        return [found for kind, rows in groups if (found := _control(kind, rows, row, correctness))]
+
+    known = trained.dropna(subset=["validation_accuracy"])
+    return Answer(
+        data=frame["data"].iloc[0],
+        best=best,
+        effects=effects(known),
+        combinations=combinations(known),
+        controls=beside(CONTROLS),
+        rivals=beside(RIVALS),
+        regularisers=_regularisers(trained, correctness),
+    )
+
+
+def _control(name: str, rows: pd.DataFrame, row: Any, correctness: Correctness) -> Control | None:
+    """Returns the best of `rows` beside `row`, None where they have no accuracy."""
+    other = best_row(rows, "validation_accuracy")
+    if other is None:
+        return None
+    pair = None if row is None else compare(_vector(row, correctness), _vector(other, correctness))
+    return Control(name, _best(other, rows), pair)
+
+
+def _regularisers(trained: pd.DataFrame, correctness: Correctness) -> list[Control]:
+    """Returns the best setting with each regulariser, beside the best without; nothing if none was swept."""
+    by_name = {str(name): rows for name, rows in trained.groupby("regulariser")}
+    plain_training = by_name.pop("none", trained.iloc[:0])
+    row = best_row(plain_training, "validation_accuracy")
+    if not by_name or row is None:
+        return []
+    found = (_control(name, rows, row, correctness) for name, rows in by_name.items())
+    return [control for control in found if control is not None]
 
 
 def _best(row: Any, frame: pd.DataFrame) -> Best:
-    names = [*varied(frame, ["backbone"]), *AXES]
-    setting = {name: row[name] for name in names if not pd.isna(row[name])}
+    alone = row["features"] != "combined"  # else its block name says which blocks and timesteps
+    names = [*varied(frame, WHAT[1:]), *(AXES if alone else ("block_name", "pool", "head"))]
+    setting = {name.replace("_name", "s"): row[name] for name in names if not pd.isna(row[name])}
     measured = int(frame["validation_accuracy"].notna().sum())
     return Best(setting, estimate(row, "validation_accuracy"), estimate(row, "test_accuracy"), measured)
 
@@ -105,7 +138,7 @@ def effects(frame: pd.DataFrame) -> list[Effect]:
     value = frame["validation_accuracy"]
     total = float(((value - value.mean()) ** 2).sum())
     found = []
-    for axis in ("backbone", *AXES):
+    for axis in (*WHAT[1:], *AXES):
         groups = value.groupby(frame[axis])
         mean = groups.mean()
         if len(mean) < 2:
@@ -120,7 +153,7 @@ def effects(frame: pd.DataFrame) -> list[Effect]:
 
 def combinations(frame: pd.DataFrame) -> int:
     """Returns how many combinations the levels that occur have."""
-    return math.prod(len(levels(frame[axis])) for axis in varied(frame, ["backbone", *AXES]))
+    return math.prod(len(levels(frame[axis])) for axis in varied(frame, [*WHAT[1:], *AXES]))
 
 
 def describe(setting: dict[str, Any]) -> str:
@@ -134,7 +167,7 @@ def to_html(answer: Answer, named: bool) -> str:
     if answer.best is None:
         text = "No probe of the trained backbone has a validation accuracy, so there is no best setting."
         return f"{title}<p>{text}</p>" + "".join(
-            f"<p>{_control_alone(control)}</p>" for control in answer.controls
+            f"<p>{_control_alone(control)}</p>" for control in (*answer.controls, *answer.rivals)
         )
     best = answer.best
     lead = (
@@ -147,6 +180,13 @@ def to_html(answer: Answer, named: bool) -> str:
         sentences.append(
             "No control was measured: how much of this pixels or an untrained network give is open."
         )
+    sentences += [
+        _rival_sentence(rival, f"the best of {RIVALS[rival.kind]}", FROZEN) for rival in answer.rivals
+    ]
+    sentences += [
+        _rival_sentence(one, f"trained with {escape(one.kind)}, the best setting", "that of training without")
+        for one in answer.regularisers
+    ]
     items = "".join(f"<li>{sentence}</li>" for sentence in sentences)
     return f'{title}<p class="lead">{lead}</p><ul>{items}</ul>'
 
@@ -196,9 +236,23 @@ def _control_sentence(control: Control) -> str:
     return text + f"the best setting is {points(abs(difference))[1:]} {word}, more than noise {test}."
 
 
+def _rival_sentence(rival: Control, name: str, reference: str) -> str:
+    """Returns whether a rival is better than what it is compared with, by a paired test."""
+    text = f"{name[0].upper()}{name[1:]} ({describe(rival.best.setting)}) reaches "
+    text += f"{percent(rival.best.test.value)} on test: "
+    if rival.paired is None:
+        return text + "no paired test, because per-sample predictions are missing."
+    difference, p, n = rival.paired
+    test = f"({p_value(p)}, exact McNemar test on {n:,} paired samples)"
+    if p >= NOISE_LEVEL:
+        return text + f"no difference larger than noise to {reference} ({points(-difference)}) {test}."
+    word = "worse" if difference > 0 else "better"
+    return text + f"{points(abs(difference))[1:]} {word} than {reference}, more than noise {test}."
+
+
 def _control_alone(control: Control) -> str:
     return (
-        f"The best of {CONTROLS[control.kind]} ({describe(control.best.setting)}) reaches "
+        f"The best of {(CONTROLS | RIVALS)[control.kind]} ({describe(control.best.setting)}) reaches "
         f"{with_interval(control.best.test)} on test."
     )
 
@@ -206,6 +260,8 @@ def _control_alone(control: Control) -> str:
 def top_tables(tables: Tables) -> str:
     """Returns each data set's best settings on validation; test is told only of what was selected."""
     known = succeeded(tables.features).dropna(subset=["validation_accuracy"])
+    known = known[known["features"] != "screen"]  # a quick look at a part of the images
+    known["block"] = known["block"].astype(object).mask(known["features"] == "combined", known["block_name"])
     if known.empty:
         return ""
     named = known["data"].nunique() > 1
@@ -216,7 +272,7 @@ def top_tables(tables: Tables) -> str:
 
 def _top_table(known: pd.DataFrame, data: str | None) -> str:
     best = known.sort_values("validation_accuracy", ascending=False, kind="stable").head(TOP)
-    names = [*varied(known, ["backbone"]), "features", *AXES]
+    names = [*varied(known[known["features"] == "trained"], WHAT[1:]), "features", *AXES]
     rows = [
         "".join(value_cell(row[name]) for name in names)
         + f"<td>{percent(number(row['validation_accuracy']))}</td>{value_cell(row['dimensions'])}"
@@ -224,4 +280,4 @@ def _top_table(known: pd.DataFrame, data: str | None) -> str:
     ]
     titles = [*(name.capitalize() for name in names), "Validation accuracy", "Dimensions"]
     caption = f"The {several(len(rows), 'best setting')} on validation{f', {escape(data)}' if data else ''}"
-    return table(caption, heads(titles, words=("Backbone", "Features", "Head")), rows)
+    return table(caption, heads(titles, words=("Backbone", "Regulariser", "Way", "Features", "Head")), rows)

@@ -84,7 +84,7 @@
   }
 
   function fitted(view, width) {
-    let data = view.data;
+    let data = published() ? view.data : view.data.filter((trace) => !(trace.meta || {}).published);
     const layout = { ...view.layout, width, template: template() };
     if (data.some((trace) => trace.type === "parcoords") && !hasWebgl()) {
       const lines = plainLines(data[0]);
@@ -95,7 +95,7 @@
     if (small) {
       data = data.map((trace) => (trace.type !== "heatmap" ? trace : {
         ...trace, texttemplate: undefined,
-        colorbar: { ...trace.colorbar, orientation: "h", y: 1, yanchor: "bottom", title: { text: "Validation accuracy (%)", side: "top" } },
+        colorbar: { ...trace.colorbar, orientation: "h", y: 1, yanchor: "bottom", title: { text: ((trace.colorbar || {}).title || {}).text, side: "top" } },
       }));
       if (data.some((trace) => trace.type === "heatmap")) layout.margin = { t: 90, l: 44, r: 8 };
     }
@@ -108,6 +108,11 @@
     if (rows) layout.margin = { ...layout.margin, b: 64 + 20 * rows };
     layout.showlegend = rows > 0;
     return { data, layout };
+  }
+
+  // Published numbers are shown beside the measured ones unless their switch is off.
+  function published() {
+    return !document.querySelector("input[data-published]:not(:checked)");
   }
 
   // An axis title that is too long for a phone breaks before its unit.
@@ -168,6 +173,10 @@
 
   // A choice holds for all figures of its study.
   function follow(event) {
+    if (event.target.matches("input[data-published]")) {
+      for (const figure of document.querySelectorAll('figure[data-beside="published"]')) draw(figure.id.slice("figure-".length));
+      return;
+    }
     const select = event.target.closest("select[data-choice]");
     if (!select) return;
     const study = select.closest("section");

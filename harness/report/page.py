@@ -8,21 +8,21 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+import pandas as pd
 import plotly.offline
 
 from harness.core.storage import Storage
-from harness.report import answer_features, answer_weights, failures, provenance
+from harness.report import answer_features, answer_weights, failures, provenance, transfer
 from harness.report.correctness import Correctness
 from harness.report.figures import FIGURES
 from harness.report.figures.figure import Absent, Figure, View, choice_title, levels, succeeded
+from harness.report.sections import SECTIONS
 from harness.report.tables import Tables, best_row, read_tables
 from harness.report.trials import Trial, trials
 from harness.report.words import MISSING, escape, plain, several
 
-STUDIES = {
-    "features": "Study 1: what the features know",
-    "weights": "Study 2: weights written by diffusion",
-}
+PUBLISHED_MARK = 'data-beside="published"'
+OPENS_WITH = {"axis": "timestep", "cost": "image passes"}  # choices that are no column of the rows
 
 
 def write_report(storage: Storage, experiment: str) -> str:
@@ -40,7 +40,7 @@ def render(tables: Tables, experiment: str) -> str:
     figures: dict[str, Any] = {}
     correctness = Correctness(tables.correctness)
     results = trials(tables, correctness)
-    sections = {study: _study(study, tables, results, figures) for study in STUDIES}
+    sections = [_study(study, tables, results, figures) for study in SECTIONS]
     plotly_js, page_js = plotly.offline.get_plotlyjs(), _file("page.js")
     return Template(_file("page.html")).substitute(
         title=escape(experiment),
@@ -48,7 +48,7 @@ def render(tables: Tables, experiment: str) -> str:
         style=_file("style.css"),
         summary=_summary(tables),
         answer=_answers(tables, results, correctness),
-        studies="".join(sections.values()),
+        studies="".join(sections),
         failures=failures.to_html(tables),
         provenance=provenance.to_html(tables),
         data=embedded({"figures": figures}),
@@ -96,56 +96,108 @@ def _answers(tables: Tables, results: list[Trial], correctness: Correctness) -> 
     text = ""
     if len(tables.features):
         found = answer_features.answers(tables, correctness)
-        text += f"<h3>{STUDIES['features']}</h3>"
+        text += f"<h3>{SECTIONS['features'].title}</h3>"
         text += "".join(answer_features.to_html(answer, named=len(found) > 1) for answer in found)
+        text += transfer.sentence(tables)
         text += "" if found else "<p>No probe succeeded, so there is no answer.</p>"
     if len(tables.weights):
-        text += f"<h3>{STUDIES['weights']}</h3>{answer_weights.to_html(results)}"
+        text += f"<h3>{SECTIONS['weights'].title}</h3>{answer_weights.to_html(results)}"
+    others = [name for name in ("similarity", "generation") if len(getattr(tables, name))]
+    if others and not text:
+        return "<p>The figures below have what was measured; there is no setting to choose.</p>"
     return text or "<p>The tables have no rows yet, so there is no answer.</p>"
 
 
 def _study(study: str, tables: Tables, results: list[Trial], figures: dict[str, Any]) -> str:
     """Returns a study's section, nothing if it has no rows; adds its figures to `figures`."""
-    if not len(getattr(tables, study)):
+    section = SECTIONS[study]
+    if not len(getattr(tables, section.table)):
         return ""
-    text = (
-        f'<section id="{study}" aria-labelledby="{study}-title"><h2 id="{study}-title">{STUDIES[study]}</h2>'
-    )
-    if study == "weights" and results:
-        text += answer_weights.accuracy_table(results) + answer_weights.controls_table(results)
     chosen = first_choice(study, tables)
+    drawn, undrawn = "", []
     for name in FIGURES.names():
         figure: Figure = FIGURES.load(name)
-        if figure.study == study:
-            text += _figure(name, figure, figure.views(tables), chosen, figures)
-    if study == "features":
-        text += answer_features.top_tables(tables)
-    return text + "</section>"
+        if figure.study != study:
+            continue
+        views = figure.views(tables)
+        if isinstance(views, Absent):
+            undrawn.append(f"{escape(figure.title)}: {escape(views.why)}")
+        else:
+            drawn += _figure(name, figure, views, chosen, figures)
+    parts = (
+        section.above(tables, results) if section.above else "",
+        _published_switch(study, tables) if PUBLISHED_MARK in drawn else "",
+        drawn,
+        _undrawn(undrawn),
+        section.below(tables, results) if section.below else "",
+    )
+    start = (
+        f'<section id="{study}" aria-labelledby="{study}-title"><h2 id="{study}-title">{section.title}</h2>'
+    )
+    return f"{start}{''.join(parts)}</section>"
+
+
+def _undrawn(reasons: list[str]) -> str:
+    if not reasons:
+        return ""
+    items = "".join(f"<li>{reason}</li>" for reason in reasons)
+    return (
+        f"<details><summary>{several(len(reasons), 'figure')} not drawn</summary><ul>{items}</ul></details>"
+    )
+
+
+def _published_switch(study: str, tables: Tables) -> str:
+    """Returns the switch that shows or hides published numbers, and what they may be compared with."""
+    frame = tables.features
+    here = [escape(value) for column in ("data", "backbone") for value in levels(frame[column])]
+    other = (
+        ""
+        if _as_published(frame)
+        else (
+            f" They come from <strong>another data set or backbone</strong> than what was measured here "
+            f"({', '.join(here)}): compare the shapes, not the heights."
+        )
+    )
+    return (
+        f'<p class="note"><label for="{study}-published"><input type="checkbox" id="{study}-published" '
+        "data-published checked> Published numbers</label> are grey and hollow: arXiv 2307.08702, ADM (256 px, "
+        "unconditional), ImageNet-1k unless another set is named; test accuracies of settings that were chosen on "
+        f"test, where ours are chosen on validation.{other}</p>"
+    )
+
+
+def _as_published(frame: pd.DataFrame) -> bool:
+    """Returns whether everything was measured with the paper's backbone on the paper's data set."""
+    data = all("imagenet" in value.lower() for value in levels(frame["data"]))
+    return data and levels(frame["backbone"]) == ["adm"]
 
 
 def first_choice(study: str, tables: Tables) -> dict[str, str]:
     """Returns the choices that the page opens with: the best setting on validation, or the largest K."""
-    frame = succeeded(getattr(tables, study))
+    frame = succeeded(getattr(tables, SECTIONS[study].table))
     if study == "features":
         trained = frame[frame["features"] == "trained"]
         row = best_row(trained if len(trained) else frame, "validation_accuracy")
     else:
-        row = best_row(frame, "k")
-    return {} if row is None else {name: plain(value) for name, value in row.items()}
+        row = best_row(frame, "k") if study == "weights" else None
+    return OPENS_WITH | ({} if row is None else {name: plain(value) for name, value in row.items()})
 
 
 def _figure(
-    name: str, figure: Figure, views: list[View] | Absent, chosen: dict[str, str], figures: dict[str, Any]
+    name: str, figure: Figure, views: list[View], chosen: dict[str, str], figures: dict[str, Any]
 ) -> str:
     """Returns the HTML of one figure and adds its data to `figures`."""
-    start = f'<figure id="figure-{escape(name)}" class="plot"><figcaption><h3>{escape(figure.title)}</h3>'
-    if isinstance(views, Absent):
-        return f'{start}</figcaption><p class="absent">Not drawn: {escape(views.why)}</p></figure>'
     choices = list(views[0].choice)
     figures[name] = {"choices": choices, "views": [_view(view, choices) for view in views]}
     controls = "".join(_control(name, choice, views, chosen) for choice in choices)
+    beside = any(
+        (trace.get("meta") or {}).get("published")
+        for view in figures[name]["views"]
+        for trace in view["data"]
+    )
     return (
-        f"{start}<p>{escape(figure.reading)}</p></figcaption>"
+        f'<figure id="figure-{escape(name)}" class="plot"{f" {PUBLISHED_MARK}" if beside else ""}><figcaption>'
+        f"<h3>{escape(figure.title)}</h3><p>{escape(figure.reading)}</p></figcaption>"
         f'<div class="controls">{controls}</div>'
         f'<div class="box" tabindex="0" role="group" aria-label="{escape(figure.title)}">'
         '<div class="canvas"></div></div>'

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from harness.core.rows import COMMON
+from harness.report.failures import RESULTS
 from harness.report.tables import Tables
 from harness.report.words import escape, heads, plain, seconds, several, table
 
@@ -41,8 +42,8 @@ class Run(NamedTuple):
 
 
 def rows_of_trials(tables: Tables) -> pd.DataFrame:
-    """Returns the common columns of the two tables with a row per result."""
-    parts = [frame[list(COMMON)] for frame in (tables.features, tables.weights) if len(frame)]
+    """Returns the common columns of the tables with a row per result."""
+    parts = [frame[list(COMMON)] for frame in (getattr(tables, name) for name in RESULTS) if len(frame)]
     return pd.concat(parts, ignore_index=True) if parts else tables.features[list(COMMON)]
 
 
@@ -128,6 +129,7 @@ def _reading() -> str:
     items = "".join(f"<dt>{name}</dt><dd><code>{escape(line)}</code></dd>" for name, line in lines.items())
     return (
         "<h3>Read the tables yourself</h3><p>They lie beside this page: <code>features</code>, "
-        "<code>weights</code>, <code>networks</code> and <code>correctness</code>, each "
+        "<code>similarity</code>, <code>generation</code>, <code>weights</code>, <code>networks</code> "
+        "and <code>correctness</code>, each "
         f'<code>.parquet</code>; accuracies in them run from 0 to 1.</p><dl class="facts code">{items}</dl>'
     )

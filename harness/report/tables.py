@@ -47,13 +47,38 @@ def read_tables(storage: Storage, experiment: str) -> Tables:
 
 
 def from_arrow(tables: dict[str, pa.Table]) -> Tables:
-    """Returns Arrow tables of the pinned schema as figures take them; networks know their trial's setup."""
+    """Returns Arrow tables of the pinned schema as figures take them.
+
+    Networks know their trial's setup; a null regulariser is called "none".
+    """
     frames = {name: tables[name].to_pandas() for name in TABLES if name != "correctness"}
     networks, weights = frames["networks"], frames["weights"]
     setup = weights.drop_duplicates("key").set_index("key")
     for column in ("network", "parameters"):
         networks[column] = networks["key"].map(setup[column])
+    _tell_data_apart(frames)
+    features, generation = frames["features"], frames["generation"]
+    on_network, probed = (
+        ~features["features"].isin(kinds) for kinds in (["pixels"], ["pixels", "finetuned"])
+    )
+    ways = features["way"].dropna().unique()
+    for frame, column, unsaid, where in (
+        (features, "regulariser", "none", on_network),
+        (features, "way", ways[0] if len(ways) == 1 else "cached", probed),  # old or failed rows
+        (generation, "regulariser", "none", True),
+    ):
+        frame[column] = frame[column].astype(object).mask(frame[column].isna() & where, unsaid)
     return Tables(**frames, correctness=tables["correctness"])
+
+
+def _tell_data_apart(frames: dict[str, pd.DataFrame]) -> None:
+    """Names data sets of one name that differ, such as two folders, by the beginning of their fingerprint too."""
+    both = ["data", "data_fingerprint"]
+    pairs = pd.concat([frame[both] for frame in frames.values()]).dropna().drop_duplicates()
+    shared = set(pairs["data"][pairs["data"].duplicated()])
+    for frame in frames.values() if shared else ():
+        mine = frame["data"].isin(shared) & frame["data_fingerprint"].notna()
+        frame["data"] = frame["data"].mask(mine, frame["data"] + " " + frame["data_fingerprint"].str[:6])
 
 
 def best_row(frame: pd.DataFrame, column: str) -> Any:

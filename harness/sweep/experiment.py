@@ -16,6 +16,9 @@ STUDIES = Registry(
     "study",
     {
         "features": "harness.features.study:STUDY",
+        "cka": "harness.features.cka.study:STUDY",
+        "finetune": "harness.features.finetune.study:STUDY",
+        "generation": "harness.features.generation.study:STUDY",
         "weights": "harness.weights.study:STUDY",
     },
 )
@@ -34,10 +37,13 @@ Name = Annotated[str, AfterValidator(_names_a_folder)]
 
 
 class SearchConfig(Config):
-    """The `search:` section: how many trials of a study's grid are looked at, and which."""
+    """The `search:` section: how many trials of a study's grid are looked at, and which.
 
-    name: Literal["grid", "optuna"] = "grid"
-    trials: int = Field(100, ge=1)  # optuna: different settings a study
+    "auto" lets the study choose by what is known of its axes; a study that does not is run whole.
+    """
+
+    name: Literal["grid", "random", "tpe", "auto"] = "grid"
+    trials: int = Field(100, ge=1)  # different settings of each data set and network; auto: at most, of heads
 
 
 class _Base(Config):

@@ -49,7 +49,10 @@ class Here:
         device = describe_device(pick_device(self._workshop))
         by_key = {trial.key: trial for trial in trials}
         for count in range(samples if searcher else len(trials)):
-            trial = by_key[searcher.suggest(str(count))["key"]] if searcher else trials[count]
+            asked = searcher.suggest(str(count)) if searcher else {"key": trials[count].key}
+            if not isinstance(asked, dict):  # the search has ended before its budget
+                return
+            trial = by_key[asked["key"]]
             self._display.running(1)
             outcome = run(trial, self._workshop, device)
             self._display.running(0)

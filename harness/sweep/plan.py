@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 from rich import filesize
@@ -14,18 +14,9 @@ from harness.core.rows import TABLES
 from harness.core.stages import Stage, Trial, Workshop
 from harness.data.dataset import Dataset, dataset_stage
 from harness.sweep.experiment import STUDIES
+from harness.sweep.searches import Search, is_searched, plan_searches, quick_looks
 
 MANIFESTS_READ = 20  # of each kind, to learn how long such a stage takes
-
-
-class Search(NamedTuple):
-    """A study of which a search looks at some trials only."""
-
-    study: str
-    axes: tuple[str, ...]
-    candidates: list[Trial]
-    known: dict[str, float | None]  # objective by key, of those done
-    budget: int  # how many more to run
 
 
 @dataclass(frozen=True)
@@ -39,6 +30,7 @@ class Plan:
     done: int
     failed_before: int  # of the missing: failed in an earlier run, and tried again
     stages: list[Stage]  # missing, each after those that it needs
+    search_stages: list[Stage]  # and those that searches may make
     stage_seconds: float
     trial_seconds: float
     slots: int  # what runs at the same time, for the estimate
@@ -51,17 +43,23 @@ class Plan:
     @property
     def image_passes(self) -> int:
         """Forward passes of one image through the backbone; a training step counts three an image."""
-        return sum(stage.work.image_passes for stage in self.stages)
+        return sum(stage.work.image_passes for stage in [*self.stages, *self.search_stages])
 
     @property
     def stored_bytes(self) -> int:
         """What the features will take in artifacts."""
-        return sum(stage.work.stored_bytes for stage in self.stages)
+        return sum(stage.work.stored_bytes for stage in [*self.stages, *self.search_stages])
 
     @property
     def seconds(self) -> float:
         """The estimate of the time to come."""
         return (self.stage_seconds + self.trial_seconds) / self.slots
+
+    @property
+    def notes(self) -> list[str]:
+        """What trials to run say of themselves, each once."""
+        candidates = (trial for search in self.searches for trial in search.candidates)
+        return [note for note in dict.fromkeys(trial.note for trial in [*self.missing, *candidates]) if note]
 
     def summary(self) -> dict[str, Any]:
         """Returns the plan as plain data, for `--json`."""
@@ -73,6 +71,8 @@ class Plan:
             "failed_before": self.failed_before,
             "by_study": dict(Counter(trial.study for trial in self.trials)),
             "stages_to_make": dict(Counter(stage.kind for stage in self.stages)),
+            "notes": self.notes,
+            "searches": [search.summary() for search in self.searches],
             "image_passes": self.image_passes,
             "stored_bytes": self.stored_bytes,
             "estimated_seconds": round(self.seconds, 1),
@@ -85,14 +85,16 @@ class Plan:
         lines = [
             f"{facts['experiment']}: {facts['trials']} trials ({studies}); "
             f"{facts['done']} done, {facts['missing']} missing"
-            + "".join(f"; a search takes {one.budget} of {one.study}" for one in self.searches)
             + (f", {self.failed_before} of them failed before" if self.failed_before else "")
         ]
-        if self.stages:
+        lines += [search.line() for search in self.searches]
+        lines += self.notes
+        if self.stages or self.search_stages:
             made = ", ".join(f"{count} {kind}" for kind, count in facts["stages_to_make"].items())
             stored = filesize.decimal(self.stored_bytes)
             passes = f"{self.image_passes:,} image passes through the backbone"
-            lines.append(f"stages to make: {made}; {passes}, {stored} of features")
+            most = "at most " if self.search_stages else ""
+            lines.append(f"stages to make: {made or 'by trials'}; {most}{passes}, {stored} of features")
         if self.to_run:
             lines.append(f"estimate: {duration(self.seconds)} on {self.slots} at a time")
         return lines
@@ -111,28 +113,37 @@ def make_plan(experiment: Any, dataset: Dataset, tables: Mapping[str, pa.Table],
     Raises `UserError` for settings that the data does not allow.
     """
     trials = all_trials(experiment, dataset)
-    recorded = _recorded(trials, tables)
-    done = {key for key, row in recorded.items() if row["status"] == "ok"}
-    searched = experiment.search.name != "grid"
-    missing = [trial for trial in trials if trial.key not in done and not (searched and trial.searchable)]
-    searches = _searches(experiment, trials, recorded, done) if searched else []
+    screens = quick_looks(experiment.search.name, trials)
+    recorded = _recorded([*trials, *screens], tables)
+    done = {key: row["objective"] for key, row in recorded.items() if row["status"] == "ok"}
+    search = experiment.search
+    missing = [
+        trial
+        for trial in trials
+        if trial.key not in done and (search.name == "grid" or not is_searched(trial, search.name))
+    ]
+    searches = plan_searches(search, trials, screens, done)
     stages = missing_stages(
         [*missing, *(trial for search in searches for trial in search.candidates)], workshop
     )
     if searches:  # what a search may never ask for is made by the trial that asks for it
         needed = {stage.job for stage in missing_stages(missing, workshop)}
         stages = [stage for stage in stages if stage.job in needed or stage.here or stage.trains]
+    jobs = {stage.job for stage in stages}
+    may_need = missing_stages([trial for search in searches for trial in search.most], workshop)
+    search_stages = [stage for stage in may_need if stage.job not in jobs]
     return Plan(
         experiment=experiment,
-        trials=trials,
+        trials=[*trials, *screens],
         missing=missing,
         searches=searches,
         done=len(done),
         failed_before=sum(trial.key in recorded for trial in missing),
         stages=stages,
-        stage_seconds=_stage_seconds(stages, workshop),
+        search_stages=search_stages,
+        stage_seconds=_stage_seconds([*stages, *search_stages], workshop),
         trial_seconds=_trial_seconds(missing, tables)
-        + sum(_trial_seconds(search.candidates[: search.budget], tables) for search in searches),
+        + sum(_trial_seconds(search.most[: search.budget], tables) for search in searches),
         slots=os.cpu_count() or 1,
     )
 
@@ -147,20 +158,6 @@ def _recorded(trials: Iterable[Trial], tables: Mapping[str, pa.Table]) -> dict[s
             if key in wanted:
                 found[key] = {"status": status, "objective": value}
     return found
-
-
-def _searches(
-    experiment: Any, trials: Iterable[Trial], recorded: Mapping[str, Mapping[str, Any]], done: set[str]
-) -> list[Search]:
-    """Returns what is left to search, a study at a time."""
-    searches = []
-    for name in STUDIES.names():
-        candidates = [trial for trial in trials if trial.study == name and trial.searchable]
-        known = {trial.key: recorded[trial.key]["objective"] for trial in candidates if trial.key in done}
-        budget = min(experiment.search.trials, len(candidates)) - len(known)
-        if budget > 0:
-            searches.append(Search(name, tuple(STUDIES.load(name).axes), candidates, known, budget))
-    return searches
 
 
 def all_trials(experiment: Any, dataset: Dataset) -> list[Trial]:

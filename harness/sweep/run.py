@@ -15,7 +15,8 @@ from harness.core.storage import Storage
 from harness.data.dataset import load
 from harness.sweep.display import Display, open_display
 from harness.sweep.here import Here, Record
-from harness.sweep.plan import Plan, Search, make_plan
+from harness.sweep.plan import Plan, make_plan
+from harness.sweep.searches import Search
 
 
 def plan_experiment(experiment: Any, storage: Storage) -> Plan:
@@ -109,9 +110,9 @@ def _fill(plan: Plan, workshop: Workshop, record: Record, display: Display, hand
     display.trials_begin()
     hands.run(_able(plan.missing, errors, workshop, record), record)
     for search in _able_searches(plan, errors, workshop, record):
-        from harness.sweep.search import GridSearcher
+        from harness.sweep.search import searcher_for
 
-        searcher = GridSearcher(search, plan.experiment.seed, hands.at_once)
+        searcher = searcher_for(search, plan.experiment.seed, hands.at_once)
         hands.run(search.candidates, record, searcher, search.budget)
 
 

@@ -1,4 +1,4 @@
-"""Searches: Optuna chooses which trials of a grid are run. The one file that imports Optuna."""
+"""Searchers: Optuna, or the study itself, chooses which trials are run. The one file that imports Optuna."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,59 @@ from ray.tune.search.optuna import OptunaSearch
 
 from harness.core.seeds import generator, stream
 from harness.core.stages import Trial
-from harness.sweep.plan import Search
+from harness.sweep.searches import Search
 
 METRIC = "objective"
 REPEATS = 100  # suggestions in a row that are known already, before one is drawn at random
+
+
+SAMPLERS = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
+
+
+def searcher_for(search: Search, seed: int, at_once: Callable[[], int]) -> Searcher:
+    """Returns what suggests the trials of `search`, to Tune or to the process itself."""
+    return ChosenSearcher(search, at_once) if search.chooser else GridSearcher(search, seed, at_once)
+
+
+class ChosenSearcher(Searcher):
+    """Asks the study's chooser, which decides anew whenever a trial has ended."""
+
+    def __init__(self, search: Search, at_once: Callable[[], int] = lambda: 1) -> None:
+        """`at_once` says how many trials may be under way, asked anew each time."""
+        super().__init__(metric=METRIC, mode="max")
+        assert search.chooser is not None
+        self._chooser, self._at_once = search.chooser, at_once
+        self._keys = {trial.key for trial in search.candidates}
+        self._known = dict(search.known)
+        self._running: dict[str, str] = {}  # keys by Tune's name of the trial
+
+    def suggest(self, trial_id: str) -> Any:
+        """Returns {"key": a trial's key}; None while the next step waits for what is under way."""
+        asked = self._chooser.next(self._known)
+        while gone := [key for key in asked if key not in self._keys]:  # their stages could not be made
+            self._known.update(dict.fromkeys(gone))
+            asked = self._chooser.next(self._known)
+        if not asked:
+            return Searcher.FINISHED
+        fresh = [key for key in asked if key not in self._running.values()]
+        if not fresh or len(self._running) >= self._at_once():
+            return None
+        self._running[trial_id] = fresh[0]
+        return {"key": fresh[0]}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Notes how a trial did; one that failed, or is no number, is never asked for again."""
+        value = None if error or not result else result.get(METRIC)
+        failed = value is None or value != value
+        self._known[self._running.pop(trial_id)] = None if failed else value
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keeps nothing: rows are what a search continues from."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Needs nothing."""
 
 
 class GridSearcher(Searcher):
@@ -44,7 +93,7 @@ class GridSearcher(Searcher):
             )
             for axis in search.axes
         }
-        sampler = optuna.samplers.TPESampler(seed=stream(seed, "optuna", search.study) % 2**32)
+        sampler = SAMPLERS[search.name](seed=stream(seed, "optuna", search.study) % 2**32)
         self._inner = OptunaSearch(space=space, metric=METRIC, mode="max", sampler=sampler)
 
     def _place(self, axes: Any) -> tuple[Any, ...]:

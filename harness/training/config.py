@@ -1,12 +1,14 @@
 """How something is trained."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from harness.core.config import Config, unkeyed
 
 TRAINING_VERSION = 1  # of the loop, its tasks and its noise: part of the key of all that is trained
+
+Rate = Annotated[float, Field(gt=0)]
 
 
 class TrainConfig(Config):
@@ -16,7 +18,14 @@ class TrainConfig(Config):
     batch: int = Field(64, ge=1)  # over all workers together
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
-    schedule: Literal["constant", "cosine"] = "constant"  # cosine ends at zero
+    rates: dict[
+        str, Rate
+    ] = {}  # other learning rates, by how the parameters' names begin; the longest match counts
+    schedule: Literal["constant", "cosine", "step"] = "constant"  # cosine ends at zero
+    decay_every: int | None = Field(
+        None, ge=1
+    )  # schedule step: the rate is multiplied by gamma so often, in steps
+    gamma: float = Field(0.1, gt=0, le=1)
     warmup: int = Field(0, ge=0)  # steps over which the learning rate rises from zero
     weight_decay: float = Field(0.0, ge=0)
     momentum: float = Field(0.0, ge=0, lt=1)  # SGD only
@@ -31,12 +40,24 @@ class TrainConfig(Config):
         check_workers(self.workers, self.batch)
         if self.warmup > self.steps > 0:
             raise ValueError(f"warmup = {self.warmup} is longer than steps = {self.steps}")
+        if (self.schedule == "step") != (self.decay_every is not None):
+            raise ValueError(
+                f"schedule = {self.schedule}, decay_every = {self.decay_every}: schedule step needs the number of "
+                "steps after which the learning rate falls, and no other schedule has one"
+            )
         return self
 
     @property
     def checkpoint_steps(self) -> int:
         """Steps between two checkpoints."""
         return self.checkpoint_every or max(1, -(-self.steps // 10))
+
+
+class Augment(Config):
+    """Random crops, resized back, and mirror images: what both papers' classifiers are trained with."""
+
+    crop: float = Field(0.8, gt=0, le=1)  # smallest share of the image's area that a crop keeps; 1: none
+    flip: bool = True  # mirror half of the images
 
 
 def check_workers(workers: int | list[int], batch: int) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -79,9 +80,9 @@ def fit(task: Task, config: TrainConfig, seed: int, crew: Crew) -> checkpoint.Pr
     batches = _batches(task.examples, config.batch, seed, progress.step)
     pace = _Pace(config, progress.step, crew.say if crew.rank == 0 else lambda line: None)
     while progress.step < config.steps:
-        rate = learning_rate(config, progress.step)
+        factor = decay(config, progress.step)
         for group in progress.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = factor * group["rate"]
         loss = _step(task, model, progress, config, next(batches), seed, crew)
         progress.step += 1
         _after_step(task, progress, config, crew, loss, pace)
@@ -95,7 +96,7 @@ def _start(task: Task, config: TrainConfig, seed: int, device: torch.device) -> 
     model = model.to(device)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    learnt = _groups(model, config)
     if config.optimizer == "sgd":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(
             learnt, config.learning_rate, config.momentum, weight_decay=config.weight_decay
@@ -106,15 +107,32 @@ def _start(task: Task, config: TrainConfig, seed: int, device: torch.device) -> 
     return checkpoint.Progress(model, optimizer, average)
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Returns the learning rate of step `step`, the first being 0."""
-    rate = config.learning_rate
+def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Returns the parameters to learn as an optimizer takes them, by learning rate."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            prefix = max((one for one in config.rates if name.startswith(one)), key=len, default=None)
+            rate = config.learning_rate if prefix is None else config.rates[prefix]
+            groups.setdefault(rate, []).append(parameter)
+    return [{"params": parameters, "rate": rate} for rate, parameters in groups.items()]
+
+
+def decay(config: TrainConfig, step: int) -> float:
+    """Returns the share of the learning rate that step `step` has, the first being 0."""
     if step < config.warmup:
-        return rate * (step + 1) / config.warmup
+        return (step + 1) / config.warmup
     if config.schedule == "cosine":
         done = (step - config.warmup) / max(1, config.steps - config.warmup)
-        return rate * 0.5 * (1 + math.cos(math.pi * done))
-    return rate
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if config.schedule == "step" and config.decay_every is not None:
+        return config.gamma ** (step // config.decay_every)
+    return 1.0
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Returns the learning rate of step `step`, the first being 0."""
+    return config.learning_rate * decay(config, step)
 
 
 def _batches(examples: int, batch: int, seed: int, first_step: int) -> Iterator[torch.Tensor]:

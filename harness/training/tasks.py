@@ -10,6 +10,9 @@ from torch import nn
 from harness.core.seeds import stream
 from harness.data.transforms import as_input
 from harness.training import noise
+from harness.training.augment import augmented
+from harness.training.config import Augment
+from harness.training.regularisers import PLAIN, Regulariser
 
 
 class Draws:
@@ -32,6 +35,10 @@ class Draws:
     def integers(self, name: str, high: int) -> torch.Tensor:
         """Returns int64 [N] in 0..high - 1, one a sample."""
         return noise.integers(stream(self._seed, name), self._address_N3, high)
+
+    def augmented(self, name: str, x_NCHW: torch.Tensor, how: Augment) -> torch.Tensor:
+        """Returns a view of each image, cropped and flipped as `how` says."""
+        return augmented(x_NCHW, stream(self._seed, name), self._address_N3, how)
 
 
 class Task(Protocol):
@@ -59,21 +66,32 @@ class Denoising:
     """
 
     def __init__(
-        self, build: Callable[[], nn.Module], examples: torch.Tensor, scheduler: DDPMScheduler
+        self,
+        build: Callable[[], nn.Module],
+        examples: torch.Tensor,
+        scheduler: DDPMScheduler,
+        regulariser: Regulariser = PLAIN,
     ) -> None:
         self.model = build
         self.examples = len(examples)
         self._x = examples
         self._scheduler = scheduler
+        self._regulariser = regulariser
 
     def loss(self, model: nn.Module, index_N: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Returns the mean squared error of the predicted noise [N]."""
+        """Returns the mean squared error of the predicted noise [N], with what the regulariser adds."""
         x = as_input(self._x[index_N].to(draws.device))
         timesteps_N = draws.integers("timestep", self._scheduler.config.num_train_timesteps)
         epsilon = draws.normal("noise", x)
-        output = model(self._scheduler.add_noise(x, epsilon, timesteps_N), timesteps_N)
+        noised = self._scheduler.add_noise(x, epsilon, timesteps_N)
+        alphas_N = self._scheduler.alphas_cumprod.to(draws.device)[timesteps_N]
+        network = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        given = self._regulariser.input(network, noised, timesteps_N, alphas_N, draws)
+        with self._regulariser.listening(network) as heard:
+            output = model(given, timesteps_N)
         predicted = output if isinstance(output, torch.Tensor) else output.sample
-        return (predicted[:, : x.shape[1]] - epsilon).square().flatten(1).mean(1)
+        losses_N = (predicted[:, : x.shape[1]] - epsilon).square().flatten(1).mean(1)
+        return self._regulariser.penalised(losses_N, heard)
 
     def snapshot(self, model: nn.Module, step: int) -> None:
         """Keeps nothing."""

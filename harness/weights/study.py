@@ -252,7 +252,7 @@ class _Stages:
             },
             config={"predictions_version": PREDICTIONS_VERSION},
             seed=self.seed,
-            data=self.data.name,
+            data=self.data.title,
             data_fingerprint=self.fingerprint,
             needs={
                 "dataset": self.dataset,

@@ -198,3 +198,25 @@ def test_the_stage_is_named_by_the_content_alone():
 def test_a_bad_section_is_refused(values, words):
     with pytest.raises(UserError, match=words):
         parse(DataConfig, values, "data")
+
+
+def test_some_classes_are_kept_and_numbered_in_the_order_given():
+    whole = load_digits()
+    dataset = load(DataConfig(classes=["8", "0", "3"]), 0)
+    assert dataset.classes == ("8", "0", "3")
+    assert len(dataset.labels) == sum(np.sum(whole.target == digit) for digit in (8, 0, 3))
+    by_digit = {digit: whole.images[whole.target == digit] for digit in (8, 0, 3)}
+    for number, digit in enumerate((8, 0, 3)):
+        images = dataset.images[dataset.labels == number]
+        assert len(images) == len(by_digit[digit])
+        expected = by_digit[digit].mean() * 255 / 16
+        assert images.mean() == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [(["0", "ten"], "no class 'ten'; "), (["1", "2", "1"], "'1' is given twice")],
+)
+def test_classes_that_are_not_there_or_twice_are_refused(classes, words):
+    with pytest.raises(UserError, match=words):
+        load(DataConfig(classes=classes), 0)

@@ -16,13 +16,16 @@ from harness.features.stages import stored_pool
 from harness.models.backbone import blocks
 from harness.models.denoiser import Denoiser, Taps
 from harness.training import noise
+from harness.training.config import Augment
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (25, 1, 8, 8), np.uint8)
 PLACES = np.array([3, 17, 0, 24, 9, 11, 5])
 TAPS = [("conv_in", 2), ("mid_block", 1), ("mid_block", 2), ("up_blocks.0.upsamplers.0", 4)]
 
 
-def features(places=PLACES, *, images=IMAGES, taps=TAPS, timestep=30, draws=1, seed=5, batch=100, model=None):
+def features(
+    places=PLACES, *, images=IMAGES, taps=TAPS, timestep=30, draws=1, seed=5, batch=100, model=None, **how
+):
     return extract(
         Denoiser(*(model or unet_and_scheduler())),
         images,
@@ -32,6 +35,7 @@ def features(places=PLACES, *, images=IMAGES, taps=TAPS, timestep=30, draws=1, s
         draws=draws,
         seed=seed,
         batch=batch,
+        **how,
     )
 
 
@@ -127,6 +131,36 @@ def test_one_pass_an_image_and_draw_ends_at_the_deepest_block():
     deepest = [block.name for block in blocks(unet.config)].index("mid_block")
     assert set(ran) == {block.name for block in blocks(unet.config)[: deepest + 1]}
     assert all(ran.count(name) == 2 * len(PLACES) for name in set(ran))
+
+
+def test_a_pass_that_ends_early_gives_the_features_of_a_whole_one_to_the_bit():
+    deep = features(taps=[("conv_in", 2), ("mid_block", 1), ("up_blocks.1.resnets.1", 1)])
+    early = features(taps=[("conv_in", 2), ("mid_block", 1)])
+    for tap, value in early.items():
+        assert torch.equal(value, deep[tap])
+
+
+def test_draws_in_another_order_give_equal_features_but_for_the_rounding_of_a_sum():
+    draws = {draw: features(draws=1, view=draw) for draw in range(4)}
+    for tap, averaged in features(draws=4).items():
+        backwards = torch.stack([draws[draw][tap] for draw in (3, 1, 0, 2)]).mean(0)
+        torch.testing.assert_close(averaged, backwards, rtol=0, atol=1e-6)
+
+
+def test_views_are_cropped_each_in_its_own_way_whatever_is_beside_them():
+    one, two = (features(view=view, augment=Augment(crop=0.5)) for view in (1, 2))
+    alone = features(PLACES[2:3], view=1, augment=Augment(crop=0.5))
+    for tap in one:
+        assert not torch.allclose(one[tap], two[tap])
+        torch.testing.assert_close(alone[tap], one[tap][2:3], rtol=0, atol=1e-5)
+
+
+def test_bfloat16_gives_nearly_the_same_features_as_float32():
+    exact, rough = features(), features(precision="bfloat16")
+    for tap, value in exact.items():
+        assert rough[tap].dtype == torch.float32
+        assert not torch.equal(rough[tap], value)
+        assert (rough[tap] - value).norm() / value.norm() < 0.03
 
 
 def test_a_network_may_be_read_twice():

@@ -1,6 +1,7 @@
 """Study 1 from plan to rows, in one process."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,10 +94,9 @@ def test_pixels_are_probed_as_scikit_learn_would(workshop):
 
 def test_training_features_are_standardised_and_the_others_by_the_same_numbers():
     dataset, _ = trials_of()
-    labels = dataset.labels[dataset.probed(4)]
-    x = np.random.default_rng(0).normal(3, 7, (len(labels), 5)).astype(np.float32)
+    x = np.random.default_rng(0).normal(3, 7, (40 + 30 + 40, 5)).astype(np.float32)
     x[:, 2] = 1.5
-    train, validation, test = split(x, labels, dataset, 4)
+    train, validation, test = split(x, x[:0], dataset, 4)
     assert [len(part.labels_N) for part in (train, validation, test)] == [40, 30, 40]
     np.testing.assert_allclose(train.x_ND.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(train.x_ND.std(0), [1, 1, 0, 1, 1], atol=1e-4)
@@ -109,12 +109,12 @@ def test_training_features_are_standardised_and_the_others_by_the_same_numbers()
 def test_smaller_pools_are_read_from_what_is_stored_for_larger_ones(workshop):
     dataset, trials = trials_of(blocks=[2], timesteps=[50], pools=[1, 2, 4], controls=[])
     assert len({trial.reads["features"][0].key for trial in trials}) == 1
-    found = {trial.axes["pool"]: read_features(trial, workshop, dataset) for trial in trials}
+    found = {trial.axes["pool"]: read_features(trial, workshop, dataset)[0] for trial in trials}
     alone = {
         pool: trials_of(blocks=[2], timesteps=[50], pools=[pool], controls=[])[1][0] for pool in (1, 2, 4)
     }
     for pool, trial in alone.items():
-        torch.testing.assert_close(read_features(trial, workshop, dataset), found[pool], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(read_features(trial, workshop, dataset)[0], found[pool], rtol=0, atol=1e-6)
         assert trial.key == pick(trials, pool=pool).key
 
 
@@ -123,7 +123,61 @@ def test_a_trial_reads_all_its_shards_in_their_order(workshop):
     dataset, (whole,) = trials_of(**settings)
     _, (cut,) = trials_of(**settings, shard=32)
     assert len(cut.reads["features"]) == 4
-    assert torch.equal(read_features(whole, workshop, dataset), read_features(cut, workshop, dataset))
+    one, other = (read_features(trial, workshop, dataset)[0] for trial in (whole, cut))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_views_are_more_training_images_and_leave_the_others_alone(workshop):
+    settings = {"blocks": [2], "timesteps": [50], "pools": [1], "controls": []}
+    dataset, (plain,) = trials_of(**settings)
+    _, (seen,) = trials_of(**settings, views=3, augment={"crop": 0.6})
+    assert seen.key != plain.key
+    assert seen.reads["features"] == plain.reads["features"]  # what is there already is not made again
+    (one, *_), parts = (
+        split(*read_features(trial, workshop, dataset), dataset, 4) for trial in (plain, seen)
+    )
+    x_40, views = read_features(seen, workshop, dataset)
+    assert len(views) == 2 * 40
+    train = parts[0]
+    assert [len(part.labels_N) for part in parts] == [3 * 40, 30, 40]
+    np.testing.assert_array_equal(train.labels_N, np.tile(one.labels_N, 3))
+    whole = np.concatenate([x_40[:40], views])
+    np.testing.assert_allclose(train.x, (whole - whole.mean(0)) / whole.std(0), rtol=1e-3, atol=1e-4)
+    first, second = views[:40], views[40:]
+    assert not np.allclose(first, second)
+    rows = rows_of([seen], workshop)
+    assert rows[seen.key]["features"][0]["train_n"] == 120
+
+
+def test_a_view_without_crops_is_another_draw_of_the_noise(workshop):
+    settings = {"blocks": [2], "timesteps": [50], "pools": [1], "controls": []}
+    dataset, (two,) = trials_of(**settings, draws=2)
+    _, (views,) = trials_of(**settings, views=2)
+    x, second = read_features(views, workshop, dataset)
+    averaged, _ = read_features(two, workshop, dataset)
+    np.testing.assert_allclose((x[:40] + second) / 2, averaged[:40], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"memory_gb": 1e-6}, "one batch of 32 images takes about .* set more memory"),
+        ({"memory_gb": 2e-4}, r"set features.batch=\d+, or more memory"),
+    ],
+)
+def test_memory_for_less_than_one_batch_is_refused_with_what_would_fit(features, message):
+    with pytest.raises(UserError, match=message):
+        trials_of(**features)
+
+
+def test_the_batch_that_is_proposed_fits(workshop):
+    with pytest.raises(UserError) as refused:
+        trials_of(memory_gb=2e-4)
+    batch = int(re.search(r"features.batch=(\d+)", str(refused.value))[1])
+    _, trials = trials_of(memory_gb=2e-4, batch=batch)
+    assert len(trials[0].reads["features"]) > 1
+    with pytest.raises(UserError):
+        trials_of(memory_gb=2e-4, batch=batch + 1)
 
 
 def make_dataset(stage, folder, workshop):
@@ -234,7 +288,7 @@ def test_a_larger_grid_keeps_the_trials_of_the_smaller():
         ({"pools": [1, 5]}, ["features.pools", "5 is not between 1 and 4"]),
         ({"pools": [0]}, ["features.pools", "0"]),
         ({"pools": [1, 1]}, ["features.pools", "1 is given twice"]),
-        ({"heads": ["linear", "linear"]}, ["heads", "linear", "twice"]),
+        ({"heads": ["linear", "linear"]}, ["heads", "linear", "twice", "label"]),
         (
             {"backbone": {"name": "unet", "block_out_channels": [8] * 5}},
             ["8 pixels cannot be halved 4 times"],
@@ -256,3 +310,32 @@ def test_the_study_searches_over_its_axes_and_not_over_its_controls():
         assert set(STUDY.axes) <= set(trial.axes)
         assert trial.searchable == (trial.axes["features"] == "trained")
         assert trial.objective in TABLES["features"]
+
+
+def test_another_data_set_is_probed_with_the_same_backbone(workshop):
+    other = {"name": "digits", "label": "fewer", "labels_per_class": 3, "max_test": 20, "max_validation": 10}
+    dataset, trials = trials_of(blocks=[5], timesteps=[50], pools=[1], transfer=[other])
+    by_data = {name: [trial for trial in trials if trial.data == name] for name in ("digits", "fewer")}
+    assert len(by_data["digits"]) == len(by_data["fewer"]) == 3
+    first, second = (pick(found, features="trained") for found in by_data.values())
+    assert first.needs["backbone"] == second.needs["backbone"]
+    assert first.key != second.key
+    tables = rows_of(trials, workshop)
+    (row,) = tables[second.key]["features"]
+    assert (row["data"], row["train_n"], row["test_accuracy_n"]) == ("fewer", 30, 20)
+    assert (
+        tables[first.key]["features"][0]["data_fingerprint"] == dataset.fingerprint != row["data_fingerprint"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"name": "digits"}, "two data sets are called 'digits'; give each a label"),
+        ({"name": "digits", "label": "large", "size": 16}, "large: images of 16 pixels and 1 channels"),
+        ({"name": "folder", "path": "/nowhere"}, "/nowhere: does not exist"),
+    ],
+)
+def test_a_data_set_that_cannot_be_transferred_to_is_refused(other, message):
+    with pytest.raises(UserError, match=message):
+        trials_of(transfer=[other])

@@ -1,16 +1,14 @@
 """Backbones as data: the table of blocks is what the network does, and bad settings are refused."""
 
-import json
-
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
 from diffusers.utils import logging
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.models.backbone import BACKBONES, Pretrained, UNet, blocks
-from harness.models.denoiser import Denoiser, build_unet, load_denoiser, save_pipeline
+from harness.models.backbone import BACKBONES, UNet, blocks
+from harness.models.denoiser import build_unet
 
 logging.disable_progress_bar()
 
@@ -194,175 +192,47 @@ def test_every_registered_backbone_carries_its_name(name):
     assert BACKBONES.load(name).model_fields["name"].default == name
 
 
-@pytest.fixture
-def saved(tmp_path):
-    """A pipeline as this software writes it."""
-    torch.manual_seed(0)
-    plan = UNet(block_out_channels=[8, 16], layers_per_block=1, timesteps=40).plan(8, 1)
-    unet = build_unet(plan.unet)
-    save_pipeline(unet, plan.scheduler, tmp_path / "pipeline")
-    return tmp_path / "pipeline", unet
-
-
-def test_a_saved_pipeline_comes_back_ready_for_reading(saved):
-    folder, unet = saved
-    denoiser = load_denoiser(folder)
-    loaded, scheduler = denoiser.network, denoiser.scheduler
-    assert scheduler.config.num_train_timesteps == 40
-    assert not loaded.training
-    assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    for name, value in unet.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value)
-
-
-def test_diffusers_reads_a_saved_pipeline(saved):
-    folder, unet = saved
-    pipeline = DDPMPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
-    assert torch.equal(pipeline.unet.conv_in.weight, unet.conv_in.weight)
-
-
-@pytest.mark.parametrize("below", ["", "unet"])
-def test_a_folder_of_diffusers_is_read_whether_of_the_pipeline_or_of_its_network(saved, below):
-    folder, unet = saved
-    plan = Pretrained(path=str(folder / below)).plan(8, 1)
-    assert plan.source == str(folder / "unet")
-    assert plan.blocks == blocks(unet.config)
-    assert plan.timesteps == (1000 if below else 40)
-
-
-def test_what_diffusers_itself_saves_is_read(tmp_path):
-    plan = UNet(block_out_channels=[8, 16], layers_per_block=1).plan(8, 3)
-    pipeline = DDPMPipeline(
-        build_unet(plan.unet), DDPMScheduler(num_train_timesteps=30, beta_schedule="linear")
-    )
-    pipeline.save_pretrained(tmp_path)
-    found = Pretrained(path=str(tmp_path)).plan(8, 3)
-    assert found.timesteps == 30
-    assert [block.name for block in found.blocks] == [block.name for block in plan.blocks]
-
-
-def test_other_weights_are_another_backbone(saved):
-    folder, unet = saved
-    one = Pretrained(path=str(folder)).plan(8, 1)
-    unet.conv_in.weight.data[0, 0, 0, 0] += 1
-    unet.save_pretrained(folder / "unet")
-    other = Pretrained(path=str(folder)).plan(8, 1)
-    assert one.fingerprint != other.fingerprint
-
-
-def test_images_of_another_size_or_colour_are_refused_with_the_settings_that_fit(saved):
-    with pytest.raises(
-        UserError, match=r"8 pixels and 1 channels.*16 and 3; set data\.size=8 data\.channels=1"
-    ):
-        Pretrained(path=str(saved[0])).plan(16, 3)
-
-
-def write(folder, **values):
-    (folder / "unet" / "config.json").write_text(json.dumps(values))
+PLAN = UNet(block_out_channels=[8, 16]).plan(8, 1)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("value", "numbers"),
     [
-        (lambda folder: (folder / "unet" / "config.json").unlink(), "config.json: cannot be read"),
-        (lambda folder: (folder / "unet" / "config.json").write_text("{"), "config.json: cannot be read"),
-        (
-            lambda folder: (folder / "unet" / "config.json").write_text("[]"),
-            "config.json: expected a JSON object",
-        ),
-        (lambda folder: write(folder, _class_name="DiTTransformer2DModel"), "holds a DiTTransformer2DModel"),
-        (lambda folder: write(folder, sample_size=8), "config.json: has no 'in_channels'"),
-        (
-            lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
-            "diffusion_pytorch_model.safetensors: not there; save the model with",
-        ),
-        (
-            lambda folder: (folder / "scheduler" / "scheduler_config.json").write_text("{"),
-            "scheduler_config.json: cannot be read",
-        ),
+        ("all", list(range(1, 14))),
+        ("mid", [7]),
+        ("up", list(range(8, 14))),
+        (3, [3]),
+        ("up_blocks.0.upsamplers.0", [10]),
+        (["mid", 12, "up_blocks.0.attentions.1", "conv_in"], [7, 12, 9, 1]),
+        ([5, "up"], [5, *range(8, 14)]),
     ],
+    ids=str,
 )
-def test_a_folder_that_is_no_backbone_is_refused_with_the_reason(saved, spoil, words):
-    spoil(saved[0])
+def test_blocks_go_by_number_by_path_or_by_a_word(value, numbers):
+    assert [block.number for block in PLAN.select(value)] == numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("midd", "unknown block 'midd'; did you mean 'mid'? a block is a number from 1 to 13, mid, up, all"),
+        (["up_blocks.0.attention.1"], "did you mean 'up_blocks.0.attentions.1'?"),
+        (["mid", 7], "7 is given twice"),
+        (["mid", "mid_block"], "mid_block is given twice (block 7, mid_block)"),
+        ([3, 3], "3 is given twice"),
+        ([14], "block 14: this backbone has blocks 1 to 13"),
+    ],
+    ids=str,
+)
+def test_a_block_that_is_not_there_or_named_twice_is_refused(value, words):
     with pytest.raises(UserError) as caught:
-        Pretrained(path=str(saved[0])).plan(8, 1)
+        PLAN.select(value)
     assert words in str(caught.value)
 
 
-def test_a_pretrained_backbone_needs_a_path():
-    with pytest.raises(UserError, match="'path' is missing"):
-        parse(Pretrained, {"name": "pretrained"}, "backbone")
-
-
-@pytest.fixture
-def unet():
-    torch.manual_seed(0)
-    plan = UNet(block_out_channels=[8, 16], layers_per_block=1).plan(8, 1)
-    return build_unet(plan.unet).eval().requires_grad_(False)
-
-
-def denoiser(unet):
-    return Denoiser(unet, DDPMScheduler())
-
-
-def test_taps_read_what_the_modules_give_out(unet):
-    names = ["conv_in", "down_blocks.1.attentions.0", "mid_block"]
-    x = torch.randn(3, 1, 8, 8)
-    taps = denoiser(unet).taps(names)
-    found = taps(x, 5)
-    taps.remove()
-    assert list(found) == names
-    hidden = unet.conv_in(x)
-    torch.testing.assert_close(found["conv_in"], hidden)
-    embedded = unet.time_embedding(unet.time_proj(torch.full((3,), 5)))
-    hidden, _ = unet.down_blocks[0](hidden, embedded)
-    hidden, kept = unet.down_blocks[1](hidden, embedded)
-    torch.testing.assert_close(found["down_blocks.1.attentions.0"], kept[0])
-    torch.testing.assert_close(found["mid_block"], unet.mid_block(hidden, embedded))
-
-
-def test_nothing_runs_after_the_deepest_module(unet):
-    table = [block.name for block in blocks(unet.config)]
-    ran = []
-    for name in table:
-        unet.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
-    denoiser(unet).taps([table[2], table[4]])(torch.zeros(1, 1, 8, 8), 0)
-    assert ran == table[:5]
-
-
-def test_the_whole_network_may_be_read_and_read_again(unet):
-    names = [block.name for block in blocks(unet.config)]
-    read = denoiser(unet).taps(names)
-    first = read(torch.ones(2, 1, 8, 8), 0)
-    read(torch.zeros(1, 1, 8, 8), 9)
-    again = read(torch.ones(2, 1, 8, 8), 0)
-    assert list(first) == names
-    for name in names:
-        assert torch.equal(first[name], again[name])
-
-
-def test_taps_that_are_removed_leave_the_network_as_it_was(unet):
-    x = torch.randn(2, 1, 8, 8)
-    before = unet(x, 3).sample
-    shallow = denoiser(unet).taps(["conv_in"])
-    shallow(x, 3)
-    shallow.remove()
-    assert torch.equal(unet(x, 3).sample, before)
-    assert list(denoiser(unet).taps(["mid_block"])(x, 3)) == ["mid_block"]
-
-
-def test_a_module_that_is_not_there_cannot_be_tapped(unet):
-    with pytest.raises(AttributeError, match="no_block"):
-        denoiser(unet).taps(["no_block"])
-
-
-def test_a_module_that_does_not_run_is_reported(unet):
-    unet.add_module("unused", torch.nn.Identity())
-    with pytest.raises(RuntimeError, match="never reached"):
-        denoiser(unet).taps(["unused"])(torch.zeros(1, 1, 8, 8), 0)
-
-
-def test_the_saved_network_is_stock_diffusers(saved):
-    assert isinstance(load_denoiser(saved[0]).network, UNet2DModel)
-    names = {path.suffix for path in saved[0].rglob("*") if path.is_file()}
-    assert names == {".json", ".safetensors"}
+def test_the_lines_for_people_hold_every_block_and_timestep():
+    lines = PLAN.lines([0, 999])
+    assert [line.split()[:2] for line in lines[1:14]] == [
+        [str(block.number), block.name] for block in PLAN.blocks
+    ]
+    assert lines[-1].endswith("of T = 1000: 0: 0.01 / 9.21, 999: 157 / -10.1")

@@ -27,6 +27,12 @@ def small_weights() -> dict:
     return synthetic.weight_rows(ks=(1, 5, 20), generated=15, n=300)
 
 
+@pytest.fixture(scope="session")
+def study_one() -> dict:
+    """All kinds of rows that study 1 leaves, on two data sets."""
+    return synthetic.study_one()
+
+
 @pytest.fixture
 def tables(small_features, small_weights) -> Tables:
     """Both studies."""

@@ -33,6 +33,10 @@ COMMON: Row = {
     "numpy_version": "2.3.0",
     "scikit_learn_version": "1.7.0",
 }
+GAIN = {"finetuned": 0.06, "dispersive": 0.03, "screen": -0.05}  # of accuracy, over the frozen probe
+PARAMETERS = {"linear": 2570, "mlp": 640_000, "ridge": 2570, "difformer": 5_000_000}
+# one white pixel
+GRID = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
 TRACEBACK = """Traceback (most recent call last):
   File "harness/features/probe.py", line 88, in fit
     solution = solve(gram, target)
@@ -69,8 +73,15 @@ def feature_rows(
     controls: bool = True,
     correct: bool = True,
     seed: int = 0,
+    data: str = "cifar10",
+    name: str = "f",
+    extra: bool = False,
 ) -> dict[str, list[Row]]:
-    """Returns study 1's rows: the whole grid, an untrained network, raw pixels."""
+    """Returns study 1's rows: the whole grid, an untrained network, raw pixels.
+
+    `extra` adds what costs more: heads on several blocks and timesteps, fine-tuned backbones, a network trained
+    with a regulariser, and the screens of a search. `name` begins the keys.
+    """
     rng = np.random.default_rng(seed)
     difficulty = rng.standard_normal(n)
     tables: dict[str, list[Row]] = {"features": [], "correctness": []}
@@ -79,34 +90,129 @@ def feature_rows(
     if controls:
         settings += [("untrained", b, timesteps[0], p, heads[0]) for b in blocks for p in pools]
         settings += [("pixels", None, None, 8, head) for head in heads]
+    if extra:
+        settings += [("combined", None, None, pools[0], "difformer")]
+        settings += [("finetuned", b, t, pools[0], heads[0]) for b in blocks[1:] for t in timesteps[:1]]
+        settings += [("dispersive", b, t, pools[0], heads[0]) for b in blocks for t in timesteps]
+        settings += [("screen", b, t, pools[0], "ridge") for b in blocks for t in timesteps]
     for place, (kind, block, timestep, pool, head) in enumerate(settings):
         if block is None or timestep is None:
-            mean = 0.38
+            mean = 0.38 if kind == "pixels" else 0.8
         else:
             mean = feature_accuracy(block, timestep, pool, head, max(blocks))
-            mean = mean if kind == "trained" else 0.3 + 0.15 * (mean - 0.35)
+            mean = 0.3 + 0.15 * (mean - 0.35) if kind == "untrained" else mean + GAIN.get(kind, 0.0)
         right = draw_correct(rng, difficulty, mean + 0.01 * rng.standard_normal())
         row = {
             **COMMON,
-            "key": f"f{place:05d}",
-            "features": kind,
-            "backbone": None if block is None else "ddpm",
+            "key": f"{name}{place:05d}",
+            "data": data,
+            "began_at": COMMON["began_at"] + (0 if kind == "screen" else 60 + place),
+            "features": "trained" if kind == "dispersive" else kind,
+            "backbone": None if kind == "pixels" else "ddpm",
+            "regulariser": "dispersive" if kind == "dispersive" else None,
             "block": block,
-            "block_name": None if block is None else f"up_blocks.{block // 3}.attentions.{block % 3}",
+            "block_name": block_name(kind, block, blocks, timesteps),
             "timestep": timestep,
+            **noise_level(timestep),
+            "way": None if kind in ("pixels", "finetuned") else "cached",
+            "parameters": PARAMETERS.get(head, 10) * pool * pool,
+            "image_passes": None if kind == "pixels" else 500 if kind == "screen" else 5000,
             "pool": pool,
             "head": head,
             "dimensions": 256 * pool * pool,
             "train_n": 40_000,
             **estimate("validation_accuracy", mean + 0.01 * rng.standard_normal(), n),
-            **estimate("test_accuracy", float(right.mean()), n),
+            **({} if kind == "screen" else estimate("test_accuracy", float(right.mean()), n)),
             "fit_seconds": 1.0,
         }
         tables["features"].append(row)
-        if correct:
-            common = {**COMMON, "key": row["key"], "study": "features", "kind": kind}
+        if correct and kind != "screen":
+            common = {**COMMON, "key": row["key"], "study": "features", "kind": row["features"]}
             tables["correctness"].append({**common, "split": "test", "correct": right})
     return tables
+
+
+def block_name(kind: str, block: int | None, blocks: Sequence[int], timesteps: Sequence[int]) -> str | None:
+    """Returns a block's path; of several together what they are."""
+    if kind == "combined":
+        return f"{'+'.join(map(str, blocks))} at t {'+'.join(map(str, timesteps))}"
+    return None if block is None else f"up_blocks.{block // 3}.attentions.{block % 3}"
+
+
+def noise_level(timestep: int | None) -> Row:
+    """Returns the columns of a timestep's noise on a schedule whose log-SNR falls evenly."""
+    if timestep is None:
+        return {}
+    log_snr = 8 - timestep / 50
+    return {"sigma": math.exp(-log_snr / 2), "log_snr": log_snr}
+
+
+def similarity_rows(
+    blocks: Sequence[int] = (3, 6, 9), timesteps: Sequence[int] = (0, 50)
+) -> dict[str, list[Row]]:
+    """Returns CKA of pairs of blocks, of each block across timesteps and pools, and with an encoder's layers."""
+    sides = [(block, timestep, 1) for block in blocks for timestep in timesteps]
+    pairs = [(a, b) for a, b in itertools.combinations(sides, 2) if a[1] == b[1] or a[0] == b[0]]
+    pairs += [((block, timesteps[0], pool), (block, timesteps[0], 1)) for block in blocks for pool in (2, 4)]
+    rows = []
+    for a, b in pairs:
+        row = {
+            "cka": math.exp(-abs(a[0] - b[0]) / 6 - abs(a[1] - b[1]) / 200 - 0.05 * (a[2] - b[2])),
+            "images": 500,
+        }
+        rows.append(row | side("a", "backbone", *a) | side("b", "backbone", *b))
+    for a in sides:
+        for layer in range(4):
+            row = {"cka": 0.3 + 0.1 * layer - a[0] / 60, "images": 500} | side("a", "backbone", *a)
+            layer_name = {"b_network": "resnet-50", "b_block": layer, "b_block_name": f"stage {layer}"}
+            rows.append(row | layer_name)
+    return {"similarity": [{**COMMON, "key": f"s{i:05d}", **row} for i, row in enumerate(rows)]}
+
+
+def side(name: str, network: str, block: int, timestep: int, pool: int) -> Row:
+    """Returns one side's columns of a row of `similarity`."""
+    values = {
+        "network": network,
+        "block": block,
+        "block_name": f"blocks.{block}",
+        "timestep": timestep,
+        "pool": pool,
+    }
+    return {f"{name}_{column}": value for column, value in values.items()}
+
+
+def generation_rows(regularisers: Sequence[str | None] = (None, "dispersive")) -> dict[str, list[Row]]:
+    """Returns the distances of samples of a backbone trained without and with a regulariser, by two encoders."""
+    rows: list[Row] = [
+        {
+            **COMMON,
+            "key": f"g{i}{j}",
+            "backbone": "ddpm",
+            "regulariser": regulariser,
+            "encoder": encoder,
+            "sampler": "ddim",
+            "steps": 50,
+            "samples": 500,
+            "real": 500,
+            "frechet": 30.0 - 4 * i + 8 * j,
+            "frechet_real": 2.5,
+            "kernel": 0.02 - 0.004 * i,
+            "kernel_deviation": 0.001,
+            "grid": GRID,
+        }
+        for i, regulariser in enumerate(regularisers)
+        for j, encoder in enumerate(("resnet-18", "pixels"))
+    ]
+    return {"generation": rows}
+
+
+def study_one() -> dict[str, list[Row]]:
+    """Returns all tables of study 1 with all kinds of rows, on two data sets of which one is the paper's."""
+    sizes: Any = {"blocks": (3, 6, 9), "timesteps": (1, 50, 300), "pools": (1, 2), "n": 100, "extra": True}
+    tables = feature_rows(**sizes)
+    other = feature_rows(**sizes, seed=7, data="cub-200", name="c")
+    merged = {table: rows + other[table] for table, rows in tables.items()}
+    return {**merged, **similarity_rows(), **generation_rows()}
 
 
 def weight_rows(
@@ -186,7 +292,8 @@ def _trial(
 def failed(row: Row, error: str = TRACEBACK) -> Row:
     """Returns a row as a trial leaves it that failed: its axes, no number."""
     kept = {*COMMON, "key", "features", "backbone", "block", "block_name", "timestep", "pool", "head"}
-    kept |= {"network", "parameters", "k", "subset"}
+    kept |= {"network", "parameters", "k", "subset", "regulariser", "encoder"}
+    kept |= {name for name in row if name.startswith(("a_", "b_"))}
     return {
         **{name: value for name, value in row.items() if name in kept},
         "status": "failed",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import synthetic_results as synthetic
 
-from harness.report import answer_features, answer_weights, failures, provenance
+from harness.report import answer_features, answer_weights, failures, provenance, transfer, unified
 from harness.report.answer_weights import ALIKE, COPIES, NEW, UNCLEAR, verdict
 from harness.report.correctness import Correctness
 from harness.report.paired import mcnemar
@@ -56,6 +56,93 @@ def test_controls_are_compared_in_pairs(tables: Tables, small_features: dict) ->
     assert "points better, more than noise (p &lt; 0.001" in text(
         answer_features.to_html(answer, named=False)
     )
+
+
+def test_rivals_and_regularisers_are_judged_in_pairs(study_one: dict) -> None:
+    answer = next(
+        answer for answer in answered(from_arrow(synthetic.arrow(study_one))) if answer.data == "cifar10"
+    )
+    vectors = {row["key"]: row["correct"] for row in study_one["correctness"]}
+
+    def best(features: str, regulariser: str | None = None) -> dict:
+        rows = [
+            row for row in study_one["features"] if (row["data"], row["features"]) == ("cifar10", features)
+        ]
+        rows = [row for row in rows if features != "trained" or row["regulariser"] == regulariser]
+        return max(rows, key=lambda row: row["validation_accuracy"])
+
+    frozen = max((best("trained"), best("trained", "dispersive")), key=lambda row: row["validation_accuracy"])
+    pairs = [(found, frozen, best(found.kind)) for found in answer.rivals]
+    pairs += [(found, best("trained"), best("trained", found.kind)) for found in answer.regularisers]
+    assert [found.kind for found, _, _ in pairs] == ["combined", "finetuned", "dispersive"]
+    for found, first, second in pairs:
+        assert found.paired is not None
+        assert found.paired.p == mcnemar(vectors[first["key"]], vectors[second["key"]])
+        assert found.best.test.value == second["test_accuracy"]
+    said = text(answer_features.to_html(answer, named=False))
+    assert (
+        "The best of several blocks and timesteps together (blocks 3+6+9 at t 1+50+300, pool 1, head" in said
+    )
+    assert "worse than the best probe of one frozen block, more than noise (p" in said
+    assert "Trained with dispersive, the best setting (block 6" in said
+
+
+def test_a_rival_that_is_better_is_called_better(study_one: dict) -> None:
+    rows = {name: [dict(row) for row in study_one[name]] for name in ("features", "correctness")}
+    key = next(row["key"] for row in rows["features"] if row["features"] == "finetuned")
+    for part in (row for row in rows["correctness"] if row["key"] == key):
+        part["correct"] = np.ones_like(part["correct"])
+    for row in (row for row in rows["features"] if row["key"] == key):
+        row |= {"test_accuracy": 1.0, "validation_accuracy": 1.0}
+    said = " ".join(
+        text(answer_features.to_html(one, named=True)) for one in answered(from_arrow(synthetic.arrow(rows)))
+    )
+    assert re.search(
+        r"fine-tuned backbones \(block 6.*reaches 100.0 % on test: [\d.]+ points better than the best", said
+    )
+
+
+def test_transfer_is_told_in_words(study_one: dict, tables: Tables) -> None:
+    assert transfer.sentence(tables) == ""
+    rows = [dict(row) for row in study_one["features"]]
+    best = max(
+        (r for r in rows if r["data"] == "cub-200" and r["features"] == "trained"),
+        key=lambda r: r["validation_accuracy"],
+    )
+    best["validation_accuracy"] -= 0.5
+    said = text(transfer.sentence(from_arrow(synthetic.arrow({"features": rows}))))
+    assert said.startswith(
+        "Transfer between 2 data sets. Settings rank least alike on cifar10 and cub-200 (Spearman 0."
+    )
+    assert re.search(r"costs \d+\.\d points at most on validation \(that of cifar10 on cub-200\)", said)
+
+
+def test_unified_learners_pair_recognition_with_generation(study_one: dict) -> None:
+    tables = from_arrow(synthetic.arrow(study_one))
+    with_one, without = unified.learners(tables)
+    assert (with_one.network["regulariser"], without.network["regulariser"]) == ("dispersive", "none")
+    assert [(one.encoder, one.frechet, one.real) for one in without.distances] == [
+        ("resnet-18", 30.0, 2.5),
+        ("pixels", 38.0, 2.5),
+    ]
+    rows = [row for row in study_one["features"] if row["data"] == "cifar10" and row["regulariser"] is None]
+    rows = [row for row in rows if row["features"] in ("trained", "combined", "finetuned")]
+    best = max(rows, key=lambda row: row["validation_accuracy"])
+    assert without.accuracy.value == best["test_accuracy"]
+    said = text(unified.to_html(tables))
+    assert said.count("measured here") == 2
+    assert said.count("published") >= 5
+    assert "resnet-18, 500 samples" in said
+    alone = unified.learners(from_arrow(synthetic.arrow({"generation": study_one["generation"]})))
+    assert all(one.classifier is None and one.accuracy.value is None for one in alone)
+    assert "missing" in unified.to_html(from_arrow(synthetic.arrow({"generation": study_one["generation"]})))
+
+
+def test_data_sets_of_one_name_are_told_apart(small_features: dict) -> None:
+    rows = small_features["features"]
+    other = [{**row, "key": f"o{row['key']}", "data_fingerprint": "abcdef012345"} for row in rows]
+    tables = from_arrow(synthetic.arrow({"features": rows + other}))
+    assert sorted(set(tables.features["data"])) == ["cifar10 abcdef", "cifar10 d41d8c"]
 
 
 def test_a_difference_within_noise_is_called_that(small_features: dict) -> None:

@@ -40,11 +40,13 @@ return plot.querySelectorAll('.trace path, .trace image, .heatmaplayer image, .p
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with both studies and a hostile name in each place where users write."""
-    features = synthetic.feature_rows(blocks=(3, 6, 9), timesteps=(0, 50, 100), pools=(1, 2), n=300)
+    features = synthetic.study_one()
     weights = synthetic.weight_rows(ks=(1, 5, 20), generated=15, n=300)
     for row in features["features"]:
         row["block_name"] = HOSTILE
         row["head"] = HOSTILE if row["head"] == "mlp" else row["head"]
+    for row in (*features["features"], *features["generation"]):
+        row["regulariser"] = row["regulariser"] and HOSTILE
     features["features"][0] = synthetic.failed(features["features"][0], HOSTILE)
     for row in weights["networks"]:
         row["kind"] = HOSTILE if row["kind"] == "gaussian" else row["kind"]
@@ -83,7 +85,7 @@ def show(driver: Any, page: Path, width: int = 1280, dark: bool = False) -> None
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     prefer(driver, dark)
     driver.get(page.as_uri())
-    wait(lambda: driver.execute_script("return document.documentElement.dataset.drawn") == "yes")
+    wait(lambda: driver.execute_script("return document.documentElement.dataset.drawn") == "yes", 90)
 
 
 def prefer(driver: Any, dark: bool) -> None:
@@ -121,6 +123,12 @@ def choose(driver: Any, name: str, choice: str, place: int) -> str:
     select = Select(driver.find_element("css selector", f"#figure-{name} select[data-choice={choice}]"))
     select.select_by_index(place)
     return str(select.first_selected_option.get_attribute("value"))
+
+
+def options(driver: Any, select: str) -> list[str]:
+    """Returns the values that a control offers."""
+    script = "return [...document.querySelector(arguments[0]).options].map((option) => option.value)"
+    return list(driver.execute_script(script, select))
 
 
 def test_every_figure_is_drawn_without_a_network(browser: Any, page: Path) -> None:
@@ -172,6 +180,9 @@ def test_hostile_names_are_text(browser: Any, page: Path) -> None:
         ("over_block", "head"),
         ("over_timestep", "pool"),
         ("over_timestep", "head"),
+        ("over_timestep", "axis"),
+        ("over_parameters", "data"),
+        ("search_regret", "cost"),
         ("over_k", "subset"),
         ("accuracy_by_similarity", "k"),
         ("accuracy_by_similarity", "subset"),
@@ -180,11 +191,14 @@ def test_hostile_names_are_text(browser: Any, page: Path) -> None:
 )
 def test_a_choice_changes_the_figure(browser: Any, page: Path, name: str, choice: str) -> None:
     show(browser, page)
+    places = [0, 1]
     if choice == "features":
-        choose(browser, name, "head", 1)  # the untrained network was probed with this head alone
-    choose(browser, name, choice, 0)
+        heads, kinds = (options(browser, f"#{name}-{which}") for which in ("head", "features"))
+        choose(browser, name, "head", heads.index("linear"))  # the untrained network was probed with it alone
+        places = [kinds.index(kind) for kind in ("trained", "untrained")]
+    choose(browser, name, choice, places[0])
     first = plotted(browser, name)
-    choose(browser, name, choice, 1)
+    choose(browser, name, choice, places[1])
     wait(lambda: plotted(browser, name) != first)
     assert complaints(browser) == []
 
@@ -205,17 +219,33 @@ def test_a_choice_holds_for_the_whole_study(browser: Any, page: Path) -> None:
     assert before in (now, plotted(browser, "over_timestep"))
 
 
+def test_published_numbers_can_be_hidden_and_come_back(browser: Any, page: Path) -> None:
+    show(browser, page)
+    published = (
+        "return document.querySelector('#figure-over_pool .canvas').data.some((t) => /^pub/.test(t.name))"
+    )
+    switch = browser.find_element("css selector", "input[data-published]")
+    for shown in (False, True):
+        assert browser.execute_script(published) is not shown
+        switch.click()
+        wait(lambda shown=shown: browser.execute_script(published) is shown)
+    assert complaints(browser) == []
+
+
 def test_a_choice_without_rows_says_so(browser: Any, page: Path) -> None:
     show(browser, page)
-    choose(browser, "block_by_timestep", "features", 1)  # untrained: was probed with one head alone
-    heads = browser.execute_script(
-        "return [...document.querySelector('#block_by_timestep-head').options].map((o) => o.value)"
-    )
+    kinds = options(browser, "#block_by_timestep-features")
+    choose(
+        browser, "block_by_timestep", "features", kinds.index("untrained")
+    )  # was probed with one head alone
+    heads = options(browser, "#block_by_timestep-head")
     choose(browser, "block_by_timestep", "head", heads.index(HOSTILE))
     script = "return document.querySelector('#figure-block_by_timestep p.absent').checkVisibility()"
     wait(lambda: browser.execute_script(script) is True)
     said = browser.find_element("css selector", "#figure-block_by_timestep p.absent").text
-    assert said.startswith("No rows for this choice; the nearest with rows is features untrained, pool")
+    assert said.startswith(
+        "No rows for this choice; the nearest with rows is data cub-200, regulariser none, features untrained, pool"
+    )
     choose(browser, "block_by_timestep", "head", heads.index("linear"))
     wait(lambda: browser.execute_script(script) is False)
     assert browser.execute_script(DRAWN, "block_by_timestep") > 0

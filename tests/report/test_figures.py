@@ -1,20 +1,70 @@
 """Figures: the contract that every registered one keeps, and their numbers against plain pandas."""
 
+import json
+
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import synthetic_results as synthetic
+from scipy.stats import spearmanr
 
-from harness.report.figures import FIGURES
+from harness.report.figures import FIGURES, over_block, over_timestep
 from harness.report.figures.figure import Absent, Figure, axis_range, ramp, succeeded
+from harness.report.figures.finetuned import pairs
 from harness.report.figures.heatmap import grid
-from harness.report.figures.lines import along, controls, lines
+from harness.report.figures.lines import controls, lines
 from harness.report.figures.over_k import tracks
+from harness.report.figures.over_parameters import best_heads
 from harness.report.figures.over_pool import best_over_pool
 from harness.report.figures.parallel import settings
+from harness.report.figures.search_regret import regret
 from harness.report.figures.similarity import clouds
 from harness.report.figures.similarity_range import ranges
+from harness.report.sections import SECTIONS
 from harness.report.tables import Tables, from_arrow
+from harness.report.transfer import transfer
+
+
+@pytest.fixture(scope="module")
+def whole(study_one: dict, small_weights: dict) -> Tables:
+    """Rows of all kinds."""
+    return from_arrow(synthetic.arrow(study_one, small_weights))
+
+
+@pytest.fixture(scope="module")
+def failed(study_one: dict, small_weights: dict) -> Tables:
+    """The same, of which no trial succeeded."""
+    parts = ((study_one, ("features", "similarity", "generation")), (small_weights, ("weights",)))
+    broken = [
+        {table: [synthetic.failed(row) for row in rows[table]] for table in tables} for rows, tables in parts
+    ]
+    return from_arrow(synthetic.arrow(*broken))
+
+
+@pytest.fixture(scope="module")
+def without_numbers(study_one: dict, small_weights: dict) -> Tables:
+    """The same, with every measured number missing."""
+
+    def measured(column: str) -> bool:
+        return any(word in column for word in ("accuracy", "similarity", "cka", "frechet", "kernel", "grid"))
+
+    empty = [
+        {
+            table: [{**row, **dict.fromkeys(filter(measured, row))} for row in rows]
+            for table, rows in part.items()
+        }
+        for part in (study_one, small_weights)
+    ]
+    return from_arrow(synthetic.arrow(*empty))
+
+
+@pytest.fixture(scope="module")
+def single(study_one: dict, small_weights: dict) -> Tables:
+    """One row of each table, and the networks of its trial."""
+    parts = {**small_weights, **study_one}
+    part = {table: parts[table][:1] for table in ("features", "similarity", "generation", "weights")}
+    part["networks"] = [row for row in small_weights["networks"] if row["key"] == part["weights"][0]["key"]]
+    return from_arrow(synthetic.arrow(part))
 
 
 @pytest.mark.parametrize("name", FIGURES.names())
@@ -25,61 +75,47 @@ class TestContract:
         figure = FIGURES.load(name)
         assert isinstance(figure, Figure)
         assert figure.title
-        assert figure.study in ("features", "weights")
+        assert figure.study in SECTIONS
         assert figure.reading[0].isupper()
         assert figure.reading.endswith(".")
 
-    def test_views(self, name: str, tables: Tables) -> None:
-        views = FIGURES.load(name).views(tables)
+    def test_views(self, name: str, whole: Tables) -> None:
+        views = FIGURES.load(name).views(whole)
         assert not isinstance(views, Absent)
         choices = [tuple(view.choice.items()) for view in views]
         assert len(set(choices)) == len(choices)
         assert len({tuple(view.choice) for view in views}) == 1
         for view in views:
-            assert isinstance(view.figure, go.Figure)
-            assert view.figure.data
+            assert view.figure.to_plotly_json()["data"]
             assert all(isinstance(value, str) for value in view.choice.values())
-
-    def test_same_rows_same_figure(self, name: str, tables: Tables) -> None:
-        first, second = (FIGURES.load(name).views(tables) for _ in range(2))
-        assert [view.figure.to_json() for view in first] == [view.figure.to_json() for view in second]
+        drawn, again = (
+            json.dumps([view.figure.to_plotly_json() for view in found])
+            for found in (views, FIGURES.load(name).views(whole))
+        )
+        assert drawn == again
+        for view in views[:3]:  # it takes Plotly long to look at them
+            assert go.Figure(view.figure.to_plotly_json()).data  # raises for what Plotly does not know
 
     def test_no_rows(self, name: str) -> None:
         views = FIGURES.load(name).views(from_arrow(synthetic.arrow({})))
         assert isinstance(views, Absent)
         assert views.why.endswith(".")
 
-    def test_all_failed(self, name: str, small_features: dict, small_weights: dict) -> None:
-        broken = [
-            {table: [synthetic.failed(row) for row in rows[table]]}
-            for rows, table in ((small_features, "features"), (small_weights, "weights"))
-        ]
-        assert isinstance(FIGURES.load(name).views(from_arrow(synthetic.arrow(*broken))), Absent)
+    def test_all_failed(self, name: str, failed: Tables) -> None:
+        assert isinstance(FIGURES.load(name).views(failed), Absent)
 
-    def test_numbers_missing(self, name: str, small_features: dict, small_weights: dict) -> None:
-        numbers = {
-            column
-            for rows in (*small_features.values(), *small_weights.values())
-            for row in rows
-            for column in row
-            if "accuracy" in column or "similarity" in column
-        }
-        empty = [
-            {
-                table: [{**row, **dict.fromkeys(numbers & set(row))} for row in rows]
-                for table, rows in part.items()
-            }
-            for part in (small_features, small_weights)
-        ]
-        assert isinstance(FIGURES.load(name).views(from_arrow(synthetic.arrow(*empty))), Absent)
+    def test_numbers_missing(self, name: str, without_numbers: Tables) -> None:
+        assert isinstance(FIGURES.load(name).views(without_numbers), Absent)
 
-    def test_single_trial(self, name: str, small_features: dict, small_weights: dict) -> None:
-        part = {"features": small_features["features"][:1], "weights": small_weights["weights"][:1]}
-        part["networks"] = [
-            row for row in small_weights["networks"] if row["key"] == part["weights"][0]["key"]
-        ]
-        views = FIGURES.load(name).views(from_arrow(synthetic.arrow(part)))
+    def test_single_trial(self, name: str, single: Tables) -> None:
+        views = FIGURES.load(name).views(single)
         assert isinstance(views, Absent) or len(views) == 1
+
+
+def frame_of(parts: dict, **values: object) -> pd.DataFrame:
+    """Returns the rows of `features` that succeeded and have these values."""
+    tables = from_arrow(synthetic.arrow(parts))
+    return chosen(tables._replace(features=succeeded(tables.features)), **values)
 
 
 def chosen(tables: Tables, **values: object) -> pd.DataFrame:
@@ -134,10 +170,10 @@ def test_lines_against_pandas(tables: Tables, x: str, by: str) -> None:
 
 def test_many_lines_have_a_short_legend() -> None:
     rows = synthetic.feature_rows(blocks=(1, 2), timesteps=range(40), pools=(1,), heads=("linear",), n=50)
-    (view,) = along(from_arrow(synthetic.arrow(rows)), x="block", by="timestep")
+    (view,) = over_block.views(from_arrow(synthetic.arrow(rows)))
     traces = view.figure.data
     assert len(traces) == 42
-    assert sum(trace.showlegend is not False for trace in traces) == 10 + 2
+    assert sum(trace.get("showlegend") is not False for trace in traces) == 10 + 2
 
 
 def test_controls_have_the_same_choices(tables: Tables) -> None:
@@ -157,6 +193,158 @@ def test_best_over_pool_against_pandas(tables: Tables) -> None:
     expected = rows.groupby(["head", "pool"])["validation_accuracy"].max()
     for curve, head in zip(found.curves, ("linear", "mlp"), strict=True):
         assert curve.accuracy == pytest.approx((100 * expected[head]).tolist(), abs=1e-3)
+
+
+def test_timesteps_may_be_read_as_noise(whole: Tables) -> None:
+    views = over_timestep.views(whole)
+    by_axis = {}
+    for view in views:
+        if {**view.choice, "axis": ""} == {**views[0].choice, "axis": ""}:
+            by_axis[view.choice["axis"]] = view.figure
+    assert list(by_axis) == ["timestep", "σ", "log-SNR"]
+    curves = {axis: figure.data[0] for axis, figure in by_axis.items()}
+    levels = [synthetic.noise_level(t) for t in (1, 50, 300)]
+    assert curves["timestep"]["x"] == [1, 50, 300]
+    assert curves["σ"]["x"] == [level["sigma"] for level in levels]
+    assert curves["log-SNR"]["x"] == sorted(level["log_snr"] for level in levels)
+    assert curves["log-SNR"]["y"] == curves["timestep"]["y"][::-1] == curves["σ"]["y"][::-1]
+    assert by_axis["σ"].layout["xaxis"]["type"] == "log"
+
+
+def test_rows_without_noise_levels_have_one_axis(small_features: dict) -> None:
+    rows = [{**row, "sigma": None} for row in small_features["features"]]
+    views = over_timestep.views(from_arrow(synthetic.arrow({"features": rows})))
+    assert all(set(view.choice) == {"pool", "head"} for view in views)
+
+
+@pytest.mark.parametrize(
+    "name", ["block_by_timestep", "over_block", "over_timestep", "over_pool", "over_parameters"]
+)
+@pytest.mark.parametrize("column", ["regulariser", "way", "data"])
+def test_unlike_rows_are_never_averaged(small_features: dict, name: str, column: str) -> None:
+    def accuracies(*parts: dict) -> set:
+        views = FIGURES.load(name).views(from_arrow(synthetic.arrow(*parts)))
+        found = set()
+        for view in views:
+            for trace in view.figure.data:
+                values = trace.get("z") or [trace["y"]]
+                found |= {v for row in values for v in row if v is not None}
+        return found
+
+    trained = [row for row in small_features["features"] if row["features"] == "trained"]
+    other = [
+        {
+            **row,
+            "key": f"o{row['key']}",
+            column: "other",
+            "validation_accuracy": row["validation_accuracy"] / 2,
+        }
+        for row in trained
+    ]
+    first, second = {"features": trained}, {"features": other}
+    assert accuracies(first, second) == accuracies(first) | accuracies(second)
+
+
+@pytest.mark.parametrize("name", ["over_block", "over_timestep", "over_pool", "parallel", "transfer_ranks"])
+def test_grids_leave_other_kinds_out(study_one: dict, whole: Tables, name: str) -> None:
+    grid_rows = [
+        row for row in study_one["features"] if row["features"] in ("trained", "untrained", "pixels")
+    ]
+    alone = FIGURES.load(name).views(from_arrow(synthetic.arrow({"features": grid_rows})))
+    assert FIGURES.load(name).views(whole) == alone
+
+
+def test_heads_stand_at_their_best_setting(study_one: dict) -> None:
+    rows = frame_of(study_one, data="cifar10", regulariser="none")
+    one, several = best_heads(rows)
+    assert (one.kind, several.kind) == ("trained", "combined")
+    for head, accuracy, parameters in zip(one.heads, one.accuracy, one.parameters, strict=True):
+        same = rows[(rows["features"] == "trained") & (rows["head"] == head)]
+        best = same.loc[same["validation_accuracy"].idxmax()]
+        assert accuracy == pytest.approx(100 * best["validation_accuracy"], abs=1e-3)
+        assert parameters == best["parameters"]
+    assert one.parameters == sorted(one.parameters)
+    assert several.settings == ["3+6+9 at t 1+50+300"]
+
+
+def test_finetuned_rows_have_their_frozen_twins(study_one: dict) -> None:
+    rows = frame_of(study_one, data="cifar10")
+    found = pairs(rows)
+    assert found.settings == [f"block {block}, timestep 1, pool 1, head linear" for block in (6, 9)]
+    for place, block in enumerate((6, 9)):
+        same = rows[
+            (rows["block"] == block)
+            & (rows["timestep"] == 1)
+            & (rows["pool"] == 1)
+            & (rows["head"] == "linear")
+        ]
+        same = same[same["regulariser"] == "none"].set_index("features")["validation_accuracy"]
+        assert found.frozen.accuracy[place] == pytest.approx(100 * same["trained"], abs=1e-3)
+        assert found.finetuned.accuracy[place] == pytest.approx(100 * same["finetuned"], abs=1e-3)
+    trained = rows[rows["features"] == "trained"]["validation_accuracy"]
+    assert found.best_frozen == pytest.approx(100 * trained.max(), abs=1e-3)
+    alone = pairs(rows[rows["features"] == "finetuned"])
+    assert alone.frozen.accuracy == [None, None]
+    assert alone.best_frozen is None
+
+
+def test_transfer_against_scipy_and_a_loop(study_one: dict, whole: Tables) -> None:
+    found = transfer(whole)
+    assert found is not None
+    assert found.data == ["cifar10", "cub-200"]
+    by_setting = {name: {} for name in found.data}
+    for row in study_one["features"]:
+        if row["features"] == "trained":
+            setting = tuple(row[axis] for axis in ("regulariser", "block", "timestep", "pool", "head"))
+            by_setting[row["data"]][setting] = row["validation_accuracy"]
+    first, second = (by_setting[name] for name in found.data)
+    assert first.keys() == second.keys()
+    expected = spearmanr([first[s] for s in first], [second[s] for s in first]).statistic
+    assert found.correlation[0][1] == pytest.approx(expected)
+    assert found.correlation[0][0] == pytest.approx(1)
+    for i, chosen_on in enumerate(found.data):
+        for j, used_on in enumerate(found.data):
+            best = max(by_setting[chosen_on], key=by_setting[chosen_on].__getitem__)
+            lost = max(by_setting[used_on].values()) - by_setting[used_on][best]
+            assert found.regret[i][j] == pytest.approx(lost)
+
+
+def test_transfer_says_what_was_not_measured(study_one: dict) -> None:
+    rows = [
+        row for row in study_one["features"] if row["features"] == "trained" and row["regulariser"] is None
+    ]
+    apart = [row for row in rows if (row["data"] == "cifar10") == (row["block"] == 6)]
+    found = transfer(from_arrow(synthetic.arrow({"features": apart})))
+    assert found is not None
+    assert found.correlation[0][1] is None
+    assert found.regret[0][1] is None
+    assert found.regret[0][0] == 0
+
+
+def test_regret_against_a_loop(study_one: dict) -> None:
+    rows = frame_of(study_one, data="cifar10", regulariser="none")
+    rows = rows[rows["features"].isin(["trained", "screen"])].sample(frac=1, random_state=0)
+    order = sorted(rows.to_dict("records"), key=lambda row: row["began_at"])
+    best_known = max(row["validation_accuracy"] for row in order if row["features"] == "trained")
+    passes, fits, screens, best, seen, expected = 0, 0, 0, 0.0, set(), {}
+    for row in order:
+        pass_of = (row["features"], row["timestep"])
+        passes += 0 if pass_of in seen else row["image_passes"]
+        seen.add(pass_of)
+        if row["features"] == "screen":
+            screens += 1
+            continue
+        fits += 1
+        best = max(best, row["validation_accuracy"])
+        expected[fits] = (passes, fits + screens, fits, 100 * (best_known - best))
+    for place, cost in enumerate(("image passes", "head fits", "head fits without screens")):
+        found = regret(rows, cost, "x")
+        steps = {(e[place], round(e[3], 3)) for e in expected.values()}
+        assert set(zip(found.cost, found.regret, strict=True)) <= steps
+        assert found.cost[-1] == expected[fits][place]
+        assert found.regret == sorted(found.regret, reverse=True)
+        assert found.regret[-1] == 0
+        assert {value for _, value in steps} == set(found.regret)
 
 
 def test_parallel_coordinates_hold_every_setting(tables: Tables) -> None:

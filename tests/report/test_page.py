@@ -15,7 +15,9 @@ import synthetic_results as synthetic
 from harness.core.errors import UserError
 from harness.core.rows import SCHEMA_VERSION
 from harness.core.storage import Storage
+from harness.report.figures import FIGURES
 from harness.report.page import embedded, write_report
+from harness.report.sections import SECTIONS
 
 HOSTILE = '</script><script>alert("1")</script><img src=x onerror=alert(1)>\x00 & \u2028 $title %{x} ${y}'
 
@@ -81,12 +83,13 @@ def test_page_is_alone(storage: Storage, small_features: dict) -> None:
 
 
 def test_nothing_that_users_write_becomes_markup(
-    storage: Storage, small_features: dict, small_weights: dict
+    storage: Storage, study_one: dict, small_features: dict, small_weights: dict
 ) -> None:
     def hostile(rows: list[dict], columns: tuple[str, ...]) -> list[dict]:
         return [{**row, **{c: HOSTILE for c in columns if row.get(c) is not None}} for row in rows]
 
     strings = ("data", "device", "run", "block_name", "head", "backbone", "subset", "network", "code_commit")
+    strings += ("regulariser", "encoder", "sampler", "a_network", "b_network", "a_block_name", "b_block_name")
     features = hostile(small_features["features"], strings)
     features[0] = synthetic.failed(features[0], HOSTILE)
     networks = hostile(small_weights["networks"], ("subset",))
@@ -97,6 +100,9 @@ def test_nothing_that_users_write_becomes_markup(
         "weights": hostile(small_weights["weights"], strings),
         "networks": networks,
     }
+    parts |= {table: hostile(study_one[table], strings) for table in ("similarity", "generation")}
+    other = [{**row, "key": f"o{row['key']}", "data": HOSTILE + "2"} for row in study_one["features"]]
+    parts["features"] += hostile(other, tuple(name for name in strings if name != "data"))
     name = "<b>&nasty"
     page = written(storage, parts, experiment=name)
     reader = Reader(page)
@@ -128,6 +134,54 @@ def test_either_study_alone(storage: Storage, small_features: dict, small_weight
     assert {"features": "weights", "weights": "features"}[study] not in reader.ids
 
 
+@pytest.mark.parametrize("study", ["cka", "generation"])
+def test_a_study_appears_with_rows_of_its_table(storage: Storage, study_one: dict, study: str) -> None:
+    table = SECTIONS[study].table
+    page = written(storage, {table: study_one[table]})
+    reader = Reader(page)
+    assert [name for name in reader.ids if name in SECTIONS] == [study]
+    assert f"{len(study_one[table])} results" in reader.text
+    broken = written(
+        storage, {table: [synthetic.failed(row) for row in study_one[table]]}, experiment="broken"
+    )
+    assert f"{len(study_one[table])} rows of {len(study_one[table])} failed" in Reader(broken).text
+
+
+def test_all_kinds_of_rows_make_a_page(storage: Storage, study_one: dict, small_weights: dict) -> None:
+    page = written(storage, study_one, small_weights)
+    reader = Reader(page)
+    assert [name for name in reader.ids if name in SECTIONS] == list(SECTIONS)
+    assert set(data(page)["figures"]) == set(FIGURES.names())
+    assert "not drawn" not in reader.text
+    assert "No number is missing" not in reader.text  # CKA has no gap, K = 1 has
+
+
+def test_published_numbers_are_marked_and_can_be_hidden(storage: Storage, small_features: dict) -> None:
+    page = written(storage, small_features)
+    assert page.count("data-published checked") == 1
+    assert "another data set or backbone than what was measured here (cifar10, ddpm)" in Reader(page).text
+    marked = set(re.findall(r'id="figure-(\w+)" class="plot" data-beside="published"', page))
+    for name, figure in data(page)["figures"].items():
+        traces = [trace for view in figure["views"] for trace in view["data"]]
+        old = [trace for trace in traces if (trace.get("meta") or {}).get("published")]
+        assert bool(old) == (name in marked)
+        assert all(
+            trace["name"].startswith("published: ") and "open" in trace["marker"]["symbol"] for trace in old
+        )
+        assert not any("published" in (trace.get("name") or "") for trace in traces if trace not in old)
+    assert "over_timestep" in marked
+
+
+def test_the_paper_s_own_setting_needs_no_warning(storage: Storage, small_features: dict) -> None:
+    rows = [
+        {**row, "data": "imagenet-1k", "backbone": row["backbone"] and "adm"}
+        for row in small_features["features"]
+    ]
+    text = Reader(written(storage, {"features": rows})).text
+    assert "Published numbers" in text
+    assert "another data set or backbone" not in text
+
+
 def test_tables_of_one_study_suffice(storage: Storage, small_features: dict) -> None:
     synthetic.write(storage, "study", small_features)
     for name in ("weights", "networks", "correctness"):
@@ -146,7 +200,9 @@ def test_all_failed(storage: Storage, small_features: dict, small_weights: dict)
     assert "No probe succeeded, so there is no answer." in text
     assert "No trial succeeded, so there is no answer." in text
     assert data(page)["figures"] == {}
-    assert text.count("Not drawn:") == 8
+    for name in FIGURES.names():
+        figure = FIGURES.load(name)
+        assert (f"{figure.title}: " in text) == (figure.study in ("features", "weights"))
 
 
 def test_no_rows_at_all(storage: Storage) -> None:

@@ -36,7 +36,7 @@ def outcome(one, value=None, error=None):
 def plan():
     trials = [trial(block) for block in range(4)]
     experiment = type("Experiment", (), {"name": "mine"})()
-    return Plan(experiment, trials, trials, [], 0, 0, [], 0.0, 8.0, 2)
+    return Plan(experiment, trials, trials, [], 0, 0, [], [], 0.0, 8.0, 2)
 
 
 class Terminal(io.StringIO):

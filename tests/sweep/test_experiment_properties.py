@@ -19,7 +19,7 @@ RICH = {
     "name": "rich",
     "seed": 3,
     "data": {"name": "digits", "size": 8, "channels": 3, "validation": 0.2, "test": 0.3, "max_train": 500},
-    "search": {"name": "optuna", "trials": 5},
+    "search": {"name": "tpe", "trials": 5},
     "features": {
         "backbone": {
             "name": "unet",

@@ -69,7 +69,7 @@ def change(cluster, workers, draw):
         workers.append(cluster.add_node(num_cpus=1, wait=False))
 
 
-@pytest.mark.parametrize("search", [None, "{name: optuna, trials: 12}"], ids=["grid", "search"])
+@pytest.mark.parametrize("search", [None, "{name: tpe, trials: 12}"], ids=["grid", "search"])
 def test_a_machine_that_joins_late_gets_work(cluster, tmp_path, search):
     place = tmp_path / "notes"
     (place / "gate").touch()  # a trial that has begun ends when the second machine has one too

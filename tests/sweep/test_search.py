@@ -1,12 +1,12 @@
-"""Optuna on a grid: different settings, a budget, answers from what is known."""
+"""Searchers on a grid: different settings, a budget, answers from what is known; studies that choose themselves."""
 
 import math
 
 import pytest
 
 from harness.core.stages import Trial
-from harness.sweep.plan import Search
-from harness.sweep.search import GridSearcher
+from harness.sweep.search import ChosenSearcher, GridSearcher, searcher_for
+from harness.sweep.searches import Search
 
 AXES = ("block", "timestep")
 
@@ -34,10 +34,11 @@ def value(trial):
     return 1 - abs(trial.axes["block"] - 4) / 6 - abs(trial.axes["timestep"] - 50) / 400
 
 
-def search(budget, known=()):
+def search(budget, known=(), name="tpe", chooser=None):
     trials = candidates()
     values = {trial.key: value(trial) for trial in trials if trial.key in known}
-    return Search("features", AXES, trials, values, budget), {trial.key: trial for trial in trials}
+    found = Search("features", name, AXES, trials, values, budget, trials, trials, chooser)
+    return found, {trial.key: trial for trial in trials}
 
 
 def drive(searcher, by_key, at_once=3, fail=()):
@@ -57,9 +58,10 @@ def drive(searcher, by_key, at_once=3, fail=()):
         searcher.on_trial_complete(name, result)
 
 
+@pytest.mark.parametrize("name", ["random", "tpe"])
 @pytest.mark.parametrize("budget", [1, 12, 30])
-def test_a_search_runs_as_many_different_settings_as_its_budget(budget):
-    plan, by_key = search(budget)
+def test_a_search_runs_as_many_different_settings_as_its_budget(budget, name):
+    plan, by_key = search(budget, name=name)
     seen = drive(GridSearcher(plan, seed=0), by_key)
     assert len(seen) == len(set(seen)) == budget
 
@@ -85,3 +87,47 @@ def test_settings_that_fail_or_are_no_number_do_not_stop_a_search():
     plan, by_key = search(20)
     fail = {key for key, trial in by_key.items() if trial.axes["block"] < 3}
     assert len(drive(GridSearcher(plan, seed=0), by_key, fail=fail)) == 20
+
+
+class Ladder:
+    """A chooser that asks for the keys of one step, and of the next when all of the former are known."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def next(self, known):
+        return next((left for step in self.steps if (left := [key for key in step if key not in known])), [])
+
+    def longest(self):
+        return [key for step in self.steps for key in step]
+
+
+def ladder():
+    keys = [trial.key for trial in candidates()]
+    return Ladder([keys[:5], keys[20:22], keys[9:12]])
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_a_study_that_chooses_is_asked_step_by_step(at_once):
+    plan, by_key = search(10, chooser=ladder(), name="auto")
+    seen = drive(searcher_for(plan, 0, lambda: at_once), by_key, at_once=at_once)
+    assert seen == ladder().longest()
+
+
+def test_a_step_waits_for_the_one_before_it():
+    plan, _ = search(10, chooser=ladder(), name="auto")
+    searcher = ChosenSearcher(plan, lambda: 100)
+    assert [searcher.suggest(str(count)) is None for count in range(6)] == [False] * 5 + [True]
+    for count in range(4):
+        searcher.on_trial_complete(str(count), {"objective": 0.5})
+    assert searcher.suggest("6") is None
+    searcher.on_trial_complete("4", error=True)
+    assert searcher.suggest("7") == {"key": ladder().steps[1][0]}
+
+
+def test_a_choice_continues_from_what_is_known_and_passes_over_what_cannot_be_run():
+    known = ladder().longest()[:6]
+    plan, by_key = search(10, known=known, chooser=ladder(), name="auto")
+    gone = ladder().longest()[6]
+    plan = plan._replace(candidates=[trial for trial in plan.candidates if trial.key != gone])
+    assert drive(ChosenSearcher(plan, lambda: 2), by_key) == ladder().longest()[7:]

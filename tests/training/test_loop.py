@@ -256,6 +256,41 @@ def test_a_cosine_begins_where_warming_up_ends():
     assert learning_rate(settings, 60) == pytest.approx(0.5)
 
 
+def test_a_stepwise_rate_falls_by_gamma_after_every_so_many_steps():
+    settings = config(steps=9, learning_rate=2.0, schedule="step", decay_every=4, gamma=0.5)
+    assert [learning_rate(settings, step) for step in range(9)] == [2.0] * 4 + [1.0] * 4 + [0.5]
+
+
+@pytest.mark.parametrize("values", [{"schedule": "step"}, {"decay_every": 3}, {"rates": {"0.": 0.0}}])
+def test_rates_that_cannot_be_are_refused(values):
+    with pytest.raises(UserError):
+        parse(TrainConfig, values, "train")
+
+
+def test_parameters_have_the_rate_of_the_longest_beginning_of_their_name():
+    settings = {"optimizer": "sgd", "learning_rate": 1e-3, "steps": 1, "batch": 23}
+    before = fit(Probe(), config(**{**settings, "steps": 0}), 0, Crew(CPU)).model.state_dict()
+    moved = {}
+    for name, rates in (("one rate", {}), ("own rates", {"0.": 2e-3, "0.bias": 5e-3, "2.we": 3e-3})):
+        after = fit(Probe(), config(**settings, rates=rates), 0, Crew(CPU)).model.state_dict()
+        moved[name] = {key: after[key] - before[key] for key in before}
+    factors = {"0.weight": 2.0, "0.bias": 5.0, "2.weight": 3.0, "2.bias": 1.0}
+    for key, factor in factors.items():
+        torch.testing.assert_close(
+            moved["own rates"][key], factor * moved["one rate"][key], rtol=1e-2, atol=1e-7
+        )
+
+
+def test_a_run_with_rates_of_their_own_continues_to_the_same_weights(tmp_path):
+    settings = config(
+        optimizer="sgd", momentum=0.9, rates={"0.": 0.05}, schedule="step", decay_every=3, learning_rate=1e-2
+    )
+    whole = fit(Probe(), settings, 3, Crew(CPU))
+    with pytest.raises(KeyboardInterrupt):
+        fit(Probe(until=7), settings, 3, Crew(CPU, tmp_path / "kept"))
+    assert same(whole.model, fit(Probe(), settings, 3, Crew(CPU, tmp_path / "kept")).model)
+
+
 def test_the_rate_reaches_the_optimizer(monkeypatch):
     used = []
     step = torch.optim.SGD.step

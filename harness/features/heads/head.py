@@ -1,11 +1,16 @@
 """The contract of a head: a classifier that is trained on frozen features."""
 
+import re
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
+from pydantic import field_validator
 
-from harness.core.config import Config
+from harness.core.config import Config, unkeyed
+from harness.core.errors import UserError
 from harness.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -15,7 +20,12 @@ HEADS = Registry(
     "head",
     {
         "linear": "harness.features.heads.linear:Linear",
+        "ridge": "harness.features.heads.ridge:Ridge",
         "mlp": "harness.features.heads.mlp:MLP",
+        "cnn": "harness.features.heads.cnn:CNN",
+        "attention": "harness.features.heads.attention:Attention",
+        "difformer": "harness.features.heads.difformer:DifFormer",
+        "knn": "harness.features.heads.knn:KNN",
     },
 )
 
@@ -57,17 +67,49 @@ class Fitted(NamedTuple):
 
 
 class Head(Config):
-    """Base of all heads. A subclass has a field `name` equal to its registered name."""
+    """Base of all heads. A subclass has a field `name` equal to its registered name.
+
+    A head is found by `name`; rows show `axis`, so that a study may have one head with several sets of options.
+    """
 
     name: str
+    label: str | None = unkeyed(None)  # what rows show instead of `name`
     version: ClassVar[int] = 1  # raised when the same values would give other predictions
     trained_by_steps: ClassVar[bool] = (
         False  # by gradients from `network`: it can learn from a stream, or fine-tune
     )
 
+    @field_validator("label")
+    @classmethod
+    def _can_be_an_axis(cls, label: str | None) -> str | None:
+        if label is None:
+            return None
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", label):
+            raise ValueError("a label has 1 to 40 letters, digits, '.', '_' and '-'")
+        if label in HEADS.names() and label != cls.model_fields["name"].default:
+            raise ValueError("the name of another head; choose another label")
+        return label
+
+    @property
+    def axis(self) -> str:
+        """The value of the column `head`."""
+        return self.label or self.name
+
+    def on_parts(self, channels: list[int]) -> Self:
+        """Returns the head for features of several feature maps, with so many channels each, one after the other.
+
+        Called for `features.combined`; most heads need not know.
+        """
+        return self
+
+    @property
+    def seconds(self) -> float:
+        """A guess at how long `fit` takes on one CPU core, for plans, until it has been measured."""
+        return 0.5
+
     @abstractmethod
-    def network(self, shape: tuple[int, int, int], classes: int) -> "nn.Module":
-        """Returns the head before training: features [N, *shape], shape = (C, P, P), to scores [N, classes].
+    def network(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
+        """Returns the head before training: features [N, *shape] to scores [N, classes]; shape is (C, P, P) or (D,).
 
         What `fit` returns has the same structure, so that its weights can be kept and loaded again. Raises
         `UserError` for a shape that the head cannot stand on.
@@ -76,3 +118,19 @@ class Head(Config):
     @abstractmethod
     def fit(self, train: Labelled, validation: Labelled, classes: int, seed: int, device: str) -> Fitted:
         """Trains on `train`; whatever is chosen is chosen on `validation`. Called once a trial."""
+
+
+def head_of(values: Mapping[str, Any]) -> Head:
+    """Returns the head that `keyed` wrote as `values`."""
+    return HEADS.load(values["name"]).model_validate(dict(values))
+
+
+def refuse_twins(heads: Sequence[Head], where: str) -> None:
+    """Raises `UserError` for two heads that rows could not tell apart."""
+    twice = Counter(head.axis for head in heads)
+    for head in heads:
+        if twice[head.axis] > 1:
+            raise UserError(
+                f"{where}: {head.axis!r} is given twice; give each a label of its own, such as "
+                f"{{name: {head.name}, label: {head.name}-2, ...}}"
+            )

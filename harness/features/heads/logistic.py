@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from harness.features.heads.head import Fitted, Labelled
+from harness.features.heads.least_squares import refuse_infinite
 
 GRADIENT_TOLERANCE = 3e-5  # in preconditioned coordinates, where its square is about the loss still to gain
 MAX_ITERATIONS = 2000
@@ -30,10 +31,7 @@ class Basis(NamedTuple):
 
 def principal_axes(x_ND: np.ndarray) -> Basis:
     """Returns the principal axes of `x_ND`. Raises `FloatingPointError` if features are not finite."""
-    if not np.isfinite(x_ND).all():
-        raise FloatingPointError(
-            "features are not finite numbers; the backbone overflows or was not trained well"
-        )
+    refuse_infinite(x_ND)
     mean_D = x_ND.mean(0, dtype=np.float64)
     centred_ND = x_ND.astype(np.float64) - mean_D
     if x_ND.shape[0] > x_ND.shape[1]:

@@ -9,17 +9,28 @@ import pandas as pd
 from harness.report.tables import Tables
 from harness.report.words import escape, plain
 
-CHOICE_NAMES = {"k": "K", "data": "Data", "pool": "Pool", "head": "Head"}
+CHOICE_NAMES = {"k": "K", "data": "Data", "pool": "Pool", "head": "Head", "axis": "X axis"}
 # From clean to noisy, from shallow to deep: told apart by colour-blind readers, on white and on black.
 RAMP = ((47, 120, 214), (150, 104, 176), (226, 120, 40))
 GREY = "#85888d"
+
+
+class Drawing(NamedTuple):
+    """A Plotly figure as plain values: `plotly.graph_objects.Figure` takes milliseconds a trace to check them."""
+
+    data: list[dict[str, Any]]  # traces, each with its "type"
+    layout: dict[str, Any]
+
+    def to_plotly_json(self) -> dict[str, Any]:
+        """Returns what `plotly.graph_objects.Figure.to_plotly_json` would."""
+        return {"data": self.data, "layout": dict(self.layout)}
 
 
 class View(NamedTuple):
     """One Plotly figure and the choices that show it, such as {"pool": "2", "head": "linear"}."""
 
     choice: dict[str, str]
-    figure: Any  # plotly.graph_objects.Figure
+    figure: Any  # a Drawing or a plotly.graph_objects.Figure
 
 
 class Absent(NamedTuple):
@@ -39,7 +50,7 @@ class Figure:
 
     title: str
     reading: str  # one sentence: how to read it
-    study: str  # "features" or "weights"
+    study: str  # whose section it stands in: a key of `harness.report.sections.SECTIONS`
     views: Callable[[Tables], list[View] | Absent]
 
 
@@ -80,6 +91,18 @@ def axis_range(values: Iterable[float | None], least: float, most: float) -> lis
     low, high = min(known), max(known)
     room = 0.06 * (high - low) or 0.02 * (most - least)
     return [max(low - room, least - 0.02 * (most - least)), min(high + room, most + 0.02 * (most - least))]
+
+
+def error_bars(
+    value: Sequence[float | None], low: Sequence[float | None], high: Sequence[float | None]
+) -> dict[str, Any]:
+    """Returns a trace's `error_y`: bars from `low` to `high`, none where an end is missing."""
+
+    def lengths(ends: Sequence[float | None]) -> list[float | None]:
+        pairs = zip(ends, value, strict=True)
+        return [None if end is None or at is None else abs(end - at) for end, at in pairs]
+
+    return {"type": "data", "array": lengths(high), "arrayminus": lengths(low), "thickness": 1, "width": 3}
 
 
 def ramp(count: int) -> list[str]:

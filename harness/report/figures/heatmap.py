@@ -3,10 +3,11 @@
 from typing import Any, NamedTuple
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from harness.report.figures.figure import (
+    GREY,
     Absent,
+    Drawing,
     Figure,
     View,
     levels,
@@ -15,6 +16,7 @@ from harness.report.figures.figure import (
     succeeded,
     varied,
 )
+from harness.report.figures.probes import WHAT
 from harness.report.tables import Tables
 from harness.report.words import label, plain
 
@@ -52,7 +54,7 @@ def grid(frame: pd.DataFrame) -> Grid:
     )
 
 
-def draw(cells: Grid, low: float, high: float) -> Any:
+def draw(cells: Grid, low: float, high: float) -> Drawing:
     """Returns the heatmap of a grid, its colours running from `low` to `high` percent."""
     known = [value for row in cells.accuracy for value in row if value is not None]
     best = max(known, default=None)
@@ -61,39 +63,49 @@ def draw(cells: Grid, low: float, high: float) -> Any:
         ["" if v is None else f"<b>{v:.1f}</b>" if v == best else f"{v:.1f}" for v in row]
         for row in cells.accuracy
     ]
-    figure = go.Figure(
-        go.Heatmap(
-            x=[str(timestep) for timestep in cells.timesteps],
-            y=[str(block) for block in cells.blocks],
-            z=cells.accuracy,
-            zmin=low,
-            zmax=high,
-            text=text,
-            texttemplate="%{text}" if numbered else None,
-            customdata=[[label(name)] * len(cells.timesteps) for name in cells.block_names],
-            hovertemplate="block %{y} · %{customdata}<br>timestep %{x}<br><b>%{z:.2f} %</b><extra></extra>",
-            hoverongaps=False,
-            colorscale="Viridis",
-            xgap=2 if numbered else 0.5,
-            ygap=2 if numbered else 0.5,
-            colorbar={"title": {"text": "Validation<br>accuracy (%)"}},
-        )
-    )
+    traces: list[dict[str, Any]] = [
+        {
+            "type": "heatmap",
+            "x": [str(timestep) for timestep in cells.timesteps],
+            "y": [str(block) for block in cells.blocks],
+            "z": cells.accuracy,
+            "zmin": low,
+            "zmax": high,
+            "text": text,
+            **({"texttemplate": "%{text}"} if numbered else {}),
+            "customdata": [[label(name)] * len(cells.timesteps) for name in cells.block_names],
+            "hovertemplate": "block %{y} · %{customdata}<br>timestep %{x}<br><b>%{z:.2f} %</b><extra></extra>",
+            "hoverongaps": False,
+            "colorscale": "Viridis",
+            "xgap": 2 if numbered else 0.5,
+            "ygap": 2 if numbered else 0.5,
+            "colorbar": {"title": {"text": "Validation<br>accuracy (%)"}},
+        }
+    ]
     if cells.failed:
-        figure.add_scatter(
-            x=[str(timestep) for _, timestep in cells.failed],
-            y=[str(block) for block, _ in cells.failed],
-            mode="markers",
-            marker={"symbol": "x-thin", "size": 9, "line": {"width": 2, "color": "#85888d"}},
-            hovertemplate="block %{y}, timestep %{x}: failed<extra></extra>",
-            showlegend=False,
+        traces.append(
+            {
+                "type": "scatter",
+                "x": [str(timestep) for _, timestep in cells.failed],
+                "y": [str(block) for block, _ in cells.failed],
+                "mode": "markers",
+                "marker": {"symbol": "x-thin", "size": 9, "line": {"width": 2, "color": GREY}},
+                "hovertemplate": "block %{y}, timestep %{x}: failed<extra></extra>",
+                "showlegend": False,
+            }
         )
-    figure.update_layout(
-        height=max(300, 130 + (32 if numbered else 20) * len(cells.blocks)),
-        xaxis={"title": {"text": "Timestep (0 is least noise)"}, "type": "category", "showgrid": False},
-        yaxis={"title": {"text": "Block (from the input)"}, "type": "category", "showgrid": False},
+    return Drawing(
+        traces,
+        {
+            "height": max(300, 130 + (32 if numbered else 20) * len(cells.blocks)),
+            "xaxis": {
+                "title": {"text": "Timestep (0 is least noise)"},
+                "type": "category",
+                "showgrid": False,
+            },
+            "yaxis": {"title": {"text": "Block (from the input)"}, "type": "category", "showgrid": False},
+        },
     )
-    return figure
 
 
 def views(tables: Tables) -> list[View] | Absent:
@@ -103,7 +115,8 @@ def views(tables: Tables) -> list[View] | Absent:
         return Absent("No probe on a block's features has a validation accuracy.")
     scales = ["features", "data"]  # one colour scale for all pools and heads, so that they can be compared
     drawn = []
-    for choice, rows in split(frame, [*varied(frame, ["data", "backbone"]), "features", "pool", "head"]):
+    ways = varied(frame.dropna(subset=["way"]), ["way"])  # fine-tuned backbones have none
+    for choice, rows in split(frame, [*varied(frame, WHAT[:-1]), *ways, "features", "pool", "head"]):
         alike = frame[(frame[scales] == rows[scales].iloc[0]).all(axis=1)]["validation_accuracy"]
         drawn.append(View(choice, draw(grid(rows), 100 * alike.min(), 100 * alike.max())))
     return drawn

@@ -1,21 +1,22 @@
-"""Validation accuracy along one axis of study 1, a line per value of another, controls dashed."""
+"""Validation accuracy along one axis of study 1, a line per value of another; controls dashed, published hollow."""
 
+import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from harness.report.figures.figure import (
     GREY,
     Absent,
+    Drawing,
     View,
-    levels,
     percentages,
     ramp,
     split,
-    succeeded,
     varied,
 )
+from harness.report.figures.probes import NO_PROBES, WHAT, known
 from harness.report.tables import Tables, best_row
 from harness.report.words import label, number, plain
 
@@ -24,10 +25,15 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross
 AXIS_TITLES = {
     "block": "Block (from the input)",
     "timestep": "Timestep (0 is least noise)",
+    "sigma": "Noise over signal, σ (log axis)",
+    "log_snr": "log-SNR (left is least noise)",
     "pool": "Pool (pool × pool)",
 }
-VALUES = ["validation_accuracy", "validation_accuracy_low", "validation_accuracy_high"]
-COLUMNS = ["features", "data", "backbone", "block", "timestep", "pool", "head", *VALUES]
+AXIS_LAYOUTS: dict[str, dict[str, Any]] = {
+    "sigma": {"type": "log"},
+    "log_snr": {"autorange": "reversed"},
+    "pool": {"type": "log"},
+}
 ACCURACY_TITLE = "Validation accuracy (%)"
 
 
@@ -42,23 +48,26 @@ class Curve(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """The lines of one figure; controls are drawn dashed."""
+    """The lines of one figure; controls are drawn dashed, published numbers hollow."""
 
     curves: list[Curve]
     controls: list[Curve]
+    published: list[Curve] = []
 
 
 def averaged(rows: pd.DataFrame, x: str, by: str) -> list[Curve]:
     """Returns a line for each value of `by` through the mean at each x; an interval where that is one row."""
     groups = rows.groupby([by, x])
-    alone = groups.size() == 1  # several, such as seeds, have no common interval
     mean = groups["validation_accuracy"].mean()
+    alone = (groups.size() == 1).to_numpy()  # several, such as seeds, have no common interval
     low, high = (groups[f"validation_accuracy_{end}"].first().where(alone) for end in ("low", "high"))
+    numbers = [percentages(column) for column in (mean, low, high)]
+    values, places = (mean.index.get_level_values(place).tolist() for place in (0, 1))
     curves = []
-    for value in levels(rows[by]):
-        places = [float(place) for place in mean.loc[value].index]
-        numbers = (percentages(column.loc[value]) for column in (mean, low, high))
-        curves.append(Curve(f"{by} {plain(value)}", places, *numbers))
+    for value, members in itertools.groupby(range(len(values)), key=values.__getitem__):
+        at = list(members)
+        mine = ([column[i] for i in at] for column in numbers)
+        curves.append(Curve(f"{by} {plain(value)}", [float(places[i]) for i in at], *mine))
     return curves
 
 
@@ -115,60 +124,95 @@ def lines(frame: pd.DataFrame, shown: pd.DataFrame, chosen: dict[str, str], x: s
     return Lines(curves, controls(frame, chosen, x, places))
 
 
-def draw(numbers: Lines, x: str) -> Any:
+def published_curve(name: str, rows: pd.DataFrame, x: str) -> Curve:
+    """Returns a line through published accuracies, which have no interval."""
+    rows = rows.sort_values(x)
+    nothing: list[float | None] = [None] * len(rows)
+    return Curve(
+        name, [float(place) for place in rows[x]], [float(v) for v in rows["value"]], nothing, nothing
+    )
+
+
+def draw(numbers: Lines, x: str) -> Drawing:
     """Returns the figure of lines along the axis `x`."""
-    figure = go.Figure()
+    traces = []
     colours = ramp(len(numbers.curves))
     step = -(-len(numbers.curves) // MOST_NAMED)
     for i, curve in enumerate(numbers.curves):
-        style = {"color": colours[i], "symbol": SYMBOLS[i % len(SYMBOLS)]}
-        trace = _trace(curve, {"color": colours[i]}, style, x)
+        trace = _trace(
+            curve, {"color": colours[i]}, {"color": colours[i], "symbol": SYMBOLS[i % len(SYMBOLS)]}, x
+        )
         if step > 1:  # too many to tell apart: a legend of some shows the order, pointing names the rest
-            trace.update(mode="lines", line_width=1.2, showlegend=i % step == 0)
-        figure.add_trace(trace)
+            trace |= {"mode": "lines", "showlegend": i % step == 0}
+            trace["line"]["width"] = 1.2
+        traces.append(trace)
     for curve, dash in zip(numbers.controls, ("dash", "dot"), strict=False):
-        figure.add_trace(_trace(curve, {"color": GREY, "dash": dash}, {"color": GREY, "size": 5}, x))
-    places = sorted({place for curve in [*numbers.curves, *numbers.controls] for place in curve.x})
+        traces.append(_trace(curve, {"color": GREY, "dash": dash}, {"color": GREY, "size": 5}, x))
+    traces += [published_trace(curve, i, x) for i, curve in enumerate(numbers.published)]
+    places = sorted({place for curves in numbers for curve in curves for place in curve.x})
     ticks = {"tickvals": places, "ticktext": [plain(place) for place in places]} if x == "pool" else {}
-    figure.update_layout(
-        xaxis={"title": {"text": AXIS_TITLES[x]}, "type": "log" if x == "pool" else "linear", **ticks},
-        yaxis={"title": {"text": ACCURACY_TITLE}},
+    return Drawing(
+        traces,
+        {
+            "xaxis": {"title": {"text": AXIS_TITLES[x]}, **AXIS_LAYOUTS.get(x, {}), **ticks},
+            "yaxis": {"title": {"text": ACCURACY_TITLE}},
+        },
     )
-    return figure
 
 
-def _trace(curve: Curve, line: dict[str, Any], marker: dict[str, Any], x: str) -> Any:
+def published_trace(curve: Curve, place: int, x: str) -> dict[str, Any]:
+    """Returns the trace of published numbers, grey and hollow, which one switch of the page hides."""
+    line = {"color": GREY, "width": 1.5, "dash": "longdashdot"}
+    symbol = f"{SYMBOLS[place % len(SYMBOLS)]}-open"
+    trace = _trace(curve, line, {"color": GREY, "symbol": symbol, "size": 9}, x)
+    return trace | {"meta": {"published": True}}
+
+
+def _trace(curve: Curve, line: dict[str, Any], marker: dict[str, Any], x: str) -> dict[str, Any]:
     spans = [
         "" if low is None or high is None else f" ({low:.1f}–{high:.1f} %)"
         for low, high in zip(curve.low, curve.high, strict=True)
     ]
-    return go.Scatter(
-        x=curve.x,
-        y=curve.accuracy,
-        name=label(curve.name),
-        mode="lines+markers",
-        line=line,
-        marker=marker,
-        customdata=spans,
-        hovertemplate=f"{x} %{{x}}: <b>%{{y:.2f}} %</b>%{{customdata}}",
-    )
+    return {
+        "type": "scatter",
+        "x": curve.x,
+        "y": curve.accuracy,
+        "name": label(curve.name),
+        "mode": "lines+markers",
+        "line": line,
+        "marker": marker,
+        "customdata": spans,
+        "hovertemplate": f"{x} %{{x}}: <b>%{{y:.2f}} %</b>%{{customdata}}",
+    }
 
 
-def along(tables: Tables, x: str, by: str) -> list[View] | Absent:
-    """Draws lines along `x` for each pool and head, of the trained backbone where there is one."""
-    frame = succeeded(tables.features)[COLUMNS].dropna(subset=["validation_accuracy"])
+def along(
+    tables: Tables, x: str, by: str, beside: Callable[[pd.DataFrame, dict[str, str], str], list[Curve]]
+) -> list[View] | Absent:
+    """Draws lines along `x` for each pool and head, of the trained backbone where there is one.
+
+    Where all rows know their noise level, timesteps may be read as that: a choice. `beside` is called with a
+    figure's rows, its choices and its axis, and returns the published lines that correspond.
+    """
+    frame = known(tables)
     shown = frame[frame["features"] == "trained"].dropna(subset=[x, by])
     if shown.empty:
-        return Absent("No probe on a trained backbone's features has a validation accuracy.")
+        return Absent(NO_PROBES)
     if shown[x].nunique() < 2:
         return Absent(f"All probes are at {x} {plain(shown[x].iloc[0])}: a line needs two.")
-    choices = [*varied(shown, ["data", "backbone"]), "pool", "head"]
-    return [
-        View(choice, draw(lines(_same_data(frame, rows), rows, choice, x, by), x))
-        for choice, rows in split(shown, choices)
-    ]
+    axes = _axes(shown, x)
+    data = dict(tuple(frame.groupby("data", dropna=False)))
+    drawn = []
+    for choice, rows in split(shown, [*varied(shown, WHAT), "pool", "head"]):
+        for name, axis in axes.items():
+            numbers = lines(data[rows["data"].iloc[0]], rows, choice, axis, by)
+            numbers = numbers._replace(published=beside(rows, choice, axis))
+            drawn.append(View({**choice, "axis": name} if len(axes) > 1 else choice, draw(numbers, axis)))
+    return drawn
 
 
-def _same_data(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    data = rows["data"].iloc[0]
-    return frame[frame["data"].isna() if data is None or data != data else frame["data"] == data]
+def _axes(shown: pd.DataFrame, x: str) -> dict[str, str]:
+    """Returns the columns along which lines over `x` may be drawn, by the name of the choice."""
+    if x != "timestep" or shown[["sigma", "log_snr"]].isna().to_numpy().any() or (shown["sigma"] <= 0).any():
+        return {x: x}
+    return {"timestep": "timestep", "σ": "sigma", "log-SNR": "log_snr"}

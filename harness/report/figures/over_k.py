@@ -10,6 +10,7 @@ from harness.report.figures.figure import (
     Figure,
     View,
     axis_range,
+    error_bars,
     levels,
     percentages,
     split,
@@ -70,7 +71,7 @@ def draw(found: list[Track]) -> Any:
             mode="lines+markers",
             line={"color": mark.colour, "dash": STATISTICS[track.statistic], "width": 2.5 if best else 1.5},
             marker={"color": mark.colour, "symbol": mark.symbol, "size": 8 if best else 5},
-            error_y=_bars(track) if best else None,
+            error_y=error_bars(track.accuracy, track.low, track.high) if best else None,
             hovertemplate="K = %{x}: <b>%{y:.2f} %</b>",
         )
     ends = [
@@ -83,20 +84,6 @@ def draw(found: list[Track]) -> Any:
         scattergap=0.75,
     )
     return figure
-
-
-def _bars(track: Track) -> dict[str, Any]:
-    def lengths(ends: list[float | None]) -> list[float | None]:
-        pairs = zip(ends, track.accuracy, strict=True)
-        return [None if end is None or value is None else abs(end - value) for end, value in pairs]
-
-    return {
-        "type": "data",
-        "array": lengths(track.high),
-        "arrayminus": lengths(track.low),
-        "thickness": 1,
-        "width": 3,
-    }
 
 
 def views(tables: Tables) -> list[View] | Absent:

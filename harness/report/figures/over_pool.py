@@ -2,8 +2,10 @@
 
 import pandas as pd
 
-from harness.report.figures.figure import Absent, Figure, View, levels, split, succeeded, varied
-from harness.report.figures.lines import COLUMNS, Lines, controls, draw, highest
+from harness.report.figures.figure import Absent, Figure, View, levels, split, varied
+from harness.report.figures.lines import Curve, Lines, controls, draw, highest, published_curve
+from harness.report.figures.probes import NO_PROBES, WHAT, known
+from harness.report.published import NAME, of_figure
 from harness.report.tables import Tables
 from harness.report.words import plain
 
@@ -14,20 +16,30 @@ def best_over_pool(frame: pd.DataFrame, shown: pd.DataFrame, chosen: dict[str, s
         highest(f"head {plain(head)}", shown[shown["head"] == head], "pool") for head in levels(shown["head"])
     ]
     places = sorted({place for curve in curves for place in curve.x})
-    return Lines(curves, controls(frame, chosen, "pool", places))
+    return Lines(curves, controls(frame, chosen, "pool", places), beside(shown))
+
+
+def beside(shown: pd.DataFrame) -> list[Curve]:
+    """Returns the published lines (linear) at the paper's two settings, where a linear head was measured."""
+    if not (shown["head"] == "linear").any():
+        return []
+    return [
+        published_curve(f"{NAME}, block {plain(block)}, t {plain(timestep)}", rows, "pool")
+        for (block, timestep), rows in of_figure("pool").groupby(["block", "timestep"])
+    ]
 
 
 def views(tables: Tables) -> list[View] | Absent:
     """Draws one figure, or one for each data set and backbone."""
-    frame = succeeded(tables.features)[COLUMNS].dropna(subset=["validation_accuracy"])
+    frame = known(tables)
     shown = frame[frame["features"] == "trained"].dropna(subset=["pool", "head"])
     if shown.empty:
-        return Absent("No probe on a trained backbone's features has a validation accuracy.")
+        return Absent(NO_PROBES)
     if shown["pool"].nunique() < 2 and shown["head"].nunique() < 2:
         return Absent("All probes use one pool and one head: nothing to compare.")
     return [
         View(choice, draw(best_over_pool(frame[frame["data"].isin(rows["data"])], rows, choice), "pool"))
-        for choice, rows in split(shown, varied(shown, ["data", "backbone"]))
+        for choice, rows in split(shown, varied(shown, WHAT))
     ]
 
 

@@ -3,13 +3,21 @@
 from typing import Any, NamedTuple
 
 import pandas as pd
-import plotly.graph_objects as go
 
-from harness.report.figures.figure import Absent, Figure, View, levels, percentages, split, succeeded, varied
+from harness.report.figures.figure import (
+    Absent,
+    Drawing,
+    Figure,
+    View,
+    levels,
+    percentages,
+    split,
+    succeeded,
+    varied,
+)
+from harness.report.figures.probes import AXES, WHAT
 from harness.report.tables import Tables
 from harness.report.words import short
-
-AXES = ("backbone", "block", "timestep", "pool", "head")
 
 
 class Axis(NamedTuple):
@@ -32,15 +40,15 @@ def settings(frame: pd.DataFrame) -> Settings:
     frame = frame.dropna(subset=["validation_accuracy", "block", "timestep", "pool", "head"])
     frame = frame.sort_values("validation_accuracy", kind="stable")
     axes = []
-    for name in AXES:
+    for name in (*varied(frame, WHAT[1:]), *AXES):
         known = levels(frame[name])
-        if name != "backbone" or len(known) > 1:
+        if name in AXES or len(known) > 1:
             place = {level: i for i, level in enumerate(known)}
             axes.append(Axis(name, known, [place.get(value, -1) for value in frame[name]]))
     return Settings(axes, [value for value in percentages(frame["validation_accuracy"]) if value is not None])
 
 
-def draw(numbers: Settings) -> Any:
+def draw(numbers: Settings) -> Drawing:
     """Returns the parallel coordinates of the settings; Plotly shows their tick texts as they are."""
     dimensions = [
         {
@@ -53,9 +61,10 @@ def draw(numbers: Settings) -> Any:
         for axis in numbers.axes
     ]
     dimensions.append({"label": "Accuracy (%)", "values": numbers.accuracy, "tickformat": ".1f"})
-    figure = go.Figure(go.Parcoords(dimensions=dimensions, line={"color": numbers.accuracy}))
-    figure.update_layout(height=440, margin={"t": 56, "b": 24, "l": 48, "r": 48}, meta={"min_width": 620})
-    return figure
+    return Drawing(
+        [{"type": "parcoords", "dimensions": dimensions, "line": {"color": numbers.accuracy}}],
+        {"height": 440, "margin": {"t": 56, "b": 24, "l": 48, "r": 48}, "meta": {"min_width": 620}},
+    )
 
 
 def views(tables: Tables) -> list[View] | Absent:

@@ -1,0 +1,263 @@
+"""How near does `search: auto` come to the best of the grid, and at what cost? Beside random search and TPE.
+
+    python benchmarks/search.py --data FOLDER       # CIFAR-10 in the Hub's Parquet layout; without it: from the Hub
+    python benchmarks/search.py --results FOLDER    # keeps the grids: a second run only searches
+
+Runs the grid (7 blocks x 7 timesteps x 3 pools x 2 heads) once for each pair of data set and backbone and each
+seed. Then lets the searches choose: fits are looked up in the grid, screens are really computed. Prints for each
+way the regret (the grid's best validation accuracy minus that of the best setting found, in points), the same in
+test accuracy, the share of the grid's image passes and of its head fits. Ridge screens, closed-form solutions on a
+fraction of the images, are counted with the fits in the last columns: as so many more fits, and in the seconds that
+fitting takes. Random search and TPE get as many fits as auto, once wherever they like, and once within auto's passes,
+which then is one timestep. Takes about 15 minutes on two CPU cores.
+"""
+
+import argparse
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from harness.core.artifacts import ArtifactStore
+from harness.core.provenance import provenance
+from harness.core.row_store import RowStore
+from harness.core.seeds import generator
+from harness.core.stages import Trial, Workshop, objective, run
+from harness.core.storage import Storage
+from harness.data.dataset import load
+from harness.sweep.experiment import load_experiment
+from harness.sweep.plan import make_plan
+from harness.sweep.run import sweep
+from harness.sweep.search import searcher_for
+from harness.sweep.searches import Search, passes
+
+REPEATS = 10  # of random search and TPE, which depend on luck, for each seed
+WANTED = {"regret": 0.5, "passes": 1 / 4, "fits": 1 / 10}
+
+
+def pairs(data: str | None) -> dict[str, dict[str, Any]]:
+    """Returns experiments by name: their data, backbone and training."""
+    cifar: dict[str, Any] = {"max_train": 1000, "max_validation": 2500, "max_test": 500, "size": 16}
+    cifar |= {"name": "parquet", "path": data} if data else {"name": "hub", "path": "uoft-cs/cifar10"}
+    training = {"batch": 64, "learning_rate": 0.002, "ema": 0.99, "workers": 0}
+    return {
+        "digits, U-Net 16-32": {
+            "data": {"name": "digits", "validation": 0.4, "test": 0.1},  # half a point is three images
+            "backbone": {"name": "unet", "block_out_channels": [16, 32], "layers_per_block": 1},
+            "train": {"steps": 120, **training},
+        },
+        "CIFAR-10, U-Net 8-16": {
+            "data": cifar,
+            "backbone": {"name": "unet", "block_out_channels": [8, 16], "layers_per_block": 1},
+            "train": {"steps": 120, **training},
+        },
+        "CIFAR-10 grey, U-Net 16-32": {  # the cosine schedule: as many steps are less noise
+            "data": {**cifar, "channels": 1},
+            "backbone": {
+                "name": "unet",
+                "block_out_channels": [16, 32],
+                "layers_per_block": 1,
+                "schedule": "squaredcos_cap_v2",
+            },
+            "train": {"steps": 120, **training},
+        },
+    }
+
+
+def experiment(pair: dict[str, Any], seed: int, search: str) -> Any:
+    """Returns the grid of a pair, or a search in it."""
+    values = {
+        "seed": seed,
+        "data": pair["data"],
+        "search": {"name": search, "trials": 1000},
+        "features": {
+            "backbone": pair["backbone"],
+            "train": pair["train"],
+            "blocks": [2, 3, 4, 5, 6, 8, 9],
+            "timesteps": [10, 30, 50, 90, 150, 300, 500],
+            "pools": [1, 2, 4],
+            "heads": [
+                {"name": "linear", "strengths": [0.03]},
+                {"name": "mlp", "hidden": [32], "train": {"steps": 40, "learning_rate": 0.003, "workers": 0}},
+            ],
+            "controls": [],
+        },
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "searched.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return load_experiment(str(path), [])
+
+
+class Measured(NamedTuple):
+    """What else is known of a trial."""
+
+    test_accuracy: float
+    fit_seconds: float
+
+
+class Found(NamedTuple):
+    """What a search found and took."""
+
+    way: str
+    regret: float  # points of validation accuracy
+    test: float  # points of test accuracy less than with the grid's choice
+    passes: float  # share of the grid's
+    fits: float
+    fits_and_screens: float
+    seconds: float  # of fitting heads, those of screens included
+
+
+def searches(pair: dict[str, Any], seed: int, results: str) -> list[Found]:
+    """Runs the grid, then every search in it."""
+    storage = Storage(results)
+    sweep(experiment(pair, seed, "grid"), storage, address=None, debug=True, quiet=True)
+    workshop = Workshop(ArtifactStore(storage), provenance(), ray=False)
+    rows = RowStore(storage).tables()
+    auto = experiment(pair, seed, "auto")
+    (search,) = make_plan(auto, load(auto.data, seed), rows, workshop).searches
+    columns = ("key", "test_accuracy", "fit_seconds")
+    measured = {
+        key: Measured(*rest)
+        for key, *rest in zip(*(rows["features"][name].to_pylist() for name in columns), strict=True)
+    }
+    asked = chosen(search, workshop, measured)
+    found = [judged("auto", search, measured, asked)]
+    fits = [trial for trial in asked if trial.searchable]
+    for name in ("random", "tpe"):
+        for repeat in range(REPEATS):
+            number = 1000 * seed + repeat
+            free = search._replace(
+                name=name, candidates=search.grid, chooser=None, budget=len(fits), known={}
+            )
+            found.append(judged(f"{name}, same fits", search, measured, drawn(free, search.known, number)))
+            timesteps = sorted({trial.axes["timestep"] for trial in search.grid})
+            one = timesteps[int(generator(number, "timestep").integers(len(timesteps)))]
+            there = [trial for trial in search.grid if trial.axes["timestep"] == one]
+            bound = free._replace(candidates=there, budget=min(len(fits), len(there)))
+            found.append(judged(f"{name}, same cost", search, measured, drawn(bound, search.known, number)))
+    return found
+
+
+def chosen(search: Search, workshop: Workshop, measured: dict[str, Measured]) -> list[Trial]:
+    """Returns the trials that auto asks for: the grid's are looked up, its screens are run and put to `measured`."""
+    assert search.chooser is not None
+    by_key = {trial.key: trial for trial in search.candidates}
+    known: dict[str, float | None] = {}
+    asked = []
+    while keys := search.chooser.next(known):
+        for key in keys:
+            trial = by_key[key]
+            asked.append(trial)
+            if trial.searchable:
+                known[key] = search.known[key]
+            else:
+                outcome = run(trial, workshop, "cpu")
+                known[key] = objective(trial, outcome)
+                measured[key] = Measured(0.0, outcome.tables["features"][0].get("fit_seconds") or 0.0)
+    return asked
+
+
+def drawn(search: Search, values: Mapping[str, float | None], seed: int) -> list[Trial]:
+    """Returns the trials that a search by Optuna asks for, one after the other."""
+    searcher: Any = searcher_for(search, seed, lambda: 1)
+    by_key = {trial.key: trial for trial in search.candidates}
+    asked = []
+    for count in range(search.budget):
+        key = searcher.suggest(str(count))["key"]
+        asked.append(by_key[key])
+        searcher.on_trial_complete(str(count), {"objective": values[key]})
+    return asked
+
+
+def judged(way: str, search: Search, measured: Mapping[str, Measured], asked: Iterable[Trial]) -> Found:
+    """Compares the best of what was fitted with the best of the grid."""
+
+    def value(trial: Trial) -> float:
+        return search.known[trial.key] or 0.0
+
+    def seconds(trials: Iterable[Trial]) -> float:
+        return sum(measured[trial.key].fit_seconds for trial in trials)
+
+    asked = list(asked)
+    fitted = [trial for trial in asked if trial.searchable]
+    best, found = max(search.grid, key=value), max(fitted, key=value)
+    return Found(
+        way,
+        100 * (value(best) - value(found)),
+        100 * (measured[best.key].test_accuracy - measured[found.key].test_accuracy),
+        passes(asked) / passes(search.grid),
+        len(fitted) / len(search.grid),
+        len(asked) / len(search.grid),
+        seconds(asked) / seconds(search.grid),
+    )
+
+
+def table(found: Mapping[str, list[Found]]) -> str:
+    """Returns a line for each pair and way."""
+    lines = [
+        f"{'':28}{'':20}{'regret, points':>24}{'test':>7}{'passes':>8}{'fits':>7}{'+screens':>9}{'seconds':>9}",
+        f"{'':28}{'':20}{'mean':>8}{'worst':>8}{'<=0.5':>8}{'mean':>7}{'of grid':>8}{'':>7}{'':>9}{'of fits':>9}",
+    ]
+    for pair, every in found.items():
+        by_way: dict[str, list[Found]] = defaultdict(list)
+        for one in every:
+            by_way[one.way].append(one)
+        for way, ones in by_way.items():
+            regrets = [one.regret for one in ones]
+
+            def mean(of: Callable[[Found], float], ones: list[Found] = ones) -> float:
+                return statistics.mean(map(of, ones))
+
+            within = sum(regret <= WANTED["regret"] + 1e-9 for regret in regrets)
+            lines.append(
+                f"{pair:28}{way:20}{mean(lambda one: one.regret):8.2f}{max(regrets):8.2f}"
+                f"{f'{within}/{len(ones)}':>8}{mean(lambda one: one.test):7.2f}{mean(lambda one: one.passes):8.1%}"
+                f"{mean(lambda one: one.fits):7.1%}{mean(lambda one: one.fits_and_screens):9.1%}"
+                f"{mean(lambda one: one.seconds):9.1%}"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", help="a folder with CIFAR-10 as Parquet files")
+    parser.add_argument("--results", help="a folder that keeps what was computed")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--pairs", nargs="+", help="only those whose names contain one of these")
+    parser.add_argument("--processes", type=int, default=2)
+    asked = parser.parse_args()
+    names = [name for name in pairs(asked.data) if not asked.pairs or any(one in name for one in asked.pairs)]
+    found: dict[str, list[Found]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory(prefix="search-") as scratch:
+        results = Path(asked.results or scratch)
+        with ProcessPoolExecutor(asked.processes, mp_context=get_context("spawn")) as pool:
+            jobs = [
+                (
+                    name,
+                    pool.submit(
+                        searches, pairs(asked.data)[name], seed, str(results / f"{names.index(name)}-{seed}")
+                    ),
+                )
+                for seed in asked.seeds
+                for name in names
+            ]
+            for name, job in jobs:
+                found[name] += job.result()
+                print(
+                    f"{name}: auto {found[name][-1 - 4 * REPEATS].regret:.2f} points from the best",
+                    flush=True,
+                )
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

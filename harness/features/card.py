@@ -1,0 +1,107 @@
+"""The model card of an exported classifier: what it is, how good it is and how certain that is, where it is from."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.core.stages import Trial
+from harness.data.dataset import Dataset
+from harness.features.extractor import About
+
+VERSIONS = ("python", "torch", "diffusers", "numpy", "scikit_learn")
+
+
+def card(
+    trial: Trial,
+    row: Mapping[str, Any],
+    origin: Mapping[str, Any],
+    dataset: Dataset,
+    about: About,
+    notes: Sequence[str],
+) -> str:
+    """Returns the card in Markdown. `row` is what the trial recorded, `origin` what it was chosen from."""
+    return "\n".join(
+        [
+            "---",
+            "library_name: harness",
+            "pipeline_tag: image-classification",
+            "license: other  # fill in: that of the backbone, and of the data that the head was trained on",
+            "---",
+            f"# {_line(origin['experiment'])}: an image classifier on diffusion features",
+            "",
+            *_what(trial, about),
+            "",
+            *_use(origin, about),
+            "",
+            *_how_good(row, origin),
+            *(f"- {note}" for note in notes),
+            "",
+            *_from(trial, row, dataset),
+            "",
+        ]
+    )
+
+
+def _what(trial: Trial, about: About) -> list[str]:
+    learnt = {
+        "trained": "The backbone is as it came from diffusion training; the head was fitted on frozen features.",
+        "finetuned": "The backbone was fine-tuned up to this block together with the head.",
+    }[about.features]
+    draws = "one noise draw" if about.draws == 1 else f"an average over {about.draws} noise draws"
+    return [
+        f"An image of {about.size}x{about.size} pixels, {'grey' if about.channels == 1 else 'colour'}, is noised to "
+        f"timestep {about.timestep} and goes through a diffusion backbone ({_line(trial.axes['backbone'])}) up to "
+        f"block {about.block} (`{about.module}`). Its feature map, {draws}, is pooled to {about.pool}x{about.pool} "
+        f"and classified by a head ({_line(trial.axes['head'])}) into {len(about.classes)} classes.",
+        learnt,
+    ]
+
+
+def _use(origin: Mapping[str, Any], about: About) -> list[str]:
+    return [
+        "## Use",
+        "```python",
+        "import harness",
+        f"classifier = harness.load({str(origin['folder'])!r})",
+        "probabilities = classifier(images)  # a list of PIL images, or an array [N, C, H, W] or [N, H, W, C]",
+        "```",
+        f"`classifier.features(images)` are the features [N, {', '.join(map(str, about.shape))}], "
+        "`classifier.classes` the names of the classes. Images are resized by their shorter side and cut at the "
+        "centre. The noise is the same for every image, so results depend on nothing but the image.",
+    ]
+
+
+def _how_good(row: Mapping[str, Any], origin: Mapping[str, Any]) -> list[str]:
+    left_out = ", ".join(f"{count} {_line(kind)}" for kind, count in origin["left_out"].items())
+    return [
+        "## How good it is",
+        f"- Test accuracy {_estimate(row, 'test_accuracy')}.",
+        f"- Validation accuracy {_estimate(row, 'validation_accuracy')}: the best of {origin['settings']} settings, "
+        "so it flatters; the test images had no part in the choice.",
+        *([f"- Not compared, as they cannot be exported: {left_out}."] if left_out else []),
+        f"- Trained on {row['train_n']} labelled images.",
+    ]
+
+
+def _estimate(row: Mapping[str, Any], name: str) -> str:
+    value, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.1f} % (95 % interval {low:.1f} to {high:.1f}, n = {row[f'{name}_n']})"
+
+
+def _from(trial: Trial, row: Mapping[str, Any], dataset: Dataset) -> list[str]:
+    commit = f", commit {row['code_commit']}" if row.get("code_commit") else ""
+    changed = " with uncommitted changes" if row.get("code_dirty") else ""
+    versions = ", ".join(
+        f"{name} {row[f'{name}_version']}" for name in VERSIONS if row.get(f"{name}_version")
+    )
+    sizes = ", ".join(f"{len(places)} {split}" for split, places in dataset.splits.items())
+    return [
+        "## Where it is from",
+        f"- Data: {_line(trial.data)}, fingerprint {trial.data_fingerprint}, {sizes}.",
+        f"- Trial {trial.key}, run {row['run']}, seed {trial.seed}, on {_line(row['device'])}.",
+        f"- harness {row['harness_version']}{commit}{changed}; {versions}.",
+    ]
+
+
+def _line(text: Any) -> str:
+    """Returns a name as one line that Markdown leaves alone."""
+    return " ".join(str(text).split()).replace("`", "'").replace("<", "&lt;")

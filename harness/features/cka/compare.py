@@ -1,0 +1,97 @@
+"""A CKA trial: read representations of the same images, and compare each with each."""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
+
+from harness.core.stages import Stage, Trial, Workshop
+from harness.data.dataset import open_dataset
+from harness.features.extract import FILE, batches
+from harness.metrics.cka import cka
+from harness.models.encoders import open_encoder, select
+from harness.training.device import pick_device
+
+LAYERS = "layers.safetensors"
+COLUMNS = ("network", "block", "block_name", "timestep", "pool")
+
+
+class Representation(NamedTuple):
+    """What one place of one network makes of the images."""
+
+    columns: Mapping[str, Any]  # of one side of a row
+    x_ND: np.ndarray
+
+
+def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
+    """Returns a row of `similarity` for each pair."""
+    rows = []
+    for group in trial.config["groups"]:
+        a, b = (
+            [one for place in group[side] for one in read(place, trial.reads[place["reads"]], workshop)]
+            for side in ("a", "b")
+        )
+        rows += compared(a, b)
+    return {"similarity": rows}
+
+
+def compared(a: Sequence[Representation], b: Sequence[Representation]) -> list[dict[str, Any]]:
+    """Returns a row for each of `a` with each of `b`; where `b` is empty, for all pairs of `a`."""
+    everything = [*a, *b]
+    cka_KK = cka([one.x_ND for one in everything])
+    pairs = product(range(len(a)), range(len(a), len(everything))) if b else combinations(range(len(a)), 2)
+    return [
+        {
+            **{f"a_{name}": value for name, value in everything[first].columns.items()},
+            **{f"b_{name}": value for name, value in everything[second].columns.items()},
+            "cka": float(cka_KK[first, second]),
+            "images": len(everything[first].x_ND),
+        }
+        for first, second in pairs
+    ]
+
+
+def read(place: Mapping[str, Any], held: Sequence[Stage], workshop: Workshop) -> list[Representation]:
+    """Returns a block's features, or those of an encoder's layers. Raises `UserError` for a layer it lacks."""
+    if "layers" in place:
+        with safe_open(workshop.file(held[0], LAYERS), framework="numpy") as file:
+            known = json.loads(file.metadata()["layers"])
+            chosen = select(place["layers"], known, place["network"])
+            return [
+                Representation(
+                    _columns(network=place["network"], block=known.index(layer), block_name=layer),
+                    file.get_tensor(layer),
+                )
+                for layer in chosen
+            ]
+    x_NCPP = torch.cat([load_file(workshop.file(shard, FILE))["features"] for shard in held])
+    pooled_NCPP = torch.nn.functional.adaptive_avg_pool2d(x_NCPP, place["pool"])
+    return [Representation({name: place[name] for name in COLUMNS}, pooled_NCPP.flatten(1).numpy())]
+
+
+def _columns(**values: Any) -> dict[str, Any]:
+    return {name: values.get(name) for name in COLUMNS}
+
+
+def make_layers(stage: Stage, folder: Path, workshop: Workshop) -> None:
+    """Writes what all layers of an encoder see in the first training images, [N, D] a layer."""
+    dataset = open_dataset(stage.needs["dataset"], workshop)
+    device = pick_device(workshop)
+    encoder = open_encoder(stage.needs["encoder"], workshop, device)
+    index_N = dataset.splits["train"][: stage.config["images"]]
+    kept: dict[str, list[np.ndarray]] = {layer: [] for layer in encoder.layers}
+    for _, x_BCHW in batches(dataset.images, index_N, stage.options["batch"], device):
+        for layer, value_BD in encoder.features(x_BCHW).items():
+            kept[layer].append(value_BD.cpu().numpy())
+    save_file(
+        {layer: np.concatenate(parts) for layer, parts in kept.items()},
+        folder / LAYERS,
+        metadata={"layers": json.dumps(encoder.layers)},
+    )

@@ -1,0 +1,34 @@
+"""What is compared with what."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from harness.core.config import part, unkeyed
+from harness.features.config import OnBackbone
+from harness.metrics.cka import LEAST_IMAGES
+from harness.models.backbone import BACKBONES, Backbone, BlockNames
+from harness.models.encoders import ENCODERS, Encoder, Pixels, Random
+from harness.models.schedule import Timestep
+
+Against = Literal["blocks", "timesteps", "pools", "untrained", "encoders", "others"]
+
+
+class CKAConfig(OnBackbone):
+    """The `cka:` section of an experiment."""
+
+    blocks: BlockNames = "all"
+    timesteps: list[Timestep] = Field([10, 30, 50, 90, 150, 300, 500], min_length=1)
+    pools: list[int] = Field([1], min_length=1)  # average-pooled to pool x pool
+    # blocks: each with each at every timestep; timesteps, pools: a block with itself there; the rest: blocks with
+    # those of the untrained backbone, with the layers of `encoders`, with the blocks of `others`
+    against: list[Against] = Field(
+        ["blocks", "timesteps", "pools", "untrained", "encoders", "others"], min_length=1
+    )
+    encoders: list[Annotated[Encoder, part(ENCODERS)]] = [Pixels(), Random()]
+    others: dict[str, Annotated[Backbone, part(BACKBONES)]] = {}  # further backbones, by what rows call them
+    images: int = Field(2000, ge=LEAST_IMAGES, le=50_000)  # training images that are compared on, at most
+    draws: int = Field(1, ge=1, le=10_000)  # noise draws a feature is averaged over
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where a GPU has it
+    batch: int = unkeyed(256, ge=1)  # images in one forward pass
+    shard: int = unkeyed(8192, ge=1)  # images in one artifact at most: what a lost machine costs

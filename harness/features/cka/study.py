@@ -1,0 +1,274 @@
+"""CKA as trials: one for each group of representations that are compared, and many rows from each."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from harness.core.errors import UserError
+from harness.core.stages import Stage, Trial, Work, shards
+from harness.data.config import DataConfig
+from harness.data.dataset import Dataset
+from harness.features.cka.config import CKAConfig
+from harness.features.stages import (
+    FEATURES_VERSION,
+    Reading,
+    Tap,
+    backbone_stage,
+    features_stages,
+    stored_pool,
+)
+from harness.metrics.cka import LEAST_IMAGES
+from harness.models.backbone import BACKBONES, BackbonePlan, Block
+from harness.models.encoders import ENCODERS, Encoder
+
+CKA_VERSION = 1
+LAYERS_VERSION = 1
+TRIAL_SECONDS = 2.0  # guesses for one CPU core
+ENCODING_SECONDS = 0.02  # an image
+BACKBONE, UNTRAINED = "backbone", "untrained"  # what rows call the networks that have no label
+
+Place = dict[str, Any]  # which representation: the columns of one side of a row, and the `reads` that hold it
+Pieces = Mapping[str, tuple[Stage, ...]]
+
+
+class CKA:
+    """Which representations are alike: blocks, timesteps, pools, backbones and other networks?"""
+
+    name = "cka"
+    Config = CKAConfig
+    registries = (BACKBONES, ENCODERS)
+    axes = ("a_block", "a_timestep", "a_pool", "b_network")
+    shares = ("features", ("backbone", "train"))
+
+    def trials(
+        self, config: CKAConfig, data: DataConfig, dataset: Dataset, stage: Stage, seed: int
+    ) -> list[Trial]:
+        """Returns all trials of an experiment; raises `UserError` for what cannot be compared."""
+        return _Comparisons(config, data, dataset, stage, seed).trials()
+
+
+class Network(NamedTuple):
+    """A backbone whose blocks are compared."""
+
+    label: str
+    plan: BackbonePlan
+    stage: Stage
+    blocks: list[Block]
+
+
+class _Comparisons:
+    """Makes the trials, which share everything but what they compare."""
+
+    def __init__(
+        self, config: CKAConfig, data: DataConfig, dataset: Dataset, stage: Stage, seed: int
+    ) -> None:
+        self.config, self.data, self.dataset, self.stage, self.seed = config, data, dataset, stage, seed
+        self.images = min(config.images, len(dataset.labelled(None)))
+        if self.images < LEAST_IMAGES:
+            raise UserError(f"cka: {self.images} training images; unbiased CKA needs at least {LEAST_IMAGES}")
+        self._pieces: dict[tuple[str, int], dict[Tap, tuple[Stage, ...]]] = {}
+        plan = config.backbone.plan(dataset.images.shape[2], dataset.images.shape[1])
+        self.timesteps = plan.steps(config.timesteps, "cka.timesteps")
+        self.network = self._network(BACKBONE, plan, backbone_stage(plan, config.train, stage, seed))
+        _refuse_twice("pools", config.pools)
+        _refuse_twice("against", config.against)
+        labels = [BACKBONE, UNTRAINED, *(encoder.called for encoder in config.encoders), *config.others]
+        _refuse_twice("encoders and others", labels, "; give each a label of its own")
+
+    def trials(self) -> list[Trial]:
+        """Returns a trial for each group that has something to compare."""
+        trials = [trial for name in self.config.against for trial in getattr(self, f"_{name}")()]
+        if not trials:
+            raise UserError(
+                f"cka.against: {', '.join(self.config.against)} leaves nothing to compare; give more blocks, "
+                "timesteps, pools, encoders or others"
+            )
+        return trials
+
+    def _blocks(self) -> Iterator[Trial]:
+        if len(self.network.blocks) > 1:
+            for timestep in self.timesteps:
+                for pool in self.config.pools:
+                    yield self._trial([self._side(self.network, timestep, pool)])
+
+    def _timesteps(self) -> Iterator[Trial]:
+        if len(self.timesteps) > 1:
+            for block in self.network.blocks:
+                for pool in self.config.pools:
+                    yield self._trial(
+                        [[self._place(self.network, block, one, pool) for one in self.timesteps]]
+                    )
+
+    def _pools(self) -> Iterator[Trial]:
+        if len(self.config.pools) > 1:
+            for timestep in self.timesteps:
+                yield self._trial(
+                    [
+                        [self._place(self.network, block, timestep, pool) for pool in self.config.pools]
+                        for block in self.network.blocks
+                    ]
+                )
+
+    def _untrained(self) -> Iterator[Trial]:
+        plan = self.network.plan.untrained()
+        zero = self.config.train.model_copy(update={"steps": 0})
+        yield from self._across(
+            self._network(UNTRAINED, plan, backbone_stage(plan, zero, self.stage, self.seed))
+        )
+
+    def _others(self) -> Iterator[Trial]:
+        channels, size = self.dataset.images.shape[1:3]
+        for label, backbone in self.config.others.items():
+            plan = backbone.plan(size, channels)
+            plan.steps(self.timesteps, f"cka.timesteps of {label}")
+            stage = backbone_stage(plan, self.config.train, self.stage, self.seed)
+            yield from self._across(self._network(label, plan, stage))
+
+    def _across(self, other: Network) -> Iterator[Trial]:
+        for timestep in self.timesteps:
+            for pool in self.config.pools:
+                yield self._trial(
+                    [self._side(self.network, timestep, pool)], [self._side(other, timestep, pool)]
+                )
+
+    def _encoders(self) -> Iterator[Trial]:
+        for encoder in self.config.encoders:
+            held = (layers_stage(encoder, self.stage, self.images, self.dataset, self.config.batch),)
+            place = {"network": encoder.called, "layers": encoder.layers, "reads": held}
+            for timestep in self.timesteps:
+                for pool in self.config.pools:
+                    yield self._trial([self._side(self.network, timestep, pool)], [[place]])
+
+    def _network(self, label: str, plan: BackbonePlan, stage: Stage) -> Network:
+        blocks = plan.select(self.config.blocks)
+        smallest = min(blocks, key=lambda block: block.size)
+        for pool in self.config.pools:
+            if not 1 <= pool <= smallest.size:
+                raise UserError(
+                    f"cka.pools: {pool} is not between 1 and {smallest.size}, the size of the feature map of block "
+                    f"{smallest.number} of the {label}"
+                )
+        return Network(label, plan, stage, blocks)
+
+    def _side(self, network: Network, timestep: int, pool: int) -> list[Place]:
+        return [self._place(network, block, timestep, pool) for block in network.blocks]
+
+    def _place(self, network: Network, block: Block, timestep: int, pool: int) -> Place:
+        tap = Tap(block, stored_pool(pool, self.config.pools, block.size))
+        return {
+            "network": network.label,
+            "block": block.number,
+            "block_name": block.name,
+            "timestep": timestep,
+            "pool": pool,
+            "reads": self._features(network, timestep)[tap],
+        }
+
+    def _features(self, network: Network, timestep: int) -> dict[Tap, tuple[Stage, ...]]:
+        """Returns the stages that hold a network's features at a timestep, in shards, by tap."""
+        key = (network.label, timestep)
+        if key not in self._pieces:
+            config = self.config
+            taps = {
+                Tap(block, stored_pool(pool, config.pools, block.size))
+                for block in network.blocks
+                for pool in config.pools
+            }
+            parts = [
+                features_stages(
+                    network.stage,
+                    self.stage,
+                    timestep,
+                    sorted(taps),
+                    plan=network.plan,
+                    reading=Reading(None, config.draws, self.seed, config.precision, None, config.batch),
+                    images=images,
+                )
+                for images in shards(self.images, config.shard, config.batch)
+            ]
+            self._pieces[key] = {tap: tuple(part[tap] for part in parts) for tap in taps}
+        return self._pieces[key]
+
+    def _trial(self, a: Sequence[list[Place]], b: Sequence[list[Place]] = ()) -> Trial:
+        """Returns the trial that compares each of `a` with each of the same group of `b`; without `b`, all pairs."""
+        reads: dict[str, tuple[Stage, ...]] = {}
+        names: dict[tuple[str, ...], str] = {}
+
+        def named(places: list[Place]) -> list[dict[str, Any]]:
+            described = []
+            for place in places:
+                name = names.setdefault(tuple(stage.key for stage in place["reads"]), str(len(names)))
+                reads[name] = place["reads"]
+                described.append({**place, "reads": name})
+            return described
+
+        others = b or [[] for _ in a]
+        groups = [{"a": named(one), "b": named(other)} for one, other in zip(a, others, strict=True)]
+        sides = {
+            "a": [place for one in a for place in one],
+            "b": [place for one in b or a for place in one],
+        }
+        return Trial(
+            study="cka",
+            table="similarity",
+            objective="cka",
+            version=CKA_VERSION,
+            runner="harness.features.cka.compare:run",
+            axes={
+                f"{side}_{column}": _common(places, column)
+                for side, places in sides.items()
+                for column in ("network", "block", "block_name", "timestep", "pool")
+            },
+            config={
+                "groups": groups,
+                "images": self.images,
+                "draws": self.config.draws,
+                "precision": self.config.precision,
+                "features_version": FEATURES_VERSION,
+            },
+            seed=self.seed,
+            data=self.data.title,
+            data_fingerprint=self.dataset.fingerprint,
+            needs=_needs(reads),
+            reads=reads,
+            seconds=TRIAL_SECONDS,
+            searchable=False,
+        )
+
+
+def layers_stage(encoder: Encoder, dataset: Stage, images: int, data: Dataset, batch: int) -> Stage:
+    """Returns the stage that holds what all layers of an encoder see in the first training images."""
+    return Stage(
+        kind="layers",
+        version=LAYERS_VERSION,
+        maker="harness.features.cka.compare:make_layers",
+        config={"images": images},
+        needs={"encoder": encoder.stage(data.images.shape[1]), "dataset": dataset},
+        options={"batch": batch},
+        work=Work(0, images * ENCODING_SECONDS),
+    )
+
+
+def _needs(reads: Pieces) -> dict[str, Stage]:
+    """Returns what the representations are of: they follow from it, however they are cut into shards."""
+    needs: dict[str, Stage] = {}
+    for held in reads.values():
+        for name, stage in held[0].needs.items():
+            if stage.key not in {need.key for need in needs.values()}:
+                needs[f"{name} {len(needs)}"] = stage
+    return needs
+
+
+def _common(places: Sequence[Place], column: str) -> Any:
+    """Returns the value that all places have in a column, or None."""
+    values = [place.get(column) for place in places]
+    return values[0] if all(value == values[0] for value in values) else None
+
+
+def _refuse_twice(what: str, values: Sequence[Any], remedy: str = "") -> None:
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise UserError(f"cka.{what}: {twice[0]} is given twice{remedy}")
+
+
+STUDY = CKA()

@@ -1,0 +1,180 @@
+"""Writes the classifier of a trial into a folder that `harness.load` reads, and checks that it is the same one."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import harness
+from harness.core.artifacts import MANIFEST
+from harness.core.errors import UserError
+from harness.core.stages import Stage, Trial, Workshop
+from harness.data.dataset import Dataset, open_dataset
+from harness.features import extractor
+from harness.features.card import card
+from harness.features.finetune import task as finetune
+from harness.features.heads.head import head_of
+from harness.features.probe import fit_head, read_features, split, standardisation
+from harness.features.streaming import kept
+
+CHECKED = 1000  # test images that the written folder is asked about, with the noise that they had
+
+
+def write_probe(
+    trial: Trial,
+    row: Mapping[str, Any],
+    correct_N: np.ndarray | None,
+    origin: Mapping[str, Any],
+    folder: Path,
+    workshop: Workshop,
+) -> list[str]:
+    """Writes a frozen backbone with the head of a probe, which is fitted once more, in the same way.
+
+    `row` and `correct_N` (which test images it got right) are what the trial recorded; `origin` says what the
+    classifier was chosen from. Returns lines to show. Raises `UserError` where the backbone is no longer there.
+    """
+    dataset = open_dataset(trial.needs["dataset"], workshop)
+    _copy_pipeline(trial.needs["backbone"], folder, workshop)
+    x_MCPP, views_VCPP = read_features(trial, workshop, dataset)
+    labels_per_class = trial.config["labels_per_class"]
+    train, validation, test = split(x_MCPP, views_VCPP, dataset, labels_per_class)
+    fitted = fit_head(trial, train, validation, len(dataset.classes), workshop)
+    first = len(dataset.labelled(labels_per_class))
+    standard = standardisation(np.concatenate([x_MCPP[:first], views_VCPP]))
+    extractor.save_head(folder, fitted.network, standard)
+    _write_about(trial, x_MCPP.shape[1:], dataset, folder, draws=trial.config["draws"])
+    notes = _compared(fitted.predict(test.x) == test.labels_N, correct_N, "the head, fitted again,")
+    return _finish(trial, row, correct_N, origin, dataset, folder, notes)
+
+
+def write_streamed(
+    trial: Trial,
+    row: Mapping[str, Any],
+    correct_N: np.ndarray | None,
+    origin: Mapping[str, Any],
+    folder: Path,
+    workshop: Workshop,
+) -> list[str]:
+    """Writes a frozen backbone with a head that learnt from a stream, as it was kept; otherwise as `write_probe`."""
+    dataset = open_dataset(trial.needs["dataset"], workshop)
+    _copy_pipeline(trial.needs["backbone"], folder, workshop)
+    (stage,) = trial.reads["streamed"]
+    weights = {name: torch.from_numpy(value) for name, value in kept.read(stage, workshop).weights.items()}
+    by_steps = trial.config["head"]["name"] != "ridge"
+    shape = stage.config["channels"], stage.config["pool"], stage.config["pool"]
+    standard = None
+    if "mean" in weights:
+        standard = weights.pop("mean").numpy().reshape(shape), weights.pop("scale").numpy().reshape(shape)
+        if by_steps:
+            weights = {name.removeprefix("head."): value for name, value in weights.items()}
+    network = head_of(trial.config["head"]).network(shape, len(dataset.classes))
+    network.load_state_dict(weights)
+    extractor.save_head(folder, network, standard)
+    draws, noise = (1, kept.EVALUATION) if by_steps else (trial.config["draws"], None)
+    _write_about(trial, shape, dataset, folder, draws=draws, noise=noise)
+    return _finish(trial, row, correct_N, origin, dataset, folder, [])
+
+
+def write_tuned(
+    trial: Trial,
+    row: Mapping[str, Any],
+    correct_N: np.ndarray | None,
+    origin: Mapping[str, Any],
+    folder: Path,
+    workshop: Workshop,
+) -> list[str]:
+    """Writes a fine-tuned encoder with its head, as they were learnt; otherwise as `write_probe`."""
+    dataset = open_dataset(trial.needs["dataset"], workshop)
+    tuned = trial.needs["tuned"]
+    _copy_pipeline(tuned, folder, workshop)
+    for name in (finetune.ABOUT, finetune.HEAD):
+        (folder / extractor.BACKBONE / name).unlink()
+    shape = finetune.read_about(tuned, workshop)["shape"]
+    extractor.save_head(folder, finetune.read_head(tuned, workshop, len(dataset.classes)), None)
+    _write_about(trial, shape, dataset, folder, draws=trial.config["draws"])
+    return _finish(trial, row, correct_N, origin, dataset, folder, [])
+
+
+def _copy_pipeline(stage: Stage, folder: Path, workshop: Workshop) -> None:
+    """Copies the backbone; one that was trained is not trained again for this."""
+    if not workshop.has(stage):
+        raise UserError(
+            f"the {stage.kind} {stage.key[:6]} of the best setting is no longer in the results; run the sweep again "
+            "where they are, or give --results"
+        )
+    source = workshop.folder(stage)
+    shutil.copytree(source, folder / extractor.BACKBONE, ignore=shutil.ignore_patterns(MANIFEST))
+
+
+def _write_about(
+    trial: Trial,
+    shape: Sequence[int],
+    dataset: Dataset,
+    folder: Path,
+    *,
+    draws: int,
+    noise: str | None = None,
+) -> None:
+    channels, size = dataset.images.shape[1:3]
+    about = extractor.About(
+        harness_version=harness.__version__,
+        features=trial.axes["features"],
+        block=trial.axes["block"],
+        module=trial.axes["block_name"],
+        timestep=trial.axes["timestep"],
+        pool=trial.axes["pool"],
+        draws=draws,
+        seed=trial.seed,
+        noise=noise,
+        precision=trial.config["precision"],
+        head=trial.config["head"],
+        shape=list(shape),
+        classes=list(dataset.classes),
+        size=size,
+        channels=channels,
+    )
+    text = json.dumps(about.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (folder / extractor.ABOUT).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _finish(
+    trial: Trial,
+    row: Mapping[str, Any],
+    correct_N: np.ndarray | None,
+    origin: Mapping[str, Any],
+    dataset: Dataset,
+    folder: Path,
+    notes: list[str],
+) -> list[str]:
+    """Asks the written folder about test images, writes the model card, and returns what to tell."""
+    loaded = extractor.load(folder, "cpu" if not torch.cuda.is_available() else None)
+    places = dataset.splits["test"][:CHECKED]
+    predicted = loaded(dataset.images[places], index=places).argmax(1).numpy()
+    recorded = None if correct_N is None else correct_N[: len(places)]
+    notes = [*notes, *_compared(predicted == dataset.labels[places], recorded, "what was written")]
+    text = card(trial, row, origin, dataset, loaded.about, notes)
+    (folder / extractor.CARD).write_text(text, encoding="utf-8")
+    setting = f"block {loaded.about.block}, timestep {loaded.about.timestep}, pool {loaded.about.pool}"
+    return [
+        f"{loaded.about.features}, {setting}, head {trial.axes['head']}: {100 * row['test_accuracy']:.1f} % on test "
+        f"({100 * row['test_accuracy_low']:.1f} to {100 * row['test_accuracy_high']:.1f}, n = "
+        f"{row['test_accuracy_n']}), best on validation of {origin['settings']}",
+        *notes,
+    ]
+
+
+def _compared(right_N: np.ndarray, recorded_N: np.ndarray | None, what: str) -> list[str]:
+    """Returns a warning if predictions are not those of the sweep, else nothing."""
+    if recorded_N is None or len(recorded_N) != len(right_N):
+        return [f"warning: {what} could not be compared with the sweep, which has no predictions of it"]
+    differing = int(np.sum(right_N != recorded_N))
+    if not differing:
+        return []
+    return [
+        f"warning: {what} differs from the sweep on {differing} of {len(right_N)} test images; "
+        "it ran on another kind of device, or with other versions of the libraries"
+    ]

@@ -1,0 +1,219 @@
+"""What `harness export` writes and `harness.load` reads: images in, features or class probabilities out.
+
+extractor.json       what it is: block, timestep, pool, noise draws, head, classes, image size
+backbone/            the diffusion backbone, as diffusers reads it
+head.safetensors     the head's weights, and what features are standardised by
+README.md            the model card
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from harness.core.config import Config, parse
+from harness.core.errors import UserError
+from harness.core.seeds import stream
+from harness.data.source import prepared
+from harness.features.extract import read_blocks
+from harness.features.heads.head import Fitted, head_of
+from harness.models.denoiser import Denoiser, load_denoiser
+
+FORMAT = 1  # of the folder; raised when an older harness could not read it
+ABOUT, BACKBONE, HEAD, CARD = "extractor.json", "backbone", "head.safetensors", "README.md"
+HEADS_OWN = "head."  # before the names of the head's weights
+MEAN, SCALE = "mean", "scale"  # what features are standardised by, where they are
+BATCH = 64  # images in one forward pass
+ANY_IMAGE = 2**32 - 1  # the name in noise draws of images that belong to no data set: no place is so large
+
+
+class About(Config):
+    """The content of `extractor.json`."""
+
+    format: int = FORMAT
+    harness_version: str
+    features: str  # "trained" or "finetuned"
+    block: int
+    module: str  # the block's module in the backbone
+    timestep: int
+    pool: int
+    draws: int = Field(ge=1)  # noise draws that features are averaged over
+    seed: int
+    noise: str | None = None  # the stream of the seed that the noise is from; None: that of extraction
+    precision: Literal["auto", "float32", "bfloat16"]
+    head: dict[str, Any]
+    shape: list[int]  # of an image's features: C, pool, pool
+    classes: list[str]
+    size: int  # height and width of images
+    channels: Literal[1, 3]
+
+
+class Extractor:
+    """A frozen diffusion backbone read at one block, with a classifier on top.
+
+    Noise is part of how features are read. That of `draws` draws is averaged over and is the same for every image
+    and call, so that a result depends on the image alone, on nothing beside it in the batch.
+    """
+
+    def __init__(
+        self,
+        about: About,
+        denoiser: Denoiser,
+        head: Fitted,
+        standard: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> None:
+        """`standard` is what is taken from features and what they are divided by before the head reads them."""
+        self.about = about
+        self.classes = tuple(about.classes)
+        self._denoiser, self._head, self._standard = denoiser, head, standard
+
+    def __call__(self, images: Any, *, index: Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
+        """Returns class probabilities, float32 [N, classes] on the CPU: the softmax of the head's scores.
+
+        `images` are a list of PIL images, or an array or tensor [N, C, H, W] or [N, H, W, C] of grey levels (uint8)
+        or of floats from 0 to 1. They are brought to the backbone's size as the data set's were: the shorter side is
+        resized, the centre cut out. `index` names images by their places in the data set of the experiment, and
+        gives them the very noise that they had there. Raises `UserError` for images that cannot be read.
+        """
+        parts = []
+        for x_BCPP in self._batches(images, index):
+            if self._standard is not None:
+                x_BCPP = (x_BCPP - self._standard[0]) / self._standard[1]
+            parts.append(torch.from_numpy(self._head.scores(x_BCPP.numpy())).float().softmax(1))
+        return torch.cat(parts)
+
+    def features(self, images: Any, *, index: Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
+        """Returns features, float32 [N, C, pool, pool] on the CPU, as they are before the head standardises them."""
+        return torch.cat(list(self._batches(images, index)))
+
+    def _batches(self, images: Any, index: Sequence[int] | np.ndarray | None) -> Iterator[torch.Tensor]:
+        about = self.about
+        pixels_NCHW = as_pixels(images, about.size, about.channels)
+        names_N = np.full(len(pixels_NCHW), ANY_IMAGE) if index is None else np.asarray(index, np.int64)
+        if names_N.shape != (len(pixels_NCHW),):
+            raise UserError(
+                f"index has shape {names_N.shape}: expected one place for each of {len(pixels_NCHW)} images"
+            )
+        tap = about.module, about.pool
+        for _, found in read_blocks(
+            self._denoiser,
+            pixels_NCHW,
+            np.arange(len(pixels_NCHW)),
+            timestep=about.timestep,
+            taps=[tap],
+            draws=about.draws,
+            seed=stream(about.seed, about.noise) if about.noise else about.seed,
+            batch=BATCH,
+            precision=about.precision,
+            names_M=names_N,
+        ):
+            yield found[tap].cpu()
+
+
+def as_pixels(images: Any, size: int, channels: int) -> np.ndarray:
+    """Returns images of any accepted kind as uint8 [N, channels, size, size]; raises `UserError`."""
+    if isinstance(images, list | tuple) and images and all(isinstance(one, Image.Image) for one in images):
+        return _stacked(images, size, channels)
+    if isinstance(images, torch.Tensor):
+        images = (images.float() if images.is_floating_point() else images).detach().cpu().numpy()
+    if not isinstance(images, np.ndarray):
+        raise UserError(
+            f"images: {type(images).__name__}: expected a list of PIL images, or an array or tensor "
+            f"[N, {channels}, H, W] or [N, H, W, {channels}]"
+        )
+    levels_NCHW = _grey_levels(_channels_first(images, channels))
+    if levels_NCHW.shape[2:] == (size, size):
+        return levels_NCHW
+    pictures = [Image.fromarray(one[0] if channels == 1 else one.transpose(1, 2, 0)) for one in levels_NCHW]
+    return _stacked(pictures, size, channels)
+
+
+def _stacked(pictures: Sequence[Image.Image], size: int, channels: int) -> np.ndarray:
+    # One layout in memory for all, as convolutions may round by it.
+    return np.ascontiguousarray(np.stack([prepared(one, channels, size) for one in pictures]))
+
+
+def _channels_first(images: np.ndarray, channels: int) -> np.ndarray:
+    if images.ndim == 4 and len(images) and min(images.shape) > 0:
+        if images.shape[1] == channels:
+            return images
+        if images.shape[3] == channels:
+            return images.transpose(0, 3, 1, 2)
+    raise UserError(
+        f"images of shape {list(images.shape)}: expected [N, {channels}, H, W] or [N, H, W, {channels}], "
+        f"the backbone reads {'grey images' if channels == 1 else 'colour images'}"
+    )
+
+
+def _grey_levels(images: np.ndarray) -> np.ndarray:
+    if images.dtype == np.uint8:
+        return np.ascontiguousarray(images)
+    if not np.issubdtype(images.dtype, np.floating):
+        raise UserError(f"images of {images.dtype}: expected uint8 grey levels, or floats from 0 to 1")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+        raise UserError(
+            f"images with values from {low:.4g} to {high:.4g}: floats go from 0 to 1; or give uint8"
+        )
+    return np.round(images.astype(np.float64) * 255).astype(np.uint8)
+
+
+def save_head(folder: Path, network: torch.nn.Module, standard: tuple[np.ndarray, np.ndarray] | None) -> None:
+    """Writes a head, and what its features are standardised by, float32 in the features' shape."""
+    tensors = {f"{HEADS_OWN}{name}": value.cpu().contiguous() for name, value in network.state_dict().items()}
+    if standard is not None:
+        tensors |= {
+            name: torch.from_numpy(np.ascontiguousarray(value, np.float32))
+            for name, value in zip((MEAN, SCALE), standard, strict=True)
+        }
+    save_file(tensors, folder / HEAD)
+
+
+def load(folder: str | Path, device: str | torch.device | None = None) -> Extractor:
+    """Reads an export: from a folder that `harness export` wrote, onto `device`, the GPU if there is one.
+
+    Raises `UserError` for a folder that is no export, or that a newer harness wrote.
+    """
+    folder = Path(folder).expanduser()
+    about = _read_about(folder)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        tensors = load_file(folder / HEAD)
+        denoiser = load_denoiser(folder / BACKBONE)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder}: a part of the export cannot be read: {error}; export it again") from None
+    standard = (tensors.pop(MEAN), tensors.pop(SCALE)) if MEAN in tensors else None
+    network = head_of(about.head).network(tuple(about.shape), len(about.classes))
+    try:
+        network.load_state_dict({name.removeprefix(HEADS_OWN): value for name, value in tensors.items()})
+    except RuntimeError as error:
+        raise UserError(f"{folder / HEAD}: not the weights of head {about.head['name']!r}: {error}") from None
+    if place.type == "mps":  # which has no float64
+        network = network.float()
+    fitted = Fitted(network.eval().requires_grad_(False).to(place), None)
+    return Extractor(about, denoiser.to(place), fitted, standard)
+
+
+def _read_about(folder: Path) -> About:
+    path = folder / ABOUT
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = int(values["format"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder}: not an export, it has no readable {ABOUT}; "
+            "write one with: python -m harness export EXPERIMENT --to FOLDER"
+        ) from None
+    if version > FORMAT:
+        raise UserError(
+            f"{folder}: written by harness {values.get('harness_version')} in format {version}, this harness reads "
+            f"up to {FORMAT}; install a newer one"
+        )
+    return parse(About, values, str(path))

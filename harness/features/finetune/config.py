@@ -1,0 +1,29 @@
+"""What fine-tuning sweeps."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from harness.core.config import part, unkeyed
+from harness.features.config import Regularised
+from harness.features.heads.head import HEADS, Head
+from harness.features.heads.linear import Linear
+from harness.models.backbone import BlockNames
+from harness.models.schedule import Timestep
+from harness.training.config import Augment, TrainConfig
+
+
+class FinetuneConfig(Regularised):
+    """The `finetune:` section of an experiment. Every block, timestep, pool and head is a training run of its own."""
+
+    blocks: BlockNames  # what lies behind a block is left as it is
+    timesteps: list[Timestep] = Field(min_length=1)
+    pools: list[int] = Field([1], min_length=1)
+    heads: list[Annotated[Head, part(HEADS)]] = Field([Linear()], min_length=1)  # such as learn by gradients
+    tune: TrainConfig = TrainConfig(
+        steps=2000, batch=128, optimizer="sgd", learning_rate=1e-3, rates={"head.": 1e-2}, schedule="cosine"
+    )  # learning_rate is the encoder's
+    augment: Augment | None = Augment()  # of the training images
+    draws: int = Field(1, ge=1, le=10_000)  # noise draws that features are averaged over when they are judged
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of that; auto: bfloat16 where a GPU has it
+    batch: int = unkeyed(256, ge=1)  # images in one forward pass when they are judged

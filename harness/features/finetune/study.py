@@ -1,0 +1,156 @@
+"""Fine-tuning as trials: a training run for every block, timestep, pool and head."""
+
+from collections import Counter
+from itertools import product
+from typing import NamedTuple
+
+from harness.core.errors import UserError
+from harness.core.stages import Stage, Trial, Work
+from harness.data.config import DataConfig
+from harness.data.dataset import Dataset
+from harness.features.finetune.config import FinetuneConfig
+from harness.features.heads.head import HEADS, Head, refuse_twins
+from harness.features.stages import MULTIPLICATIONS_PER_SECOND, regularised_backbones
+from harness.models.backbone import BACKBONES, BackbonePlan, Block, multiplications
+from harness.training.config import TRAINING_VERSION
+from harness.training.regularisers import REGULARISERS
+
+FINETUNE_VERSION = 1  # of what is learnt
+EVALUATE_VERSION = 1  # of how it is judged
+OBJECTIVE = "validation_accuracy"
+
+
+class Setting(NamedTuple):
+    """What is swept."""
+
+    block: Block
+    timestep: int
+    pool: int
+    head: Head
+
+
+class Finetune:
+    """How much better is the backbone up to a block when it learns together with its head?"""
+
+    name = "finetune"
+    Config = FinetuneConfig
+    registries = (BACKBONES, HEADS, REGULARISERS)
+    axes = ("block", "timestep", "pool", "head")
+    apart = ("backbone", "regulariser")
+    shares = ("features", ("backbone", "train", "regularisers"))
+    loader = "harness.features.extractor:load"  # of what `exporter` writes
+
+    def trials(
+        self, config: FinetuneConfig, data: DataConfig, dataset: Dataset, stage: Stage, seed: int
+    ) -> list[Trial]:
+        """Returns all trials of an experiment; raises `UserError` for settings that the backbone does not have."""
+        plan = config.backbone.plan(dataset.images.shape[2], dataset.images.shape[1])
+        grid = product(
+            check(config, plan),
+            plan.steps(config.timesteps, "finetune.timesteps"),
+            config.pools,
+            config.heads,
+        )
+        dataset.labelled(data.labels_per_class)
+        backbones = regularised_backbones(plan, config.train, config.regularisers, stage, seed, self.name)
+        return [
+            Trial(
+                study=self.name,
+                table="features",
+                objective=OBJECTIVE,
+                version=EVALUATE_VERSION,
+                runner="harness.features.finetune.evaluate:run",
+                axes={
+                    "features": "finetuned",
+                    "backbone": config.backbone.name,
+                    "regulariser": regulariser,
+                    "block": setting.block.number,
+                    "block_name": setting.block.name,
+                    "timestep": setting.timestep,
+                    "sigma": plan.sigma(setting.timestep),
+                    "log_snr": plan.log_snr(setting.timestep),
+                    "pool": setting.pool,
+                    "head": setting.head.axis,
+                },
+                config={"head": setting.head.keyed(), "draws": config.draws, "precision": config.precision},
+                seed=seed,
+                data=data.title,
+                data_fingerprint=dataset.fingerprint,
+                needs={
+                    "dataset": stage,
+                    "tuned": tuned_stage(setting, config, data.labels_per_class, plan, backbone, stage, seed),
+                },
+                searchable=False,  # each is a training run, so what is asked for is run
+            )
+            for setting in map(Setting._make, grid)
+            for regulariser, backbone in backbones.items()
+        ]
+
+    def exporter(self, trial: Trial) -> str | None:
+        """Returns the function that takes a trial's classifier home, "module:function"."""
+        return "harness.features.export:write_tuned"
+
+
+def tuned_stage(
+    setting: Setting,
+    config: FinetuneConfig,
+    labels_per_class: int | None,
+    plan: BackbonePlan,
+    backbone: Stage,
+    dataset: Stage,
+    seed: int,
+) -> Stage:
+    """Returns the stage that fine-tunes `backbone` in one setting."""
+    tune, block = config.tune, setting.block
+    passes = 3 * tune.steps * tune.batch
+    return Stage(
+        kind="finetuned",
+        version=FINETUNE_VERSION,
+        maker="harness.features.finetune.task:make_tuned",
+        config={
+            "module": block.name,
+            "timestep": setting.timestep,
+            "pool": setting.pool,
+            "head": setting.head.keyed(),
+            "head_version": setting.head.version,
+            "tune": tune.keyed(),
+            "training_version": TRAINING_VERSION,
+            "augment": config.augment.keyed() if config.augment else None,
+            "labels_per_class": labels_per_class,
+            "seed": seed,
+        },
+        needs={"backbone": backbone, "dataset": dataset},
+        options={"tune": tune.model_dump(mode="json"), "batch": config.batch},
+        work=Work(passes, passes * multiplications(plan.blocks[: block.number]) / MULTIPLICATIONS_PER_SECOND),
+        trains=tune.steps > 0 and tune.workers != 0,
+    )
+
+
+def check(config: FinetuneConfig, plan: BackbonePlan) -> list[Block]:
+    """Returns the blocks to tune up to; raises `UserError` naming the value that cannot be."""
+    blocks = plan.select(config.blocks)
+    smallest = min(blocks, key=lambda block: block.size)
+    for pool, count in Counter(config.pools).items():
+        if not 1 <= pool <= smallest.size:
+            raise UserError(
+                f"finetune.pools: {pool} is not between 1 and {smallest.size}, the size of block "
+                f"{smallest.number}'s feature map"
+            )
+        if count > 1:
+            raise UserError(f"finetune.pools: {pool} is given twice")
+    for head in config.heads:
+        if not learns_by_steps(head):
+            raise UserError(
+                f"finetune.heads: {head.name!r} does not learn by gradients; give linear, or a head that is "
+                "trained, such as mlp or attention"
+            )
+    refuse_twins(config.heads, "finetune.heads")
+    return blocks
+
+
+def learns_by_steps(head: Head) -> bool:
+    """Says whether a head's network learns by gradients; the linear head's does, though its probe is solved."""
+    return head.trained_by_steps or head.name == "linear"
+
+
+STUDY = Finetune()

@@ -1,0 +1,168 @@
+"""The task of fine-tuning, and the maker of its artifact: a diffusers pipeline with the head beside it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from harness.core.artifacts import MANIFEST
+from harness.core.config import parse
+from harness.core.stages import Stage, Workshop
+from harness.data.dataset import open_dataset
+from harness.data.transforms import as_input
+from harness.features.heads.head import head_of
+from harness.models.denoiser import Denoiser, load_denoiser
+from harness.training import checkpoint
+from harness.training.config import Augment, TrainConfig
+from harness.training.launch import train
+from harness.training.tasks import Draws
+
+HEAD = "head.safetensors"
+ABOUT = "tuned.json"  # the history of the loss, and how many numbers were learnt
+NETWORKS = ("unet", "transformer")  # where a pipeline keeps its denoising network
+
+
+class Tuned(nn.Module):
+    """A denoising network read at one block, with a head on what is read there.
+
+    `encoder` is the whole network: it is left at the block, and what lies behind learns nothing.
+    """
+
+    shape: tuple[int, int, int]  # of what the head reads: (C', pool, pool)
+
+    def __init__(self, denoiser: Denoiser, module: str, pool: int, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = denoiser.network
+        self.head = head
+        self._denoiser, self._module, self._pool = denoiser, module, pool
+
+    def forward(self, z_BCHW: torch.Tensor, timestep: int) -> torch.Tensor:
+        """Returns scores [B, classes] of what was noised to `timestep`."""
+        return self.head(self.features(z_BCHW, timestep))
+
+    def features(self, z_BCHW: torch.Tensor, timestep: int) -> torch.Tensor:
+        """Returns the block's pooled feature map [B, C', pool, pool], float32."""
+        read = self._denoiser.taps([self._module])
+        try:
+            activation_BCHW = read(z_BCHW, timestep)[self._module]
+        finally:
+            read.remove()
+        return nn.functional.adaptive_avg_pool2d(activation_BCHW.float(), self._pool)
+
+    def unfreeze(self, z_BCHW: torch.Tensor, timestep: int) -> None:
+        """Lets learn what the block's output depends on, found by one pass of `z_BCHW`, and nothing else."""
+        parameters = list(self.encoder.requires_grad_(True).parameters())
+        with torch.enable_grad():
+            reached = self.features(z_BCHW, timestep).sum()
+            gradients = torch.autograd.grad(reached, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
+
+
+class FineTuning:
+    """Learns labels (int64 [M]) of images (uint8 [M, C, H, W]) noised to one timestep, by cross-entropy.
+
+    Every step draws noise and augmentation afresh, by address, so that no number of workers changes them.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        module: str,
+        pool: int,
+        timestep: int,
+        build_head: Callable[[tuple[int, int, int]], nn.Module],
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        augment: Augment | None,
+    ) -> None:
+        self.examples = len(images)
+        self._denoiser, self._module, self._pool, self._timestep = denoiser, module, pool, timestep
+        self._build_head, self._augment = build_head, augment
+        self._images, self._labels = images, labels
+
+    def model(self) -> Tuned:
+        """Returns the backbone as it is with a head before training, in training mode."""
+        tuned = Tuned(self._denoiser, self._module, self._pool, nn.Identity())
+        with torch.no_grad():
+            z_1CHW = self._denoiser.encode(as_input(self._images[:1].to(self._denoiser.device)))
+            _, channels, height, width = tuned.features(z_1CHW, self._timestep).shape
+        tuned.unfreeze(z_1CHW, self._timestep)
+        tuned.shape = (channels, height, width)
+        tuned.head = self._build_head(tuned.shape).float()
+        return tuned.train()
+
+    def loss(self, model: nn.Module, index_N: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Returns the cross-entropy [N]."""
+        if self._denoiser.device != draws.device:
+            self._denoiser.to(draws.device)
+        with torch.no_grad():
+            x_NCHW = as_input(self._images[index_N].to(draws.device))
+            if self._augment is not None:
+                x_NCHW = draws.augmented("augment", x_NCHW, self._augment)
+            z_NCHW = self._denoiser.encode(x_NCHW)
+            timesteps_N = torch.full((len(z_NCHW),), self._timestep, device=draws.device)
+            noised_NCHW = self._denoiser.noised(z_NCHW, draws.normal("noise", z_NCHW), timesteps_N)
+        scores_NK = model(noised_NCHW, self._timestep)
+        labels_N = self._labels[index_N].to(draws.device)
+        return nn.functional.cross_entropy(scores_NK.float(), labels_N, reduction="none")
+
+    def snapshot(self, model: nn.Module, step: int) -> None:
+        """Keeps nothing."""
+
+
+def fine_tuning(stage: Stage, workshop: Workshop) -> FineTuning:
+    """Returns the task of a stage, with a backbone of its own to change. Called by every worker."""
+    dataset = open_dataset(stage.needs["dataset"], workshop)
+    labelled = dataset.labelled(stage.config["labels_per_class"])
+    head = head_of(stage.config["head"])
+    augment = stage.config["augment"]
+    return FineTuning(
+        load_denoiser(workshop.folder(stage.needs["backbone"])),
+        stage.config["module"],
+        stage.config["pool"],
+        stage.config["timestep"],
+        lambda shape: head.network(shape, len(dataset.classes)),
+        torch.from_numpy(dataset.images[labelled]),
+        torch.from_numpy(dataset.labels[labelled]),
+        Augment(**augment) if augment else None,
+    )
+
+
+def make_tuned(stage: Stage, folder: Path, workshop: Workshop) -> None:
+    """Fine-tunes on the labelled images; writes the whole pipeline, the head, and what was learnt."""
+    config = parse(TrainConfig, stage.options["tune"], "finetune.tune")
+    with workshop.store.scratch() as trained:
+        maker = "harness.features.finetune.task:fine_tuning"
+        train(maker, stage, config, stage.config["seed"], trained, workshop)
+        weights = checkpoint.trained_weights(trained)
+        history = checkpoint.read_state(trained)["history"]
+    with torch.random.fork_rng(devices=[]):
+        tuned = fine_tuning(stage, workshop).model()
+    tuned.load_state_dict(weights)
+    backbone = workshop.folder(stage.needs["backbone"])
+    shutil.copytree(backbone, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+    place = next(folder / name for name in NETWORKS if (folder / name).is_dir())
+    tuned.encoder.save_pretrained(place, safe_serialization=True)
+    save_file(tuned.head.state_dict(), folder / HEAD)
+    learnt = sum(one.numel() for one in tuned.parameters() if one.requires_grad)
+    about = {"parameters": learnt, "shape": tuned.shape, "history": history}
+    (folder / ABOUT).write_text(json.dumps(about))
+
+
+def read_about(stage: Stage, workshop: Workshop) -> dict[str, Any]:
+    """Returns {"parameters": how many were learnt, "shape": what the head reads, "history": of the loss}."""
+    return json.loads(workshop.file(stage, ABOUT).read_text())
+
+
+def read_head(stage: Stage, workshop: Workshop, classes: int) -> nn.Module:
+    """Returns the head that was learnt with the encoder."""
+    shape = tuple(read_about(stage, workshop)["shape"])
+    network = head_of(stage.config["head"]).network(shape, classes)
+    network.load_state_dict(load_file(workshop.file(stage, HEAD)))
+    return network.eval().requires_grad_(False)

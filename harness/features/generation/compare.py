@@ -1,0 +1,146 @@
+"""Compares samples with real images as an encoder sees them: Fréchet and kernel distances, and a grid to look at."""
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from harness.core.seeds import generator
+from harness.core.stages import Stage, Trial, Workshop
+from harness.data.dataset import open_dataset
+from harness.data.transforms import as_input
+from harness.features.generation.sample import FILE
+from harness.metrics.frechet import Moments, frechet, kernel_distance
+from harness.models.encoders import OpenEncoder, open_encoder
+from harness.training.device import pick_device
+
+ENCODED = "encoded.safetensors"
+BATCH = 256  # samples that are encoded together
+KERNEL_IMAGES = (
+    10_000  # at most, of each side: the kernel distance needs vectors, not sums, and 10,000 are plenty
+)
+GRID = 64  # samples to look at
+CELL = 64  # pixels that one of them takes, about
+
+
+class Encoded(NamedTuple):
+    """What is kept of encoded images, however many there are."""
+
+    moments: Moments
+    vectors_ND: np.ndarray  # float32, of the first `KERNEL_IMAGES`
+
+
+def make_encoded(stage: Stage, folder: Path, workshop: Workshop) -> None:
+    """Writes moments and vectors of a split's first images."""
+    dataset = open_dataset(stage.needs["dataset"], workshop)
+    places = dataset.splits[stage.config["split"]][: stage.config["images"]]
+    size = stage.options["batch"]
+    batches = (dataset.images[places[begin : begin + size]] for begin in range(0, len(places), size))
+    moments, vectors_ND = encode(batches, _encoder(stage.needs["encoder"], workshop))
+    arrays = {"n": np.array([moments.n]), "mean": moments.mean_D, "scatter": moments.scatter_DD}
+    save_file({**arrays, "vectors": vectors_ND}, folder / ENCODED)
+
+
+def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
+    """Returns one row of `generation`."""
+    samples = encode(
+        (batch for stage in trial.reads["samples"] for batch in _drawn(workshop.file(stage, FILE))),
+        _encoder(trial.needs["encoder"], workshop),
+    )
+    real = _read(trial.reads["real"][0], workshop)
+    kernel = kernel_distance(samples.vectors_ND, real.vectors_ND, generator(trial.seed, "kernel distance"))
+    row = {
+        "frechet": frechet(samples.moments, real.moments),
+        "frechet_real": None,
+        "kernel": kernel.mean,
+        "kernel_deviation": kernel.deviation,
+        "grid": grid(_first(trial.reads["samples"], workshop, GRID)),
+    }
+    if "held_out" in trial.reads:
+        row["frechet_real"] = frechet(_read(trial.reads["held_out"][0], workshop).moments, real.moments)
+    return {"generation": [row]}
+
+
+@torch.no_grad()
+def encode(batches: Iterable[np.ndarray], encoder: "_Encoder") -> Encoded:
+    """Returns what is kept of images, uint8 [N, C, H, W], that come in batches: one pass, bounded memory."""
+    moments: Moments | None = None
+    kept: list[np.ndarray] = []
+    held = 0
+    for images_NCHW in batches:
+        x_NCHW = as_input(torch.from_numpy(np.ascontiguousarray(images_NCHW)).to(encoder.device))
+        vectors_ND = encoder.network.pooled(x_NCHW).float().cpu().numpy()
+        found = Moments.of(vectors_ND)
+        moments = found if moments is None else moments + found
+        if held < KERNEL_IMAGES:
+            kept.append(vectors_ND[: KERNEL_IMAGES - held])
+            held += len(kept[-1])
+    if moments is None:
+        raise ValueError("no images to encode")
+    return Encoded(moments, np.concatenate(kept))
+
+
+class _Encoder(NamedTuple):
+    network: OpenEncoder
+    device: torch.device
+
+
+def _encoder(stage: Stage, workshop: Workshop) -> _Encoder:
+    device = pick_device(workshop)
+    return _Encoder(open_encoder(stage, workshop, device), device)
+
+
+def _read(stage: Stage, workshop: Workshop) -> Encoded:
+    arrays = load_file(workshop.file(stage, ENCODED))
+    moments = Moments(int(arrays["n"][0]), arrays["mean"], arrays["scatter"])
+    return Encoded(moments, arrays["vectors"])
+
+
+def _drawn(path: Path) -> Iterator[np.ndarray]:
+    """Yields a shard's samples, a batch after the other."""
+    with safe_open(path, framework="numpy") as file:
+        samples = file.get_slice("samples")
+        count = samples.get_shape()[0]
+        for begin in range(0, count, BATCH):
+            yield samples[begin : min(begin + BATCH, count)]
+
+
+def _first(shards: tuple[Stage, ...], workshop: Workshop, count: int) -> np.ndarray:
+    """Returns the first samples, uint8 [N, C, H, W]."""
+    parts: list[np.ndarray] = []
+    for stage in shards:
+        if sum(map(len, parts)) >= count:
+            break
+        parts.append(next(_drawn(workshop.file(stage, FILE))))
+    return np.concatenate(parts)[:count]
+
+
+def grid(images_NCHW: np.ndarray) -> str:
+    """Returns images as one PNG in base64: rows of equal length, a pixel between, all about `CELL` pixels large.
+
+    Small images are made larger by a whole number, each pixel a square: no blur hides what a sample is made of.
+    """
+    n, channels, height, width = images_NCHW.shape
+    across = math.isqrt(n - 1) + 1
+    scale = CELL / max(height, width)
+    scale = max(1, int(scale)) if scale >= 1 else scale
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    sheet = Image.new(
+        "RGB", (across * (size[0] + 1) - 1, -(-n // across) * (size[1] + 1) - 1), (255, 255, 255)
+    )
+    for place, image_CHW in enumerate(images_NCHW):
+        image_HWC = np.broadcast_to(image_CHW, (3, height, width)) if channels == 1 else image_CHW[:3]
+        picture = Image.fromarray(np.ascontiguousarray(image_HWC.transpose(1, 2, 0))).resize(size, how)
+        sheet.paste(picture, ((place % across) * (size[0] + 1), (place // across) * (size[1] + 1)))
+    content = io.BytesIO()
+    sheet.save(content, "PNG", optimize=True)
+    return base64.b64encode(content.getvalue()).decode()

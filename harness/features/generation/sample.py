@@ -1,0 +1,117 @@
+"""Sampling: from noise to images, with DDPM's ancestral steps or DDIM's deterministic ones.
+
+Sample i's first noise depends on (seed, i) alone and that of a DDPM step on (seed, i, timestep), so neither shards
+nor batches nor workers change a sample beyond rounding.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from harness.core.seeds import stream
+from harness.core.stages import Stage, Workshop
+from harness.features.extract import open_denoiser
+from harness.models.denoiser import Denoiser
+from harness.models.estimate import clean
+from harness.training import noise
+
+FILE = "samples.safetensors"
+
+
+def make_samples(stage: Stage, folder: Path, workshop: Workshop) -> None:
+    """Writes the samples of one shard, uint8 [N, C, H, W]."""
+    settings = stage.config
+    denoiser = open_denoiser(stage.needs["backbone"], workshop)
+    begin, end = settings["samples"]
+    size = stage.options["batch"]
+    parts = []
+    for first in range(begin, end, size):
+        workshop.progress(f"samples {stage.key[:6]}", f"{first - begin} of {end - begin} drawn")
+        number_B = torch.arange(first, min(first + size, end), device=denoiser.device)
+        x_BCHW = sample(
+            denoiser,
+            number_B,
+            tuple(settings["shape"]),
+            steps=settings["steps"],
+            ancestral=settings["sampler"] == "ddpm",
+            seed=settings["seed"],
+        )
+        parts.append(as_grey_levels(x_BCHW).cpu())
+    save_file({"samples": torch.cat(parts).contiguous()}, folder / FILE)
+
+
+def as_grey_levels(x: torch.Tensor) -> torch.Tensor:
+    """Maps [-1, 1] to the nearest of 0..255, uint8: the way back from `harness.data.transforms.as_input`."""
+    return ((x.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def spaced(timesteps: int, steps: int) -> list[int]:
+    """Returns `steps` timesteps spread evenly from the last, where all is noise, down to 0."""
+    return [round(place) for place in torch.linspace(timesteps - 1, 0, steps, dtype=torch.float64).tolist()]
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    number_B: torch.Tensor,
+    shape: Sequence[int],
+    *,
+    steps: int,
+    ancestral: bool,
+    seed: int,
+) -> torch.Tensor:
+    """Returns the images [B, C, H, W] in [-1, 1] with these sample numbers; `shape` is an image's.
+
+    A self-conditioned backbone is given the estimate of the step before, zeros at first (Chen et al. 2022,
+    algorithm 2).
+    """
+    device = denoiser.device
+    # Where there is no signal at all, predicted noise says nothing of the image.
+    signal = int((denoiser.alphas_cumprod_T > 0).sum())
+    latent = denoiser.encode(torch.zeros(1, *shape, device=device))
+    clip = 1.0 if denoiser.vae is None else None  # latents have no bounds
+    address_B3 = torch.stack([number_B, torch.zeros_like(number_B), torch.zeros_like(number_B)], 1)
+    z_BCHW = noise.normal(stream(seed, "sample"), address_B3, tuple(latent.shape[1:]))
+    places = spaced(signal, min(steps, signal))
+    estimate_BCHW = None
+    for t, following in zip(places, [*places[1:], -1], strict=True):
+        epsilon = denoiser(z_BCHW, torch.full_like(number_B, t), estimate_BCHW).float()
+        estimate_BCHW = estimated(denoiser, z_BCHW, epsilon, t, clip)
+        address_B3[:, 1] = t
+        fresh = noise.normal(stream(seed, "ancestral"), address_B3, z_BCHW.shape[1:]) if ancestral else None
+        z_BCHW = step(denoiser.alphas_cumprod_T, z_BCHW, estimate_BCHW, t, following, fresh)
+    return denoiser.decode(z_BCHW)
+
+
+def estimated(
+    denoiser: Denoiser, z_BCHW: torch.Tensor, epsilon: torch.Tensor, t: int, clip: float | None
+) -> torch.Tensor:
+    """Returns the clean image or latent that predicted noise stands for, within ±`clip`."""
+    alphas_B = denoiser.alphas_cumprod_T[t].to(z_BCHW.device).expand(len(z_BCHW))
+    found = clean(z_BCHW, epsilon, alphas_B)
+    return found if clip is None else found.clamp(-clip, clip)
+
+
+def step(
+    alphas_cumprod_T: torch.Tensor,
+    z_BCHW: torch.Tensor,
+    estimate_BCHW: torch.Tensor,
+    t: int,
+    following: int,
+    fresh: torch.Tensor | None,
+) -> torch.Tensor:
+    """Returns what stands at timestep `following`, after `t`; -1 is the clean image.
+
+    Song et al. 2021 (DDIM), equation 12: without `fresh` noise σ = 0, with it σ is equation 16 at η = 1, which is
+    Ho et al. 2020's ancestral step with their smaller variance. The noise is the one that the estimate, clipped as it
+    may be, leaves in the sample.
+    """
+    a = alphas_cumprod_T[t].double()
+    b = alphas_cumprod_T[following].double() if following >= 0 else torch.ones_like(a)
+    variance = (1 - b) / (1 - a) * (1 - a / b) if fresh is not None else torch.zeros_like(a)
+    epsilon = (z_BCHW - float(a.sqrt()) * estimate_BCHW) / float((1 - a).sqrt())
+    direction = float((1 - b - variance).clamp_min(0).sqrt())
+    mean = float(b.sqrt()) * estimate_BCHW + direction * epsilon
+    return mean if fresh is None else mean + float(variance.sqrt()) * fresh

@@ -1,0 +1,166 @@
+"""Generation as trials: for each training of a backbone and each encoder, how far samples are from real images."""
+
+from collections import Counter
+from typing import Any
+
+from harness.core.errors import UserError
+from harness.core.stages import Stage, Trial, Work, shards
+from harness.data.config import DataConfig
+from harness.data.dataset import Dataset
+from harness.features.generation.config import GenerationConfig
+from harness.features.stages import MULTIPLICATIONS_PER_SECOND, regularised_backbones
+from harness.models.backbone import BACKBONES, BackbonePlan, multiplications
+from harness.models.encoders import ENCODERS, Encoder
+from harness.training.regularisers import REGULARISERS
+
+SAMPLES_VERSION = 1
+ENCODED_VERSION = 1
+COMPARISON_VERSION = 1
+SECONDS_AN_IMAGE = 0.005  # to encode, a guess for one CPU core
+
+OBJECTIVE = "frechet"  # shown as failed or done; no search looks at these trials
+
+
+class Generation:
+    """How good are the samples of the backbone whose features are probed?"""
+
+    name = "generation"
+    Config = GenerationConfig
+    registries = (BACKBONES, ENCODERS, REGULARISERS)
+    axes = ("regulariser", "encoder")
+    shares = ("features", ("backbone", "train", "regularisers"))
+
+    def trials(
+        self, config: GenerationConfig, data: DataConfig, dataset: Dataset, stage: Stage, seed: int
+    ) -> list[Trial]:
+        """Returns a trial for each regulariser and encoder; raises `UserError` for what cannot be drawn."""
+        channels, size = dataset.images.shape[1:3]
+        plan = config.backbone.plan(size, channels)
+        check(config, plan, dataset)
+        comparison = _Comparison(config, data, dataset, stage, seed, plan)
+        backbones = regularised_backbones(plan, config.train, config.regularisers, stage, seed, self.name)
+        encoders = [(encoder, encoder.stage(channels)) for encoder in config.encoders]
+        return [
+            comparison.trial(regulariser, backbone, encoder, network)
+            for regulariser, backbone in backbones.items()
+            for encoder, network in encoders
+        ]
+
+
+def check(config: GenerationConfig, plan: BackbonePlan, dataset: Dataset) -> None:
+    """Raises `UserError` naming the value that is out of range."""
+    if config.steps > plan.timesteps:
+        raise UserError(
+            f"generation.steps = {config.steps}: the backbone has {plan.timesteps} timesteps; give at most so many"
+        )
+    if config.real is not None and config.real > len(dataset.splits["train"]):
+        raise UserError(
+            f"generation.real = {config.real}: there are {len(dataset.splits['train'])} training images; "
+            "give at most so many, or null for all"
+        )
+    for what, count in (("samples", sample_count(config, dataset)), ("real", real_count(config, dataset))):
+        if count < 2:
+            raise UserError(f"generation.{what}: {count} image has no covariance; 2 are needed at least")
+    for name, count in Counter(encoder.called for encoder in config.encoders).items():
+        if count > 1:
+            raise UserError(f"generation.encoders: {name!r} is given twice; give each a label of its own")
+
+
+def sample_count(config: GenerationConfig, dataset: Dataset) -> int:
+    """Returns how many samples are drawn."""
+    return config.samples or len(dataset.splits["test"])
+
+
+def real_count(config: GenerationConfig, dataset: Dataset) -> int:
+    """Returns with how many training images they are compared."""
+    return config.real or len(dataset.splits["train"])
+
+
+class _Comparison:
+    """Makes trials that share everything but the backbone and the encoder."""
+
+    def __init__(
+        self,
+        config: GenerationConfig,
+        data: DataConfig,
+        dataset: Dataset,
+        stage: Stage,
+        seed: int,
+        plan: BackbonePlan,
+    ) -> None:
+        self.config, self.data, self.stage, self.seed, self.plan = config, data, stage, seed, plan
+        self.fingerprint, self.shape = dataset.fingerprint, list(dataset.images.shape[1:])
+        self.samples, self.real = sample_count(config, dataset), real_count(config, dataset)
+        # Distances fall with the number of images, so fewer held-out images would be another measure.
+        self.held_out = self.samples if self.samples <= len(dataset.splits["test"]) else None
+
+    def trial(self, regulariser: str | None, backbone: Stage, encoder: Encoder, network: Stage) -> Trial:
+        """Returns the trial that compares one backbone's samples with real images, as one encoder sees them."""
+        cuts = shards(self.samples, self.config.shard, self.config.batch)
+        samples = tuple(self._samples(backbone, begin, end) for begin, end in cuts)
+        real = {"real": (self._encoded(network, "train", self.real),)}
+        if self.held_out is not None:
+            real["held_out"] = (self._encoded(network, "test", self.held_out),)
+        axes: dict[str, Any] = {
+            "backbone": self.config.backbone.name,
+            "regulariser": regulariser,
+            "encoder": encoder.called,
+            "sampler": self.config.sampler,
+            "steps": self.config.steps,
+            "samples": self.samples,
+            "real": self.real,
+        }
+        return Trial(
+            study="generation",
+            table="generation",
+            objective=OBJECTIVE,
+            version=COMPARISON_VERSION,
+            runner="harness.features.generation.compare:run",
+            axes=axes,
+            config={
+                "samples_version": SAMPLES_VERSION,
+                "encoded_version": ENCODED_VERSION,
+                "held_out": self.held_out,
+            },
+            seed=self.seed,
+            data=self.data.title,
+            data_fingerprint=self.fingerprint,
+            needs={"dataset": self.stage, "backbone": backbone, "encoder": network},
+            reads={"samples": samples, **real},
+            seconds=self.samples * SECONDS_AN_IMAGE,
+            searchable=False,
+        )
+
+    def _samples(self, backbone: Stage, begin: int, end: int) -> Stage:
+        """Returns the stage that draws a shard of a backbone's samples."""
+        passes = (end - begin) * self.config.steps
+        return Stage(
+            kind="samples",
+            version=SAMPLES_VERSION,
+            maker="harness.features.generation.sample:make_samples",
+            config={
+                "sampler": self.config.sampler,
+                "steps": self.config.steps,
+                "samples": [begin, end],
+                "shape": self.shape,
+                "seed": self.seed,
+            },
+            needs={"backbone": backbone},
+            options={"batch": self.config.batch},
+            work=Work(passes, passes * multiplications(self.plan.blocks) / MULTIPLICATIONS_PER_SECOND),
+        )
+
+    def _encoded(self, network: Stage, split: str, count: int) -> Stage:
+        """Returns the stage with what an encoder says of the first `count` images of a split."""
+        return Stage(
+            kind="encoded",
+            version=ENCODED_VERSION,
+            maker="harness.features.generation.compare:make_encoded",
+            config={"split": split, "images": count},
+            needs={"dataset": self.stage, "encoder": network},
+            options={"batch": self.config.batch},
+            work=Work(seconds=count * SECONDS_AN_IMAGE),
+        )
+
+
+STUDY = Generation()

@@ -1,0 +1,80 @@
+"""Heads that the common loop trains: by gradients, step by step."""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from harness.features.heads.head import Fitted, Head, Labelled
+from harness.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MULTIPLICATIONS_PER_SECOND = 2e10  # of one CPU core
+
+Decay = Annotated[float, Field(ge=0)]
+
+
+class ByGradients(Head):
+    """Base of these heads. With several weight decays, each is trained and the best on validation is kept."""
+
+    train: TrainConfig = TrainConfig(
+        steps=200, batch=128, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", workers=0
+    )
+    weight_decays: list[Decay] = []  # instead of train.weight_decay; chosen on validation
+
+    trained_by_steps: ClassVar[bool] = True
+
+    @property
+    def seconds(self) -> float:
+        """A guess: so many multiplications an image and step, forward and back."""
+        passes = 3 * self.train.steps * self.train.batch * max(1, len(self.weight_decays))
+        return 1e-3 * self.train.steps + passes * self.multiplications / MULTIPLICATIONS_PER_SECOND
+
+    @property
+    def multiplications(self) -> float:
+        """A guess at what one image costs, without knowing its features."""
+        return 1e5
+
+    def fit(self, train: Labelled, validation: Labelled, classes: int, seed: int, device: str) -> Fitted:
+        """Trains for a fixed number of steps; `validation` is looked at where there is a weight decay to choose.
+
+        Chooses by accuracy, between equals by cross-entropy.
+        """
+        if not self.weight_decays:
+            return self._fit(self.train, train, classes, seed, device, None)
+        tried = [
+            self._fit(
+                self.train.model_copy(update={"weight_decay": decay}), train, classes, seed, device, decay
+            )
+            for decay in self.weight_decays
+        ]
+        return max(tried, key=lambda one: _mark(one.scores(validation.x), validation.labels_N))
+
+    def _fit(
+        self,
+        config: TrainConfig,
+        train: Labelled,
+        classes: int,
+        seed: int,
+        device: str,
+        regularisation: float | None,
+    ) -> Fitted:
+        import torch
+
+        from harness.training.loop import Crew, fit
+        from harness.training.tasks import Classification
+
+        x, labels_N = torch.from_numpy(train.x), torch.from_numpy(train.labels_N)
+        task = Classification(lambda: self.network(train.x.shape[1:], classes), x, labels_N)
+        model = fit(task, config, seed, Crew(torch.device(device))).model
+        return Fitted(model.eval().requires_grad_(False), regularisation)
+
+
+def _mark(scores_NC: "np.ndarray", labels_N: "np.ndarray") -> tuple[float, float]:
+    """Returns accuracy and minus the cross-entropy."""
+    from scipy.special import log_softmax
+
+    right = float((scores_NC.argmax(1) == labels_N).mean())
+    truth_N = log_softmax(scores_NC.astype("float64"), axis=1)[range(len(labels_N)), labels_N]
+    return right, float(truth_N.mean())

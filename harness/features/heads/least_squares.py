@@ -1,0 +1,140 @@
+"""Ridge regression in closed form: every strength from one eigendecomposition, from features or from their sums.
+
+The intercept is free; targets are +1 for the sample's class and -1 for the others. For features X [N, D] and
+targets Y [N, C], both centred, the weights minimise |Y - X W|^2 / N + strength * |W|^2 (sums over samples and
+classes): scikit-learn's `Ridge` with alpha = strength * N.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+SMALLEST = 1e-15  # eigenvalues below this share of the largest are rounding
+
+
+class Sums(NamedTuple):
+    """All that a ridge probe needs of its training samples, in float64. Sums over batches add up to those of all."""
+
+    n: int
+    x_D: np.ndarray  # sum of the features
+    y_C: np.ndarray  # sum of the targets
+    xx_DD: np.ndarray  # X'X
+    xy_DC: np.ndarray  # X'Y
+
+    @classmethod
+    def of(cls, x_ND: np.ndarray, labels_N: np.ndarray, classes: int) -> Self:
+        """Returns the sums of one batch."""
+        x_ND, y_NC = x_ND.astype(np.float64), targets(labels_N, classes)
+        return cls(len(x_ND), x_ND.sum(0), y_NC.sum(0), x_ND.T @ x_ND, x_ND.T @ y_NC)
+
+    def plus(self, other: "Sums") -> "Sums":
+        """Returns the sums of both."""
+        return Sums(
+            self.n + other.n,
+            self.x_D + other.x_D,
+            self.y_C + other.y_C,
+            self.xx_DD + other.xx_DD,
+            self.xy_DC + other.xy_DC,
+        )
+
+    @property
+    def mean_D(self) -> np.ndarray:
+        """The mean of each feature."""
+        return self.x_D / self.n
+
+    @property
+    def deviation_D(self) -> np.ndarray:
+        """The standard deviation of each feature, over N."""
+        return np.sqrt(np.maximum(np.diag(self.xx_DD) / self.n - np.square(self.mean_D), 0.0))
+
+    def centred(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns X'X [D, D] and X'Y [D, C] of centred features and targets."""
+        gram_DD = self.xx_DD - np.outer(self.x_D, self.mean_D)
+        return gram_DD, self.xy_DC - np.outer(self.mean_D, self.y_C)
+
+
+class Solution(NamedTuple):
+    """A ridge probe: scores are x @ weights_DC + intercept_C."""
+
+    strength: float
+    weights_DC: np.ndarray
+    intercept_C: np.ndarray
+
+
+def targets(labels_N: np.ndarray, classes: int) -> np.ndarray:
+    """Returns +1 for each sample's class and -1 for the others, float64 [N, classes]."""
+    return np.where(labels_N[:, None] == np.arange(classes), 1.0, -1.0)
+
+
+def solve(
+    gram_DD: np.ndarray, cross_DC: np.ndarray, n: int, strengths: Sequence[float], device: str = "cpu"
+) -> Iterator[np.ndarray]:
+    """Yields weights [D, C] for each strength, from X'X and X'Y of `n` centred samples.
+
+    A change of scale x / s of the features is X'X / (s s') and X'Y / s. Raises `FloatingPointError` for sums that
+    are not finite.
+    """
+    import torch
+
+    refuse_infinite(gram_DD)
+    gram, cross = (
+        torch.as_tensor(one, dtype=torch.float64, device=_double(device)) for one in (gram_DD, cross_DC)
+    )
+    for weights in _solve(gram, cross, n, strengths):
+        yield weights.cpu().numpy()
+
+
+def _solve(
+    gram_DD: "torch.Tensor", cross_DC: "torch.Tensor", n: int, strengths: Sequence[float]
+) -> Iterator["torch.Tensor"]:
+    import torch
+
+    squares_R, axes_DR = torch.linalg.eigh(gram_DD)
+    squares_R = torch.where(squares_R > SMALLEST * squares_R[-1], squares_R, 0.0)
+    along_RC = axes_DR.T @ cross_DC
+    for strength in strengths:
+        yield axes_DR @ (along_RC / (squares_R + n * strength)[:, None])
+
+
+def solutions(
+    x_ND: np.ndarray, labels_N: np.ndarray, classes: int, strengths: Sequence[float], device: str = "cpu"
+) -> Iterator[Solution]:
+    """Yields a probe for each strength, by X'X [D, D] or by XX' [N, N], whichever is smaller."""
+    import torch
+
+    refuse_infinite(x_ND)
+    n, where = len(x_ND), _double(device)
+    x = torch.as_tensor(x_ND, device=where).double()
+    y = torch.as_tensor(targets(labels_N, classes), device=where)
+    mean_D, mean_C = x.mean(0), y.mean(0)
+    x, y = x - mean_D, y - mean_C
+    if n > x.shape[1]:
+        found = _solve(x.T @ x, x.T @ y, n, strengths)
+    else:  # (X'X + a)^-1 X' = X' (XX' + a)^-1
+        found = (x.T @ dual for dual in _solve(x @ x.T, y, n, strengths))
+    for strength, weights_DC in zip(strengths, found, strict=True):
+        intercept_C = mean_C - mean_D @ weights_DC
+        yield Solution(strength, weights_DC.cpu().numpy(), intercept_C.cpu().numpy())
+
+
+def _double(device: str) -> str:
+    """Returns the device, or the CPU where it has no float64."""
+    return "cpu" if device == "mps" else device
+
+
+def solutions_of_sums(sums: Sums, strengths: Sequence[float]) -> Iterator[Solution]:
+    """Yields a probe for each strength, from sums alone, for features as they were summed."""
+    for strength, weights_DC in zip(strengths, solve(*sums.centred(), sums.n, strengths), strict=True):
+        yield Solution(strength, weights_DC, sums.y_C / sums.n - sums.mean_D @ weights_DC)
+
+
+def refuse_infinite(x: np.ndarray) -> None:
+    """Raises `FloatingPointError` if features, or sums of them, are not finite."""
+    if not np.isfinite(x).all():
+        raise FloatingPointError(
+            "features are not finite numbers; the backbone overflows or was not trained well"
+        )

@@ -1,0 +1,1 @@
+"""Probes without a cache: heads that learn from a stream of forward passes, nothing of which is stored."""

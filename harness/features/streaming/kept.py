@@ -1,0 +1,70 @@
+"""What is kept of a streamed head: its weights, what it gets right, and nothing of the features."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from harness.core.stages import Stage, Workshop
+
+WEIGHTS, ABOUT = "head.safetensors", "about.json"
+EVALUATION = "streamed evaluation"  # the stream of the seed that judging noise is from, but for ridge's
+CORRECT = "correct/"  # before the names of what is right, beside the weights
+
+
+class Kept(NamedTuple):
+    """A head that learnt from a stream."""
+
+    weights: Mapping[
+        str, np.ndarray
+    ]  # the head's, and "mean" and "scale" [D] where features are standardised
+    right_validation: np.ndarray  # boolean, in the order of the split
+    right_test: np.ndarray
+    regularisation: float | None
+    parameters: int
+    error: str | None = None  # why it learnt nothing; the heads beside it may have
+
+
+def publish(
+    wanted: Sequence[Stage], kept: Sequence[Kept], folder: Path, workshop: Workshop, began: float
+) -> None:
+    """Writes the first of `wanted` to `folder` and publishes the others. `began` is of the monotonic clock."""
+    for stage, head in list(zip(wanted, kept, strict=True))[::-1]:
+        place = folder if stage is wanted[0] else folder.parent / stage.key
+        place.mkdir(exist_ok=True)
+        correct = {"validation": head.right_validation, "test": head.right_test}
+        arrays = {f"{CORRECT}{name}": right.astype(np.uint8) for name, right in correct.items()}
+        save_file({**head.weights, **arrays}, place / WEIGHTS)
+        seconds = time.monotonic() - began
+        about = {
+            "regularisation": head.regularisation,
+            "parameters": head.parameters,
+            "error": head.error,
+            "fit_seconds": seconds / len(wanted),  # a head's share of the passes
+        }
+        (place / ABOUT).write_text(json.dumps(about))
+        if stage is not wanted[0]:
+            workshop.publish(stage, place, seconds)
+
+
+def read(stage: Stage, workshop: Workshop) -> Kept:
+    """Returns what `publish` kept."""
+    about: dict[str, Any] = json.loads(workshop.file(stage, ABOUT).read_text())
+    arrays = load_file(workshop.file(stage, WEIGHTS))
+    return Kept(
+        {name: array for name, array in arrays.items() if not name.startswith(CORRECT)},
+        arrays[f"{CORRECT}validation"].astype(bool),
+        arrays[f"{CORRECT}test"].astype(bool),
+        about["regularisation"],
+        about["parameters"],
+        about["error"],
+    )
+
+
+def fit_seconds(stage: Stage, workshop: Workshop) -> float:
+    """Returns a head's share of the time that its stream took."""
+    return float(json.loads(workshop.file(stage, ABOUT).read_text())["fit_seconds"])

@@ -1,0 +1,252 @@
+"""Streamed heads that learn by gradients: all blocks, pools and heads side by side, from one stream of passes.
+
+Every step runs the frozen backbone once on its images, with fresh noise (and, in the published protocol, crops and
+flips), up to the deepest block. What a head learns does not depend on which heads stand beside it.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness.core.config import parse
+from harness.core.seeds import stream
+from harness.core.stages import Stage, Workshop
+from harness.data.dataset import Dataset, open_dataset
+from harness.data.transforms import as_input
+from harness.features.extract import autocast, open_denoiser, read_blocks
+from harness.features.heads.head import head_of
+from harness.features.streaming.kept import EVALUATION, Kept, publish
+from harness.features.streaming.stages import title
+from harness.models.denoiser import Denoiser
+from harness.training import checkpoint
+from harness.training.config import Augment, TrainConfig
+from harness.training.launch import train
+from harness.training.tasks import Draws
+
+SAMPLED = 4096  # training images, at most, from which features' means and deviations are taken
+SMALLEST = 1e-6  # deviations below this are constants: as `harness.features.probe.split` has it
+LARGEST_LOSS, LARGEST_WEIGHT = 1e30, 1e12  # beyond them, or no numbers, a head has diverged
+FACTORY = "harness.features.streaming.side_by_side:side_by_side"
+
+Tap = tuple[str, int]  # a module, and the pool of its features
+
+
+class Standardised(nn.Module):
+    """A head on features [N, C, P, P] whose numbers are standardised one by one."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, mean_CPP: torch.Tensor, scale_CPP: torch.Tensor, head: nn.Module) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean_CPP)
+        self.register_buffer("scale", scale_CPP)
+        self.head = head
+
+    def forward(self, x_NCPP: torch.Tensor) -> torch.Tensor:
+        """Returns scores [N, classes]."""
+        return self.head((x_NCPP - self.mean) / self.scale)
+
+
+class Heads(nn.ModuleDict):
+    """Heads by name; `taps` says what each stands on."""
+
+    taps: Mapping[str, Tap]
+
+    def forward(self, features: Mapping[Tap, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Returns scores [N, classes] by name, for features [N, C, P, P] by tap."""
+        return {name: head(features[self.taps[name]]) for name, head in self.items()}
+
+
+class SideBySide:
+    """Learns the labels of images from what a frozen backbone makes of them at one timestep: a `Task`."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        dataset: Dataset,
+        cells: Sequence[Mapping[str, Any]],
+        augment: Augment | None,
+        batch: int,
+    ) -> None:
+        """`cells` are the configurations of stages that differ in block, pool and head alone."""
+        self._index_M = dataset.labelled(cells[0]["labels_per_class"])
+        self.examples = len(self._index_M)
+        self._denoiser, self._dataset, self._cells = denoiser, dataset, cells
+        self._augment, self._batch = augment, batch
+        self._timestep, self._precision = cells[0]["timestep"], cells[0]["precision"]
+        self.taps = in_order(cells)
+
+    def model(self) -> Heads:
+        """Returns the heads before training, each drawn from a stream of its own."""
+        published = self._cells[0]["protocol"] == "published"
+        moments = {} if published else self._moments()
+        heads, classes = Heads(), len(self._dataset.classes)
+        heads.taps = {name_of(cell): (cell["module"], cell["pool"]) for cell in self._cells}
+        for cell in self._cells:
+            shape = cell["channels"], cell["pool"], cell["pool"]
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(stream(cell["seed"], "head", name_of(cell)) % 2**63)
+                network = head_of(cell["head"]).network(shape, classes).float()
+            tap = heads.taps[name_of(cell)]
+            heads[name_of(cell)] = network if published else Standardised(*moments[tap], network)
+        return heads
+
+    def loss(self, model: nn.Module, index_N: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Returns the sum over heads of the cross-entropies [N], without those of heads that have diverged."""
+        labels_N = torch.from_numpy(self._dataset.labels[self._index_M[index_N]]).to(draws.device)
+        total_N = torch.zeros(len(index_N), device=draws.device)
+        for scores_NK in model(self._features(index_N, draws)).values():
+            losses_N = nn.functional.cross_entropy(scores_NK.float(), labels_N, reduction="none")
+            total_N = total_N + torch.where(losses_N < LARGEST_LOSS, losses_N, torch.zeros_like(losses_N))
+        return total_N
+
+    def snapshot(self, model: nn.Module, step: int) -> None:
+        """Keeps nothing."""
+
+    @torch.no_grad()
+    def _features(self, index_N: torch.Tensor, draws: Draws) -> dict[Tap, torch.Tensor]:
+        """Returns this step's features by tap, from passes of as many images as fit."""
+        images_NCHW = torch.from_numpy(self._dataset.images[self._index_M[index_N]]).to(draws.device)
+        x_NCHW = as_input(images_NCHW)
+        if self._augment is not None:
+            x_NCHW = draws.augmented("augment", x_NCHW, self._augment)
+        denoiser = self._denoiser
+        if denoiser.device != draws.device:
+            denoiser.to(draws.device)
+        with autocast(self._precision, draws.device):
+            z_NCHW = torch.cat([denoiser.encode(part) for part in x_NCHW.split(self._batch)])
+        timesteps_N = torch.full((len(z_NCHW),), self._timestep, device=draws.device)
+        noised_NCHW = denoiser.noised(z_NCHW, draws.normal("noise", z_NCHW), timesteps_N)
+        found: dict[Tap, list[torch.Tensor]] = {tap: [] for tap in self.taps}
+        reader = denoiser.taps(list(dict.fromkeys(module for module, _ in self.taps)))
+        try:
+            for part in noised_NCHW.split(self._batch):
+                with autocast(self._precision, draws.device):
+                    activations = reader(part, self._timestep)
+                for tap in self.taps:
+                    pooled = nn.functional.adaptive_avg_pool2d(activations[tap[0]].float(), tap[1])
+                    found[tap].append(pooled)
+        finally:
+            reader.remove()
+        return {tap: torch.cat(parts) for tap, parts in found.items()}
+
+    def _moments(self) -> dict[Tap, tuple[torch.Tensor, torch.Tensor]]:
+        """Returns mean and scale [C, P, P] by tap, over the first labelled images: the same for every worker."""
+        sums: dict[Tap, torch.Tensor] = {}
+        index_M = self._index_M[:: -(-self.examples // SAMPLED)]
+        for _, features in read_blocks(
+            self._denoiser,
+            self._dataset.images,
+            index_M,
+            timestep=self._timestep,
+            taps=self.taps,
+            draws=1,
+            seed=self._cells[0]["seed"],
+            batch=self._batch,
+            precision=self._precision,
+        ):
+            for tap, x_BCPP in features.items():
+                x = x_BCPP.cpu().double()
+                both = torch.stack([x.sum(0), x.square().sum(0)])
+                sums[tap] = sums[tap] + both if tap in sums else both
+        found = {}
+        for tap, (first, second) in sums.items():
+            mean = first / len(index_M)
+            scale = (second / len(index_M) - mean.square()).clamp(min=0).sqrt()
+            found[tap] = mean.float(), torch.where(scale > SMALLEST, scale, 1.0).float()
+        return found
+
+
+def name_of(cell: Mapping[str, Any]) -> str:
+    """Returns the name of a cell's head: its kind first, by which it has its learning rate."""
+    return f"{title(cell['head'])}/{cell['block']}/{cell['pool']}"
+
+
+def in_order(cells: Sequence[Mapping[str, Any]]) -> list[Tap]:
+    """Returns the cells' taps in the order in which the modules run, each once."""
+    order = sorted(cells, key=lambda cell: (cell["block"], cell["pool"]))
+    return list(dict.fromkeys((cell["module"], cell["pool"]) for cell in order))
+
+
+def side_by_side(stage: Stage, workshop: Workshop) -> SideBySide:
+    """Returns what the heads of a run learn. Called by every worker."""
+    cells = stage.config["cells"]
+    augment = cells[0]["augment"]
+    return SideBySide(
+        open_denoiser(stage.needs["backbone"], workshop),
+        open_dataset(stage.needs["dataset"], workshop),
+        cells,
+        Augment(**augment) if augment else None,
+        stage.options["batch"],
+    )
+
+
+def make_heads(stage: Stage, folder: Path, workshop: Workshop) -> None:
+    """Writes the head of `stage`, and publishes those of its siblings that are missing, from one training run."""
+    began = time.monotonic()
+    wanted = [stage, *(sibling for sibling in stage.siblings if not workshop.has(sibling))]
+    cells = sorted((one.config for one in wanted), key=name_of)
+    # The run is named by the heads in it: one that was cut short continues only with the same.
+    run = replace(stage, config={"cells": cells}, siblings=(), group=None)
+    config = parse(TrainConfig, stage.options["train"], "train")
+    with workshop.store.scratch() as trained:
+        train(FACTORY, run, config, stage.config["seed"], trained, workshop)
+        weights = checkpoint.trained_weights(trained)
+    task = side_by_side(run, workshop)
+    heads = task.model()
+    heads.load_state_dict(weights)
+    right = judge(heads, task, workshop, run)
+    kept = {
+        name: Kept(
+            {key: value.numpy() for key, value in heads[name].cpu().state_dict().items()},
+            *right[name],
+            regularisation=None,
+            parameters=sum(one.numel() for one in heads[name].parameters()),
+            error=None if learnt(heads[name]) else DIVERGED.format(name),
+        )
+        for name in heads
+    }
+    publish(wanted, [kept[name_of(one.config)] for one in wanted], folder, workshop, began)
+
+
+DIVERGED = "head {} (kind/block/pool) diverged: its weights went beyond all bounds; lower its learning rate"
+
+
+def learnt(head: nn.Module) -> bool:
+    """Says whether all weights are numbers, of a size that numbers may have."""
+    return all(bool((value.abs() < LARGEST_WEIGHT).all()) for value in head.state_dict().values())
+
+
+@torch.no_grad()
+def judge(
+    heads: Heads, task: SideBySide, workshop: Workshop, run: Stage
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns by head what it gets right on validation and on test: boolean, from one pass with noise of its own."""
+    dataset, cell = open_dataset(run.needs["dataset"], workshop), run.config["cells"][0]
+    denoiser = open_denoiser(run.needs["backbone"], workshop)
+    heads.eval().to(denoiser.device)
+    index_M = np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
+    right = {name: np.zeros(len(index_M), bool) for name in heads}
+    for begin, features in read_blocks(
+        denoiser,
+        dataset.images,
+        index_M,
+        timestep=cell["timestep"],
+        taps=task.taps,
+        draws=1,
+        seed=stream(cell["seed"], EVALUATION),
+        batch=run.options["batch"],
+        precision=cell["precision"],
+    ):
+        for name, scores_BK in heads(features).items():
+            end = begin + len(scores_BK)
+            right[name][begin:end] = scores_BK.argmax(1).cpu().numpy() == dataset.labels[index_M[begin:end]]
+    count = len(dataset.splits["validation"])
+    return {name: (one[:count], one[count:]) for name, one in right.items()}

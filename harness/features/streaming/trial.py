@@ -1,0 +1,36 @@
+"""A trial of a streamed head: reads what it got right on validation and test images."""
+
+import math
+from typing import Any
+
+from harness.core.stages import Trial, Workshop
+from harness.data.dataset import open_dataset
+from harness.features.streaming.kept import fit_seconds, read
+from harness.metrics.accuracy import accuracy
+
+
+def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
+    """Returns one row of `features` and one of `correctness`."""
+    (stage,) = trial.reads["streamed"]
+    dataset = open_dataset(trial.needs["dataset"], workshop)
+    kept = read(stage, workshop)
+    if kept.error is not None:
+        raise FloatingPointError(kept.error)
+    row = {
+        "way": "streamed",
+        "dimensions": math.prod((stage.config["channels"], stage.config["pool"], stage.config["pool"])),
+        "parameters": kept.parameters,
+        "regularisation": kept.regularisation,
+        "train_n": len(dataset.labelled(trial.config["labels_per_class"])) * trial.config["views"],
+        "image_passes": stage.work.image_passes,
+        **accuracy(kept.right_validation).columns("validation_accuracy"),
+        **accuracy(kept.right_test).columns("test_accuracy"),
+        "fit_seconds": fit_seconds(stage, workshop),
+    }
+    correct = {
+        "study": trial.study,
+        "kind": trial.axes["features"],
+        "split": "test",
+        "correct": kept.right_test,
+    }
+    return {"features": [row], "correctness": [correct]}

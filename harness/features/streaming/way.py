@@ -1,0 +1,139 @@
+"""Chooses how heads get their features: from a cache, or streamed; and how heads learn from a stream. No torch."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from harness.core.errors import UserError
+from harness.features.config import FeaturesConfig
+from harness.features.heads.head import Head
+from harness.features.stages import ACTIVATIONS, BYTES_A_NUMBER, Tap
+from harness.models.backbone import BackbonePlan
+from harness.training.config import TrainConfig
+
+Protocol = Literal["ours", "published"]
+BYTES_A_SUM = 8  # of the sums that a ridge probe is solved from, float64
+EPOCHS, EPOCHS_A_RATE, BATCH = 28, 7, 128  # arXiv 2307.08702; the learning rate falls tenfold after each 7
+RATE, ATTENTION_RATE = 1e-2, 5e-2
+LEAST_STEPS = 1000  # of a linear head that is not bound to the published protocol
+
+
+class Way(NamedTuple):
+    """How the heads of an experiment get their features, and why."""
+
+    streamed: bool
+    reason: str
+
+    def note(self, data: str) -> str:
+        """Returns the plan's line about it."""
+        return f"features of {data}: {'streamed' if self.streamed else 'cached'} ({self.reason})"
+
+
+def choose_way(config: FeaturesConfig, stored_bytes: int) -> Way:
+    """Returns the way to take; raises `UserError` where what is asked for cannot be.
+
+    `stored_bytes` is what a cache of the features would take.
+    """
+    way, protocol, heads, store_gb = config.way, config.protocol, config.heads, config.store_gb
+    stored = f"cached features take {stored_bytes / 1e9:.3g} GB, features.store_gb = {store_gb:g}"
+    if protocol == "published":
+        if way == "cached":
+            raise UserError(
+                "features.way = cached: the published protocol draws noise and crops afresh in every epoch, so its "
+                "features cannot be kept; give features.way=auto, or features.protocol=ours"
+            )
+        _refuse(heads, protocol, "features.protocol = published")
+        return Way(True, "the published protocol draws noise and crops afresh")
+    if way == "cached" or (way == "auto" and stored_bytes <= store_gb * 1e9):
+        return Way(False, stored if way == "auto" else "features.way = cached")
+    _refuse(heads, protocol, "features.way = streamed" if way == "streamed" else stored)
+    return Way(True, stored if way == "auto" else "features.way = streamed")
+
+
+def _refuse(heads: Sequence[Head], protocol: Protocol, why: str) -> None:
+    """Raises `UserError` for heads that need all features at once, or that the protocol does not have."""
+    wrong = [head.axis for head in heads if not streamable(head, protocol)]
+    if not wrong:
+        return
+    if protocol == "published":
+        remedy = "take linear, or heads that learn by gradients, or features.protocol=ours"
+    else:
+        remedy = "take ridge, linear, or heads that learn by gradients, or features.way=cached"
+    raise UserError(f"{why}: head {', '.join(wrong)} cannot learn from a stream; {remedy}")
+
+
+def streamable(head: Head, protocol: Protocol) -> bool:
+    """Says whether a head can do without a cache: ridge by sums, others by gradients."""
+    return head.trained_by_steps or head.name == "linear" or (head.name == "ridge" and protocol == "ours")
+
+
+def recipe(head: Head, protocol: Protocol, examples: int) -> TrainConfig:
+    """Returns how a head learns from a stream of `examples` images an epoch.
+
+    Published: SGD without momentum or weight decay. Ours: as the head says itself, and linear by AdamW.
+    """
+    steps = max(1, round(EPOCHS * examples / BATCH))
+    if protocol == "published":
+        return TrainConfig(
+            steps=steps,
+            batch=BATCH,
+            optimizer="sgd",
+            learning_rate=ATTENTION_RATE if head.name == "attention" else RATE,
+            schedule="step",
+            decay_every=max(1, round(EPOCHS_A_RATE * examples / BATCH)),
+        )
+    if getattr(head, "weight_decays", None):
+        raise UserError(
+            f"head {head.axis}: weight_decays are chosen on validation, once trained; from a stream a head learns "
+            "once: give train.weight_decay, or set features.way=cached"
+        )
+    own = getattr(head, "train", None)
+    if own is None:
+        return TrainConfig(steps=max(LEAST_STEPS, steps), batch=BATCH, learning_rate=1e-3, schedule="cosine")
+    if own.clip is not None:
+        raise UserError(
+            f"head {head.axis}: train.clip = {own.clip} would bind heads together that learn side by side; "
+            "leave it out, or set features.way=cached"
+        )
+    return own
+
+
+def by_memory(
+    taps: Sequence[Tap], strengths: int, classes: int, plan: BackbonePlan, batch: int, memory: float
+) -> list[list[Tap]]:
+    """Returns the taps in groups, each of one pass, whose sums fit into `memory` bytes beside a batch's activations.
+
+    Raises `UserError` naming the tap whose sums do not fit even alone, and what would.
+    """
+    activations = (
+        batch * BYTES_A_NUMBER * (ACTIVATIONS + 1) * max(b.channels * b.size**2 for b in plan.blocks)
+    )
+    groups: list[list[Tap]] = []
+    for tap in taps:
+        if activations + sums_bytes([tap], strengths, classes) > memory:
+            raise _too_large(tap, strengths, classes, memory, activations)
+        if groups and activations + sums_bytes([*groups[-1], tap], strengths, classes) <= memory:
+            groups[-1].append(tap)
+        else:
+            groups.append([tap])
+    return groups
+
+
+def sums_bytes(taps: Sequence[Tap], strengths: int, classes: int) -> int:
+    """Returns the memory for taps' sums, for solving the largest, and for the probes of all strengths."""
+    widths = [tap.block.channels * tap.pool**2 for tap in taps]
+    probes = sum(2 * width * classes * strengths for width in widths)  # smaller pools: a third more
+    return BYTES_A_SUM * (sum(width**2 for width in widths) + 6 * max(widths) ** 2 + probes)
+
+
+def _too_large(tap: Tap, strengths: int, classes: int, memory: float, activations: int) -> UserError:
+    needed = (activations + sums_bytes([tap], strengths, classes)) / 1e9
+    fitting = [
+        pool
+        for pool in range(1, tap.pool)
+        if activations + sums_bytes([tap._replace(pool=pool)], strengths, classes) <= memory
+    ]
+    remedy = f"pools up to {max(fitting)} fit" if fitting else "set a smaller features.batch"
+    return UserError(
+        f"features.memory_gb = {memory / 1e9:g}: the sums of block {tap.block.number} at pool {tap.pool} take about "
+        f"{needed:.3g}; {remedy}, or give more memory"
+    )

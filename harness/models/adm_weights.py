@@ -1,0 +1,146 @@
+"""Checkpoints of guided-diffusion as weights of diffusers' `UNet2DModel`: every tensor is used, none is invented."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from harness.core.errors import UserError
+from harness.models.checkpoint import mismatches
+from harness.models.denoiser import build_unet
+
+# What a residual block's and an attention block's tensors are called, there and here.
+RESIDUAL = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+ATTENTION = {"norm": "group_norm", "proj_out": "to_out.0"}
+ENDS = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+}
+
+
+class _Place(NamedTuple):
+    """A module of diffusers' network and its counterpart there."""
+
+    here: str
+    there: str
+    attention: bool = False
+
+
+def check(path: Path, unet: Mapping[str, Any]) -> None:
+    """Raises `UserError`, naming the first tensors, unless a `.pt` holds just the network of `unet`."""
+    _renamed(path, _read(path, "meta"), unet)
+
+
+def convert(path: Path, unet: Mapping[str, Any], folder: Path) -> None:
+    """Writes the checkpoint at `path` as diffusers' network below `folder`. Raises `UserError`."""
+    tensors = _renamed(path, _read(path, "cpu"), unet)
+    network = build_unet(unet)
+    network.load_state_dict({name: one.float() for name, one in tensors.items()}, strict=True)
+    network.save_pretrained(folder / "unet", safe_serialization=True)
+
+
+def _read(path: Path, device: str) -> dict[str, torch.Tensor]:
+    try:
+        found = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # what is no such file fails in as many ways as there are files
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: not a checkpoint of tensors alone: {reason}") from None
+    if not isinstance(found, dict) or not all(isinstance(one, torch.Tensor) for one in found.values()):
+        raise UserError(f"{path}: holds no tensors by name; give the weights (the name ends in _uncond.pt)")
+    return found
+
+
+def _renamed(
+    path: Path, found: Mapping[str, torch.Tensor], unet: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Returns the tensors under their names in diffusers; raises `UserError` for any too many, few or misshapen."""
+    if "label_emb.weight" in found:
+        raise UserError(
+            f"{path}: a class-conditional model without a null label ('label_emb.weight'); give the unconditional "
+            "one, such as 256x256_diffusion_uncond.pt"
+        )
+    with torch.device("meta"):
+        wanted = {name: tuple(one.shape) for name, one in build_unet(unet).state_dict().items()}
+    names = {name: _origin(name, places(unet)) for name in wanted}
+    shapes = {there: _shape_there(name, there, wanted[name]) for name, there in names.items()}
+    problems = mismatches(
+        {name: tuple(one.shape) for name, one in found.items()}, shapes, "these settings want"
+    )
+    if problems:
+        raise UserError(f"{path}: not the ADM of these settings: {problems}")
+    heads = unet["attention_head_dim"]
+    return {name: _part(name, found[there], heads) for name, there in names.items()}
+
+
+def _origin(name: str, table: list[_Place]) -> str:
+    """Returns what guided-diffusion calls the tensor `name` of diffusers."""
+    module, _, kind = name.rpartition(".")
+    for there, here in ENDS.items():
+        if module == here:
+            return f"{there}.{kind}"
+    place = next(place for place in table if module.startswith(f"{place.here}."))
+    part = module.removeprefix(f"{place.here}.")
+    if re.fullmatch(r"to_[qkv]", part):
+        return f"{place.there}.qkv.{kind}"
+    parts = {here: there for there, here in (ATTENTION if place.attention else RESIDUAL).items()}
+    return f"{place.there}.{parts[part]}.{kind}"
+
+
+def places(unet: Mapping[str, Any]) -> list[_Place]:
+    """Returns where the residual and attention blocks of diffusers' network lie in guided-diffusion's."""
+    layers, levels, found = unet["layers_per_block"], len(unet["block_out_channels"]), []
+    number = 1
+    for level, kind in enumerate(unet["down_block_types"]):
+        for layer in range(layers):
+            found.append(_Place(f"down_blocks.{level}.resnets.{layer}", f"input_blocks.{number}.0"))
+            if kind.startswith("Attn"):
+                found.append(
+                    _Place(f"down_blocks.{level}.attentions.{layer}", f"input_blocks.{number}.1", True)
+                )
+            number += 1
+        if level < levels - 1:
+            found.append(_Place(f"down_blocks.{level}.downsamplers.0", f"input_blocks.{number}.0"))
+            number += 1
+    found += [
+        _Place("mid_block.resnets.0", "middle_block.0"),
+        _Place("mid_block.attentions.0", "middle_block.1", True),
+        _Place("mid_block.resnets.1", "middle_block.2"),
+    ]
+    for level, kind in enumerate(unet["up_block_types"]):
+        attends = kind.startswith("Attn")
+        for layer in range(layers + 1):
+            block = f"output_blocks.{level * (layers + 1) + layer}"
+            found.append(_Place(f"up_blocks.{level}.resnets.{layer}", f"{block}.0"))
+            if attends:
+                found.append(_Place(f"up_blocks.{level}.attentions.{layer}", f"{block}.1", True))
+        if level < levels - 1:
+            found.append(_Place(f"up_blocks.{level}.upsamplers.0", f"{block}.{1 + attends}"))
+    return found
+
+
+def _shape_there(name: str, there: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape that a tensor has in guided-diffusion: attention is written as 1x1 convolutions there."""
+    if re.search(r"\.qkv\.", there):
+        return (3 * shape[0], *shape[1:], *([1] if len(shape) == 2 else []))
+    return (*shape, 1) if there.endswith(".proj_out.weight") else shape
+
+
+def _part(name: str, tensor: torch.Tensor, head: int) -> torch.Tensor:
+    """Returns the tensor as diffusers has it. Queries, keys and values lie head by head: (heads, 3, head, C)."""
+    which = re.search(r"\.to_([qkv])\.", name)
+    if which is None:
+        return tensor.squeeze(-1) if ".to_out.0.weight" in name else tensor
+    flat = tensor.squeeze(-1) if tensor.ndim == 3 else tensor
+    return flat.unflatten(0, (-1, 3, head))[:, "qkv".index(which[1])].flatten(0, 1)

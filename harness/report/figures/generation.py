@@ -1,0 +1,220 @@
+"""Samples to look at, and how well networks recognise beside how well they generate."""
+
+import base64
+import binascii
+import struct
+from typing import Any, NamedTuple
+
+from harness.report.figures.figure import (
+    GREY,
+    Absent,
+    Drawing,
+    Figure,
+    View,
+    axis_range,
+    percentages,
+    ramp,
+    split,
+    succeeded,
+    varied,
+)
+from harness.report.tables import Tables
+from harness.report.unified import Learner, learners
+from harness.report.words import label, plain
+
+SETUP = (
+    "data",
+    "backbone",
+    "regulariser",
+    "sampler",
+    "steps",
+    "samples",
+    "seed",
+)  # what has samples of its own
+PNG = b"\x89PNG\r\n\x1a\n"
+SHEET_HEIGHT = 540  # CSS pixels
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
+
+
+class Sheet(NamedTuple):
+    """A picture of samples."""
+
+    picture: str  # PNG, base64
+    width: int  # pixels
+    height: int
+
+
+class Point(NamedTuple):
+    """One network: accuracies in percent."""
+
+    name: str
+    frechet: float
+    accuracy: float
+    low: float | None
+    high: float | None
+
+
+class Beside(NamedTuple):
+    """Networks on one data set, their samples as one encoder sees them."""
+
+    encoder: str
+    points: list[Point]
+    real: float | None  # the distance of held-out images, where it is known
+
+
+def sheet(picture: Any) -> Sheet | None:
+    """Reads the size of a picture; None for what is no PNG in base64: rows may come from anywhere."""
+    if not isinstance(picture, str):
+        return None
+    try:
+        content = base64.b64decode(picture, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    if not content.startswith(PNG) or len(content) < 24:
+        return None
+    width, height = struct.unpack(">II", content[16:24])
+    return Sheet(picture, width, height) if width and height else None
+
+
+def sheets(tables: Tables) -> list[tuple[dict[str, str], Sheet]]:
+    """Returns the picture of each set of samples; encoders share them."""
+    frame = succeeded(tables.generation)
+    frame = frame.assign(sheet=frame["grid"].map(sheet)).dropna(subset=["sheet"])
+    names = ["data", *varied(frame, SETUP[1:])] if len(frame) else []
+    return [(choice, rows["sheet"].iloc[0]) for choice, rows in split(frame, names)] if len(frame) else []
+
+
+def draw_sheet(numbers: Sheet) -> Drawing:
+    """Returns the picture in a plot without axes."""
+    image = {
+        "source": f"data:image/png;base64,{numbers.picture}",
+        "xref": "x",
+        "yref": "y",
+        "x": 0,
+        "y": 0,
+        "sizex": numbers.width,
+        "sizey": numbers.height,
+        "yanchor": "top",
+        "layer": "above",
+    }
+    corners = {
+        "type": "scatter",
+        "x": [0, numbers.width],
+        "y": [0, numbers.height],
+        "mode": "markers",
+        "marker": {"opacity": 0},
+        "hoverinfo": "skip",
+    }
+    hidden = {"visible": False, "constrain": "domain"}
+    layout = {
+        "images": [image],
+        "xaxis": {**hidden, "range": [0, numbers.width]},
+        "yaxis": {**hidden, "range": [numbers.height, 0], "scaleanchor": "x"},
+        "height": SHEET_HEIGHT,
+        "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+    }
+    return Drawing([corners], layout)
+
+
+def sample_views(tables: Tables) -> list[View] | Absent:
+    """Shows one set of samples at a time."""
+    found = [View(choice, draw_sheet(picture)) for choice, picture in sheets(tables)]
+    return found or Absent("No trial kept a picture of its samples.")
+
+
+def beside(tables: Tables) -> list[tuple[dict[str, str], Beside]]:
+    """Returns the networks that have both an accuracy and a distance, by data set and encoder."""
+    found: dict[tuple[str, str], list[Point]] = {}
+    references: dict[tuple[str, str], float] = {}
+    for one in sorted(learners(tables), key=lambda one: plain(one.network["regulariser"]) != "none"):
+        for distance in one.distances:
+            if distance.frechet is None or one.accuracy.value is None:
+                continue
+            place = (plain(one.network["data"]), distance.encoder)
+            (accuracy, low, high) = percentages([one.accuracy.value, one.accuracy.low, one.accuracy.high])
+            if accuracy is not None:
+                found.setdefault(place, []).append(Point(_name(one), distance.frechet, accuracy, low, high))
+            if distance.real is not None:
+                references.setdefault(place, distance.real)
+    return [
+        ({"data": data, "encoder": encoder}, Beside(encoder, points, references.get((data, encoder))))
+        for (data, encoder), points in sorted(found.items())
+        if len({point.name for point in points}) > 1
+    ]
+
+
+def _name(one: Learner) -> str:
+    regulariser = plain(one.network["regulariser"])
+    extra = "" if regulariser == "none" else f", {regulariser}"
+    return f"{plain(one.network['backbone'])}{extra}"
+
+
+def draw_beside(numbers: Beside) -> Drawing:
+    """Returns a point a network: better is up and to the left."""
+    names = list(dict.fromkeys(point.name for point in numbers.points))
+    traces: list[dict[str, Any]] = []
+    for i, (name, colour) in enumerate(zip(names, ramp(len(names)), strict=True)):
+        points = [point for point in numbers.points if point.name == name]
+        traces.append(
+            {
+                "type": "scatter",
+                "x": [round(point.frechet, 4) for point in points],
+                "y": [point.accuracy for point in points],
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [(point.high or point.accuracy) - point.accuracy for point in points],
+                    "arrayminus": [
+                        point.accuracy - (point.accuracy if point.low is None else point.low)
+                        for point in points
+                    ],
+                },
+                "name": label(name),
+                "mode": "markers",
+                "marker": {"color": colour, "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 11},
+                "hovertemplate": "Fréchet %{x:.4g}: <b>%{y:.2f} %</b>",
+            }
+        )
+    if numbers.real is not None:
+        ends = [one for point in numbers.points for one in (point.accuracy, point.low, point.high) if one]
+        traces.append(
+            {
+                "type": "scatter",
+                "x": [numbers.real, numbers.real],
+                "y": [min(ends), max(ends)],
+                "name": "held-out images",
+                "mode": "lines",
+                "line": {"color": GREY, "dash": "dash"},
+                "hovertemplate": "as many held-out images: %{x:.4g}",
+            }
+        )
+    shown = [*(point.frechet for point in numbers.points), *([numbers.real] if numbers.real else [])]
+    layout = {
+        "xaxis": {
+            "title": {"text": "Fréchet distance (lower is better)"},
+            "range": axis_range(shown, 0.0, max(shown)),
+        },
+        "yaxis": {"title": {"text": "Test accuracy of the best probe (%)"}},
+    }
+    return Drawing(traces, layout)
+
+
+def beside_views(tables: Tables) -> list[View] | Absent:
+    """Draws the networks for each data set and encoder."""
+    found = [View(choice, draw_beside(numbers)) for choice, numbers in beside(tables)]
+    return found or Absent("It takes two networks that have both a probe's accuracy and samples to compare.")
+
+
+SAMPLES = Figure(
+    title="Samples",
+    reading="The first samples that were drawn, not the best; all trainings start them from the same noise.",
+    study="generation",
+    views=sample_views,
+)
+BESIDE = Figure(
+    title="Recognition beside generation",
+    reading="A point is one network, its probe selected on validation, with the 95 % interval on test; up is better "
+    "features, left is better samples.",
+    study="generation",
+    views=beside_views,
+)

@@ -1,0 +1,151 @@
+"""The table of unified learners: how well one network recognises beside how well it generates, and the published."""
+
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from harness.report.figures.figure import succeeded, varied
+from harness.report.figures.probes import known
+from harness.report.published import published
+from harness.report.tables import Tables, best_row
+from harness.report.words import (
+    Estimate,
+    cell,
+    decimal,
+    escape,
+    estimate,
+    heads,
+    interval,
+    number,
+    percent,
+    plain,
+    table,
+)
+
+NETWORK = ("data", "backbone", "regulariser")  # what tells one network from another in both tables
+KINDS = ("trained", "combined", "finetuned")
+
+
+class Distance(NamedTuple):
+    """A Fréchet distance of samples from real images, as one encoder sees them."""
+
+    encoder: str
+    samples: int | None
+    frechet: float | None
+    real: float | None  # the same of as many real images: what sampling alone gives
+
+
+class Classifier(NamedTuple):
+    """What reads a network's features: the head, and what it reads, in words."""
+
+    head: str
+    where: str
+
+
+class Learner(NamedTuple):
+    """One network as classifier and as generator; None where the experiment did not measure a side."""
+
+    network: dict[str, Any]
+    classifier: Classifier | None  # the setting that was best on validation
+    accuracy: Estimate
+    distances: list[Distance]
+
+
+def learners(tables: Tables) -> list[Learner]:
+    """Returns every network that was sampled from, with the best classifier on its features."""
+    generation = succeeded(tables.generation)
+    probes = known(tables, *KINDS)
+    found = []
+    for values, rows in generation.groupby(list(NETWORK), dropna=False, sort=True):
+        same = probes
+        for column, value in zip(NETWORK, values, strict=True):
+            same = same[same[column].map(plain) == plain(value)]
+        row = best_row(same, "validation_accuracy") if len(same) else None
+        found.append(
+            Learner(
+                dict(zip(NETWORK, values, strict=True)),
+                None if row is None else _classifier(row),
+                Estimate(None, None, None, None) if row is None else estimate(row, "test_accuracy"),
+                [_distance(one) for one in rows.to_dict("records")],
+            )
+        )
+    return found
+
+
+def _classifier(row: Any) -> Classifier:
+    if row["features"] == "combined":
+        return Classifier(plain(row["head"]), plain(row["block_name"]))
+    where = ", ".join(f"{name} {plain(row[name])}" for name in ("block", "timestep", "pool"))
+    return Classifier(plain(row["head"]), where + (", fine-tuned" if row["features"] == "finetuned" else ""))
+
+
+def _distance(row: dict[Any, Any]) -> Distance:
+    samples = number(row["samples"])
+    count = None if samples is None else int(samples)
+    return Distance(plain(row["encoder"]), count, number(row["frechet"]), number(row["frechet_real"]))
+
+
+def published_learners() -> pd.DataFrame:
+    """Returns the published learners that have both sides: backbone, head, accuracy in percent and FID."""
+    main = published().query("figure == 'main'")
+    wide = main.pivot(index=["dataset", "backbone", "head"], columns="metric", values="value")
+    return wide.dropna().reset_index().sort_values("top1", kind="stable")
+
+
+def to_html(tables: Tables) -> str:
+    """Returns the table, measured networks first; nothing where nothing was sampled."""
+    found = learners(tables)
+    if not found:
+        return ""
+    names = varied(pd.DataFrame([one.network for one in found]), ["regulariser"])
+    rows = [_measured(one, names) for one in found]
+    rows += [_published(row) for row in published_learners().to_dict("records")]
+    titles = ["Learner", "Data", "Classifier", "Test accuracy", "Fréchet distance"]
+    note = (
+        "Lower Fréchet distances are better. They compare only within one encoder, one set of real images and one "
+        "number of samples: the published are FIDs (Inception features, ImageNet 256 px, 50,000 samples), and the "
+        "published accuracies were chosen on test. “Real” is the distance of as many held-out real images."
+    )
+    return (
+        table("Recognition beside generation", heads(titles, words=titles[:3]), rows)
+        + f'<p class="note">{note}</p>'
+    )
+
+
+def _measured(one: Learner, names: list[str]) -> str:
+    extra = "".join(f", {name} {escape(one.network[name])}" for name in names)
+    accuracy = percent(one.accuracy.value)
+    if one.accuracy.low is not None:
+        accuracy = f"<strong>{accuracy}</strong><small>{interval(one.accuracy)}</small>"
+    classifier = (
+        "<td>–</td>"
+        if one.classifier is None
+        else (
+            f'<td class="text">{escape(one.classifier.head)}<small>{escape(one.classifier.where)}</small></td>'
+        )
+    )
+    return (
+        cell(
+            f"<strong>{escape(one.network['backbone'])}{extra}</strong><small>measured here</small>",
+            header=True,
+        )
+        + f'<td class="text">{escape(one.network["data"])}</td>{classifier}'
+        + cell(accuracy)
+        + f"<td>{''.join(map(_distance_text, one.distances))}</td>"
+    )
+
+
+def _distance_text(one: Distance) -> str:
+    samples = "" if one.samples is None else f", {one.samples:,} samples"
+    real = "" if one.real is None else f"<small>real {decimal(one.real, 2)}</small>"
+    return f"<div>{decimal(one.frechet, 2)}<small>{escape(one.encoder)}{samples}</small>{real}</div>"
+
+
+def _published(row: dict[Any, Any]) -> str:
+    texts = (f"{row['top1']:.1f}\u202f%", f"{row['fid']:.2f}<small>Inception (FID)</small>")
+    words = (row["dataset"], row["head"])
+    return (
+        cell(f"{escape(row['backbone'])}<small>published</small>", header=True)
+        + "".join(f'<td class="text">{escape(word)}</td>' for word in words)
+        + "".join(f"<td>{text}</td>" for text in texts)
+    )

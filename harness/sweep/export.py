@@ -1,0 +1,138 @@
+"""Taking the best classifier of an experiment home: which it is, and where it is written."""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from harness.core.artifacts import ArtifactStore
+from harness.core.errors import UserError, did_you_mean, full_disk_explained
+from harness.core.provenance import provenance
+from harness.core.registry import load_attribute
+from harness.core.row_store import RowStore
+from harness.core.stages import Trial, Workshop
+from harness.core.storage import Storage
+from harness.data.dataset import load as load_dataset
+from harness.sweep.experiment import STUDIES
+from harness.sweep.plan import all_trials
+
+
+class Choice(NamedTuple):
+    """The setting that is best on validation, and what it was chosen from."""
+
+    trial: Trial
+    row: Mapping[str, Any]
+    writer: str  # "module:function" that writes it
+    settings: int  # how many it was chosen from
+    left_out: Mapping[str, int]  # how many there were besides, by why they are not taken home
+
+
+def export(experiment: Any, storage: Storage, target: str, data: str | None) -> list[str]:
+    """Writes the best classifier of an experiment into the folder `target`; returns what to tell.
+
+    `data` names one of several data sets. Raises `UserError` if there is none to take, or something in the folder.
+    """
+    folder = _free(target)
+    tables = RowStore(storage).tables()
+    dataset = load_dataset(experiment.data, experiment.seed)
+    trials = all_trials(experiment, dataset)
+    chosen = choose(trials, tables, data or experiment.data.title, experiment.name, storage.describe())
+    workshop = Workshop(ArtifactStore(storage), provenance(), ray=False)
+    part = folder.with_name(f".{folder.name}.part{os.getpid()}")
+    try:
+        with full_disk_explained(str(folder)):
+            part.mkdir(parents=True)
+            about = {
+                "experiment": experiment.name,
+                "settings": chosen.settings,
+                "left_out": dict(chosen.left_out),
+                "folder": folder.name,
+            }
+            correct = _correct(chosen.trial.key, tables)
+            lines = load_attribute(chosen.writer)(chosen.trial, chosen.row, correct, about, part, workshop)
+            if folder.exists():
+                folder.rmdir()
+            part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return [*lines, f"written to {folder}; in Python: import harness; harness.load({str(folder)!r})(images)"]
+
+
+def load(folder: str | Path, device: Any = None) -> Any:
+    """Reads what `export` wrote, onto `device`. Raises `UserError`. As `harness.load`."""
+    for name in STUDIES.names():
+        loader = getattr(STUDIES.load(name), "loader", None)
+        if loader is not None:
+            return load_attribute(loader)(folder, device)
+    raise UserError(f"{folder}: no study that is installed here reads exports")
+
+
+def choose(trials: list[Trial], tables: Mapping[str, pa.Table], data: str, name: str, place: str) -> Choice:
+    """Returns the trial with the largest objective of those that can be taken home, the first between equals.
+
+    `place` says where the rows were looked for. Raises `UserError` if none was recorded.
+    """
+    titles = {trial.data for trial in trials}
+    if data not in titles:
+        raise UserError(f"--data {data}: not in experiment {name!r}; {did_you_mean(data, titles)}")
+    rows = _rows([trial for trial in trials if trial.data == data], tables)
+    left_out: Counter[str] = Counter()
+    found: list[tuple[float, int, Trial, str]] = []
+    for place_in_plan, trial in enumerate(trials):
+        row = rows.get(trial.key)
+        if row is None or row.get(trial.objective) is None:
+            continue
+        exporter = getattr(STUDIES.load(trial.study), "exporter", None)
+        writer = exporter(trial) if exporter else None
+        if writer is None:
+            left_out[str(trial.axes.get("features", trial.study))] += 1
+        else:
+            found.append((row[trial.objective], -place_in_plan, trial, writer))
+    if not found:
+        raise UserError(
+            f"experiment {name!r} has no classifier of {data} in {place} that can be taken home"
+            + (f" (only {', '.join(left_out)})" if left_out else f"; run: python -m harness sweep {name}")
+        )
+    _, _, trial, writer = max(found, key=lambda one: one[:2])
+    return Choice(trial, rows[trial.key], writer, len(found), left_out)
+
+
+def _rows(trials: list[Trial], tables: Mapping[str, pa.Table]) -> dict[str, dict[str, Any]]:
+    """Returns the rows of the trials that succeeded, by key."""
+    found: dict[str, dict[str, Any]] = {}
+    wanted = {trial.key for trial in trials}
+    for name in {trial.table for trial in trials}:
+        for row in tables[name].to_pylist():
+            if row["key"] in wanted and row["status"] == "ok":
+                found.setdefault(row["key"], row)
+    return found
+
+
+def _correct(key: str, tables: Mapping[str, pa.Table]) -> np.ndarray | None:
+    """Returns which test images a trial got right, as recorded: boolean [N]."""
+    rows = tables["correctness"]
+    for place, (found, split) in enumerate(
+        zip(rows["key"].to_pylist(), rows["split"].to_pylist(), strict=True)
+    ):
+        if found == key and split == "test":
+            return np.asarray(rows["correct"][place].as_py(), bool)
+    return None
+
+
+def _free(target: str) -> Path:
+    """Returns the folder to write; raises `UserError` if something is there."""
+    folder = Path(target).expanduser().absolute()
+    try:
+        if folder.is_dir():
+            if any(folder.iterdir()):
+                raise UserError(f"--to {target}: the folder is not empty; choose another, or remove it")
+        elif folder.exists() or not folder.name:
+            raise UserError(f"--to {target}: not a folder; choose another")
+    except (OSError, ValueError) as error:
+        raise UserError(f"--to {target[:60]}: {getattr(error, 'strerror', None) or error}") from None
+    return folder

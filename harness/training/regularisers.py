@@ -1,0 +1,235 @@
+"""Regularisers of diffusion training that may keep features useful: what each changes of the loss, the input or both.
+
+No torch at import: an experiment names them, a plan keys them, and the workers that train use them.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
+
+from pydantic import AfterValidator, Field
+
+from harness.core.config import Config
+from harness.core.errors import UserError
+from harness.core.registry import Registry
+from harness.models.backbone import BackbonePlan
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+REGULARISERS = Registry(
+    "regulariser",
+    {
+        "none": "harness.training.regularisers:Plain",
+        "dispersive": "harness.training.regularisers:Dispersive",
+        "self_conditioning": "harness.training.regularisers:SelfConditioning",
+    },
+)
+COIN = 2**24  # sides of the coin that decides whether a sample sees its own estimate
+
+
+def _short_word(label: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", label):
+        raise ValueError("use letters, digits, '.', '_' and '-', 40 at most")
+    return label
+
+
+class Draws(Protocol):
+    """The randomness of one training step: `harness.training.tasks.Draws`."""
+
+    def integers(self, name: str, high: int) -> "torch.Tensor":
+        """Returns int64 [N] in 0..high - 1, one a sample."""
+
+
+class Regulariser(Config):
+    """Base of all regularisers: by itself it changes nothing. A subclass overrides what it changes."""
+
+    name: str
+    label: Annotated[str, AfterValidator(_short_word)] | None = None  # what rows call it; None: its name
+
+    version: ClassVar[int] = 1  # raised when the same values would give other weights
+    reads_its_estimate: ClassVar[bool] = False  # the network has channels for its own estimate
+
+    @property
+    def axis(self) -> str | None:
+        """What rows call it."""
+        return self.label or self.name
+
+    def resolved(self, plan: BackbonePlan) -> Self:
+        """Returns it with everything that depends on the backbone filled in; called once a plan.
+
+        Raises `UserError` for what the backbone does not have.
+        """
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what a trained backbone's key holds of it: its values and version, but not what it is called."""
+        return {name: value for name, value in self.keyed().items() if name != "label"} | {
+            "version": self.version
+        }
+
+    def unet(self, unet: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the configuration of the network to train, for that of the backbone without it."""
+        return dict(unet)
+
+    def input(
+        self,
+        network: "nn.Module",
+        noised: "torch.Tensor",
+        timesteps_N: "torch.Tensor",
+        alphas_N: "torch.Tensor",
+        draws: Draws,
+    ) -> "torch.Tensor":
+        """Returns what the network is given for noised samples [N, ...]; called every step.
+
+        `alphas_N` is the share of signal, the cumulative product of Ho et al. 2020, at each sample's timestep.
+        """
+        return noised
+
+    @contextmanager
+    def listening(self, network: "nn.Module") -> Iterator[list["torch.Tensor"]]:
+        """Collects the activations that `penalised` is about, of the forward pass inside; called every step."""
+        yield []
+
+    def penalised(self, losses_N: "torch.Tensor", heard: list["torch.Tensor"]) -> "torch.Tensor":
+        """Returns the losses [N] with the penalty on what was heard."""
+        return losses_N
+
+
+class Plain(Regulariser):
+    """No regulariser."""
+
+    name: Literal["none"] = "none"
+
+    @property
+    def axis(self) -> None:
+        """Nothing: rows have null."""
+        return None
+
+
+PLAIN = Plain()
+
+
+class Dispersive(Regulariser):
+    """Dispersive loss (Wang & He, "Diffuse and Disperse", arXiv 2506.09027): spreads a block's activations out.
+
+    Adds weight · log mean_ij exp(-d_ij / temperature) to the mean loss, over all pairs of the whole batch, a sample
+    with itself too; d_ij is the squared distance of the flattened activations divided by their length, as in the
+    paper's Algorithm 1. Workers exchange activations, so the number of workers changes rounding alone.
+    """
+
+    name: Literal["dispersive"] = "dispersive"
+    weight: float = Field(0.5, gt=0)
+    block: int | str = "mid"  # by number, by module path, or "mid"
+    temperature: float = Field(0.5, gt=0)
+
+    def resolved(self, plan: BackbonePlan) -> Self:
+        """Names the block by its module."""
+        found = plan.select([self.block])
+        if len(found) != 1:
+            raise UserError(
+                f"regularisers.dispersive.block = {self.block!r}: names {len(found)} blocks, not one"
+            )
+        return self.model_copy(update={"block": found[0].name})
+
+    @contextmanager
+    def listening(self, network: "nn.Module") -> Iterator[list["torch.Tensor"]]:
+        """Collects the block's activations."""
+        heard: list[torch.Tensor] = []
+
+        def keep(module: Any, inputs: Any, output: Any) -> None:
+            heard.append(output[0] if isinstance(output, tuple) else output)
+
+        hook = network.get_submodule(str(self.block)).register_forward_hook(keep)
+        try:
+            yield heard
+        finally:
+            hook.remove()
+
+    def penalised(self, losses_N: "torch.Tensor", heard: list["torch.Tensor"]) -> "torch.Tensor":
+        """Adds the dispersive loss of the whole batch to each sample's.
+
+        A worker differentiates with respect to its own N activations alone, and the mean over the batch of B counts
+        its samples N / B; this part's gradient is scaled by B / N, so that workers add up to what one alone does.
+        """
+        (activation,) = heard
+        h_BD = _with_other_workers(activation.flatten(1).float())
+        value = dispersion(h_BD, self.temperature)
+        scale = len(h_BD) / len(activation)
+        return losses_N + self.weight * (value.detach() + scale * (value - value.detach()))
+
+
+def dispersion(h_ND: "torch.Tensor", temperature: float) -> "torch.Tensor":
+    """Returns log mean_ij exp(-|h_i - h_j|² / (D · temperature)): 0 where all are equal, below where they differ."""
+    import torch
+
+    with torch.autocast(h_ND.device.type, enabled=False):  # differences of squares need their digits
+        squares_N = h_ND.square().sum(1)  # not cdist, whose gradient at equal vectors is no number
+        distances_NN = (squares_N[:, None] + squares_N[None] - 2 * h_ND @ h_ND.T).clamp_min(0) / h_ND.shape[1]
+        return torch.logsumexp(-distances_NN.flatten() / temperature, 0) - 2 * math.log(len(h_ND))
+
+
+def _with_other_workers(h_ND: "torch.Tensor") -> "torch.Tensor":
+    """Returns the activations of all workers' samples [B, D]; gradients flow to this worker's own."""
+    import torch
+    from torch import distributed
+
+    if not distributed.is_available() or not distributed.is_initialized():
+        return h_ND
+    workers = distributed.get_world_size()
+    counts = [torch.zeros(1, dtype=torch.int64, device=h_ND.device) for _ in range(workers)]
+    distributed.all_gather(counts, torch.tensor([len(h_ND)], device=h_ND.device))
+    most = max(
+        int(count) for count in counts
+    )  # shares differ by one sample, and only equal shapes are exchanged
+    padded = torch.zeros(most, h_ND.shape[1], device=h_ND.device)
+    padded[: len(h_ND)] = h_ND.detach()
+    parts = [torch.empty_like(padded) for _ in range(workers)]
+    distributed.all_gather(parts, padded)
+    kept = [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
+    kept[distributed.get_rank()] = h_ND
+    return torch.cat(kept)
+
+
+class SelfConditioning(Regulariser):
+    """Self-conditioning (Chen et al., "Analog Bits", arXiv 2208.04202): the network reads its own estimate.
+
+    Beside the noised image it is given an estimate of the clean one, in as many channels again: with `probability`
+    the one it makes itself without a gradient, otherwise zeros. Features are read with zeros.
+    """
+
+    name: Literal["self_conditioning"] = "self_conditioning"
+    probability: float = Field(0.5, ge=0, le=1)
+
+    reads_its_estimate: ClassVar[bool] = True
+
+    def unet(self, unet: Mapping[str, Any]) -> dict[str, Any]:
+        """Doubles the input channels."""
+        return {**unet, "in_channels": 2 * unet["in_channels"]}
+
+    def input(
+        self,
+        network: "nn.Module",
+        noised: "torch.Tensor",
+        timesteps_N: "torch.Tensor",
+        alphas_N: "torch.Tensor",
+        draws: Draws,
+    ) -> "torch.Tensor":
+        """Returns the noised samples beside their estimates."""
+        import torch
+
+        from harness.models.estimate import clean
+
+        estimate = torch.zeros_like(noised)
+        chosen_M = torch.nonzero(draws.integers("self-conditioning", COIN) < self.probability * COIN)[:, 0]
+        if len(chosen_M):
+            seen = noised[chosen_M]
+            with torch.no_grad():
+                output = network(torch.cat([seen, torch.zeros_like(seen)], 1), timesteps_N[chosen_M])
+                predicted = output if isinstance(output, torch.Tensor) else output.sample
+                found = clean(seen, predicted[:, : seen.shape[1]], alphas_N[chosen_M])
+            estimate[chosen_M] = found.clamp(-1, 1).to(estimate.dtype)
+        return torch.cat([noised, estimate], 1)

@@ -1,0 +1,267 @@
+"""ADM checkpoints: a U-Net written here with guided-diffusion's names gives the same numbers after conversion."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from harness.core.config import parse
+from harness.core.errors import UserError
+from harness.models.adm import ADM
+from harness.models.adm_weights import convert
+from harness.models.denoiser import Denoiser, load_denoiser, save_frame
+
+FLAGS = {
+    "image_size": 16,
+    "num_channels": 32,
+    "num_res_blocks": 2,
+    "num_head_channels": 16,
+    "attention_resolutions": [8, 4],
+    "channel_mult": [1, 1, 2],
+}
+
+
+def sines(timesteps_B, width):
+    """Returns the embedding of Ho et al. 2020 as guided-diffusion orders it: cosines first."""
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2) / (width // 2))
+    angles = timesteps_B[:, None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], 1)
+
+
+class Residual(nn.Module):
+    """A residual block that is scaled and shifted by the timestep, and may sample up or down."""
+
+    def __init__(self, before, after, embedding, sample=None):
+        super().__init__()
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(32, before), nn.SiLU(), nn.Conv2d(before, after, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * after))
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(32, after), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(after, after, 3, padding=1)
+        )
+        self.skip_connection = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
+        samples = {"up": nn.Upsample(scale_factor=2), "down": nn.AvgPool2d(2), None: nn.Identity()}
+        self.sample = samples[sample]
+
+    def forward(self, x, embedded):
+        hidden = self.in_layers[2](self.sample(self.in_layers[1](self.in_layers[0](x))))
+        scale, shift = self.emb_layers(embedded)[:, :, None, None].chunk(2, 1)
+        hidden = self.out_layers[1:](self.out_layers[0](hidden) * (1 + scale) + shift)
+        return self.skip_connection(self.sample(x)) + hidden
+
+
+class Attention(nn.Module):
+    """Attention whose queries, keys and values come from one convolution, head by head."""
+
+    def __init__(self, width, head):
+        super().__init__()
+        self.head = head
+        self.norm = nn.GroupNorm(32, width)
+        self.qkv = nn.Conv1d(width, 3 * width, 1)
+        self.proj_out = nn.Conv1d(width, width, 1)
+
+    def forward(self, x, embedded):
+        flat = x.flatten(2)
+        mixed = []
+        for one in self.qkv(self.norm(flat)).split(3 * self.head, 1):
+            query, key, value = one.split(self.head, 1)
+            weights = torch.softmax(query.transpose(1, 2) @ key / math.sqrt(self.head), -1)
+            mixed.append(value @ weights.transpose(1, 2))
+        return x + self.proj_out(torch.cat(mixed, 1)).reshape(x.shape)
+
+
+class Steps(nn.ModuleList):
+    """Layers one after the other, each given the timestep's embedding."""
+
+    def forward(self, x, embedded):
+        for layer in self:
+            x = layer(x) if isinstance(layer, nn.Conv2d) else layer(x, embedded)
+        return x
+
+
+class Reference(nn.Module):
+    """The U-Net of Dhariwal and Nichol 2021, its parts named as in their checkpoints."""
+
+    def __init__(self, flags):
+        super().__init__()
+        base, layers, head = flags["num_channels"], flags["num_res_blocks"], flags["num_head_channels"]
+        self.base, embedding, size = base, 4 * base, flags["image_size"]
+        attends = flags["attention_resolutions"]
+        self.time_embed = nn.Sequential(
+            nn.Linear(base, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        self.input_blocks = nn.ModuleList([Steps([nn.Conv2d(3, base, 3, padding=1)])])
+        widths, width, last = [base], base, len(flags["channel_mult"]) - 1
+        for level, multiplier in enumerate(flags["channel_mult"]):
+            for _ in range(layers):
+                found = [Residual(width, multiplier * base, embedding)]
+                width = multiplier * base
+                found += [Attention(width, head)] if size in attends else []
+                self.input_blocks.append(Steps(found))
+                widths.append(width)
+            if level < last:
+                self.input_blocks.append(Steps([Residual(width, width, embedding, "down")]))
+                widths.append(width)
+                size //= 2
+        self.middle_block = Steps(
+            [Residual(width, width, embedding), Attention(width, head), Residual(width, width, embedding)]
+        )
+        self.output_blocks = nn.ModuleList()
+        for level, multiplier in reversed(list(enumerate(flags["channel_mult"]))):
+            for layer in range(layers + 1):
+                found = [Residual(width + widths.pop(), multiplier * base, embedding)]
+                width = multiplier * base
+                found += [Attention(width, head)] if size in attends else []
+                if level and layer == layers:
+                    found.append(Residual(width, width, embedding, "up"))
+                    size *= 2
+                self.output_blocks.append(Steps(found))
+        self.out = nn.Sequential(nn.GroupNorm(32, width), nn.SiLU(), nn.Conv2d(width, 6, 3, padding=1))
+
+    def forward(self, x, timesteps_B):
+        """Returns the output, and what every block gave out."""
+        embedded = self.time_embed(sines(timesteps_B, self.base))
+        kept, seen = [], []
+        for block in self.input_blocks:
+            x = block(x, embedded)
+            kept.append(x)
+        seen = [*kept]
+        x = self.middle_block(x, embedded)
+        seen.append(x)
+        for block in self.output_blocks:
+            x = block(torch.cat([x, kept.pop()], 1), embedded)
+            seen.append(x)
+        return self.out(x), seen
+
+
+@pytest.fixture(scope="module")
+def reference():
+    torch.manual_seed(0)
+    network = Reference(FLAGS).eval().requires_grad_(False)
+    for value in network.state_dict().values():
+        value.copy_(torch.randn(value.shape) * 0.1)
+    return network
+
+
+@pytest.fixture
+def saved(reference, tmp_path):
+    torch.save(reference.state_dict(), tmp_path / "adm.pt")
+    return tmp_path / "adm.pt"
+
+
+def adm(path, **flags):
+    return parse(ADM, {"name": "adm", "path": str(path), **FLAGS, **flags}, "backbone")
+
+
+def test_every_block_and_the_output_are_those_of_the_original(reference, saved, tmp_path):
+    plan = adm(saved).plan(16, 3)
+    convert(saved, plan.unet, tmp_path)
+    save_frame(plan.scheduler, tmp_path)
+    denoiser = load_denoiser(tmp_path)
+    x, timesteps_B = torch.randn(2, 3, 16, 16), torch.tensor([7, 800])
+    output, blocks = reference(x, timesteps_B)
+    torch.testing.assert_close(denoiser.run(x, timesteps_B), output, atol=1e-5, rtol=1e-5)
+    seen = denoiser.taps([block.name for block in plan.blocks])(x, timesteps_B)
+    assert len(seen) == len(blocks)
+    for mine, original in zip(seen.values(), blocks, strict=True):
+        torch.testing.assert_close(mine, original, atol=1e-5, rtol=1e-5)
+
+
+def test_half_precision_files_become_float32(reference, tmp_path):
+    torch.save({name: one.half() for name, one in reference.state_dict().items()}, tmp_path / "adm.pt")
+    plan = adm(tmp_path / "adm.pt").plan(16, 3)
+    convert(tmp_path / "adm.pt", plan.unet, tmp_path)
+    save_frame(plan.scheduler, tmp_path)
+    denoiser: Denoiser = load_denoiser(tmp_path)
+    assert {one.dtype for one in denoiser.network.parameters()} == {torch.float32}
+
+
+def test_the_defaults_are_the_unconditional_model_of_256_pixels():
+    settings = ADM(path="256x256_diffusion_uncond.pt")
+    assert settings.scheduler()["beta_end"] == 0.02
+    unet = settings.unet()
+    assert unet["block_out_channels"] == [256, 256, 512, 512, 1024, 1024]
+    assert unet["down_block_types"] == ["ResnetDownsampleBlock2D"] * 3 + ["AttnDownBlock2D"] * 3
+    assert unet["out_channels"] == 6
+
+
+def test_the_real_network_has_its_published_size():
+    from harness.models.denoiser import build_unet
+
+    with torch.device("meta"):
+        network = build_unet(ADM(path="x.pt").unet())
+    assert sum(one.numel() for one in network.parameters()) == pytest.approx(552.8e6, abs=0.05e6)
+
+
+def spoilt(reference, change, path):
+    tensors = dict(reference.state_dict())
+    change(tensors)
+    torch.save(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda at: at.pop("out.2.bias"), "'out.2.bias' is missing"),
+        (lambda at: at.update(extra=torch.zeros(1)), "'extra' is not expected"),
+        (
+            lambda at: at.update({"out.2.bias": torch.zeros(3)}),
+            "'out.2.bias' has shape [3], these settings want [6]",
+        ),
+        (lambda at: at.update({"label_emb.weight": torch.zeros(10, 128)}), "without a null label"),
+        (lambda at: at.clear(), "is missing (and "),
+    ],
+)
+def test_tensors_that_do_not_match_are_named(reference, tmp_path, change, words):
+    path = spoilt(reference, change, tmp_path / "adm.pt")
+    with pytest.raises(UserError) as caught:
+        adm(path).plan(16, 3)
+    assert words in str(caught.value)
+
+
+class Code:
+    """What a pickle could run."""
+
+    def __reduce__(self):
+        return print, ("ran",)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_bytes(b"junk"),
+        lambda path: path.write_bytes(b""),
+        lambda path: torch.save(Code(), path),
+        lambda path: torch.save([torch.zeros(1)], path),
+        lambda path: torch.save({"step": 3}, path),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_and_runs_nothing(tmp_path, write, capsys):
+    write(tmp_path / "adm.pt")
+    with pytest.raises(UserError, match=r"adm\.pt: (not a checkpoint of tensors|holds no tensors)"):
+        adm(tmp_path / "adm.pt").plan(16, 3)
+    assert "ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"num_channels": 48}, "48 channels: not divisible by 32 groups"),
+        ({"num_head_channels": 24}, "num_head_channels 24"),
+        ({"attention_resolutions": [3]}, "the maps of this network have 16, 8, 4 pixels"),
+        ({"channel_mult": None}, "guided-diffusion has none for image_size 16, only for 512, 256, 128, 64"),
+        ({"channel_mult": [1, 1, 1, 1, 1, 1]}, "cannot be halved 5 times"),
+        ({"image_size": 32}, "set data.size=32 data.channels=3"),
+        ({"path": "/no/such.pt"}, "no such file"),
+        ({"diffusion_steps": 20}, "more than 20 steps"),
+        ({"num_res_blocks": 1}, "is not expected"),
+    ],
+    ids=str,
+)
+def test_flags_that_contradict_are_refused(saved, flags, words):
+    with pytest.raises(UserError) as caught:
+        adm(**{"path": saved, **flags}).plan(16, 3)
+    assert words in str(caught.value)

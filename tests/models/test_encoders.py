@@ -1,0 +1,297 @@
+"""Encoders: their vectors against transformers used by hand, their preparation against its processors."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import tiny_encoders
+import torch
+import transformers as tf
+from transformers.utils import logging
+
+from harness.core.config import parse
+from harness.core.errors import UserError
+from harness.models.encoders import ENCODERS, Encoder, Pixels, Pretrained, Random, open_encoder, select
+from harness.models.vision import preparation_of, quiet
+
+CPU = torch.device("cpu")
+EXTRAS = {"inception": "pytorch_fid"}  # encoders that need a library which is not always there
+
+
+@pytest.fixture(autouse=True)
+def _no_bars():
+    with quiet():
+        yield
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(5, 3, 16, 16, generator=generator) * 2 - 1
+
+
+def opened(workshop, encoder, channels=3):
+    return open_encoder(encoder.stage(channels), workshop, CPU)
+
+
+@pytest.mark.parametrize("name", tiny_encoders.ALL)
+def test_features_are_the_hidden_states_of_transformers(name, tmp_path, workshop, images):
+    network = tiny_encoders.saved(tmp_path, name)
+    encoder = opened(workshop, Pretrained(path=str(tmp_path), layers="all"))
+    depth, pooling = tiny_encoders.ALL[name][1:]
+    assert encoder.layers == ["embeddings", *(f"layer.{i + 1}" for i in range(depth)), "pooled"]
+    assert encoder.pooling == pooling
+    mean, deviation = (
+        torch.tensor(tiny_encoders.SIGHT[key])[:, None, None] for key in ("image_mean", "image_std")
+    )
+    x_BCHW = ((images + 1) / 2 - mean) / deviation
+    seeing = network.vision_model if name == "clip" else network
+    if name == "mae":
+        seeing.config.mask_ratio = 0.0
+    with torch.no_grad():
+        output = seeing(pixel_values=x_BCHW, output_hidden_states=True)
+    found = encoder.features(images)
+    for layer, hidden in zip(encoder.layers, output.hidden_states, strict=False):
+        expected = hidden.mean((2, 3)) if hidden.ndim == 4 else hidden.mean(1)
+        torch.testing.assert_close(found[layer], expected, atol=1e-5, rtol=1e-4)
+    last = output.last_hidden_state
+    pooled = output.pooler_output.flatten(1) if pooling == "pooler" else last[:, 0]
+    torch.testing.assert_close(found["pooled"], pooled, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(encoder.pooled(images), found["pooled"])
+
+
+def test_a_masked_autoencoder_sees_every_patch_where_it_is(tmp_path, workshop, images):
+    """With nothing masked it is a ViT of the same weights."""
+    mae = tiny_encoders.saved(tmp_path, "mae")
+    vit = tf.ViTModel(tf.ViTConfig(**tiny_encoders.TOKENS), add_pooling_layer=False).eval()
+    vit.load_state_dict(mae.state_dict())
+    encoder = opened(workshop, Pretrained(path=str(tmp_path)))
+    prepared = encoder.preparation(images)
+    with torch.no_grad():
+        expected = vit(pixel_values=prepared).last_hidden_state
+    from harness.models.vision import run
+
+    torch.testing.assert_close(run(encoder.network, prepared).last_hidden_state, expected)
+    torch.testing.assert_close(encoder.pooled(images), encoder.pooled(images), rtol=0, atol=0)
+
+
+PROCESSORS = {
+    "vit": (tf.ViTImageProcessor, {"size": {"height": 24, "width": 24}}),
+    "clip": (
+        tf.CLIPImageProcessor,
+        {"size": {"shortest_edge": 24}, "crop_size": {"height": 20, "width": 20}},
+    ),
+    "convnext": (tf.ConvNextImageProcessor, {"size": {"shortest_edge": 28}}),
+    "unresized": (tf.ViTImageProcessor, {"do_resize": False}),
+    "unnormalised": (tf.ViTImageProcessor, {"size": {"height": 24, "width": 24}, "do_normalize": False}),
+    "smaller": (tf.BitImageProcessor, {"size": {"shortest_edge": 9}, "crop_size": {"height": 8, "width": 8}}),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_preparation_is_that_of_the_models_processor(name):
+    kind, settings = PROCESSORS[name]
+    processor = kind(**settings)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    expected = processor(list(pixels), return_tensors="np")["pixel_values"]
+    read = json.loads(processor.to_json_string())
+    x_BCHW = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    found = preparation_of(read, tf.ViTConfig())(x_BCHW).numpy()
+    assert found.shape == expected.shape
+    level = 1 / 255 / min(read.get("image_std") or [1.0])  # PIL rounds to whole levels of grey, twice
+    assert np.abs(found - expected).max() < 2.1 * level
+
+
+def test_old_ways_of_saying_a_size_mean_the_same():
+    old = {
+        "size": 224,
+        "crop_size": 200,
+        "do_center_crop": True,
+        "resample": 3,
+        "image_mean": [0.1, 0.2, 0.3],
+    }
+    new = old | {"size": {"shortest_edge": 224}, "crop_size": {"height": 200, "width": 200}}
+    assert preparation_of(old, tf.ViTConfig()) == preparation_of(new, tf.ViTConfig())
+    assert preparation_of({}, tf.ViTConfig(image_size=96)).size == (96, 96)
+
+
+def test_grey_is_colour_with_three_equal_channels(tmp_path, workshop, images):
+    tiny_encoders.saved(tmp_path, "vit")
+    for encoder in (Pretrained(path=str(tmp_path)), Random()):
+        seeing = opened(workshop, encoder, channels=1)
+        grey = images[:, :1]
+        torch.testing.assert_close(seeing.pooled(grey), seeing.pooled(grey.repeat(1, 3, 1, 1)))
+
+
+def test_images_of_any_size_come_through(tmp_path, workshop):
+    tiny_encoders.saved(tmp_path, "dinov2")
+    encoder = opened(workshop, Pretrained(path=str(tmp_path)))
+    assert encoder.pooled(torch.zeros(2, 3, 50, 50)).shape == encoder.pooled(torch.zeros(2, 1, 4, 4)).shape
+
+
+def test_random_weights_come_from_the_seed(workshop, images):
+    first, again, other = (opened(workshop, Random(seed=seed)).pooled(images) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+    assert first.shape == (5, 256)
+    assert first.std(0).max() > 0
+
+
+def test_pixels_are_the_images(workshop, images):
+    encoder = opened(workshop, Pixels())
+    assert torch.equal(encoder.pooled(images), images.flatten(1))
+    assert list(encoder.features(images)) == encoder.layers == ["pooled"]
+
+
+@pytest.mark.parametrize("name", ENCODERS.names())
+def test_every_registered_encoder_keeps_the_contract(name, tmp_path, workshop, images):
+    if name in EXTRAS:
+        pytest.importorskip(EXTRAS[name])
+    tiny_encoders.saved(tmp_path, "resnet")
+    model = ENCODERS.load(name)
+    needed = {"path": str(tmp_path)} if name == "pretrained" else {}
+    encoder = parse(model, {"name": name, "label": "mine", **needed}, "encoder")
+    assert isinstance(encoder, Encoder)
+    assert encoder.called == "mine"
+    stage = encoder.stage(3)
+    assert stage.key == encoder.model_copy(update={"label": None, "layers": "all"}).stage(3).key
+    seeing = open_encoder(stage, workshop, CPU)
+    everything, pooled = seeing.features(images), seeing.pooled(images)
+    assert list(everything) == seeing.layers
+    assert seeing.layers[-1] == "pooled"
+    torch.testing.assert_close(everything["pooled"], pooled)
+    assert all(value.shape[0] == 5 and value.ndim == 2 for value in everything.values())
+    assert all(value.dtype == torch.float32 and not value.requires_grad for value in everything.values())
+    one = seeing.features(images, seeing.layers[:1])
+    assert list(one) == seeing.layers[:1]
+    torch.testing.assert_close(seeing.pooled(images[2:3]), pooled[2:3], atol=1e-5, rtol=1e-4)
+
+
+def test_a_stage_is_named_by_its_weights(tmp_path):
+    tiny_encoders.saved(tmp_path, "vit", seed=0)
+    first = Pretrained(path=str(tmp_path)).stage(3)
+    assert first.here
+    assert Pretrained(path=str(tmp_path)).stage(3).key == first.key
+    tiny_encoders.saved(tmp_path, "vit", seed=1)
+    assert Pretrained(path=str(tmp_path)).stage(3).key != first.key
+
+
+def test_an_id_of_the_hub_is_read_from_its_cache(tmp_path, monkeypatch, workshop, images):
+    commit, place = "a" * 40, tmp_path / "models--owner--tiny"
+    snapshot = place / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    network = tiny_encoders.saved(snapshot, "vit")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    stage = Pretrained(path="owner/tiny").stage(3)
+    assert stage.config["source"] == {"id": "owner/tiny", "commit": commit}
+    encoder = open_encoder(stage, workshop, CPU)
+    with torch.no_grad():
+        expected = network(pixel_values=encoder.preparation(images)).pooler_output
+    torch.testing.assert_close(encoder.pooled(images), expected)
+    with pytest.raises(
+        UserError, match=r"'owner/other': no such folder, and the Hub cannot be reached; give"
+    ):
+        Pretrained(path="owner/other").stage(3)
+    (snapshot / "preprocessor_config.json").unlink()
+    with pytest.raises(UserError, match="the Hub cannot be reached"):  # it may have one
+        Pretrained(path="owner/tiny").stage(3)
+
+
+class TestBadInput:
+    """Each is one line, before anything runs."""
+
+    @pytest.mark.parametrize("path", ["/no/such/folder", "~nobody/x", "a b", "x" * 5000, "a/b/c"])
+    def test_no_folder_and_no_id(self, path):
+        with pytest.raises(UserError, match=r"no such folder; give one that save_pretrained wrote, or an id"):
+            Pretrained(path=path).stage(3)
+
+    def test_a_folder_without_a_model(self, tmp_path):
+        with pytest.raises(UserError, match=r"has no config.json"):
+            Pretrained(path=str(tmp_path)).stage(3)
+        (tmp_path / "config.json").write_text("{}")
+        with pytest.raises(UserError, match="has no weights"):
+            Pretrained(path=str(tmp_path)).stage(3)
+
+    def test_code_of_its_own(self, tmp_path):
+        tiny_encoders.saved(tmp_path, "vit")
+        config = json.loads((tmp_path / "config.json").read_text())
+        code = {"AutoModel": "evil.Model"}
+        (tmp_path / "config.json").write_text(
+            json.dumps(config | {"auto_map": code, "model_type": "intern_vit_6b"})
+        )
+        (tmp_path / "evil.py").write_text("raise SystemExit('run')")
+        with pytest.raises(
+            UserError, match=r"needs code of its own \(AutoModel\), which is never run; choose one"
+        ):
+            Pretrained(path=str(tmp_path)).stage(3)
+        (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": code}))  # built in as well
+        assert Pretrained(path=str(tmp_path)).stage(3)
+
+    @pytest.mark.parametrize("encoder", [Random(layers=["layer.9"]), Random(layers=["layers.2"])])
+    def test_an_unknown_layer(self, encoder):
+        with pytest.raises(
+            UserError, match=r"unknown layer of encoder 'random' .* did you mean 'layer\.\d'\? known:"
+        ):
+            encoder.stage(3)
+
+    def test_an_unknown_layer_of_a_folder(self, tmp_path):
+        tiny_encoders.saved(tmp_path, "clip")
+        with pytest.raises(
+            UserError, match=r"unknown layer of encoder 'mine' 'layer\.3'; did you mean 'layer\."
+        ):
+            Pretrained(path=str(tmp_path), label="mine", layers=["layer.3"]).stage(3)
+
+    def test_a_model_of_text(self, tmp_path, workshop):
+        config = tf.BertConfig(**{**tiny_encoders.TEXT, "num_hidden_layers": 1})
+        tf.BertModel(config).save_pretrained(tmp_path)
+        with pytest.raises(UserError, match="a BertModel does not read images"):
+            opened(workshop, Pretrained(path=str(tmp_path)))
+
+    def test_weights_that_are_not_all_there(self, tmp_path, workshop):
+        from safetensors.torch import load_file, save_file
+
+        tiny_encoders.saved(tmp_path, "vit")
+        tensors = load_file(tmp_path / "model.safetensors")
+        gone = next(name for name in tensors if name.endswith("layernorm.weight"))
+        del tensors[gone]
+        save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(UserError, match=r"the weights lack '.*layernorm.weight' \(1 tensors in all\)"):
+            opened(workshop, Pretrained(path=str(tmp_path)))
+
+    def test_channels_that_it_does_not_read(self, tmp_path):
+        tiny_encoders.saved(tmp_path, "vit")
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(config | {"num_channels": 4}))
+        with pytest.raises(UserError, match="reads images of 4 channels, the data has 3"):
+            Pretrained(path=str(tmp_path)).stage(3)
+
+
+def test_layers_are_chosen_in_their_order():
+    known = ["embeddings", "layer.1", "layer.2", "pooled"]
+    assert select("all", known, "x") == known
+    assert select("last", known, "x") == ["pooled"]
+    assert select(["pooled", "layer.1"], known, "x") == ["layer.1", "pooled"]
+
+
+def test_quiet_is_over_afterwards():
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with quiet():
+        assert not logging.is_progress_bar_enabled()
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_configuration_is_planned_without_torch():
+    import subprocess
+
+    program = (
+        "import sys, harness.models.encoders as e; e.Random().stage(3); e.Pixels().stage(1);"
+        "print('torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["False", "False"]

@@ -1,0 +1,57 @@
+"""What `list` and `describe` say."""
+
+import pytest
+
+from harness.core.errors import UserError
+from harness.sweep.catalogue import catalogue, describe, registries
+
+EXPERIMENT = """
+data: {{name: digits{data}}}
+features:
+  backbone: {{name: unet, block_out_channels: [8, 16], layers_per_block: 1{backbone}}}
+  timesteps: [10, {{sigma: 0.3}}]
+"""
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes an experiment with more settings of its data and backbone; returns its path."""
+
+    def write(data="", backbone=""):
+        path = tmp_path / "mine.yaml"
+        path.write_text(EXPERIMENT.format(data=data, backbone=backbone))
+        return str(path)
+
+    return write
+
+
+def test_an_experiment_is_described_with_its_blocks_and_noise_levels(written):
+    text = describe(written())
+    assert "data: {name: digits}" in text
+    assert "images of 8 pixels and 1 channels" in text
+    assert "5  mid_block" in text
+    assert "of T = 1000: 10: 0.0469 / 6.12, 88: 0.301 / 2.4" in text
+
+
+def test_size_and_channels_are_those_that_the_experiment_sets(written, monkeypatch):
+    """Then no data is read."""
+    monkeypatch.setattr("harness.sweep.catalogue.load", None)
+    assert "images of 32 pixels and 3 channels" in describe(written(data=", size: 32, channels: 3"))
+
+
+def test_what_cannot_be_described_here_is_shown_with_the_reason(written):
+    text = describe(written(backbone=", timesteps: 5"))
+    assert "block_out_channels: [8, 16]" in text
+    assert "no more can be said of it here: features.timesteps: 10 is not between 0 and 4" in text
+
+
+def test_a_part_that_several_studies_share_is_listed_once():
+    kinds = [registry.kind for registry in registries()]
+    assert len(kinds) == len(set(kinds))
+    assert {"unet", "pretrained", "adm"} <= set(catalogue()["backbone"])
+    assert describe("adm").count("backbone adm") == 1
+
+
+def test_a_file_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match="no such file"):
+        describe("nowhere.yaml")

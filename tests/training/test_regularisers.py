@@ -1,0 +1,227 @@
+"""Regularisers of diffusion training: their losses against loops, their inputs against the paper, and workers."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from regularised_crew import train_with
+from torch import nn
+
+from harness.core.config import parse
+from harness.core.errors import UserError
+from harness.core.seeds import stream
+from harness.models.backbone import UNet
+from harness.models.denoiser import Denoiser, build_unet, load_denoiser, save_pipeline
+from harness.training import noise
+from harness.training.regularisers import (
+    COIN,
+    PLAIN,
+    REGULARISERS,
+    Dispersive,
+    Plain,
+    Regulariser,
+    SelfConditioning,
+    dispersion,
+)
+from harness.training.tasks import Denoising, Draws
+
+IMAGES = torch.randint(0, 256, (9, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+INDEX = torch.tensor([7, 0, 3, 3, 5, 1])
+SCHEDULER = DDPMScheduler(num_train_timesteps=50)
+PLAN = UNet(block_out_channels=[8, 16], layers_per_block=1, timesteps=50).plan(8, 1)
+
+
+def draws(count=6):
+    return Draws(11, 3, torch.arange(count))
+
+
+def loss(model, regulariser):
+    return Denoising(nn.Identity, IMAGES, SCHEDULER, regulariser).loss(model, INDEX, draws())
+
+
+class Small(nn.Module):
+    """A network with a block to listen to; keeps what it was given."""
+
+    def __init__(self, channels=1):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.block = nn.Conv2d(channels, 3, 3, padding=1)
+            self.last = nn.Conv2d(3, 1, 1)
+        self.seen = []
+
+    def forward(self, x, t):
+        self.seen.append((x.detach().clone(), torch.is_grad_enabled()))
+        return SimpleNamespace(sample=self.last(torch.tanh(self.block(x))) + t.view(-1, 1, 1, 1) / 50)
+
+
+@pytest.mark.parametrize("name", REGULARISERS.names())
+class TestContract:
+    """What the trainers of backbones and the plan rely on."""
+
+    def regulariser(self, name):
+        return REGULARISERS.load(name).model_validate({"name": name})
+
+    def test_it_is_told_apart(self, name):
+        assert isinstance(self.regulariser(name), Regulariser)
+        assert self.regulariser(name).axis == (None if name == "none" else name)
+
+    def test_what_is_trained_can_be_built_and_gives_a_loss_for_each_sample(self, name):
+        one = self.regulariser(name).resolved(PLAN)
+        network = build_unet(one.unet(PLAN.unet))
+        images = torch.zeros(5, 1, 8, 8, dtype=torch.uint8)
+        task = Denoising(nn.Identity, images, DDPMScheduler(num_train_timesteps=50), one)
+        losses = task.loss(network, torch.arange(5), draws(count=5))
+        assert losses.shape == (5,)
+        losses.sum().backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())
+
+    def test_its_settings_are_enough_to_make_it_again(self, name):
+        one = self.regulariser(name).resolved(PLAN)
+        settings = one.settings()
+        assert settings.pop("version") >= 1
+        assert REGULARISERS.load(name).model_validate(settings) == one
+
+
+def test_without_a_regulariser_nothing_changes():
+    assert PLAIN.axis is None
+    assert PLAIN.unet(PLAN.unet) == PLAN.unet
+    one, other = Small(), Small()
+    torch.testing.assert_close(
+        loss(one, PLAIN),
+        Denoising(nn.Identity, IMAGES, SCHEDULER).loss(other, INDEX, draws()),
+        rtol=0,
+        atol=0,
+    )
+    assert len(one.seen) == 1
+
+
+def dispersion_by_loops(h, temperature):
+    total = 0.0
+    for a in h:
+        for b in h:
+            total += math.exp(-sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / len(a) / temperature)
+    return math.log(total / len(h) ** 2)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 4.0])
+def test_the_dispersion_is_that_of_loops_over_pairs(temperature):
+    h = np.random.default_rng(0).standard_normal((6, 10))
+    found = dispersion(torch.from_numpy(h), temperature)
+    assert float(found) == pytest.approx(dispersion_by_loops(h.tolist(), temperature), rel=1e-9)
+
+
+def test_equal_activations_are_the_worst_and_have_a_gradient():
+    h_ND = torch.ones(4, 7, requires_grad=True)
+    worst = dispersion(h_ND, 0.5)
+    worst.backward()
+    assert float(worst.detach()) == pytest.approx(0, abs=1e-6)
+    assert torch.isfinite(h_ND.grad).all()
+    assert float(dispersion(torch.eye(4, 7), 0.5)) < -0.1
+
+
+def test_the_dispersive_loss_adds_the_blocks_dispersion_to_every_sample():
+    model = Small()
+    regulariser = Dispersive(weight=0.7, block="block", temperature=0.3)
+    found, plain = loss(model, regulariser), loss(Small(), PLAIN)
+    h_ND = model.block(model.seen[0][0]).flatten(1).detach().double().numpy()
+    expected = 0.7 * dispersion_by_loops(h_ND.tolist(), 0.3)
+    torch.testing.assert_close(found, plain + expected, rtol=1e-5, atol=1e-6)
+    assert not model.block._forward_hooks, "nothing listens after the step"
+
+
+def test_the_gradient_of_the_dispersive_loss_is_that_of_its_value():
+    model, other = Small(), Small()
+    loss(model, Dispersive(weight=0.7, block="block", temperature=0.3)).mean().backward()
+    mean = loss(other, PLAIN).mean()
+    x = other.seen[0][0]
+    (mean + 0.7 * dispersion(other.block(x).flatten(1), 0.3)).backward()
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_a_block_of_the_dispersive_loss_is_named_as_everywhere():
+    middle = next(block for block in PLAN.blocks if block.name == "mid_block")
+    for name in ("mid", middle.number, "mid_block"):
+        assert Dispersive(block=name).resolved(PLAN).block == "mid_block"
+    with pytest.raises(UserError, match="not one"):
+        Dispersive(block="up").resolved(PLAN)
+    with pytest.raises(UserError, match="unknown block 'middle'"):
+        Dispersive(block="middle").resolved(PLAN)
+
+
+def test_settings_out_of_range_are_refused():
+    for values in (
+        {"name": "dispersive", "weight": 0},
+        {"name": "dispersive", "temperature": -1},
+        {"name": "dispersive", "label": "two words"},
+    ):
+        with pytest.raises(UserError):
+            parse(Dispersive, values, "regulariser")
+    with pytest.raises(UserError):
+        parse(SelfConditioning, {"name": "self_conditioning", "probability": 1.5}, "regulariser")
+
+
+def test_a_label_names_it_and_changes_no_key():
+    assert Dispersive(label="strong").axis == "strong"
+    assert Dispersive(label="strong").settings() == Dispersive().settings()
+    assert Plain().settings()["name"] == "none"
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_self_conditioning_gives_each_chosen_sample_its_own_estimate_and_the_others_zeros(probability):
+    model = Small(channels=2)
+    loss(model, SelfConditioning(probability=probability))
+    given, with_gradient = model.seen[-1]
+    assert with_gradient
+    addresses = torch.stack([torch.arange(6), torch.full((6,), 3), torch.zeros(6)], 1).long()
+    coin = noise.integers(stream(11, "self-conditioning"), addresses, COIN)
+    chosen = coin < probability * COIN
+    levels = noise.integers(stream(11, "timestep"), addresses, 50)
+    epsilon = noise.normal(stream(11, "noise"), addresses, (1, 4, 4))
+    x = IMAGES[INDEX].float() / 127.5 - 1
+    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 50), 0)[levels].view(-1, 1, 1, 1)
+    noised = alphas.sqrt() * x + (1 - alphas).sqrt() * epsilon
+    torch.testing.assert_close(given[:, :1], noised, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        predicted = Small(channels=2)(torch.cat([noised, 0 * noised], 1), levels).sample
+    expected = ((noised - (1 - alphas).sqrt() * predicted) / alphas.sqrt()).clamp(-1, 1)
+    expected[~chosen] = 0
+    torch.testing.assert_close(given[:, 1:], expected, rtol=1e-4, atol=1e-4)
+    assert [gradient for _, gradient in model.seen[:-1]] == [False] * bool(chosen.any())
+    assert 0 < int(chosen.sum()) < 6 or probability != 0.5
+
+
+def test_a_self_conditioned_pipeline_is_marked_and_reads_zeros_unless_it_is_given_an_estimate(tmp_path):
+    torch.manual_seed(0)
+    network = build_unet(SelfConditioning().unet(PLAN.unet))
+    save_pipeline(network, PLAN.scheduler, tmp_path / "marked", self_conditioned=True)
+    plain = build_unet(PLAN.unet)
+    save_pipeline(plain, PLAN.scheduler, tmp_path / "plain")
+    assert not load_denoiser(tmp_path / "plain").self_conditioned
+    denoiser = load_denoiser(tmp_path / "marked")
+    assert isinstance(denoiser, Denoiser)
+    assert denoiser.self_conditioned
+    z, t = torch.randn(3, 1, 8, 8), torch.tensor([0, 20, 49])
+    estimate = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        for given, channels in ((None, 0 * z), (estimate, estimate)):
+            expected = network(torch.cat([z, channels], 1), t).sample
+            torch.testing.assert_close(denoiser(z, t, given), expected)
+    names = [block.name for block in PLAN.blocks]
+    taps = denoiser.taps(names)
+    assert taps(z, 20)["mid_block"].shape == (3, 16, 4, 4)
+    taps.remove()
+
+
+@pytest.mark.slow
+def test_two_workers_learn_what_one_does(tmp_path):
+    """Shares of four samples and three: neither equal shares nor their number may matter beyond rounding."""
+    before, alone, together = (train_with(*how) for how in ((1, tmp_path, 0), (1, tmp_path), (2, tmp_path)))
+    for name, weights in alone.items():
+        for parameter, value in weights.items():
+            torch.testing.assert_close(together[name][parameter], value, rtol=1e-4, atol=2e-6)
+        assert max(float((weights[one] - before[name][one]).abs().max()) for one in weights) > 1e-3
