@@ -135,7 +135,9 @@ def test_the_libraries_of_the_rules_are_really_used():
 def test_pickle_is_nowhere():
     assert holders("pickle", "cloudpickle", "dill", "joblib") == set()
     used = {m: re.findall(r"torch\.(?:save|load)\(.*", path.read_text()) for m, path in MODULES.items()}
-    published = used.pop("harness.models.adm_weights")  # a format that others chose: tensors alone are read from it
+    published = used.pop(
+        "harness.models.adm_weights"
+    )  # a format that others chose: tensors alone are read from it
     assert all("torch.load(" in line and "weights_only=True" in line for line in published)
     assert not [line for lines in used.values() for line in lines]
 

@@ -45,9 +45,7 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
     return {"features": [row], "correctness": [correct]}
 
 
-def fit_head(
-    trial: Trial, train: Labelled, validation: Labelled, classes: int, workshop: Workshop
-) -> Fitted:
+def fit_head(trial: Trial, train: Labelled, validation: Labelled, classes: int, workshop: Workshop) -> Fitted:
     """Trains the trial's head: on the same kind of device the same head every time."""
     setting = (trial.axes[name] for name in ("features", "block", "timestep", "pool"))
     seed = stream(trial.seed, "head", *setting)

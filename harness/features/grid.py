@@ -1,0 +1,273 @@
+"""The grid of study 1 on one data set: each block, timestep, pool and head as a trial, and what it reads."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from harness.core.errors import UserError
+from harness.core.stages import Stage, Trial, shards
+from harness.data.config import DataConfig
+from harness.data.dataset import Dataset, dataset_stage, load
+from harness.features.combined import Mixture, mixtures, taps_at
+from harness.features.config import FeaturesConfig
+from harness.features.heads.head import Head, refuse_twins
+from harness.features.stages import (
+    BYTES_A_NUMBER,
+    FEATURES_VERSION,
+    Reading,
+    Tap,
+    features_stages,
+    images_at_once,
+    stored_pool,
+)
+from harness.features.streaming.stages import Cell, Stream, how_it_learns, streamed_stages
+from harness.features.streaming.way import Way, choose_way
+from harness.models.backbone import BackbonePlan, Block
+
+PROBE_VERSION = 1
+STREAMED_SECONDS = 0.02  # to read what a stream left
+
+OBJECTIVE = "validation_accuracy"  # what a search makes large
+
+
+def check(config: FeaturesConfig, plan: BackbonePlan) -> list[Block]:
+    """Returns the blocks to probe; raises `UserError` naming the value that is out of range."""
+    blocks = plan.select(config.blocks)
+    smallest = min(blocks, key=lambda block: block.size)
+    for pool in config.pools:
+        if not 1 <= pool <= smallest.size:
+            raise UserError(
+                f"features.pools: {pool} is not between 1 and {smallest.size}, the size of block "
+                f"{smallest.number}'s feature map"
+            )
+    refuse_twins(config.heads, "features.heads")
+    given: dict[str, Sequence[Any]] = {
+        "pools": config.pools,
+        "controls": config.controls,
+    }
+    for what, values in given.items():
+        twice = [value for value, count in Counter(values).items() if count > 1]
+        if twice:
+            raise UserError(f"features.{what}: {twice[0]} is given twice")
+    return blocks
+
+
+class Images(NamedTuple):
+    """A data set that is probed."""
+
+    config: DataConfig
+    dataset: Dataset
+    stage: Stage
+
+
+def transferred(config: FeaturesConfig, data: DataConfig, dataset: Dataset, seed: int) -> list[Images]:
+    """Reads the further data sets, in the size and channels of the first. Raises `UserError`."""
+    channels, size = dataset.images.shape[1:3]
+    found = []
+    for other in config.transfer:
+        alike = other.model_copy(update={"size": other.size or size, "channels": other.channels or channels})
+        read = load(alike, seed)
+        if read.images.shape[1:3] != (channels, size):
+            raise UserError(
+                f"features.transfer, {other.title}: images of {read.images.shape[2]} pixels and "
+                f"{read.images.shape[1]} channels, the backbone's have {size} and {channels}; leave size and "
+                "channels out"
+            )
+        found.append(Images(alike, read, dataset_stage(alike, seed, read.fingerprint)))
+    titles = [data.title, *(one.config.title for one in found)]
+    twice = [title for title, count in Counter(titles).items() if count > 1]
+    if twice:
+        raise UserError(f"features.transfer: two data sets are called {twice[0]!r}; give each a label")
+    return found
+
+
+class Grid:
+    """Makes trials that share everything but the swept values."""
+
+    def __init__(self, config: FeaturesConfig, images: Images, seed: int, plan: BackbonePlan) -> None:
+        self.config, self.seed, self.plan = config, seed, plan
+        data, dataset, self.stage = images
+        self.data = data
+        self.fingerprint = dataset.fingerprint
+        self.images = len(dataset.probed(data.labels_per_class))
+        self.blocks = check(config, plan)
+        self.timesteps = plan.steps(config.timesteps)
+        self.mixtures = mixtures(config, plan)
+        self.timesteps = plan.steps(config.timesteps)
+        self.labelled = len(dataset.labelled(data.labels_per_class))
+        self.classes = len(dataset.classes)
+        self.reading = Reading(
+            labels_per_class=data.labels_per_class,
+            draws=config.draws,
+            seed=seed,
+            precision=config.precision,
+            augment=config.augment.keyed() if config.augment else None,
+            batch=config.batch,
+        )
+
+    def over(
+        self,
+        kind: str,
+        backbone: Stage,
+        timesteps: Sequence[int],
+        regulariser: str | None = None,
+    ) -> Iterator[Trial]:
+        """Yields the trials of one backbone, a timestep after the other so that processes reuse what they read."""
+        for timestep in timesteps:
+            if self.way.streamed:
+                yield from self.streamed(kind, backbone, timestep, regulariser)
+                continue
+            holders = self.features(kind, backbone, timestep)
+            for (block, pool), tap in self.taps.items():
+                for head in self.config.heads:
+                    trial = self.trial(kind, block, timestep, pool, head, backbone, holders[tap], regulariser)
+                    yield replace(trial, note=self.way.note(self.data.title))
+
+    @cached_property
+    def way(self) -> Way:
+        """How heads get their features; raises `UserError` where what is asked for cannot be."""
+        taps = set(self.taps.values())
+        passes = len(self.timesteps) * len(self.config.regularisers)
+        passes += "untrained" in self.config.controls
+        images = self.images + (self.config.views - 1) * self.labelled
+        numbers = sum(tap.block.channels * tap.pool**2 for tap in taps)
+        return choose_way(self.config, passes * images * numbers * BYTES_A_NUMBER)
+
+    def streamed(
+        self,
+        kind: str,
+        backbone: Stage,
+        timestep: int,
+        regulariser: str | None,
+    ) -> Iterator[Trial]:
+        """Yields the trials of heads that learn from one timestep's stream."""
+        stream = Stream(
+            plan=self.plan,
+            dataset=self.stage,
+            reading=self.reading,
+            protocol=self.config.protocol,
+            views=self.config.views,
+            labelled=self.labelled,
+            judged=self.images - self.labelled,
+            classes=self.classes,
+            memory=self.config.memory_gb * 1e9,
+            workers=self.config.train.workers,
+        )
+        cells = [Cell(block, pool, head) for block, pool in self.taps for head in self.config.heads]
+        stages = streamed_stages(stream, backbone, timestep, cells)
+        for cell in cells:
+            reads = {"streamed": (stages[cell.place],)}
+            trial = self.trial(kind, cell.block, timestep, cell.pool, cell.head, backbone, reads, regulariser)
+            yield replace(
+                trial,
+                runner="harness.features.streaming.trial:run",
+                config={**trial.config, **how_it_learns(stream, cell.head)},
+                seconds=STREAMED_SECONDS,
+                note=self.way.note(self.data.title),
+            )
+
+    @cached_property
+    def taps(self) -> dict[tuple[Block, int], Tap]:
+        """Returns where the features of each block and pool of the grid are kept."""
+        return {
+            (block, pool): Tap(block, stored_pool(pool, self.config.pools, block.size))
+            for block in self.blocks
+            for pool in self.config.pools
+        }
+
+    def features(self, kind: str, backbone: Stage, timestep: int) -> dict[Tap, dict[str, tuple[Stage, ...]]]:
+        """Returns the stages of all that is read at one timestep, from one pass, by what they hold."""
+        also = taps_at(timestep, self.mixtures) if kind == "trained" else set()
+        own = set(self.taps.values()) if not self.way.streamed and timestep in self.timesteps else set()
+        wanted = sorted(own | also)
+        most = images_at_once(wanted, self.plan, self.config.batch, self.config.memory_gb * 1e9)
+        shard = min(self.config.shard, most)
+        parts, views = (
+            [
+                features_stages(
+                    backbone,
+                    self.stage,
+                    timestep,
+                    wanted,
+                    plan=self.plan,
+                    reading=self.reading,
+                    images=images,
+                    view=view,
+                )
+                for view in which
+                for images in shards(count, shard, self.config.batch)
+            ]
+            for which, count in (((0,), self.images), (range(1, self.config.views), self.labelled))
+        )
+        held = {"features": parts, "views": views}
+        return {
+            tap: {name: tuple(one[tap] for one in stages) for name, stages in held.items() if stages}
+            for tap in wanted
+        }
+
+    def combined(self, mixture: Mixture, backbone: Stage, regulariser: str | None) -> Trial:
+        """Returns the trial of a head on several blocks and timesteps, which reads what the grid reads."""
+        holders = {timestep: self.features("trained", backbone, timestep) for timestep in dict(mixture.parts)}
+        reads = {
+            f"{name} {place}": stages
+            for place, (timestep, tap) in enumerate(mixture.parts)
+            for name, stages in holders[timestep][tap].items()
+        }
+        trial = self.trial("combined", None, None, mixture.pool, mixture.head, backbone, reads, regulariser)
+        return replace(
+            trial,
+            axes={**trial.axes, "block_name": mixture.name},
+            config={**trial.config, "parts": mixture.numbers},
+        )
+
+    def trial(
+        self,
+        kind: str,
+        block: Block | None,
+        timestep: int | None,
+        pool: int | None,
+        head: Head,
+        backbone: Stage | None = None,
+        features: Mapping[str, tuple[Stage, ...]] | None = None,
+        regulariser: str | None = None,
+    ) -> Trial:
+        """Returns one trial. Its key follows from the backbone and the values, not from how features are stored."""
+        axes: dict[str, Any] = {
+            "features": kind,
+            "backbone": self.config.backbone.name if backbone else None,
+            "regulariser": regulariser,
+            "block": block.number if block else None,
+            "block_name": block.name if block else None,
+            "timestep": timestep,
+            "sigma": None if timestep is None else self.plan.sigma(timestep),
+            "log_snr": None if timestep is None else self.plan.log_snr(timestep),
+            "pool": pool,
+            "head": head.axis,
+        }
+        return Trial(
+            study="features",
+            table="features",
+            objective=OBJECTIVE,
+            version=PROBE_VERSION,
+            runner="harness.features.probe:run",
+            axes=axes,
+            config={
+                "head": head.keyed(),
+                "head_version": head.version,
+                "features_version": FEATURES_VERSION if backbone else None,
+                "draws": self.config.draws if backbone else None,
+                "views": self.config.views if backbone else None,
+                "augment": self.reading.augment if backbone and self.config.views > 1 else None,
+                "precision": self.config.precision if backbone else None,
+                "labels_per_class": self.data.labels_per_class,
+            },
+            seed=self.seed,
+            data=self.data.title,
+            data_fingerprint=self.fingerprint,
+            needs={"dataset": self.stage} | ({"backbone": backbone} if backbone else {}),
+            reads=features or {},
+            seconds=head.seconds,
+            searchable=kind == "trained",
+        )
