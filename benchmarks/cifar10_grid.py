@@ -13,7 +13,7 @@ cached     one pass an image and timestep yields all blocks and pools; each head
 
 The first two should agree, which is tested over settings. Cached heads do better the fewer images there are: 28
 epochs of a few hundred images are too few steps for the published protocol to converge; the last line shows by how
-much. One thread, so that "core s" compares the ways on a busy machine too.
+much. One thread, so that "core s" compares the ways on a busy machine too; a GPU is used if there is one.
 The published way may be run on some settings only, drawn at random: --published 28 multiplies what these 28 took by
 196 / 28, and says so. The backbone is trained before the clocks start.
 """
@@ -37,9 +37,10 @@ from harness.data.config import DataConfig
 from harness.data.dataset import Dataset, dataset_stage, load
 from harness.data.transforms import as_input
 from harness.features.config import FeaturesConfig
+from harness.features.extract import open_denoiser
 from harness.features.study import STUDY
 from harness.metrics.accuracy import Z_95, Accuracy, accuracy
-from harness.models.denoiser import Denoiser, load_denoiser
+from harness.models.denoiser import Denoiser
 from harness.training.augment import augmented
 from harness.training.config import Augment
 
@@ -63,7 +64,8 @@ class Result(NamedTuple):
 def published(denoiser: Denoiser, trials: Sequence[Trial], dataset: Dataset, seed: int) -> Result:
     """Trains the head of each trial's setting by itself, running the U-Net for every batch."""
     train, test = dataset.labelled(None), dataset.splits["test"]
-    images, labels = torch.from_numpy(dataset.images), torch.from_numpy(dataset.labels)
+    device = denoiser.device
+    images, labels = torch.from_numpy(dataset.images), torch.from_numpy(dataset.labels).to(device)
     found, passes, clock = {}, 0, Clock()
     for trial in trials:
         setting = setting_of(trial)
@@ -75,17 +77,19 @@ def published(denoiser: Denoiser, trials: Sequence[Trial], dataset: Dataset, see
             x: torch.Tensor, read=read, name: str = name, timestep: int = timestep, pool: int = pool
         ) -> torch.Tensor:
             with torch.no_grad():
-                noised = denoiser.noised(x, torch.randn_like(x), torch.full((len(x),), timestep))
+                noised = denoiser.noised(
+                    x, torch.randn_like(x), torch.full((len(x),), timestep, device=device)
+                )
                 return torch.nn.functional.adaptive_avg_pool2d(read(noised, timestep)[name], pool).flatten(1)
 
-        width = features(as_input(images[:1])).shape[1]
-        head = torch.nn.Linear(width, len(dataset.classes))
+        width = features(as_input(images[:1].to(device))).shape[1]
+        head = torch.nn.Linear(width, len(dataset.classes)).to(device)
         optimizer = torch.optim.SGD(head.parameters(), RATE)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, EPOCHS // 4)
         for _ in range(EPOCHS):
             for index in torch.from_numpy(train)[torch.randperm(len(train))].split(BATCH):
-                address = torch.randint(2**31, (len(index), 3))
-                x = augmented(as_input(images[index]), seed, address, Augment())
+                address = torch.randint(2**31, (len(index), 3), device=device)
+                x = augmented(as_input(images[index].to(device)), seed, address, Augment())
                 loss = torch.nn.functional.cross_entropy(head(features(x)), labels[index])
                 optimizer.zero_grad()
                 loss.backward()
@@ -94,9 +98,11 @@ def published(denoiser: Denoiser, trials: Sequence[Trial], dataset: Dataset, see
             schedule.step()
         with torch.no_grad():
             parts = torch.from_numpy(test).split(BATCH)
-            right = torch.cat([head(features(as_input(images[i]))).argmax(1) == labels[i] for i in parts])
+            right = torch.cat(
+                [head(features(as_input(images[i].to(device)))).argmax(1) == labels[i] for i in parts]
+            )
         passes += len(test)
-        found[setting] = accuracy(right.numpy())
+        found[setting] = accuracy(right.cpu().numpy())
         read.remove()
     return Result(found, passes, *clock.read())
 
@@ -105,7 +111,7 @@ def ours(trials: Sequence[Trial], workshop: Workshop) -> Result:
     """Runs the harness's trials as a sweep does, in this process."""
     found, jobs, clock = {}, {}, Clock()
     for trial in trials:
-        outcome = run(trial, workshop, "cpu")
+        outcome = run(trial, workshop, "")
         row = outcome.tables["features"][0]
         if outcome.failed:
             raise RuntimeError(row["error"])
@@ -164,6 +170,7 @@ def grid_of(chosen: argparse.Namespace) -> Grid:
         "pools": POOLS,
         "heads": ["linear"],
         "controls": [],
+        "precision": "float32",
     }
     stage = dataset_stage(data, chosen.seed, dataset.fingerprint)
     return Grid(features, data, dataset, stage, chosen.seed)
@@ -185,7 +192,7 @@ def agreement(one: Result, other: Result) -> dict[str, object]:
 
 def show(ways: dict[str, Result], measured: Result, settings: int) -> None:
     """Prints the table and the ratios."""
-    titles = ["settings", "passes", "fewer", "wall s", "less", "core s", "less", "mean accuracy"]
+    titles = ["settings", "passes", "fewer", "wall s", "less", "core s", "less", "accuracy"]
     print(" " * 10 + "".join(f"{title:>{15 if title == 'passes' else 10}}" for title in titles))
     first = ways["published"]
     for name, one in ways.items():
@@ -220,9 +227,9 @@ def main() -> None:
     torch.set_num_threads(1)
     grid = grid_of(chosen)
     with tempfile.TemporaryDirectory(prefix="cifar10-grid-") as folder:
-        workshop = Workshop(ArtifactStore(Storage(folder)), {}, ray=False, accelerators=False)
+        workshop = Workshop(ArtifactStore(Storage(folder)), {}, ray=False)
         streamed, cached = grid.trials(protocol="published"), grid.trials(way="cached")
-        denoiser = load_denoiser(workshop.folder(cached[0].needs["backbone"]))
+        denoiser = open_denoiser(cached[0].needs["backbone"], workshop)
         workshop.ensure(grid.stage)
         order = generator(chosen.seed, "published").permutation(len(cached))[: chosen.published]
         ways = {"cached": ours(cached, workshop)}

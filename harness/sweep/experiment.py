@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 import harness
 from harness.core.config import Config, parse, read_yaml, with_settings
@@ -46,13 +46,17 @@ class SearchConfig(Config):
     trials: int = Field(100, ge=1)  # different settings of each data set and network; auto: at most, of heads
 
 
+def _by_name(search: Any) -> Any:
+    return {"name": search} if isinstance(search, str) else search
+
+
 class _Base(Config):
     """What every experiment has; each study adds the section of its name."""
 
     name: Name
     seed: int = Field(0, ge=0, lt=2**63)
     data: DataConfig = DataConfig()
-    search: SearchConfig = SearchConfig()
+    search: Annotated[SearchConfig, BeforeValidator(_by_name)] = SearchConfig()
 
 
 _sections: dict[str, Any] = {name: (STUDIES.load(name).Config | None, None) for name in STUDIES.names()}

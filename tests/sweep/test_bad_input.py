@@ -144,6 +144,7 @@ SETTINGS = [
     ("features.controls=[pixel]", ["features.controls.0", "did you mean 'pixels'?"]),
     ("features.train.optimizer=adam", ["did you mean 'adamw'?", "'sgd'"]),
     ("search.name=gird", ["search.name", "did you mean 'grid'?"]),
+    ("search=atuo", ["search", "did you mean 'auto'?"]),
     ("features.heads.0=3", ["features.heads.0", "expected a head by name", "linear, mlp"]),
     ("features.backbone={}", ["expected a backbone by name", "unet"]),
     # types; a union's options have names that are nobody's business
