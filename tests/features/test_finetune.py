@@ -185,6 +185,7 @@ def backbone(trial):
     return trial.needs["tuned"].needs["backbone"]
 
 
+@pytest.mark.slow
 def test_what_lies_behind_the_block_is_left_alone_to_the_bit(workshop):
     _, (trial,) = tuned_trials()
     before = open_denoiser(backbone(trial), workshop).network.state_dict()

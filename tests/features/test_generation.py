@@ -322,6 +322,7 @@ def test_the_experiments_sample_the_backbones_that_they_probe(name):
     assert len(experiment.generation.regularisers) == (3 if name == "regularisers_small" else 1)
 
 
+@pytest.mark.slow
 def test_each_regulariser_trains_a_backbone_of_its_own_and_its_features_are_probed(workshop):
     chosen = ["none", {"name": "dispersive", "block": 5, "weight": 2.0}, "self_conditioning"]
     trials = trials_of(

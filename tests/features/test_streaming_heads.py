@@ -169,6 +169,7 @@ def test_features_are_read_in_passes_as_small_as_asked(workshop):
         torch.testing.assert_close(found[0][tap], found[1][tap], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ours_standardises_what_heads_see_and_the_published_protocol_does_not(workshop):
     _, ours = trials_of(way="streamed", timesteps=[50], controls=[], heads=[MLP])
     _, published = trials_of(**PUBLISHED, heads=[MLP])
@@ -230,6 +231,7 @@ def test_what_is_judged_is_seen_through_other_noise_than_what_is_kept(workshop, 
     assert seeds == [stream(0, "streamed evaluation")]
 
 
+@pytest.mark.slow
 def test_heads_learn_something(workshop):
     _, trials = trials_of(
         way="streamed", timesteps=[0], controls=[], blocks=[2], pools=[2], data={"labels_per_class": 40},

@@ -65,7 +65,7 @@ def test_a_sampler_is_read_as_the_schedule_that_it_samples_from(kind, tmp_path):
         ({"num_train_timesteps": 2, "trained_betas": [0.1, "x"]}, "trained_betas: expected 2 numbers"),
         ({"beta_end": 1.5}, "beta_end = 1.5"),
     ],
-    ids=str,
+    ids=range(9),
 )
 def test_a_scheduler_that_does_not_fit_is_refused_with_the_reason(config, words):
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler", **config} if "shift" in config else config

@@ -147,6 +147,7 @@ def test_a_study_appears_with_rows_of_its_table(storage: Storage, study_one: dic
     assert f"{len(study_one[table])} rows of {len(study_one[table])} failed" in Reader(broken).text
 
 
+@pytest.mark.slow
 def test_all_kinds_of_rows_make_a_page(storage: Storage, study_one: dict, small_weights: dict) -> None:
     page = written(storage, study_one, small_weights)
     reader = Reader(page)
