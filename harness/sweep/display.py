@@ -165,7 +165,7 @@ def describe(axes: Mapping[str, Any]) -> str:
     shown = {
         name: value
         for name, value in axes.items()
-        if value is not None and name not in ("block_name", "backbone")
+        if value is not None and name not in ("block_name", "backbone", "sigma", "log_snr")
     }
     return ", ".join(f"{name} {value}" for name, value in shown.items())
 
