@@ -71,6 +71,17 @@ _PLAIN = frozenset(
 )
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; raises `UserError` if there is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return values
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML mapping from `path`; raises `UserError` if it is not one."""
     try:

@@ -5,7 +5,6 @@ reads that into what runs: `.layers`, `.features(x_BCHW, layers)` and `.pooled(x
 in `harness.models.vision`.
 """
 
-import json
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
 from pydantic import Field
 
-from harness.core.config import Config
+from harness.core.config import Config, read_json
 from harness.core.errors import UserError, unknown
 from harness.core.fingerprint import checksum
 from harness.core.registry import Registry, load_attribute
@@ -193,17 +192,6 @@ def vision_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns what a config.json says about images: CLIP and its kin have a part for text beside it."""
     part = config.get("vision_config")
     return part if isinstance(part, dict) else config
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; raises `UserError` if there is none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return values
 
 
 def _stage(

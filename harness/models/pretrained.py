@@ -1,11 +1,11 @@
 """Backbones in diffusers' format, by folder or by Hub id: what they are, checked before anything runs. No torch."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
 from harness.core.registry import load_attribute
@@ -80,7 +80,7 @@ class Pretrained(Backbone):
         latent = network.get("_class_name") in (PROMPTED, TRANSFORMER)
         vae = _read_vae(folder, network) if latent else None
         scheduler = read_scheduler(
-            _read_json(folder.scheduler) if folder.scheduler else {}, str(folder.scheduler or folder.root)
+            read_json(folder.scheduler) if folder.scheduler else {}, str(folder.scheduler or folder.root)
         )
         if latent and folder.scheduler is None:
             raise UserError(
@@ -171,7 +171,7 @@ def find_parts(root: Path) -> Folder:
 def read_network(folder: Path) -> dict[str, Any]:
     """Returns the config.json of a network that can be read; raises `UserError` for any other."""
     path = folder / "config.json"
-    found = _read_json(path)
+    found = read_json(path)
     kind = found.get("_class_name", UNET)
     if kind not in NEEDED:
         raise UserError(f"{folder}: holds a {kind}; backbone 'pretrained' reads {', '.join(NEEDED)}")
@@ -254,7 +254,7 @@ def _read_vae(folder: Folder, network: Mapping[str, Any]) -> dict[str, Any]:
             "the whole pipeline"
         )
     path = folder.vae / "config.json"
-    vae = _read_json(path)
+    vae = read_json(path)
     if vae.get("_class_name", "AutoencoderKL") != "AutoencoderKL" or vae.get("shift_factor"):
         raise UserError(
             f"{path}: holds a {vae.get('_class_name')}: expected an AutoencoderKL without shift_factor"
@@ -278,7 +278,7 @@ def _check_prompt(folder: Folder, width: int) -> None:
             "give the folder of the whole pipeline"
         )
     if folder.prompt is None and folder.text is not None:
-        encoder = _read_json(folder.text[0] / "config.json")
+        encoder = read_json(folder.text[0] / "config.json")
         if encoder.get("hidden_size") != width:
             raise UserError(
                 f"{folder.text[0] / 'config.json'}: hidden_size = {encoder.get('hidden_size')!r}, the network has "
@@ -324,13 +324,3 @@ def _check_numbers(values: Mapping[str, Any], path: Path) -> None:
 
 def _positive(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return values

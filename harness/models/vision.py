@@ -16,9 +16,10 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import cached_file, logging
 
+from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.stages import Stage, Workshop
-from harness.models.encoders import POOLED, PREPROCESSING, layer_names, read_json
+from harness.models.encoders import POOLED, PREPROCESSING, layer_names
 
 FILE = "encoder.json"
 CROPPED_BELOW = 384  # pixels: where `crop_pct` applies
