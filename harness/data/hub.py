@@ -9,6 +9,10 @@ from harness.data.config import DataConfig
 from harness.data.parquet import LABEL_NAMES
 from harness.data.source import Record, Source
 
+WITHHELD = (
+    -1
+)  # the label of every image in a split whose labels are kept secret, such as ImageNet's test split
+
 
 def read(config: DataConfig) -> Source:
     """Downloads `data.path` at `data.revision`; data sets that need code of their own are refused."""
@@ -34,7 +38,11 @@ def read(config: DataConfig) -> Source:
     names = getattr(features[label], "names", None)
     if names is None:
         raise UserError(f"data.path {config.path}: column {label!r} has no class names")
-    raw = {name: split.cast_column(image, datasets.Image(decode=False)) for name, split in splits.items()}
+    raw = {
+        name: split.cast_column(image, datasets.Image(decode=False))
+        for name, split in splits.items()
+        if any(number != WITHHELD for number in split[label])
+    }
     return Source(_records(raw, image, label, len(names), config.path), names)
 
 

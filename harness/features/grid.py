@@ -95,7 +95,6 @@ class Grid:
         self.blocks = check(config, plan)
         self.timesteps = plan.steps(config.timesteps)
         self.mixtures = mixtures(config, plan)
-        self.timesteps = plan.steps(config.timesteps)
         self.labelled = len(dataset.labelled(data.labels_per_class))
         self.classes = len(dataset.classes)
         self.reading = Reading(

@@ -51,10 +51,13 @@ class Denoiser:
         return self
 
     def encode(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Returns what noise is added to, for images [B, C, H, W] in [-1, 1]: the mode of their scaled latents."""
+        """Returns what noise is added to, for images [B, C, H, W] in [-1, 1]: the mode of their scaled latents.
+
+        Float32 under autocast too: in bfloat16 the schedule's first steps would round to no noise at all.
+        """
         if self.vae is None:
             return x_BCHW
-        return self.vae.encode(x_BCHW).latent_dist.mode() * self.vae.config.scaling_factor
+        return self.vae.encode(x_BCHW).latent_dist.mode().float() * self.vae.config.scaling_factor
 
     def decode(self, z_BCHW: torch.Tensor) -> torch.Tensor:
         """Returns images in [-1, 1], the way back from `encode`."""

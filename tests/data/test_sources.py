@@ -297,6 +297,9 @@ class FakeSplit(list):
     def cast_column(self, name, feature):
         return self
 
+    def __getitem__(self, place):
+        return [example[place] for example in self] if isinstance(place, str) else super().__getitem__(place)
+
 
 @pytest.fixture
 def hub(monkeypatch):
@@ -332,6 +335,13 @@ def row(number, label, **changed):
 
 def hub_config(**settings):
     return DataConfig(**{"name": "hub", "path": "someone/pets", **settings})
+
+
+def test_a_split_of_the_hub_whose_labels_are_withheld_is_left_out(hub):
+    hub({"train": [row(number, number % 2) for number in range(20)], "test": [row(21, -1), row(22, -1)]})
+    dataset = load(hub_config(), 0)
+    assert sum(len(chosen) for chosen in dataset.splits.values()) == 20
+    assert len(dataset.splits["test"])
 
 
 def test_a_data_set_of_the_hub_is_read_at_its_revision(hub, tmp_path):

@@ -10,7 +10,7 @@ from harness.data.config import DataConfig
 from harness.data.dataset import Dataset
 from harness.features.finetune.config import FinetuneConfig
 from harness.features.heads.head import HEADS, Head, refuse_twins
-from harness.features.stages import MULTIPLICATIONS_PER_SECOND, regularised_backbones
+from harness.features.stages import FEATURES_VERSION, MULTIPLICATIONS_PER_SECOND, regularised_backbones
 from harness.models.backbone import BACKBONES, BackbonePlan, Block, multiplications
 from harness.training.config import TRAINING_VERSION
 from harness.training.regularisers import REGULARISERS
@@ -72,7 +72,12 @@ class Finetune:
                     "pool": setting.pool,
                     "head": setting.head.axis,
                 },
-                config={"head": setting.head.keyed(), "draws": config.draws, "precision": config.precision},
+                config={
+                    "head": setting.head.keyed(),
+                    "draws": config.draws,
+                    "precision": config.precision,
+                    "features_version": FEATURES_VERSION,
+                },
                 seed=seed,
                 data=data.title,
                 data_fingerprint=dataset.fingerprint,

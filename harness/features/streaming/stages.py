@@ -9,7 +9,14 @@ from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
 from harness.core.stages import Stage, Work
 from harness.features.heads.head import Head
-from harness.features.stages import MULTIPLICATIONS_PER_SECOND, Reading, Tap, images_at_once, stored_pool
+from harness.features.stages import (
+    FEATURES_VERSION,
+    MULTIPLICATIONS_PER_SECOND,
+    Reading,
+    Tap,
+    images_at_once,
+    stored_pool,
+)
 from harness.features.streaming.way import Protocol, by_memory, recipe
 from harness.models.backbone import BackbonePlan, Block, multiplications
 from harness.training.config import TRAINING_VERSION, Augment, TrainConfig
@@ -146,6 +153,7 @@ def _together(
         "precision": reading.precision,
         "seed": reading.seed,
         "protocol": stream.protocol,
+        "features_version": FEATURES_VERSION,
     }
     if training is None:
         shared |= {"draws": reading.draws, "views": stream.views}

@@ -92,7 +92,7 @@ def recipe(head: Head, protocol: Protocol, examples: int) -> TrainConfig:
     if own.clip is not None:
         raise UserError(
             f"head {head.axis}: train.clip = {own.clip} would bind heads together that learn side by side; "
-            "leave it out, or set features.way=cached"
+            "set it to null, or set features.way=cached"
         )
     return own
 
