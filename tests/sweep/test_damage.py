@@ -55,7 +55,6 @@ def test_damaged_files_of_every_kind_are_made_again(copied, tmp_path, tmp_path_f
 
 
 def test_artifacts_whose_manifests_were_cut_off_are_made_again(copied, tmp_path, tmp_path_factory):
-    first = {kind: key for kind, key, _ in reversed(files(copied))}
-    for kind, key in first.items():
+    for kind, key in {(kind, key) for kind, key, _ in files(copied)}:
         cut(copied / "artifacts" / kind / key / "manifest.json")
     sweep_again(tmp_path, tmp_path_factory)
