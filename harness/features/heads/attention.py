@@ -13,21 +13,15 @@ if TYPE_CHECKING:
 TOKENS = {"paper": 8, "released": 16}  # the side of the pooled map
 
 
-class Attention(ByGradients):
-    """Transformer blocks on a feature map's pixels and a CLS token, then a linear layer on that token.
+class Transformer(ByGradients):
+    """Base of the heads made of transformer blocks, with their common options and training."""
 
-    Edition "paper" (arXiv 2307.08702): pooled to 8x8, a linear projection where the channels are not `width` wide.
-    Edition "released" (the code): pooled to 16x16, a LayerNorm over the whole map, a 1x1 convolution to `width`.
-    Both: no position embedding, pre-norm blocks, queries, keys and values without bias.
-    """
-
-    name: Literal["attention"] = "attention"
-    edition: Literal["paper", "released"] = "paper"
-    blocks: int = Field(2, ge=1, le=64)  # the paper has 1 to 5
-    width: int = Field(1024, ge=1, le=16_384)
+    blocks: int = Field(2, ge=1, le=64)  # the papers have 1 to 5
+    width: int = Field(ge=1, le=16_384)
     attention_heads: int = Field(8, ge=1, le=1024)
-    tokens: int | None = Field(None, ge=1, le=64)  # pooled to tokens x tokens; None: the edition's
-    positions: bool = False  # a learnt embedding of each token's place; the published heads have none
+    positions: bool = (
+        False  # a learnt embedding of each token's place in its map; the published heads have none
+    )
     train: TrainConfig = TrainConfig(
         steps=400,
         batch=128,
@@ -41,13 +35,35 @@ class Attention(ByGradients):
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
-        check_width(self.width, self.attention_heads)
+        if self.width % self.attention_heads:
+            raise ValueError(
+                f"width = {self.width}: not divisible by attention_heads = {self.attention_heads}"
+            )
         return self
+
+    @property
+    def block_multiplications(self) -> float:
+        """What all blocks cost a token: projections (4 widths) and the perceptron (8)."""
+        return self.blocks * 12 * self.width**2
+
+
+class Attention(Transformer):
+    """Transformer blocks on a feature map's pixels and a CLS token, then a linear layer on that token.
+
+    Edition "paper" (arXiv 2307.08702): pooled to 8x8, a linear projection where the channels are not `width` wide.
+    Edition "released" (the code): pooled to 16x16, a LayerNorm over the whole map, a 1x1 convolution to `width`.
+    Both: no position embedding, pre-norm blocks, queries, keys and values without bias.
+    """
+
+    name: Literal["attention"] = "attention"
+    edition: Literal["paper", "released"] = "paper"
+    width: int = Field(1024, ge=1, le=16_384)
+    tokens: int | None = Field(None, ge=1, le=64)  # pooled to tokens x tokens; None: the edition's
 
     @property
     def multiplications(self) -> float:
         """A guess, for a map as large as the pool."""
-        return (self.tokens or TOKENS[self.edition]) ** 2 * self.blocks * block_multiplications(self.width)
+        return (self.tokens or TOKENS[self.edition]) ** 2 * self.block_multiplications
 
     def network(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
         """Returns the network; a map smaller than the pool stays as it is."""
@@ -63,14 +79,3 @@ class Attention(ByGradients):
             released=self.edition == "released",
             positions=self.positions,
         )
-
-
-def block_multiplications(width: int) -> float:
-    """Returns what a transformer block costs a token: projections (4 widths) and the perceptron (8)."""
-    return 12 * width**2
-
-
-def check_width(width: int, heads: int) -> None:
-    """Raises `ValueError` unless each attention head gets the same whole number of channels."""
-    if width % heads:
-        raise ValueError(f"width = {width}: not divisible by attention_heads = {heads}")
