@@ -3,10 +3,17 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from itertools import groupby
 from math import prod
 from pathlib import Path
+from typing import Literal
 
-from harness.core.errors import UserError, did_you_mean
+from harness.core.errors import UserError
+from harness.models.networks import Outline, familiar
+
+MOST_TOLD = 12  # tensors that people are told of one by one
 
 
 @dataclass(frozen=True)
@@ -37,15 +44,94 @@ class Layout:
         return Layout(tuple(values["names"]), tuple(tuple(shape) for shape in values["shapes"]))
 
 
-def layout_of(shapes: Mapping[str, Sequence[int]], prefixes: Sequence[str]) -> Layout:
-    """Returns the layout of the parameters whose names start with one of `prefixes`, in the network's order.
+def layout_of(
+    outline: Outline,
+    patterns: Sequence[str],
+    locations: Mapping[str, Sequence[str]],
+    buffers: Literal["base", "collected"] = "base",
+) -> Layout:
+    """Returns the layout of the parameters that any of `patterns` names, in the network's order.
 
-    Raises `UserError` if a prefix names nothing.
+    A pattern is "all", a key of `locations`, a name, the beginning of one, or a glob with `*`; names are those of the
+    network or of torchvision and timm. With collected buffers each module's running statistics follow its varied
+    parameters. Raises `UserError` if a pattern names nothing.
     """
-    for prefix in prefixes:
-        if not any(name.startswith(prefix) for name in shapes):
-            raise UserError(
-                f"weights.parameters: {prefix!r} names no parameter; {did_you_mean(prefix, shapes)}"
-            )
-    names = [name for name in shapes if name.startswith(tuple(prefixes))]
-    return Layout(tuple(names), tuple(tuple(shapes[name]) for name in names))
+    called = familiar(outline.parameters)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = set(called) if pattern == "all" else _named(locations.get(pattern, [pattern]), called)
+        if not found:
+            raise _names_nothing(pattern, called, locations)
+        chosen |= found
+    shapes: dict[str, tuple[int, ...]] = {}
+    for module, names in groupby(outline.parameters, key=_module):
+        varied = [name for name in names if name in chosen]
+        shapes |= {name: tuple(outline.parameters[name]) for name in varied}
+        if varied and buffers == "collected":
+            shapes |= {
+                name: tuple(shape) for name, shape in outline.buffers.items() if _module(name) == module
+            }
+    return Layout(tuple(shapes), tuple(shapes.values()))
+
+
+def lines(outline: Outline, layout: Layout, locations: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns what people are told about the varied parameters: how many, which, and what buffers do."""
+    called = familiar([*outline.parameters, *outline.buffers])
+    shapes = dict(zip(layout.names, layout.shapes, strict=True))
+    varied = [name for name in layout.names if name in outline.parameters]
+    count = sum(prod(shapes[name]) for name in varied)
+    of = sum(map(prod, outline.parameters.values()))
+    told = [
+        _line(name, called[name], shapes[name])
+        for name in (varied if len(varied) <= MOST_TOLD else varied[: MOST_TOLD - 1])
+    ]
+    if len(varied) > MOST_TOLD:
+        told.append(f"  ... {len(varied) - len(told) - 1} more, then")
+        told.append(_line(varied[-1], called[varied[-1]], shapes[varied[-1]]))
+    return [
+        f"varied: {count:,} of {of:,} parameters, in {len(varied)} of {len(outline.parameters)} tensors",
+        *told,
+        _about_buffers(outline, layout),
+        f"parts with names: {', '.join(['all', *locations])}",
+    ]
+
+
+def _line(name: str, called: str, shape: tuple[int, ...]) -> str:
+    return f"  {name}{'' if called == name else f' ({called})'} {' x '.join(map(str, shape)) or 'one number'}"
+
+
+def _about_buffers(outline: Outline, layout: Layout) -> str:
+    numbers = sum(map(prod, outline.buffers.values()))
+    collected = sum(prod(shape) for name, shape in outline.buffers.items() if name in layout.names)
+    if not numbers:
+        return "buffers: the network has none"
+    if not collected:
+        return f"buffers: all {numbers:,} running statistics are the base network's"
+    return (
+        f"buffers: {collected:,} of {numbers:,} running statistics are in the vector, the others the base's"
+    )
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _named(patterns: Sequence[str], called: Mapping[str, str]) -> set[str]:
+    """Returns the parameters that any pattern names, by either of a parameter's names."""
+    return {name for name, other in called.items() for one in patterns if _is(name, one) or _is(other, one)}
+
+
+def _is(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) if "*" in pattern else name.startswith(pattern)
+
+
+def _names_nothing(
+    pattern: str, called: Mapping[str, str], locations: Mapping[str, Sequence[str]]
+) -> UserError:
+    names = dict.fromkeys([*locations, *called.values(), *called])
+    near = get_close_matches(pattern, names, n=3, cutoff=0.5)
+    question = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return UserError(
+        f"weights.parameters: {pattern!r} names no parameter; {question}known: {', '.join(['all', *locations])}, "
+        f"names of parameters such as {list(called.values())[-1]}, beginnings of names, and patterns with *"
+    )
