@@ -1,46 +1,136 @@
-"""Runs many networks that differ in a few parameters over the same images."""
+"""Runs many networks that differ in some parameters over the same images."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
+from torch.utils.flop_counter import FlopCounterMode
 
+from harness.core.errors import UserError
 from harness.data.transforms import as_input
+from harness.models.classifiers import build
+from harness.models.split import Split
 from harness.weights.layout import Layout
-from harness.weights.study import NETWORKS_AT_ONCE
+from harness.weights.stages import NETWORKS_AT_ONCE
 from harness.weights.vectors import unflatten
 
-IMAGES_AT_ONCE = 512
+IMAGES_AT_ONCE = 256
 
 
-@torch.no_grad()
-def predict_all(
-    network: nn.Module,
-    layout: Layout,
-    vectors_NP: torch.Tensor,
-    images_MCHW: torch.Tensor,
-    device: torch.device,
-) -> np.ndarray:
-    """Returns predicted classes [N, M] (uint8, or int32 beyond 256 classes) of N networks for M images (uint8).
+class Evaluator:
+    """Runs networks that share all but some parameters. What comes before the first of those is computed once.
 
-    `network` supplies the parameters that do not vary. What lies before the first varied parameter is computed
-    once for a group of networks: `vmap` leaves it without the networks' axis. Logits that are
-    no numbers count as the lowest: a network that has no others predicts class 0, and its accuracy shows it.
+    Made for images of one size, at most `images` of them at a time, within `memory_gb` of activations. `network`
+    supplies the parameters that do not vary.
     """
-    network = network.to(device).eval()
 
-    def logits(parameters: dict[str, torch.Tensor], x_MCHW: torch.Tensor) -> torch.Tensor:
-        return functional_call(network, parameters, (x_MCHW,))
+    @torch.no_grad()
+    def __init__(
+        self,
+        network: nn.Module,
+        layout: Layout,
+        image_CHW: torch.Tensor,
+        device: torch.device,
+        *,
+        images: int = IMAGES_AT_ONCE,
+        memory_gb: float = 1.0,
+    ) -> None:
+        """Raises `UserError` if not even one image fits into `memory_gb`."""
+        self._layout, self._device = layout, device
+        together = NETWORKS_AT_ONCE if _folds(layout, device) else 1
+        split, self._size = _fitting(
+            network.to(device).eval(), layout, as_input(image_CHW.to(device)), images, memory_gb, together
+        )
+        self._prefix = split.prefix
+        self._logits = vmap(split.rest, in_dims=(0, None)) if together > 1 else partial(_one_by_one, split)
 
-    rows = []
-    for group_NP in vectors_NP.to(device).split(NETWORKS_AT_ONCE):
-        varied = unflatten(group_NP, layout)
-        parts = [
-            vmap(logits, in_dims=(0, None))(varied, as_input(part.to(device)))
-            .nan_to_num(-torch.inf)
-            .argmax(2)
-            for part in images_MCHW.split(IMAGES_AT_ONCE)
+    @torch.no_grad()
+    def __call__(
+        self,
+        vectors_NP: torch.Tensor,
+        images_MCHW: torch.Tensor,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> np.ndarray:
+        """Returns predicted classes [N, M] (uint8, or int32 beyond 256 classes) of N networks for M images (uint8).
+
+        Logits that are no numbers count as the lowest: a network that has no others predicts class 0, and its
+        accuracy shows it. `say(line)` shows progress.
+        """
+        device, size = self._device, self._size
+        groups = [
+            unflatten(some_NP, self._layout) for some_NP in vectors_NP.to(device).split(NETWORKS_AT_ONCE)
         ]
-        rows.append(torch.cat(parts, 1).cpu().numpy())
-    predicted_NM = np.concatenate(rows)
-    return predicted_NM.astype(np.uint8 if predicted_NM.max() < 256 else np.int32)
+        predicted = []
+        for begin in range(0, len(images_MCHW), size):
+            say(f"{begin} of {len(images_MCHW)} images through {len(vectors_NP)} networks")
+            x_BCHW = as_input(images_MCHW[begin : begin + size].to(device))
+            count = len(x_BCHW)
+            if count < size:  # the network is traced for whole batches
+                x_BCHW = torch.cat([x_BCHW, x_BCHW[:1].expand(size - count, *x_BCHW.shape[1:])])
+            kept = self._prefix(x_BCHW)
+            parts = [self._logits(varied, kept).nan_to_num(-torch.inf).argmax(2) for varied in groups]
+            predicted.append(torch.cat(parts)[:, :count].cpu().numpy())
+        predicted_NM = np.concatenate(predicted, 1)
+        return predicted_NM.astype(np.uint8 if predicted_NM.max() < 256 else np.int32)
+
+
+def _one_by_one(
+    split: Split, varied: Mapping[str, torch.Tensor], kept: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Returns logits [N, B, classes] of networks that run one after the other."""
+    networks = len(next(iter(varied.values())))
+    return torch.stack(
+        [split.rest({name: value[n] for name, value in varied.items()}, kept) for n in range(networks)]
+    )
+
+
+def _fitting(
+    network: nn.Module, layout: Layout, image_CHW: torch.Tensor, images: int, memory_gb: float, together: int
+) -> tuple[Split, int]:
+    """Returns the network, cut, and how many of `images` go through it at once.
+
+    Raises `UserError` if not even one image fits into `memory_gb`.
+    """
+    count = images
+    while True:
+        split = Split(network, layout.names, image_CHW.expand(count, *image_CHW.shape).contiguous())
+        before, after = split.bytes_an_image()
+        fits = int(memory_gb * 2**30 // max(1, before + together * after))
+        if fits >= count:
+            return split, count
+        if fits == 0:
+            raise UserError(
+                f"weights.memory_gb = {memory_gb}: one image needs {(before + together * after) / 2**30:.2f} GB in "
+                f"{together} networks; give more"
+            )
+        count = fits
+
+
+def _folds(layout: Layout, device: torch.device) -> bool:
+    """Says whether several networks are faster in one batch than one after the other.
+
+    Where norms and biases vary all networks share the matrices, and are folded into one batch. Varied convolutions
+    become grouped ones, at which CPUs are slow.
+    """
+    return device.type != "cpu" or all(len(shape) == 1 for shape in layout.shapes)
+
+
+def share_before(settings: Mapping[str, Any], layout: Layout) -> tuple[float, int]:
+    """Returns the share of a network's multiply-accumulates before its first varied parameter, and all of them."""
+    network = build(settings)
+    x_BCHW = torch.zeros(2, settings["channels"], settings["size"], settings["size"])
+    split = Split(network, layout.names, x_BCHW)
+    varied = {name: value for name, value in network.state_dict().items() if name in layout.names}
+    costs = []
+    kept: list[torch.Tensor] = []
+    with torch.no_grad():
+        for part in (lambda: kept.extend(split.prefix(x_BCHW)), lambda: split.rest(varied, kept)):
+            with FlopCounterMode(display=False) as counter:
+                part()
+            costs.append(counter.get_total_flops() // 2 // len(x_BCHW))
+    before, after = costs
+    return before / max(1, before + after), before + after

@@ -4,14 +4,21 @@ import numpy as np
 import pytest
 import torch
 
+from harness.core.errors import UserError
 from harness.models.convnet import ConvNet
+from harness.models.networks import Outline
 from harness.weights import evaluate
-from harness.weights.evaluate import predict_all
-from harness.weights.layout import layout_of
+from harness.weights.evaluate import Evaluator
+from harness.weights.layout import Layout, layout_of
 from harness.weights.vectors import flatten, unflatten
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 256, (45, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def predict_all(base, chosen, vectors, images, device, **bounds):
+    size = min(evaluate.IMAGES_AT_ONCE, len(images))
+    return Evaluator(base, chosen, images[0], device, images=size, **bounds)(vectors, images)
 
 
 def network(seed=0, classes=10):
@@ -19,8 +26,9 @@ def network(seed=0, classes=10):
     return ConvNet(1, [8, 8], classes, 2)
 
 
-def layout(prefixes):
-    return layout_of({name: tuple(p.shape) for name, p in network().named_parameters()}, prefixes)
+def layout(patterns):
+    shapes = {name: tuple(p.shape) for name, p in network().named_parameters()}
+    return layout_of(Outline(shapes, {}), patterns, {})
 
 
 def one_by_one(base, chosen, vectors):
@@ -36,12 +44,12 @@ def one_by_one(base, chosen, vectors):
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("prefixes", [["norm2"], ["norm"], ["conv1"], ["conv2", "fc.bias"], ["fc"], [""]])
+@pytest.mark.parametrize("patterns", [["norm2"], ["norm"], ["conv1"], ["conv2", "fc.bias"], ["fc"], ["all"]])
 @pytest.mark.parametrize("count", [1, 3, 20])
-def test_predictions_are_those_of_networks_loaded_one_by_one(monkeypatch, prefixes, count):
+def test_predictions_are_those_of_networks_loaded_one_by_one(monkeypatch, patterns, count):
     monkeypatch.setattr(evaluate, "NETWORKS_AT_ONCE", 8)
     monkeypatch.setattr(evaluate, "IMAGES_AT_ONCE", 20)
-    base, chosen = network(1), layout(prefixes)
+    base, chosen = network(1), layout(patterns)
     start = flatten(base.state_dict(), chosen)
     vectors = start + torch.randn(count, len(start), generator=torch.Generator().manual_seed(2))
     found = predict_all(base, chosen, vectors, IMAGES, CPU)
@@ -75,5 +83,36 @@ def test_a_network_that_is_not_finite_spoils_none_beside_it(bad):
 def test_more_classes_than_a_byte_counts_are_told_apart():
     base = network(0, classes=400)
     base.fc.bias.data[333] = 1e3
-    found = predict_all(base, layout_of({"norm2.bias": (8,)}, ["norm2"]), torch.zeros(2, 8), IMAGES, CPU)
+    found = predict_all(base, Layout(("norm2.bias",), ((8,),)), torch.zeros(2, 8), IMAGES, CPU)
     np.testing.assert_array_equal(found, 333)
+
+
+def test_memory_bounds_how_many_images_go_through_at_once(monkeypatch):
+    base, chosen = network(1), layout(["norm2"])
+    vectors = flatten(base.state_dict(), chosen) + torch.randn(20, chosen.length)
+    whole = predict_all(base, chosen, vectors, IMAGES, CPU)
+    batches = []
+    prefix = evaluate.Split.prefix
+
+    def watched(split, x_BCHW):
+        batches.append(len(x_BCHW))
+        return prefix(split, x_BCHW)
+
+    monkeypatch.setattr(evaluate.Split, "prefix", watched)
+    before, after = evaluate.Split(base, chosen.names, torch.zeros(2, 1, 8, 8)).bytes_an_image()
+    room = 7.5 * (before + evaluate.NETWORKS_AT_ONCE * after) / 2**30
+    found = predict_all(base, chosen, vectors, IMAGES, CPU, memory_gb=room)
+    np.testing.assert_array_equal(found, whole)
+    assert batches == [7] * 7  # 45 images, the last batch filled up
+    with pytest.raises(UserError, match=r"memory_gb"):
+        predict_all(base, chosen, vectors, IMAGES, CPU, memory_gb=room / 10)
+
+
+def test_the_share_of_the_cost_before_the_first_varied_parameter():
+    settings = {"name": "convnet", "channels": 1, "widths": [8, 8], "groups": 2, "size": 8, "classes": 10}
+    convolutions = 64 * 9 * 8, 16 * 9 * 8 * 8
+    total = sum(convolutions) + 80
+    for patterns, before in ((["conv1"], 0), (["norm1"], convolutions[0]), (["norm2"], sum(convolutions))):
+        share, found = evaluate.share_before(settings, layout(patterns))
+        assert found == total
+        assert share == pytest.approx(before / total)
