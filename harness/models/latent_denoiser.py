@@ -1,10 +1,12 @@
-"""The noise predictor of study 2: 1-D convolutions over a latent vector (p-diff, 2024-12 edition)."""
+"""The noise predictor of study 2: 1-D convolutions over a latent vector (p-diff, both editions)."""
 
 from collections.abc import Sequence
 
 import torch
 from diffusers.models.embeddings import Timesteps
 from torch import nn
+
+from harness.models.parameter_autoencoder import norm_layer
 
 
 class LatentDenoiser(nn.Module):
@@ -13,7 +15,7 @@ class LatentDenoiser(nn.Module):
     Mirrored layers of equal width are joined by a sum.
     """
 
-    def __init__(self, latent: int, channels: Sequence[int], kernel: int) -> None:
+    def __init__(self, latent: int, channels: Sequence[int], kernel: int, norm: str = "group") -> None:
         super().__init__()
         widths = [*channels, *reversed(channels[:-1])]
         self.depth = len(channels)
@@ -22,7 +24,7 @@ class LatentDenoiser(nn.Module):
         )
         self.layers = nn.ModuleList(
             nn.Sequential(
-                nn.Conv1d(before, after, kernel, padding=kernel // 2), nn.GroupNorm(1, after), nn.ELU()
+                nn.Conv1d(before, after, kernel, padding=kernel // 2), norm_layer(norm, after), nn.ELU()
             )
             for before, after in zip([1, *widths[:-1]], widths, strict=True)
         )

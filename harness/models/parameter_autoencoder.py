@@ -1,45 +1,120 @@
-"""The autoencoder of flat parameter vectors (p-diff, arXiv 2402.13144, section 3.2 and the 2024-12 edition)."""
+"""The autoencoders of flat parameter vectors, one for each edition of p-diff (arXiv 2402.13144, section 3.2).
+
+N networks, P numbers in a vector, L in its latent, C channels.
+"""
 
 import itertools
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 
-class ParameterAutoencoder(nn.Module):
-    """1-D convolutions of stride 2 down to a latent vector, and back. Group norm, ELU.
+def build(settings: Mapping[str, Any], length: int) -> "VectorAutoencoder":
+    """Returns an untrained autoencoder of vectors with `length` numbers; `settings` are `AutoencoderConfig`'s."""
+    if settings["edition"] == "2024-02":
+        decoder = settings["decoder_channels"] or settings["channels"][::-1]
+        return TiledAutoencoder(length, settings["channels"], decoder, settings["kernel"], settings["norm"])
+    return ParameterAutoencoder(
+        length, settings["channels"], settings["kernel"], settings["latent"], settings["norm"]
+    )
 
-    Shapes: vectors [N, length], latents [N, latent].
-    """
 
-    def __init__(self, length: int, channels: Sequence[int], kernel: int, latent: int) -> None:
+def norm_layer(kind: str, channels: int) -> nn.Module:
+    """Returns a normalisation of [N, channels, numbers]: "group" (each sample by itself), "batch" or "none"."""
+    if kind == "group":
+        return nn.GroupNorm(1, channels)
+    return nn.BatchNorm1d(channels) if kind == "batch" else nn.Identity()
+
+
+class VectorAutoencoder(nn.Module, ABC):
+    """Base of both: vectors [N, length], latents [N, latent]."""
+
+    length: int
+    latent: int
+
+    @abstractmethod
+    def encode(self, vectors_NP: torch.Tensor) -> torch.Tensor:
+        """Returns latents [N, latent]."""
+
+    @abstractmethod
+    def decode(self, latents_NL: torch.Tensor) -> torch.Tensor:
+        """Returns vectors [N, length]."""
+
+    def forward(self, vectors_NP: torch.Tensor, noise_NL: torch.Tensor, kept: float = 1.0) -> torch.Tensor:
+        """Returns the reconstruction of `vectors_NP` from `kept` of their latents plus `noise_NL`."""
+        return self.decode(kept * self.encode(vectors_NP) + noise_NL)
+
+
+class ParameterAutoencoder(VectorAutoencoder):
+    """1-D convolutions of stride 2, a linear layer to the latent, and back; ELU (edition 2024-12)."""
+
+    def __init__(
+        self, length: int, channels: Sequence[int], kernel: int, latent: int, norm: str = "group"
+    ) -> None:
         super().__init__()
         stride = 2 ** len(channels)
-        self.length = length
+        self.length, self.latent = length, latent
         self.padded = -(-length // stride) * stride
         self.inner = (channels[-1], self.padded // stride)
         flat = self.inner[0] * self.inner[1]
         widths = [1, *channels]
         down: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
-            down += [nn.Conv1d(before, after, kernel, 2, kernel // 2), nn.GroupNorm(1, after), nn.ELU()]
+            down += [nn.Conv1d(before, after, kernel, 2, kernel // 2), norm_layer(norm, after), nn.ELU()]
         up: list[nn.Module] = []
-        for number, (before, after) in enumerate(zip(widths[:0:-1], widths[-2::-1], strict=True), start=1):
+        for number, (before, after) in enumerate(itertools.pairwise(widths[::-1]), start=1):
             up.append(nn.ConvTranspose1d(before, after, kernel, 2, kernel // 2, output_padding=1))
-            up += [] if number == len(channels) else [nn.GroupNorm(1, after), nn.ELU()]
+            up += [] if number == len(channels) else [norm_layer(norm, after), nn.ELU()]
         self.down = nn.Sequential(*down, nn.Flatten(), nn.Linear(flat, latent))
         self.expand = nn.Linear(latent, flat)
         self.up = nn.Sequential(*up)
 
     def encode(self, vectors_NP: torch.Tensor) -> torch.Tensor:
-        """Returns latents [N, latent]."""
+        """Returns latents [N, latent]; zeros fill the vector up to a multiple of all strides."""
         return self.down(nn.functional.pad(vectors_NP, (0, self.padded - self.length))[:, None])
 
     def decode(self, latents_NL: torch.Tensor) -> torch.Tensor:
         """Returns vectors [N, length]."""
         return self.up(self.expand(latents_NL).unflatten(1, self.inner))[:, 0, : self.length]
 
-    def forward(self, vectors_NP: torch.Tensor, latent_noise_NL: torch.Tensor) -> torch.Tensor:
-        """Returns the reconstruction of `vectors_NP` with `latent_noise_NL` added to their latents."""
-        return self.decode(self.encode(vectors_NP) + latent_noise_NL)
+
+class TiledAutoencoder(VectorAutoencoder):
+    """1-D convolutions whose stride is their kernel, and transposed ones back; Tanh (edition 2024-02).
+
+    The latent is what the strides leave: 4 x 3 of 2048 numbers for 4 stages of 5 with 4 channels. Where a length is
+    no multiple of the stride, that stage's kernel is wider by the remainder, in both directions, so that every number
+    is seen and reached: 2048 -> 409 -> 81 -> 16 -> 3.
+    """
+
+    def __init__(
+        self, length: int, channels: Sequence[int], decoder_channels: Sequence[int], stride: int, norm: str
+    ) -> None:
+        super().__init__()
+        remainders = [length // stride**level % stride for level in range(len(channels))]
+        self.length = length
+        self.inner = (channels[-1], length // stride ** len(channels))
+        self.latent = self.inner[0] * self.inner[1]
+        down: list[nn.Module] = []
+        for before, after, more in zip([1, *channels], channels, remainders, strict=False):
+            down += [nn.Conv1d(before, after, stride + more, stride), norm_layer(norm, after), nn.Tanh()]
+        up: list[nn.Module] = []
+        widths = [channels[-1], *decoder_channels]
+        for before, after, more in zip(widths, decoder_channels, remainders[::-1], strict=False):
+            up += [
+                nn.ConvTranspose1d(before, after, stride + more, stride),
+                norm_layer(norm, after),
+                nn.Tanh(),
+            ]
+        self.down = nn.Sequential(*down, nn.Flatten())
+        self.up = nn.Sequential(*up, nn.Conv1d(decoder_channels[-1], 1, stride, padding=stride // 2))
+
+    def encode(self, vectors_NP: torch.Tensor) -> torch.Tensor:
+        """Returns latents [N, latent], each between -1 and 1."""
+        return self.down(vectors_NP[:, None])
+
+    def decode(self, latents_NL: torch.Tensor) -> torch.Tensor:
+        """Returns vectors [N, length]."""
+        return self.up(latents_NL.unflatten(1, self.inner))[:, 0]

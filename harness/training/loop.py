@@ -78,7 +78,8 @@ def fit(task: Task, config: TrainConfig, seed: int, crew: Crew) -> checkpoint.Pr
         return progress
     model = crew.wrap(progress.model)
     batches = _batches(task.examples, config.batch, seed, progress.step)
-    pace = _Pace(config, progress.step, crew.say if crew.rank == 0 else lambda line: None)
+    say = crew.say if crew.rank == 0 else lambda line: None
+    pace = _Pace(config, progress.step, say, getattr(task, "noun", "images"))
     while progress.step < config.steps:
         factor = decay(config, progress.step)
         for group in progress.optimizer.param_groups:
@@ -220,12 +221,12 @@ def _after_step(
 class _Pace:
     """Measures speed and writes the progress line."""
 
-    def __init__(self, config: TrainConfig, first_step: int, say: Callable[[str], None]) -> None:
-        self._config, self._first, self._say = config, first_step, say
+    def __init__(self, config: TrainConfig, first_step: int, say: Callable[[str], None], noun: str) -> None:
+        self._config, self._first, self._say, self._noun = config, first_step, say, noun
         self._began = self._shown = time.monotonic()
 
     def show(self, progress: checkpoint.Progress, last: bool) -> None:
-        """Says loss, images per second and time left, every few seconds and at the end."""
+        """Says loss, examples per second and time left, every few seconds and at the end."""
         now = time.monotonic()
         if not progress.history or (now - self._shown < SECONDS_BETWEEN_LINES and not last):
             return
@@ -234,5 +235,5 @@ class _Pace:
         left = (self._config.steps - progress.step) / rate
         self._say(
             f"step {progress.step}/{self._config.steps}  loss {progress.history[-1]['loss']:.4f}  "
-            f"{rate * self._config.batch:.0f} images/s  {left:.0f} s left"
+            f"{rate * self._config.batch:.0f} {self._noun}/s  {left:.0f} s left"
         )

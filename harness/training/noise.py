@@ -2,8 +2,8 @@
 
 Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) in integer tensor
 operations, so batches, shards, workers and devices all see the same numbers. Addresses are
-(image, timestep, draw) for features, (position in the batch, step, 0) for training and (network, 0, 0) for the
-latents that generation starts from.
+(image, timestep, draw) for features, (position in the batch, step, 0) for training and (network, timestep, 0) for the
+latents of generated networks.
 """
 
 import math

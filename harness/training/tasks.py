@@ -42,7 +42,7 @@ class Draws:
 
 
 class Task(Protocol):
-    """The contract of everything that `fit` trains."""
+    """The contract of everything that `fit` trains. One whose examples are no images says so in `noun`."""
 
     examples: int  # how many training examples there are
 
@@ -71,8 +71,10 @@ class Denoising:
         examples: torch.Tensor,
         scheduler: DDPMScheduler,
         regulariser: Regulariser = PLAIN,
+        noun: str = "images",
     ) -> None:
         self.model = build
+        self.noun = noun
         self.examples = len(examples)
         self._x = examples
         self._scheduler = scheduler
@@ -106,21 +108,31 @@ class Classification:
         examples: torch.Tensor,
         labels: torch.Tensor,
         keep: Callable[[nn.Module, int], torch.Tensor | None] = lambda model, step: None,
+        augment: Augment | None = None,
     ) -> None:
         self.model = build
         self.snapshot = keep
         self.examples = len(examples)
         self._x, self._labels = examples, labels
+        self._augment = augment
 
     def loss(self, model: nn.Module, index_N: torch.Tensor, draws: Draws) -> torch.Tensor:
         """Returns the cross-entropy [N]."""
-        logits = model(as_input(self._x[index_N].to(draws.device)))
+        x = as_input(self._x[index_N].to(draws.device))
+        if self._augment is not None:
+            x = draws.augmented("augment", x, self._augment)
+        logits = model(x)
         labels = self._labels[index_N].to(draws.device)
         return nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
 class Autoencoding:
-    """Reconstructs vectors [M, P] with noise on what goes in and on the latents (p-diff, section 3.2)."""
+    """Reconstructs vectors [M, P] with noise on what goes in and on the latents (p-diff, section 3.2).
+
+    Noise of strength f is added, x + f ε (2024-12 edition), or `mixed` in, (1 - f) x + f ε (2024-02).
+    """
+
+    noun = "networks"
 
     def __init__(
         self,
@@ -129,21 +141,26 @@ class Autoencoding:
         parameter_noise: float,
         latent_noise: float,
         latent: int,
+        mixed: bool = False,
     ) -> None:
         self.model = build
         self.examples = len(vectors)
         self._vectors = vectors
         self._parameter_noise, self._latent_noise = parameter_noise, latent_noise
         self._latent = latent
+        self._mixed = mixed
 
     def loss(self, model: nn.Module, index_N: torch.Tensor, draws: Draws) -> torch.Tensor:
         """Returns the mean squared error against the clean vector [N]."""
         x_NP = self._vectors[index_N].to(draws.device)
-        noised_NP = x_NP + self._parameter_noise * draws.normal("parameters", x_NP)
+        kept, latent_kept = (
+            1 - strength if self._mixed else 1.0 for strength in (self._parameter_noise, self._latent_noise)
+        )
+        noised_NP = kept * x_NP + self._parameter_noise * draws.normal("parameters", x_NP)
         latent_noise_NL = self._latent_noise * draws.normal(
             "latents", x_NP.new_empty(len(x_NP), self._latent)
         )
-        return (model(noised_NP, latent_noise_NL) - x_NP).square().mean(1)
+        return (model(noised_NP, latent_noise_NL, latent_kept) - x_NP).square().mean(1)
 
     def snapshot(self, model: nn.Module, step: int) -> None:
         """Keeps nothing."""

@@ -1,145 +1,345 @@
 """Generation: an autoencoder of parameter vectors, a diffusion model of its latents, and samples of it.
 
-Neural Network Diffusion, arXiv 2402.13144, section 3.
+Neural Network Diffusion, arXiv 2402.13144, section 3. K originals, P parameters in a vector, L numbers in a latent,
+G generated networks, N any of them.
 """
 
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from harness.core.config import parse
-from harness.core.seeds import generator, stream
+from harness.core.seeds import stream
 from harness.core.stages import Stage, Workshop
+from harness.data.dataset import open_dataset
+from harness.models.estimate import clean
 from harness.models.latent_denoiser import LatentDenoiser
-from harness.models.parameter_autoencoder import ParameterAutoencoder
+from harness.models.parameter_autoencoder import VectorAutoencoder, build
+from harness.models.sampling import spaced, step
+from harness.models.schedule import alphas_cumprod
 from harness.training import checkpoint, noise
 from harness.training.config import TrainConfig
 from harness.training.device import pick_device
 from harness.training.launch import train
 from harness.training.tasks import Autoencoding, Denoising
-from harness.weights.originals import VECTORS, open_pool
-from harness.weights.vectors import Normaliser, choose, normaliser
+from harness.weights.originals import VECTORS, chosen, open_pool, predict
+from harness.weights.vectors import Normaliser, normaliser
 
 MODEL = "model.safetensors"
+GATE = "gate.json"
+GATE_NETWORKS = 16  # originals whose reconstructions are evaluated
+# In the widest layer, float32: 128 MiB; on a CPU, what its caches hold (measured: 1.4 times faster than 50 MiB).
+NUMBERS_AT_ONCE = {"cuda": 2**25, "cpu": 2**22}
+SECONDS_BETWEEN_LINES = 2.0
+PUBLISHED_TIMESTEPS = 1000
+SMALLEST_DEVIATION = 1e-6  # of a latent's number that counts as varying
 
 
-def subset(stage: Stage, workshop: Workshop) -> tuple[np.ndarray, np.ndarray, Normaliser]:
-    """Returns the places of the k originals in the pool, their normalised vectors [k, P], and the normaliser."""
-    vectors_KP, layout = open_pool(stage.needs["pool"], workshop)
-    settings = stage.config
-    draw = generator(settings["seed"], "subset", settings["k"])
-    places = choose(len(vectors_KP), settings["k"], settings["subset"], draw)
-    scale = normaliser(vectors_KP[places], layout)
-    return places, scale.normalise(vectors_KP[places]), scale
+class NotReconstructed(RuntimeError):
+    """The autoencoder loses what makes the originals good."""
+
+
+class Latents(NamedTuple):
+    """The originals' latents as the diffusion model sees them, and the way back."""
+
+    latents_KL: torch.Tensor
+    mean_L: torch.Tensor
+    deviation_L: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A trained autoencoder between raw parameter vectors and latents, float32."""
+
+    model: VectorAutoencoder
+    scale: Normaliser
+    at_once: int  # vectors in a batch
+
+    @torch.no_grad()
+    def encode(self, raw_NP: np.ndarray) -> np.ndarray:
+        """Returns latents [N, L]."""
+        parts = [
+            self.model.encode(self._on_device(self.scale.normalise(part))).cpu()
+            for part in self._parts(raw_NP)
+        ]
+        return torch.cat(parts).numpy()
+
+    @torch.no_grad()
+    def decode(self, latents_NL: np.ndarray) -> np.ndarray:
+        """Returns raw parameter vectors [N, P]."""
+        parts = [
+            self.scale.restore(self.model.decode(self._on_device(part)).cpu().numpy())
+            for part in self._parts(latents_NL)
+        ]
+        return np.concatenate(parts)
+
+    def _parts(self, array_N: np.ndarray) -> Iterator[np.ndarray]:
+        return (array_N[at : at + self.at_once] for at in range(0, len(array_N), self.at_once))
+
+    def _on_device(self, array_N: np.ndarray) -> torch.Tensor:
+        array_N = np.ascontiguousarray(array_N, np.float32)
+        return torch.from_numpy(array_N).to(next(self.model.parameters()).device)
+
+
+def originals_of(stage: Stage, workshop: Workshop) -> tuple[np.ndarray, np.ndarray, Normaliser]:
+    """Returns the places in the pool of an autoencoder's k originals, their raw vectors [k, P] and its normaliser."""
+    pool = open_pool(stage.needs["pool"], workshop)
+    places_K = chosen(pool, stage.config)
+    raw_KP = pool.vectors_NP[places_K]
+    if stage.config["autoencoder"]["normalise"] == "tensor":
+        return places_K, raw_KP, normaliser(raw_KP, pool.layout)
+    return places_K, raw_KP, Normaliser(np.zeros(raw_KP.shape[1]), np.ones(raw_KP.shape[1]))
+
+
+def open_codec(autoencoder: Stage, workshop: Workshop) -> Codec:
+    """Reads a trained autoencoder, in its evaluation mode, with the normaliser of its originals."""
+    _, raw_KP, scale = originals_of(autoencoder, workshop)
+    settings = autoencoder.config["autoencoder"]
+    model = build(settings, raw_KP.shape[1])
+    model.load_state_dict(load_file(workshop.file(autoencoder, MODEL)))
+    widest = max(settings["channels"] + (settings["decoder_channels"] or []))
+    device = pick_device(workshop)
+    return Codec(model.to(device).eval(), scale, _at_once(device, widest * raw_KP.shape[1]))
+
+
+def draws_seed(config: Mapping[str, Any]) -> int:
+    """Returns the seed of all draws of one run of the generator; the first keeps the experiment's."""
+    run = config["generator"]
+    return config["seed"] if run == 0 else stream(config["seed"], "generator", run) % 2**63
 
 
 def make_autoencoder(stage: Stage, folder: Path, workshop: Workshop) -> None:
     """Trains the autoencoder on the k originals."""
-    _train("harness.weights.generate:autoencoding", stage, folder, workshop)
+    _train("harness.weights.generate:autoencoding", stage, "autoencoder", folder, workshop)
 
 
 def autoencoding(stage: Stage, workshop: Workshop) -> Autoencoding:
     """Returns the autoencoder's task. Called by every worker."""
     settings = stage.config["autoencoder"]
-    vectors_KP = torch.from_numpy(subset(stage, workshop)[1])
+    _, raw_KP, scale = originals_of(stage, workshop)
+    length = raw_KP.shape[1]
+    with torch.device("meta"):
+        latent = build(settings, length).latent
     return Autoencoding(
-        partial(_build_autoencoder, stage, vectors_KP.shape[1]),
-        vectors_KP,
+        partial(build, settings, length),
+        torch.from_numpy(scale.normalise(raw_KP)),
         settings["parameter_noise"],
         settings["latent_noise"],
-        settings["latent"],
+        latent,
+        mixed=settings["noise"] == "mixed",
     )
+
+
+def make_reconstruction(stage: Stage, folder: Path, workshop: Workshop) -> None:
+    """Writes the k originals as the autoencoder gives them back, and what that costs some of them.
+
+    Raises `NotReconstructed` if the median accuracy on validation falls by more than the `gate`.
+    """
+    autoencoder = stage.needs["autoencoder"]
+    places_K, raw_KP, _ = originals_of(autoencoder, workshop)
+    codec = open_codec(autoencoder, workshop)
+    reconstructed_KP = codec.decode(_finite(codec.encode(raw_KP), "latents of the originals"))
+    _finite(reconstructed_KP, "reconstructed networks")
+    picked = np.unique(np.linspace(0, len(raw_KP) - 1, GATE_NETWORKS).round().astype(int))
+    accuracies = _accuracies(np.concatenate([raw_KP[picked], reconstructed_KP[picked]]), stage, workshop)
+    originals, reconstructed = (float(np.median(half)) for half in np.split(accuracies, 2))
+    measured = {
+        "originals_median": originals,
+        "reconstructed_median": reconstructed,
+        "networks": len(picked),
+    }
+    gate = stage.config["gate"]
+    if gate is not None and originals - reconstructed > gate:
+        raise NotReconstructed(
+            f"reconstructed networks reach {reconstructed:.3f} on validation where the originals have "
+            f"{originals:.3f} (medians of {len(picked)}): the autoencoder cannot reconstruct; train it longer "
+            "(autoencoder.train.steps), give it a larger latent or fewer parameters, or set gate: null to go on "
+            "anyway"
+        )
+    (folder / GATE).write_text(json.dumps(measured), encoding="utf-8")
+    save_arrays({"reconstructed": reconstructed_KP, "places": places_K.astype(np.int64)}, folder / VECTORS)
+
+
+def _accuracies(raw_NP: np.ndarray, stage: Stage, workshop: Workshop) -> np.ndarray:
+    """Returns each network's accuracy on the validation images [N]."""
+    predicted_NM = predict(raw_NP, stage.needs, workshop, splits=("validation",))
+    dataset = open_dataset(stage.needs["dataset"], workshop)
+    return (predicted_NM == dataset.labels[dataset.splits["validation"]]).mean(1)
 
 
 def make_denoiser(stage: Stage, folder: Path, workshop: Workshop) -> None:
     """Trains the diffusion model on the latents of the k originals."""
-    _train("harness.weights.generate:latent_denoising", stage, folder, workshop)
+    _train("harness.weights.generate:latent_denoising", stage, "diffusion", folder, workshop)
 
 
 def latent_denoising(stage: Stage, workshop: Workshop) -> Denoising:
     """Returns the latent diffusion's task. Called by every worker."""
-    latents_KL, _, _ = _standard_latents(stage, workshop)
-    return Denoising(partial(_build_denoiser, stage), latents_KL, _scheduler(stage))
+    settings = stage.config["diffusion"]
+    latents_KL = _latents(stage, workshop).latents_KL
+    return Denoising(
+        partial(_build_denoiser, settings, latents_KL.shape[1]),
+        latents_KL,
+        _scheduler(settings),
+        noun="networks",
+    )
 
 
-def _train(factory: str, stage: Stage, folder: Path, workshop: Workshop) -> None:
-    config = parse(TrainConfig, stage.options["train"], "train")
+def _train(factory: str, stage: Stage, part: str, folder: Path, workshop: Workshop) -> None:
+    options = dict(stage.options["train"])
+    if stage.config[part]["full_batch"]:
+        options["batch"] = stage.config["k"]
+    config = parse(TrainConfig, options, f"{part}.train")
     with workshop.store.scratch() as trained:
-        train(factory, stage, config, stage.config["seed"], trained, workshop)
+        train(factory, stage, config, draws_seed(stage.config), trained, workshop)
         save_file(checkpoint.trained_weights(trained), folder / MODEL)
         (folder / "state.json").write_bytes((trained / "state.json").read_bytes())
 
 
 def make_generated(stage: Stage, folder: Path, workshop: Workshop) -> None:
-    """Writes generated and reconstructed parameter vectors, ready to be put into a network."""
-    places, originals_KP, scale = subset(stage, workshop)
-    autoencoder = _load_autoencoder(stage.needs["autoencoder"], originals_KP.shape[1], workshop)
-    latents_GL = sample(stage, workshop)
-    with torch.no_grad():
-        generated_GP = autoencoder.decode(latents_GL)
-        reconstructed_KP = autoencoder.decode(autoencoder.encode(torch.from_numpy(originals_KP)))
-    vectors = {
-        "generated": torch.from_numpy(scale.restore(generated_GP.numpy())),
-        "reconstructed": torch.from_numpy(scale.restore(reconstructed_KP.numpy())),
-        "places": torch.from_numpy(places),
-    }
-    save_file(vectors, folder / VECTORS)
+    """Writes generated parameter vectors, ready to be put into a network."""
+    latents_GL = _finite(sample(stage, workshop), "generated latents")
+    codec = open_codec(stage.needs["autoencoder"], workshop)
+    save_arrays({"generated": _finite(codec.decode(latents_GL), "generated networks")}, folder / VECTORS)
 
 
-@torch.no_grad()
-def sample(stage: Stage, workshop: Workshop) -> torch.Tensor:
-    """Returns generated latents [G, L], all from one batch, by DDPM's ancestral sampling."""
-    denoising = stage.needs["denoiser"]
-    device = pick_device(workshop)
-    _, mean_L, deviation_L = _standard_latents(denoising, workshop)
-    model = _build_denoiser(denoising)
+def sample(stage: Stage, workshop: Workshop) -> np.ndarray:
+    """Returns the latents [G, L] of a `generated` stage: `generate` networks, counted from `first` (0).
+
+    Network i depends on its number alone, beyond rounding, however many are drawn with it.
+    """
+    config, denoising = stage.config, stage.needs["denoiser"]
+    settings, device = denoising.config["diffusion"], pick_device(workshop)
+    known = _latents(denoising, workshop)
+    model = _build_denoiser(settings, len(known.mean_L))
     model.load_state_dict(load_file(workshop.file(denoising, MODEL)))
     model = model.to(device).eval()
-    scheduler = _scheduler(denoising)
-    scheduler.set_timesteps(stage.config["sampling_steps"], device=device)
-    count, seed = stage.config["generate"], stage.config["seed"]
-    address_G3 = (
-        torch.stack([torch.arange(count), torch.zeros(count), torch.zeros(count)], 1).long().to(device)
-    )
-    x_GL = noise.normal(stream(seed, "generate"), address_G3, (len(mean_L),))
-    draws = torch.Generator(device).manual_seed(stream(seed, "ancestral") % 2**63)
-    for timestep in scheduler.timesteps:
-        predicted = model(x_GL, timestep.expand(count))
-        x_GL = scheduler.step(predicted, timestep, x_GL, generator=draws).prev_sample
-    return x_GL.cpu() * deviation_L + mean_L
+    first = config.get("first", 0)
+    numbers_G = torch.arange(first, first + config["generate"], device=device)
+    at_once = _at_once(device, max(settings["channels"]) * len(known.mean_L))
+    pace = _Pace(len(numbers_G), config["sampling_steps"], at_once, partial(workshop.progress, _who(stage)))
+    parts = [
+        sample_latents(
+            model,
+            _scheduler(settings).alphas_cumprod,
+            numbers_N,
+            len(known.mean_L),
+            steps=config["sampling_steps"],
+            ancestral=config["sampler"] == "ddpm",
+            clip=settings["clip"],
+            seed=draws_seed(config),
+            pace=pace,
+        )
+        for numbers_N in numbers_G.split(at_once)
+    ]
+    return (torch.cat(parts).cpu() * known.deviation_L + known.mean_L).numpy()
 
 
 @torch.no_grad()
-def _standard_latents(stage: Stage, workshop: Workshop) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns the originals' latents [k, L] at mean 0 and deviation 1, then that mean and deviation [L]."""
-    _, originals_KP, _ = subset(stage, workshop)
-    autoencoder = _load_autoencoder(stage.needs["autoencoder"], originals_KP.shape[1], workshop)
-    latents_KL = autoencoder.encode(torch.from_numpy(originals_KP))
+def sample_latents(
+    model: torch.nn.Module,
+    alphas_cumprod_T: torch.Tensor,
+    numbers_N: torch.Tensor,
+    length: int,
+    *,
+    steps: int,
+    ancestral: bool,
+    clip: bool,
+    seed: int,
+    pace: "_Pace | None" = None,
+) -> torch.Tensor:
+    """Returns latents [N, length] of the networks `numbers_N`, in one batch.
+
+    The noise of network i at timestep t depends on (seed, i, t) alone. `clip` keeps the estimate of the clean latent
+    within -1 and 1.
+    """
+    address_N3 = torch.stack([numbers_N, torch.zeros_like(numbers_N), torch.zeros_like(numbers_N)], 1)
+    x_NL = noise.normal(stream(seed, "generate"), address_N3, (length,))
+    places = spaced(len(alphas_cumprod_T), steps)
+    for t, following in zip(places, [*places[1:], -1], strict=True):
+        epsilon_NL = model(x_NL, torch.full_like(numbers_N, t))
+        estimate_NL = clean(x_NL, epsilon_NL, alphas_cumprod_T[t].to(x_NL.device).expand(len(x_NL)))
+        if clip:
+            estimate_NL = estimate_NL.clamp(-1, 1)
+        address_N3[:, 1] = t
+        fresh_NL = noise.normal(stream(seed, "ancestral"), address_N3, (length,)) if ancestral else None
+        x_NL = step(alphas_cumprod_T, x_NL, estimate_NL, t, following, fresh_NL)
+        if pace is not None:
+            pace.step()
+    return x_NL
+
+
+class _Pace:
+    """Writes the progress line of sampling."""
+
+    def __init__(self, networks: int, steps: int, at_once: int, say: Callable[[str], None]) -> None:
+        self._total, self._done = -(-networks // at_once) * steps, 0
+        self._networks, self._say = networks, say
+        self._began = self._shown = time.monotonic()
+
+    def step(self) -> None:
+        """Says steps and time left, every few seconds and at the end. Called after every step of every batch."""
+        self._done += 1
+        now = time.monotonic()
+        if now - self._shown < SECONDS_BETWEEN_LINES and self._done < self._total:
+            return
+        self._shown = now
+        left = (self._total - self._done) * (now - self._began) / self._done
+        self._say(f"{self._networks} networks  step {self._done}/{self._total}  {left:.0f} s left")
+
+
+def _at_once(device: torch.device, numbers: int) -> int:
+    """Returns how many networks go into a batch, each with so many `numbers` in its widest layer."""
+    return max(1, NUMBERS_AT_ONCE[device.type] // numbers)
+
+
+def _who(stage: Stage) -> str:
+    return f"{stage.kind} {stage.key[:6]}"
+
+
+def _latents(stage: Stage, workshop: Workshop) -> Latents:
+    """Returns the originals' latents for the denoiser of `stage`: at mean 0 and deviation 1, or as they are."""
+    _, raw_KP, _ = originals_of(stage, workshop)
+    found_KL = open_codec(stage.needs["autoencoder"], workshop).encode(raw_KP)
+    latents_KL = torch.from_numpy(_finite(found_KL, "latents of the originals"))
+    if not stage.config["diffusion"]["standardise"]:
+        zeros_L = torch.zeros(latents_KL.shape[1])
+        return Latents(latents_KL, zeros_L, torch.ones_like(zeros_L))
     mean_L, deviation_L = latents_KL.mean(0), latents_KL.std(0, correction=0)
-    deviation_L = torch.where(deviation_L > 1e-6, deviation_L, torch.ones_like(deviation_L))
-    return (latents_KL - mean_L) / deviation_L, mean_L, deviation_L
+    deviation_L = torch.where(deviation_L > SMALLEST_DEVIATION, deviation_L, torch.ones_like(deviation_L))
+    return Latents((latents_KL - mean_L) / deviation_L, mean_L, deviation_L)
 
 
-def _scheduler(stage: Stage) -> DDPMScheduler:
-    """Linear 1e-4 to 2e-2, no clipping, as in the 2024-12 edition."""
-    return DDPMScheduler(num_train_timesteps=stage.config["diffusion"]["timesteps"], clip_sample=False)
+def _finite(array: np.ndarray, what: str) -> np.ndarray:
+    """Returns `array`; raises `FloatingPointError` unless all of it are numbers."""
+    bad = int((~np.isfinite(array)).any(1).sum())
+    if bad:
+        raise FloatingPointError(
+            f"{bad} of {len(array)} {what} are not finite; lower autoencoder.train.learning_rate or "
+            "diffusion.train.learning_rate, or standardise the latents (diffusion.standardise: true)"
+        )
+    return array
 
 
-def _build_autoencoder(stage: Stage, length: int) -> ParameterAutoencoder:
-    settings = stage.config["autoencoder"]
-    return ParameterAutoencoder(length, settings["channels"], settings["kernel"], settings["latent"])
+def _scheduler(settings: Mapping[str, Any]) -> DDPMScheduler:
+    """Linear from 1e-4 to 2e-2 over 1000 timesteps, as in both editions.
+
+    Another number of timesteps takes the same way in more or fewer steps, so that every schedule ends in noise alone.
+    """
+    left_S = np.concatenate([[0.0], np.log(alphas_cumprod({"num_train_timesteps": PUBLISHED_TIMESTEPS}))])
+    places_T = np.linspace(0, PUBLISHED_TIMESTEPS, settings["timesteps"] + 1)
+    betas_T = -np.expm1(np.diff(np.interp(places_T, np.arange(len(left_S)), left_S)))
+    return DDPMScheduler(num_train_timesteps=settings["timesteps"], trained_betas=betas_T.tolist())
 
 
-def _load_autoencoder(stage: Stage, length: int, workshop: Workshop) -> ParameterAutoencoder:
-    model = _build_autoencoder(stage, length)
-    model.load_state_dict(load_file(workshop.file(stage, MODEL)))
-    return model.eval()
-
-
-def _build_denoiser(stage: Stage) -> LatentDenoiser:
-    settings = stage.config["diffusion"]
-    return LatentDenoiser(stage.config["autoencoder"]["latent"], settings["channels"], settings["kernel"])
+def _build_denoiser(settings: Mapping[str, Any], latent: int) -> LatentDenoiser:
+    return LatentDenoiser(latent, settings["channels"], settings["kernel"], settings["norm"])

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDPMScheduler
 from PIL import Image
 from safetensors.numpy import load_file
 from tiny_features import DATA, FEATURES, pick, trials_of, unet_and_scheduler
@@ -20,7 +20,7 @@ from harness.data.dataset import dataset_stage, load, open_dataset
 from harness.features.generation import compare
 from harness.features.generation.compare import encode, grid
 from harness.features.generation.config import GenerationConfig
-from harness.features.generation.sample import FILE, as_grey_levels, sample, spaced, step
+from harness.features.generation.sample import FILE, as_grey_levels, sample
 from harness.features.generation.study import STUDY
 from harness.features.study import STUDY as FEATURES_STUDY
 from harness.models.denoiser import Denoiser, save_pipeline
@@ -116,32 +116,6 @@ def test_each_step_is_given_the_estimate_of_the_one_before():
         torch.testing.assert_close(estimate, torch.ones(2, 1, 8, 8)), "clipped"
 
 
-def images_and_noise():
-    draw = torch.Generator().manual_seed(0)
-    return [torch.randn(2, 1, 4, 4, generator=draw) for _ in range(2)]
-
-
-@pytest.mark.parametrize("t", [99, 40, 1, 0])
-def test_an_ancestral_step_is_that_of_diffusers(t):
-    z, epsilon = images_and_noise()
-    scheduler = DDPMScheduler(num_train_timesteps=100)
-    scheduler.set_timesteps(100)
-    theirs = scheduler.step(epsilon, t, z, generator=torch.Generator().manual_seed(7))
-    fresh = torch.randn(z.shape, generator=torch.Generator().manual_seed(7))
-    ours = step(SCHEDULE.alphas_cumprod, z, theirs.pred_original_sample, t, t - 1, fresh)
-    torch.testing.assert_close(ours, theirs.prev_sample, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("t", [90, 40, 10, 0])
-def test_a_ddim_step_is_that_of_diffusers(t):
-    z, epsilon = images_and_noise()
-    scheduler = DDIMScheduler(num_train_timesteps=100)
-    scheduler.set_timesteps(10)
-    theirs = scheduler.step(epsilon, t, z, use_clipped_model_output=True)
-    ours = step(SCHEDULE.alphas_cumprod, z, theirs.pred_original_sample, t, t - 10 if t else -1, None)
-    torch.testing.assert_close(ours, theirs.prev_sample, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("ancestral", [False, True])
 def test_a_sample_does_not_depend_on_what_is_drawn_beside_it(ancestral):
     denoiser = Denoiser(*unet_and_scheduler())
@@ -153,15 +127,6 @@ def test_a_sample_does_not_depend_on_what_is_drawn_beside_it(ancestral):
         torch.testing.assert_close(alone, whole[numbers], rtol=0, atol=1e-4)
     other = sample(denoiser, torch.arange(7), SHAPE, **{**settings, "seed": 4})
     assert float((other - whole).abs().min(1).values.max()) > 1e-3
-
-
-def test_timesteps_are_spread_from_the_last_to_the_first():
-    assert spaced(1000, 1000) == list(range(999, -1, -1))
-    assert spaced(1000, 2) == [999, 0]
-    assert spaced(1000, 1) == [999]
-    gaps = -np.diff(spaced(1000, 37))
-    assert gaps.min() >= 1
-    assert gaps.max() - gaps.min() <= 1
 
 
 def test_images_become_grey_levels_again():

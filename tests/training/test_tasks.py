@@ -95,18 +95,20 @@ def test_classification_is_cross_entropy():
     assert task.examples == 9
 
 
-def test_autoencoding_adds_both_noises_and_compares_with_the_clean_vector():
+@pytest.mark.parametrize("mixed", [False, True])
+def test_autoencoding_adds_or_mixes_both_noises_and_compares_with_the_clean_vector(mixed):
     vectors = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     index = torch.tensor([5, 1, 2, 3])
     seen = {}
 
-    def model(x, latent_noise):
-        seen.update(x=x, latent_noise=latent_noise)
-        return x + 1
+    def model(x, latent_noise, latent_kept):
+        seen.update(x=x, latent_noise=latent_noise, latent_kept=latent_kept)
+        return vectors[index] + 1 + 0.1 * epsilon
 
-    found = Autoencoding(nn.Identity, vectors, 0.1, 0.5, 3).loss(model, index, DRAWS)
     epsilon = noise.normal(stream(SEED, "parameters"), ADDRESSES, (5,))
-    torch.testing.assert_close(seen["x"], vectors[index] + 0.1 * epsilon)
+    found = Autoencoding(nn.Identity, vectors, 0.1, 0.5, 3, mixed).loss(model, index, DRAWS)
+    torch.testing.assert_close(seen["x"], (0.9 if mixed else 1.0) * vectors[index] + 0.1 * epsilon)
+    assert seen["latent_kept"] == (0.5 if mixed else 1.0)
     torch.testing.assert_close(
         seen["latent_noise"], 0.5 * noise.normal(stream(SEED, "latents"), ADDRESSES, (3,))
     )

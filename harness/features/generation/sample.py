@@ -15,6 +15,7 @@ from harness.core.stages import Stage, Workshop
 from harness.features.extract import open_denoiser
 from harness.models.denoiser import Denoiser
 from harness.models.estimate import clean
+from harness.models.sampling import spaced, step
 from harness.training import noise
 
 FILE = "samples.safetensors"
@@ -45,11 +46,6 @@ def make_samples(stage: Stage, folder: Path, workshop: Workshop) -> None:
 def as_grey_levels(x: torch.Tensor) -> torch.Tensor:
     """Maps [-1, 1] to the nearest of 0..255, uint8: the way back from `harness.data.transforms.as_input`."""
     return ((x.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def spaced(timesteps: int, steps: int) -> list[int]:
-    """Returns `steps` timesteps spread evenly from the last, where all is noise, down to 0."""
-    return [round(place) for place in torch.linspace(timesteps - 1, 0, steps, dtype=torch.float64).tolist()]
 
 
 @torch.no_grad()
@@ -92,26 +88,3 @@ def estimated(
     alphas_B = denoiser.alphas_cumprod_T[t].to(z_BCHW.device).expand(len(z_BCHW))
     found = clean(z_BCHW, epsilon, alphas_B)
     return found if clip is None else found.clamp(-clip, clip)
-
-
-def step(
-    alphas_cumprod_T: torch.Tensor,
-    z_BCHW: torch.Tensor,
-    estimate_BCHW: torch.Tensor,
-    t: int,
-    following: int,
-    fresh: torch.Tensor | None,
-) -> torch.Tensor:
-    """Returns what stands at timestep `following`, after `t`; -1 is the clean image.
-
-    Song et al. 2021 (DDIM), equation 12: without `fresh` noise σ = 0, with it σ is equation 16 at η = 1, which is
-    Ho et al. 2020's ancestral step with their smaller variance. The noise is the one that the estimate, clipped as it
-    may be, leaves in the sample.
-    """
-    a = alphas_cumprod_T[t].double()
-    b = alphas_cumprod_T[following].double() if following >= 0 else torch.ones_like(a)
-    variance = (1 - b) / (1 - a) * (1 - a / b) if fresh is not None else torch.zeros_like(a)
-    epsilon = (z_BCHW - float(a.sqrt()) * estimate_BCHW) / float((1 - a).sqrt())
-    direction = float((1 - b - variance).clamp_min(0).sqrt())
-    mean = float(b.sqrt()) * estimate_BCHW + direction * epsilon
-    return mean if fresh is None else mean + float(variance.sqrt()) * fresh

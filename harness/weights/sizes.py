@@ -1,0 +1,73 @@
+"""Whether the networks that generate fit what they are to generate. No torch."""
+
+from harness.core.errors import UserError
+from harness.weights.config import AutoencoderConfig, WeightsConfig
+
+
+def check_models(config: WeightsConfig, length: int) -> None:
+    """Raises `UserError` where autoencoder or diffusion model cannot be; `length` is how many parameters vary."""
+    places = _places(config.autoencoder, length)
+    latent = config.autoencoder.numbers(length)
+    if latent > length:
+        raise UserError(
+            f"weights.autoencoder.latent: {latent} numbers are more than the {length} varied parameters; give a "
+            "smaller latent or vary more (weights.parameters)"
+        )
+    if config.sampling_steps > config.diffusion.timesteps:
+        raise UserError(
+            f"weights.sampling_steps = {config.sampling_steps} is more than diffusion.timesteps = "
+            f"{config.diffusion.timesteps}; give at most as many"
+        )
+    _check_norms(config, length, places, latent)
+    _check_batches(config, places[-1], latent)
+
+
+def _places(autoencoder: AutoencoderConfig, length: int) -> list[int]:
+    """Returns how many places each strided layer leaves; raises `UserError` if one has nothing to stride over."""
+    stages = len(autoencoder.channels)
+    if autoencoder.edition == "2024-02":
+        least = autoencoder.kernel**stages
+        places = [length // autoencoder.kernel**layer for layer in range(1, stages + 1)]
+    else:
+        least = 2 ** (stages - 1) + 1
+        places = [-(-length // 2**layer) for layer in range(1, stages + 1)]
+    if length < least:
+        raise UserError(
+            f"weights.autoencoder.channels: {stages} strided layers need at least {least} parameters, and {length} "
+            "vary; give fewer layers or vary more (weights.parameters)"
+        )
+    return places
+
+
+def _check_norms(config: WeightsConfig, length: int, places: list[int], latent: int) -> None:
+    """Raises `UserError` where a group norm would see a single value, which it makes zero."""
+    autoencoder, diffusion = config.autoencoder, config.diffusion
+    numbers = [width * place for width, place in zip(autoencoder.channels, places, strict=True)]
+    if autoencoder.norm == "group" and 1 in numbers:
+        raise UserError(
+            f"weights.autoencoder.channels: layer {numbers.index(1) + 1} leaves one number of {length} parameters; "
+            "give fewer layers or wider ones"
+        )
+    if diffusion.norm == "group" and latent * diffusion.channels[0] == 1:
+        raise UserError("weights.autoencoder.latent = 1 needs weights.diffusion.channels of more than 1")
+
+
+def _check_batches(config: WeightsConfig, places: int, latent: int) -> None:
+    """Raises `UserError` where a batch is too small for its norm or its workers."""
+    for name, part, numbers in (
+        ("autoencoder", config.autoencoder, places),
+        ("diffusion", config.diffusion, latent),
+    ):
+        batch = min(config.k) if part.full_batch else part.train.batch
+        if part.norm == "batch" and batch * numbers == 1:
+            raise UserError(
+                f"weights.{name}.norm = batch: one number of one network is nothing to normalise; give a larger "
+                "batch or norm: group"
+            )
+        workers = part.train.workers
+        most = workers if isinstance(workers, int) else workers[-1]
+        if most > batch:
+            raise UserError(
+                f"weights.{name}.train.workers = {workers}: more than the {batch} networks of a batch; give fewer "
+                "workers"
+            )
