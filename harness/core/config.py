@@ -272,6 +272,8 @@ def _sentence(model: type[BaseModel], place: tuple[Any, ...], problems: list[Any
         return f"{path!r} is missing"
     if isinstance(first.get("ctx", {}).get("error"), _PartError) or _about_a_whole_section(first):
         message = first["msg"].removeprefix("Value error, ")
+        if not path:  # inside a part, whose place is put in front of it
+            return message
         return f"{path}.{message}" if re.match(r"[\w.]+ = ", message) else f"{path}: {message}"
     wanted = [_wanted(model, place, problem) for problem in problems]
     joined = " or ".join([wanted[0], *(text.removeprefix("Input should be ") for text in wanted[1:])])

@@ -115,15 +115,28 @@ TABLES: dict[str, dict[str, pa.DataType]] = {
         "kernel_deviation": pa.float64(),  # standard deviation over subsets
         "grid": pa.string(),  # some samples as one PNG, base64
     },
-    # study 2: one row a trial (a pool of k originals and what was generated from it)
+    # study 2: one row a trial (k originals, one run of the generator and what it generated)
     "weights": {
         "network": pa.string(),
-        "parameters": pa.string(),  # names of the varied parameters
+        "parameters": pa.string(),  # the patterns that choose the varied parameters
         "length": pa.int64(),  # how many numbers they are
+        "buffers": pa.string(),  # running statistics: "base" or "collected"
+        "preset": pa.string(),
         "k": pa.int64(),
         "subset": pa.string(),  # how the k were taken from the pool: first, strided, random
+        "generator": pa.int64(),  # run of autoencoder and diffusion model, from 0
+        "optimizer": pa.string(),  # that collected the originals
+        "trajectories": pa.int64(),  # trainings that the originals come from
+        "permuted": pa.bool_(),  # whether those began from different networks: neurons may be swapped
+        "parameter_noise": pa.float64(),
+        "latent_noise": pa.float64(),
+        "latent": pa.int64(),  # numbers
+        "diffusion_steps": pa.int64(),
+        "sampler": pa.string(),
+        "sampling_steps": pa.int64(),
+        "varied": pa.string(),  # what `vary` sets in this trial, "path = value, ..."
         **_summary("original"),
-        **_estimate("ensemble_accuracy"),
+        **_estimate("ensemble_accuracy"),  # of the network of average weights
         **_summary("generated"),
         **_summary("reconstructed"),
         "similarity_original": pa.float64(),  # mean IoU of wrong predictions, pairs of originals
@@ -131,13 +144,25 @@ TABLES: dict[str, dict[str, pa.DataType]] = {
         "similarity_across": pa.float64(),  # pairs of a generated and an original network
         "reconstruction_error": pa.float64(),  # mean squared error on normalised parameters
         "generated_minus_original": pa.float64(),  # best against best, test accuracy
+        "generated_minus_original_low": pa.float64(),  # 95 % interval of the paired difference
+        "generated_minus_original_high": pa.float64(),
         "p_value": pa.float64(),  # exact McNemar test of that difference
+        # Is it new? Distances are RMS over normalised parameters; "held out" are checkpoints that nothing learnt from
+        "copying_z": pa.float64(),  # Z_U: distances to the nearest original, generated against held out; << 0 is copying
+        "copying_z_raw": pa.float64(),  # the same over parameters as they are
+        "distance_ratio": pa.float64(),  # median distance to the nearest original: generated over held out
+        "mean_z": pa.float64(),  # Mann-Whitney z of distances to the originals' mean, generated against held out
+        "variance_ratio": pa.float64(),  # total variance, generated over originals
+        "new_share": pa.float64(),  # of generated networks: at least as far from all originals as 5 % of held out are
+        "new_and_good_share": pa.float64(),  # new, and as accurate on test as the median original
     },
     # study 2: one row a network
     "networks": {
         "k": pa.int64(),
         "subset": pa.string(),
-        "kind": pa.string(),  # original, ensemble, generated, reconstructed, noise, gaussian, average
+        "generator": pa.int64(),
+        # original, ensemble, generated, reconstructed, held_out, or a control's name
+        "kind": pa.string(),
         "setting": pa.float64(),  # noise: its scale; average: of how many; else null
         "index": pa.int64(),
         "selected": pa.bool_(),  # best of its kind and setting on validation
@@ -145,6 +170,17 @@ TABLES: dict[str, dict[str, pa.DataType]] = {
         **_estimate("test_accuracy"),
         "max_similarity": pa.float64(),  # to the originals, itself excluded
         "distance": pa.float64(),  # to the nearest original, itself excluded; normalised parameters, RMS
+        "distance_raw": pa.float64(),  # the same over parameters as they are
+        "distance_to_mean": pa.float64(),  # of the originals (leave-one-out for themselves); normalised, RMS
+        "off_span": pa.float64(),  # share of the squared length that no mixture of the originals reaches
+        "new": pa.bool_(),  # at least as far from all originals as 5 % of held-out checkpoints are
+        "step": pa.int64(),  # of training, for checkpoints
+        "nearest_step": pa.int64(),  # of the nearest original
+        # t-SNE of the autoencoder's latents and of the normalised weights, all kinds of the trial together
+        "latent_x": pa.float64(),
+        "latent_y": pa.float64(),
+        "weight_x": pa.float64(),
+        "weight_y": pa.float64(),
     },
     # per-sample correctness on the test split, for paired tests
     "correctness": {

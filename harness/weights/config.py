@@ -1,41 +1,71 @@
 """What study 2 sweeps."""
 
-import itertools
-from typing import Annotated, Literal, Self
+from math import ceil
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, field_validator, model_validator
 
 from harness.core.config import Config, part, unkeyed
-from harness.training.config import TrainConfig, check_workers
-from harness.weights.controls import CONTROLS, Average, Control, Gaussian, Noise
+from harness.data.config import DataConfig
+from harness.models.networks import NETWORKS, ConvNet, Network
+from harness.training.config import Augment, TrainConfig, check_workers
+from harness.weights.controls import (
+    CONTROLS,
+    Average,
+    Control,
+    DecodedGaussian,
+    FineTuned,
+    Gaussian,
+    Noise,
+    OtherSeed,
+)
+from harness.weights.presets import with_preset
 
 Width = Annotated[int, Field(ge=1, le=65_536)]  # channels of a layer
+Pattern = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class NetworkConfig(Config):
-    """The original network: a small ConvNet with group norm."""
+class Training(TrainConfig):
+    """How an original network is trained: by steps, or by epochs."""
 
-    name: Literal["convnet"] = "convnet"
-    channels: list[Width] = Field([16, 32, 32], min_length=1, max_length=30)
-    groups: int = Field(4, ge=1)
+    epochs: float | None = Field(None, gt=0)  # passes over the labelled images, instead of steps
+    decay_epochs: int | None = Field(None, ge=1)  # schedule step: the same for decay_every
 
-    def parameter_shapes(self, in_channels: int, classes: int) -> dict[str, tuple[int, ...]]:
-        """Returns the shapes of `harness.models.convnet.ConvNet`'s parameters by name, in its order."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        widths = [in_channels, *self.channels]
-        for number, (before, after) in enumerate(itertools.pairwise(widths), start=1):
-            shapes[f"conv{number}.weight"] = (after, before, 3, 3)
-            shapes[f"norm{number}.weight"] = shapes[f"norm{number}.bias"] = (after,)
-        return {**shapes, "fc.weight": (classes, widths[-1]), "fc.bias": (classes,)}
+    @model_validator(mode="before")
+    @classmethod
+    def _decays_by_epochs(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("decay_epochs") and not values.get("decay_every"):
+            return {**values, "decay_every": 1}  # until `on` knows how many steps an epoch has
+        return values
+
+    def on(self, examples: int) -> TrainConfig:
+        """Returns the same by steps, for so many training images."""
+        an_epoch = ceil(examples / self.batch)
+        values = self.model_dump(exclude={"epochs", "decay_epochs"})
+        if self.epochs is not None:
+            values["steps"] = max(1, round(self.epochs * an_epoch))
+        if self.decay_epochs is not None:
+            values["decay_every"] = self.decay_epochs * an_epoch
+        return TrainConfig(**values)
 
 
 class PoolConfig(Config):
-    """The checkpoints: training goes on with all but the varied parameters frozen."""
+    """The checkpoints: training goes on with all but the varied parameters frozen; or files that there are."""
 
-    every: int = Field(1, ge=1, le=1_000_000)  # steps from one checkpoint to the next
+    every: int = Field(1, ge=1, le=1_000_000)  # steps, or epochs, from one checkpoint to the next
+    unit: Literal["step", "epoch"] = "step"
     learning_rate: float = Field(0.03, gt=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = Field(0.0, ge=0, lt=1)  # SGD only
+    weight_decay: float = Field(0.0, ge=0)
     batch: int = Field(64, ge=1)
+    trajectories: int = Field(1, ge=1, le=1000)  # trainings to collect from, each with its own draws
+    held_out: int = Field(
+        20, ge=0, le=100_000
+    )  # further checkpoints, evenly spread, that nothing learns from
+    size: int | None = Field(None, ge=1, le=1_000_000)  # checkpoints beside those; None: the largest k
+    path: str | None = None  # a folder of checkpoints instead: *.safetensors, *.pt, *.pth, *.bin, by name
+    base: str | None = None  # with path: a file with all parameters; None: the last checkpoint
     workers: int | list[int] = unkeyed(0)
 
     @model_validator(mode="after")
@@ -45,13 +75,20 @@ class PoolConfig(Config):
 
 
 class AutoencoderConfig(Config):
-    """The autoencoder of parameter vectors. Noise is additive, on normalised parameters."""
+    """The autoencoder of parameter vectors."""
 
+    edition: Literal["2024-02", "2024-12"] = "2024-12"  # of the paper: whose layers
     channels: list[Width] = Field([64, 128, 256, 256, 32], min_length=1, max_length=30)
-    kernel: int = Field(7, ge=3, le=1023)
-    latent: int = Field(128, ge=1, le=1_000_000)
+    # edition 2024-02 alone; None: as the encoder, mirrored
+    decoder_channels: list[Width] | None = Field(None, min_length=1, max_length=30)
+    kernel: int = Field(7, ge=3, le=1023)  # edition 2024-02: the stride too
+    latent: int | None = Field(128, ge=1, le=1_000_000)  # edition 2024-02 has what its strides leave: None
+    norm: Literal["group", "batch", "none"] = "group"
+    normalise: Literal["tensor", "none"] = "tensor"  # each tensor to mean 0 and deviation 1, or as it is
+    noise: Literal["added", "mixed"] = "added"  # x + f e, or (1 - f) x + f e
     parameter_noise: float = Field(0.001, ge=0)
     latent_noise: float = Field(0.1, ge=0)
+    full_batch: bool = False  # a batch is all k originals, whatever train.batch says
     train: TrainConfig = TrainConfig(steps=2000, batch=50, learning_rate=1e-3, schedule="cosine", workers=0)
 
     @field_validator("kernel")
@@ -61,33 +98,114 @@ class AutoencoderConfig(Config):
             raise ValueError("must be odd")
         return kernel
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.latent is None) != (self.edition == "2024-02"):
+            raise ValueError(
+                f"latent = {self.latent}: edition 2024-12 needs a number; edition 2024-02 has what its strides "
+                "leave and takes null alone"
+            )
+        if self.decoder_channels is not None and self.edition != "2024-02":
+            raise ValueError(f"decoder_channels = {self.decoder_channels}: for edition 2024-02 alone")
+        if self.decoder_channels is not None and len(self.decoder_channels) != len(self.channels):
+            raise ValueError(
+                f"decoder_channels = {self.decoder_channels}: expected as many as the {len(self.channels)} channels"
+            )
+        if self.noise == "mixed" and max(self.parameter_noise, self.latent_noise) > 1:
+            raise ValueError("noise = mixed: parameter_noise and latent_noise are shares, at most 1")
+        _check_norm(self.norm, self.train)
+        return self
+
+    def numbers(self, length: int) -> int:
+        """Returns how many numbers the latent of a vector with `length` of them has; 0: its strides leave none."""
+        if self.latent is not None:
+            return self.latent
+        return self.channels[-1] * (length // self.kernel ** len(self.channels))
+
+
+def _check_norm(norm: str, train: TrainConfig) -> None:
+    """Raises `ValueError` where the number of workers, which changes no result, would change the statistics."""
+    if norm == "batch" and train.workers not in (0, 1, [1, 1]):
+        raise ValueError(
+            f"norm = batch: its statistics are those of one worker's share; give train.workers 0 or 1, not "
+            f"{train.workers}, or norm: group"
+        )
+
 
 class DiffusionConfig(Config):
     """The diffusion model of latents."""
 
     channels: list[Width] = Field([64, 128, 256, 512], min_length=1, max_length=30)  # widening, then mirrored
     kernel: int = Field(7, ge=3, le=1023)
+    norm: Literal["group", "batch"] = "group"
     timesteps: int = Field(1000, ge=1, le=100_000)
+    standardise: bool = True  # latents to mean 0 and deviation 1 first
+    clip: bool = False  # the estimate of the clean latent to -1 .. 1 while sampling
+    full_batch: bool = False  # a batch is all k latents, whatever train.batch says
     train: TrainConfig = TrainConfig(steps=2000, batch=50, learning_rate=1e-3, schedule="cosine", workers=0)
 
     _odd = field_validator("kernel")(AutoencoderConfig._odd.__func__)  # type: ignore[attr-defined]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _check_norm(self.norm, self.train)
+        return self
 
 
 class WeightsConfig(Config):
     """The `weights:` section of an experiment."""
 
-    network: NetworkConfig = NetworkConfig()
-    train: TrainConfig = TrainConfig(steps=1000, batch=64, learning_rate=1e-2, schedule="cosine")
-    parameters: list[Annotated[str, Field(min_length=1)]] = Field(
-        ["norm"], min_length=1
-    )  # prefixes of the varied parameters' names
+    preset: Literal["2024-02", "2024-12"] | None = (
+        None  # values of the paper's edition for all that is left out
+    )
+    network: Annotated[Network, part(NETWORKS)] = ConvNet()
+    train: Training = Training(steps=1000, batch=64, learning_rate=1e-2, schedule="cosine")
+    augment: Augment | None = None  # crops and mirror images, while the networks are trained and collected
+    # names, beginnings of names, patterns with *, the paper's names (bn-16-18), or all
+    parameters: list[Pattern] = Field(["norm"], min_length=1)
+    buffers: Literal["base", "collected"] = (
+        "base"  # running statistics: of the base network, or in the vector
+    )
     pool: PoolConfig = PoolConfig()
     k: list[int] = Field([10, 50, 200, 300], min_length=1)
     subsets: list[Literal["first", "strided", "random"]] = Field(["strided"], min_length=1)
     autoencoder: AutoencoderConfig = AutoencoderConfig()
+    # how much validation accuracy the median reconstructed network may lose before generation is given up
+    gate: float | None = Field(0.1, ge=0, le=1)
     diffusion: DiffusionConfig = DiffusionConfig()
     generate: int = Field(200, ge=1, le=1_000_000)  # networks to generate
+    generators: int = Field(
+        1, ge=1, le=1000
+    )  # runs of autoencoder and diffusion model, each with its own draws
+    sampler: Literal["ddpm", "ddim"] = "ddpm"
     sampling_steps: int = Field(1000, ge=1)  # of the diffusion's timesteps, evenly spaced
-    controls: list[Annotated[Control, part(CONTROLS)]] = [Noise(), Gaussian(), Average()]
+    controls: list[Annotated[Control, part(CONTROLS)]] = [
+        Noise(),
+        Gaussian(),
+        Average(),
+        FineTuned(),
+        OtherSeed(),
+        DecodedGaussian(),
+    ]
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}  # path in this section -> its values
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(
+        None, min_length=1
+    )  # None: the experiment's
+    also: list[DataConfig] = []  # further data sets, each with networks of its own
+    memory_gb: float = unkeyed(1.0, gt=0)  # of activations while networks are evaluated
     shard: int = unkeyed(256, ge=1)  # networks in one artifact of predictions: what a lost machine costs
-    pool_size: int | None = Field(None, ge=1, le=1_000_000)  # checkpoints to collect; None: the largest k
+
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The values as they were given, before the preset's were added: what `vary` starts from."""
+        return self._given
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_the_edition(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        made = handler(with_preset(values))
+        if isinstance(values, dict):
+            made._given = values
+        return made

@@ -1,10 +1,13 @@
-"""Networks made without any learning, that stand beside the generated ones.
+"""Networks that no diffusion model wrote, which stand beside the generated ones.
 
-A control is a `Control`; `make` sees the originals' normalised parameters and returns those of its networks.
+A control is a `Control`; `make` sees a `Material` and returns the normalised parameters of its networks. No torch.
 """
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -12,14 +15,46 @@ from pydantic import Field
 from harness.core.config import Config
 from harness.core.registry import Registry
 
+if TYPE_CHECKING:
+    from harness.weights.layout import Layout
+    from harness.weights.vectors import Normaliser
+
 CONTROLS = Registry(
     "control",
     {
         "noise": "harness.weights.controls:Noise",
+        "absolute_noise": "harness.weights.controls:AbsoluteNoise",
         "gaussian": "harness.weights.controls:Gaussian",
         "average": "harness.weights.controls:Average",
+        "fine_tuned": "harness.weights.controls:FineTuned",
+        "other_seed": "harness.weights.controls:OtherSeed",
+        "decoded_gaussian": "harness.weights.controls:DecodedGaussian",
     },
 )
+TRAJECTORIES = ("other_seed", "fine_tuned")  # what a control may need besides the originals
+
+Scale = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What controls are made of: a trial's k originals, its autoencoder and further checkpoints.
+
+    All vectors are float32 and normalised as the originals are; L is the length of a latent.
+    """
+
+    originals_KP: np.ndarray
+    layout: "Layout"
+    scale: "Normaliser"
+    encode: Callable[[np.ndarray], np.ndarray]  # [N, P] -> [N, L]; as `decode`, without noise
+    decode: Callable[[np.ndarray], np.ndarray]  # [N, L] -> [N, P]
+    other_seed_OP: np.ndarray | None = None  # a trajectory with other draws, oldest first
+    fine_tuned_FP: np.ndarray | None = None  # training that went on from the last of the originals
+
+    @cached_property
+    def latents_KL(self) -> np.ndarray:
+        """The originals' latents, encoded when they are first asked for."""
+        return self.encode(self.originals_KP)
 
 
 class Control(Config):
@@ -27,11 +62,12 @@ class Control(Config):
 
     name: str
     version: ClassVar[int] = 1  # raised when the same values would give other networks
+    needs: ClassVar[tuple[str, ...]] = ()  # which of `TRAJECTORIES` the study has to add
     networks: int = Field(20, ge=1)  # how many to make, of each setting
 
     @abstractmethod
-    def make(self, originals_KP: np.ndarray, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
-        """Returns vectors [networks, P] by setting, None for a control that has none. Called once a trial."""
+    def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
+        """Returns normalised vectors [networks, P] by setting, None for a control that has none. Once a trial."""
 
     def count(self) -> int:
         """Returns how many vectors `make` returns, of all settings together."""
@@ -42,16 +78,35 @@ class Noise(Control):
     """An original plus Gaussian noise on its z-scored parameters (p-diff's noise baseline)."""
 
     name: Literal["noise"] = "noise"
-    scales: list[Annotated[float, Field(gt=0)]] = Field([0.001, 0.05, 0.15], min_length=1)
+    scales: list[Scale] = Field([0.001, 0.05, 0.15], min_length=1)
 
     def count(self) -> int:
         """Counts every scale."""
         return self.networks * len(self.scales)
 
-    def make(self, originals_KP: np.ndarray, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
+    def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
         """Adds noise of each scale to originals taken at random."""
-        chosen = originals_KP[draw.integers(len(originals_KP), size=self.networks)]
-        return {scale: chosen + scale * draw.standard_normal(chosen.shape) for scale in self.scales}
+        chosen_NP = _some(material, self.networks, draw)
+        return {scale: chosen_NP + scale * draw.standard_normal(chosen_NP.shape) for scale in self.scales}
+
+
+class AbsoluteNoise(Control):
+    """An original plus Gaussian noise on its parameters as they are."""
+
+    name: Literal["absolute_noise"] = "absolute_noise"
+    scales: list[Scale] = Field([0.001, 0.01, 0.1], min_length=1)
+
+    def count(self) -> int:
+        """Counts every scale."""
+        return self.networks * len(self.scales)
+
+    def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
+        """Adds noise of each scale to originals taken at random."""
+        chosen_NP, deviation_P = _some(material, self.networks, draw), material.scale.deviation_P
+        return {
+            scale: chosen_NP + scale / deviation_P * draw.standard_normal(chosen_NP.shape)
+            for scale in self.scales
+        }
 
 
 class Gaussian(Control):
@@ -59,10 +114,9 @@ class Gaussian(Control):
 
     name: Literal["gaussian"] = "gaussian"
 
-    def make(self, originals_KP: np.ndarray, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
+    def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
         """Draws every parameter by itself."""
-        shape = (self.networks, originals_KP.shape[1])
-        return {None: originals_KP.mean(0) + originals_KP.std(0) * draw.standard_normal(shape)}
+        return {None: _gaussian(material.originals_KP, self.networks, draw)}
 
 
 class Average(Control):
@@ -71,8 +125,68 @@ class Average(Control):
     name: Literal["average"] = "average"
     of: int = Field(16, ge=2)
 
-    def make(self, originals_KP: np.ndarray, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
+    def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
         """Averages subsets; all of the originals where there are fewer."""
+        originals_KP = material.originals_KP
         size = min(self.of, len(originals_KP))
         subsets = [draw.choice(len(originals_KP), size, replace=False) for _ in range(self.networks)]
         return {float(self.of): np.stack([originals_KP[subset].mean(0) for subset in subsets])}
+
+
+class DecodedGaussian(Control):
+    """What the decoder makes of a Gaussian with the mean and deviation of each of the originals' latents.
+
+    It tells what the diffusion model adds to the autoencoder.
+    """
+
+    name: Literal["decoded_gaussian"] = "decoded_gaussian"
+
+    def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
+        """Draws every number of a latent by itself."""
+        return {None: material.decode(_gaussian(material.latents_KL, self.networks, draw))}
+
+
+class FineTuned(Control):
+    """Checkpoints of training that goes on from the last of the originals (the paper leaves its recipe out).
+
+    Only the varied parameters are trained, with the optimiser, batch and data of the pool and draws of their own.
+    """
+
+    name: Literal["fine_tuned"] = "fine_tuned"
+    needs: ClassVar[tuple[str, ...]] = ("fine_tuned",)
+    every: int = Field(1, ge=1, le=1_000_000)  # steps from one checkpoint to the next
+    learning_rate: float | None = Field(None, gt=0)  # None: the pool's
+
+    def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
+        """Takes the checkpoints as they are, evenly spread."""
+        return {None: _evenly(material.fine_tuned_FP, self.networks)}
+
+
+class OtherSeed(Control):
+    """Checkpoints of a training with other draws, collected as the originals are."""
+
+    name: Literal["other_seed"] = "other_seed"
+    needs: ClassVar[tuple[str, ...]] = ("other_seed",)
+
+    def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
+        """Takes the checkpoints as they are, evenly spread."""
+        return {None: _evenly(material.other_seed_OP, self.networks)}
+
+
+def _some(material: Material, count: int, draw: np.random.Generator) -> np.ndarray:
+    """Returns originals taken at random, with repetition [count, P]."""
+    return material.originals_KP[draw.integers(len(material.originals_KP), size=count)]
+
+
+def _gaussian(vectors_NP: np.ndarray, count: int, draw: np.random.Generator) -> np.ndarray:
+    """Returns draws [count, P] with each coordinate's mean and deviation."""
+    standard = draw.standard_normal((count, vectors_NP.shape[1]))
+    return (vectors_NP.mean(0) + vectors_NP.std(0) * standard).astype(np.float32)
+
+
+def _evenly(vectors_NP: np.ndarray | None, count: int) -> np.ndarray:
+    """Returns `count` of the vectors, evenly spread to the last; some twice where there are fewer."""
+    if vectors_NP is None:
+        raise ValueError("the study has not added the trajectory that this control needs")
+    places = np.linspace(0, len(vectors_NP) - 1, count) if count > 1 else np.array([len(vectors_NP) - 1])
+    return vectors_NP[np.round(places).astype(int)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import numpy as np
 import torch
@@ -15,10 +16,10 @@ def flatten(state: Mapping[str, torch.Tensor], layout: Layout) -> torch.Tensor:
 
 
 def unflatten(vectors_NP: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
-    """Returns the parameters [N, *shape] of N networks by name."""
+    """Returns the parameters [N, *shape] of N networks by name; a variance below 0 becomes 0."""
     pieces = vectors_NP.split(layout.sizes, 1)
     return {
-        name: piece.reshape(-1, *shape)
+        name: (piece.clamp_min(0) if name.endswith("running_var") else piece).reshape(-1, *shape)
         for name, shape, piece in zip(layout.names, layout.shapes, pieces, strict=True)
     }
 
@@ -48,9 +49,36 @@ def normaliser(originals_KP: np.ndarray, layout: Layout) -> Normaliser:
 
 
 def choose(size: int, k: int, subset: str, draw: np.random.Generator) -> np.ndarray:
-    """Returns which `k` of `size` checkpoints to take: the first, evenly strided to the last, or at random."""
+    """Returns which `k` of `size` checkpoints to take: the first, evenly spread (the last among them) or at random.
+
+    Those of a smaller k are among those of a larger one, if `draw` is at the same place.
+    """
     if subset == "first":
         return np.arange(k)
-    if subset == "strided":
-        return np.round(np.linspace(0, size - 1, k)).astype(int) if k > 1 else np.array([size - 1])
-    return np.sort(draw.choice(size, k, replace=False))
+    order = spread(size) if subset == "strided" else draw.permutation(size)
+    return np.sort(order[:k])
+
+
+def spread(size: int) -> np.ndarray:
+    """Returns 0..size - 1 in an order whose every beginning is evenly spread.
+
+    The ends come first, then always the middle of the widest gap, so that the gaps of one beginning
+    differ by at most a factor of two and a rounding.
+    """
+    order, gaps = [size - 1, 0][:size], [(1 - size, 0, size - 1)]  # a heap: widest gap first, then leftmost
+    while len(order) < size:
+        _, low, high = heappop(gaps)
+        middle = (low + high) // 2
+        order.append(middle)
+        for begin, end in ((low, middle), (middle, high)):
+            if end - begin > 1:
+                heappush(gaps, (begin - end, begin, end))
+    return np.array(order)
+
+
+def withheld(total: int, count: int) -> np.ndarray:
+    """Returns which of `total` checkpoints, in their order, are kept from everything that learns: evenly spread."""
+    places = ((np.arange(count) + 0.5) * total / max(count, 1)).astype(int)
+    held_out_N = np.zeros(total, bool)
+    held_out_N[places] = True
+    return held_out_N

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial.distance import cdist
 
-from harness.metrics.similarity import error_iou, nearest_other, root_mean_square_distance
+from harness.metrics import similarity
+from harness.metrics.similarity import error_iou, nearest_other, pack, root_mean_square_distance
 
 
 def iou_by_sets(a, b):
@@ -34,6 +35,24 @@ def test_alikeness_is_mutual_lies_between_0_and_1_and_is_1_with_oneself(masks):
     np.testing.assert_array_equal(np.diag(error_iou(masks[0], masks[0])), 1.0)
 
 
+@given(MASKS)
+def test_packed_masks_are_as_good_as_booleans(masks):
+    expected = error_iou(*masks)
+    np.testing.assert_array_equal(error_iou(*map(pack, masks)), expected)
+    np.testing.assert_array_equal(error_iou(pack(masks[0]), masks[1]), expected)
+    assert all(pack(pack(mask)).nbytes == len(mask) * -(-mask.shape[1] // 8) for mask in masks)
+
+
+def test_similarities_do_not_depend_on_how_samples_are_cut(monkeypatch):
+    draw = np.random.default_rng(0)
+    a, b = draw.random((5, 203)) < 0.3, draw.random((4, 203)) < 0.3
+    whole = error_iou(a, b), error_iou(a, a)
+    monkeypatch.setattr(similarity, "BYTES_AT_ONCE", 3)
+    np.testing.assert_array_equal(error_iou(a, b), whole[0])
+    np.testing.assert_array_equal(error_iou(a, a), whole[1])
+    np.testing.assert_array_equal(error_iou(a, a.copy()), whole[1])
+
+
 def test_two_that_are_never_wrong_are_alike():
     wrong = np.array([[False, False], [True, False]])
     np.testing.assert_array_equal(error_iou(wrong, wrong), [[1, 0], [0, 1]])
@@ -57,6 +76,26 @@ def test_distances_of_near_duplicates_do_not_drown_in_rounding():
     a = np.full((1, 4), 1000.0, np.float32)
     b = a + np.float32(2**-10)
     assert root_mean_square_distance(a, b)[0, 0] == pytest.approx(2**-10)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(-8, 4), st.floats(-8, 4))
+def test_distances_are_exact_from_copies_to_strangers(seed, near, far):
+    """Copies a little off, of vectors far from zero, among vectors that lie far apart."""
+    draw = np.random.default_rng(seed)
+    b = 10.0**far * draw.normal(size=(4, 9)) + 100 * draw.normal(size=9)
+    a = np.concatenate([b + 10.0**near * draw.normal(size=b.shape), draw.normal(size=(2, 9)), b])
+    expected = np.sqrt(np.square(a[:, None] - b[None]).mean(2))
+    np.testing.assert_allclose(root_mean_square_distance(a, b), expected, rtol=1e-6, atol=0)
+
+
+def test_distances_do_not_depend_on_how_vectors_are_cut(monkeypatch):
+    draw = np.random.default_rng(0)
+    a, b = draw.normal(size=(11, 6)).astype(np.float32), draw.normal(size=(3, 6)).astype(np.float32)
+    a[::2] = b[0]
+    whole = root_mean_square_distance(a, b)
+    monkeypatch.setattr(similarity, "NUMBERS_AT_ONCE", 13)
+    np.testing.assert_allclose(root_mean_square_distance(a, b), whole, rtol=1e-12)
+    assert root_mean_square_distance(a[:0], b).shape == (0, 3)
 
 
 @given(hnp.arrays(np.float64, st.integers(2, 6).map(lambda n: (n, n)), elements=st.floats(-10, 10)))

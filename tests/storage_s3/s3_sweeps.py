@@ -22,7 +22,7 @@ SMALL = {
         "heads": ["linear"],
     },
     "weights": {
-        "network": {"channels": [8, 8]},
+        "network": {"name": "convnet", "channels": [8, 8]},
         "train": {"steps": 10, "batch": 16, "learning_rate": 0.01},
         "parameters": ["norm"],
         "pool": {"learning_rate": 0.1, "batch": 16},

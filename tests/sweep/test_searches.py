@@ -99,7 +99,13 @@ def test_auto_is_refused_where_features_are_not_kept(planned):
 
 def test_a_study_that_does_not_choose_is_run_whole(tmp_path):
     path = tmp_path / "both.yaml"
-    weights = {"network": {"channels": [8, 8]}, "parameters": ["norm"], "k": [2, 4], "pool": {"workers": 0}}
+    weights = {
+        "network": {"name": "convnet", "channels": [8, 8]},
+        "parameters": ["norm"],
+        "pool": {"workers": 0},
+        "k": [2, 4],
+        "autoencoder": {"channels": [4, 4], "latent": 8},
+    }
     path.write_text(yaml.safe_dump({**SMALL, "weights": weights, "search": {"name": "auto"}}))
     plan = plan_experiment(load_experiment(str(path), []), Storage(str(tmp_path)))
     assert [search.study for search in plan.searches] == ["features"]

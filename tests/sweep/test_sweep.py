@@ -38,7 +38,8 @@ def test_every_trial_has_a_row_and_every_network_too(swept):
     assert (features.status == "ok").all()
     kinds = tables["networks"].groupby(["k", "kind"]).size()
     assert kinds[4].to_dict() == {
-        "original": 4, "ensemble": 1, "generated": 6, "reconstructed": 4, "noise": 9, "gaussian": 3,
+        "original": 4, "held_out": 18, "ensemble": 1, "vote": 1, "generated": 6, "reconstructed": 4, "noise": 9,
+        "gaussian": 3,
     }  # fmt: skip
     assert kinds[8]["original"] == 8
     assert tables["networks"].groupby(["k", "kind", "setting"], dropna=False).selected.sum().eq(1).all()

@@ -1,24 +1,153 @@
-"""Study 2 from plan to rows, in one process."""
+"""Study 2 from plan to rows, in one process; what a trial measures of arrays, against loops."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
-from scipy.stats import binomtest
+from scipy.stats import binomtest, mannwhitneyu, norm
 from tiny_weights import WEIGHTS, trials_of
 
 from harness.core.errors import UserError
 from harness.core.rows import TABLES, WHEN_AND_WHERE, to_table
-from harness.core.seeds import generator
 from harness.core.stages import run
 from harness.core.storage import Storage
+from harness.metrics import maps
 from harness.models.convnet import ConvNet
 from harness.training import checkpoint
-from harness.weights.originals import NETWORK, open_pool
+from harness.weights.compare import Group, difference, majority, novelty, where
+from harness.weights.originals import NETWORK, chosen, held_out, open_pool
 from harness.weights.study import STUDY
+
+
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 7), st.integers(1, 9)), elements=st.integers(0, 4)))
+def test_a_vote_is_won_by_the_most_and_of_equals_by_the_lowest(predicted):
+    expected = []
+    for votes in predicted.T:
+        counts = Counter(votes.tolist())
+        expected.append(min(name for name, count in counts.items() if count == max(counts.values())))
+    np.testing.assert_array_equal(majority(predicted, 5), expected)
+
+
+def rms(gap):
+    return np.sqrt(np.square(gap).mean())
+
+
+@pytest.mark.parametrize("k", [3, 6])
+def test_where_networks_lie_is_what_loops_over_the_others_find(k):
+    draw = np.random.default_rng(k)
+    raw = draw.normal(3, 2, (k + 4, 9)).astype(np.float32)
+    normal = ((raw - 3) / 2).astype(np.float32)
+    normal[-1] = normal[1]
+    steps = 10.0 * np.arange(k)
+    found = where(raw, normal, steps)
+    for index in range(k + 4):
+        others = [number for number in range(k) if number != index]
+        gaps = [rms(normal[index] - normal[other]) for other in others]
+        assert found["distance"][index] == pytest.approx(min(gaps), rel=1e-5)
+        assert found["distance_raw"][index] == pytest.approx(
+            min(rms(raw[index] - raw[o]) for o in others), rel=1e-5
+        )
+        assert found["nearest_step"][index] == steps[others[int(np.argmin(gaps))]]
+        mean = normal[others].mean(0, dtype=np.float64)
+        assert found["distance_to_mean"][index] == pytest.approx(rms(normal[index] - mean))
+        gap, basis = normal[index] - mean, (normal[others] - mean).T
+        residual = gap - basis @ np.linalg.lstsq(basis, gap, rcond=1e-9)[0]
+        assert found["off_span"][index] == pytest.approx((residual @ residual) / (gap @ gap), abs=1e-7)
+    assert found["distance"][-1] == 0
+
+
+def test_where_a_single_original_lies_is_unknown():
+    vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
+    found = where(vectors, vectors, np.array([4.0]))
+    for column in ("distance", "distance_raw", "nearest_step", "distance_to_mean", "off_span"):
+        assert np.isnan(found[column][0])
+    assert (found["distance"][1], found["distance_to_mean"][1], found["nearest_step"][1]) == (3, 3, 4)
+
+
+def test_the_interval_of_the_difference_is_that_of_a_paired_bootstrap():
+    draw = np.random.default_rng(0)
+    one = draw.random(2000) < 0.8
+    other = np.where(draw.random(2000) < 0.1, draw.random(2000) < 0.5, one)  # mostly the same answers
+    found = difference(one, other)
+    gained = one.astype(float) - other
+    means = gained[draw.integers(2000, size=(4000, 2000))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert found["generated_minus_original"] == gained.mean()
+    assert found["generated_minus_original_low"] == pytest.approx(low, abs=0.0006)
+    assert found["generated_minus_original_high"] == pytest.approx(high, abs=0.0006)
+    independent = 1.96 * np.sqrt(one.var() / 2000 + other.var() / 2000)
+    assert high - low < independent  # half of the width it would have unpaired
+
+
+def test_the_same_answers_differ_by_nothing_and_surely():
+    answers = np.arange(10) % 3 == 0
+    found = difference(answers, answers)
+    assert list(found.values()) == [0, 0, 0, 1]
+
+
+def group_of(kind, vectors, k_originals, accuracies):
+    """Networks of 100 test images with such accuracies, placed among the originals, which come first."""
+    right = np.arange(100) < 100 * np.asarray(accuracies)[:, None]
+    every = np.concatenate([k_originals, vectors]).astype(np.float32)
+    columns = where(every, every, np.arange(float(len(k_originals))))
+    its = {name: column[-len(vectors) :] for name, column in columns.items()}
+    if kind == "original":
+        its = {name: column[: len(k_originals)] for name, column in columns.items()}
+    return Group(kind, None, vectors.astype(np.float32), right, right, its)
+
+
+def panel(generated, originals, fresh, accuracies=None):
+    threshold = np.quantile(
+        group_of("held_out", fresh, originals, [0.5] * len(fresh)).columns["distance"], 0.05
+    )
+    return novelty(
+        group_of("generated", generated, originals, accuracies or [0.5] * len(generated)),
+        group_of("original", originals, originals, np.linspace(0.3, 0.7, len(originals))),
+        group_of("held_out", fresh, originals, [0.5] * len(fresh)),
+        threshold,
+    )
+
+
+def test_the_panel_tells_copies_averages_and_fresh_networks_apart():
+    draw = np.random.default_rng(0)
+    originals, fresh, others = (draw.normal(size=(count, 40)) for count in (81, 30, 60))
+    copies = originals[:60] + 0.001 * others
+    averages = np.stack([originals[draw.choice(81, 16, replace=False)].mean(0) for _ in range(60)])
+    of_copies, of_averages, of_others = (panel(one, originals, fresh) for one in (copies, averages, others))
+    assert of_copies["copying_z"] < -7 > of_copies["copying_z_raw"]
+    assert of_copies["distance_ratio"] < 0.01
+    assert of_copies["new_share"] == 0
+    assert abs(of_copies["mean_z"]) < 3
+    assert of_copies["variance_ratio"] == pytest.approx(1, abs=0.1)
+    assert of_averages["mean_z"] < -7
+    assert of_averages["variance_ratio"] < 0.1
+    assert abs(of_others["copying_z"]) < 3
+    assert abs(of_others["mean_z"]) < 3
+    assert of_others["new_share"] > 0.8
+    assert of_others["distance_ratio"] == pytest.approx(1, abs=0.1)
+
+
+def test_good_is_as_accurate_as_the_median_original_and_new_is_far_from_all():
+    originals = np.zeros((5, 4))
+    originals[:, 0] = np.arange(5)  # accuracies .3, .4, .5, .6, .7
+    fresh = originals[:4] + np.array([0.5, 0, 0, 0])  # all .25 away, RMS over four numbers
+    generated = originals[[0, 0, 0, 0]] + np.array(
+        [[0, 1, 0, 0], [0, 1, 0, 0], [0, 0.5, 0, 0], [0, 0.4, 0, 0]]
+    )
+    row = panel(generated, originals, fresh, [0.49, 0.5, 0.9, 0.9])
+    assert row["new_share"] == 0.75
+    assert row["new_and_good_share"] == 0.5
+    assert row["distance_ratio"] == pytest.approx(1.5)  # the median of .5, .5, .25 and .2, over .25
+
+
+OF_TWELVE = {**WEIGHTS["pool"], "size": 12}
 
 
 def rows_of(trial, workshop):
@@ -27,6 +156,14 @@ def rows_of(trial, workshop):
     for name, rows in outcome.tables.items():
         assert len(to_table(name, rows)) == len(rows)
     return outcome.tables
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_maps():
+    """Maps with the fewest iterations: where exactly a network lies on them is tests/metrics/test_maps.py's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maps, "ITERATIONS", 250)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +180,26 @@ def done(tmp_path_factory):
 
 def generated(trial):
     return trial.needs["contenders"].needs["generated"]
+
+
+def originals_of(trial, workshop):
+    """Returns the pool and where in it the originals of a trial are."""
+    pool = open_pool(trial.needs["pool"], workshop)
+    return pool, chosen(pool, trial.needs["contenders"].config)
+
+
+def contenders(trial, workshop):
+    """Returns the vectors of every kind of network but a vote, as parameters."""
+    pool, places = originals_of(trial, workshop)
+    names = [key for key in KINDS if key[0] not in ("original", "held_out", "vote")]
+    vectors = load_file(workshop.file(trial.needs["contenders"], "vectors.safetensors"))["vectors"]
+    edges = np.cumsum([KINDS[name] or trial.axes["k"] for name in names])
+    assert edges[-1] == len(vectors)
+    return {
+        ("original", None): pool.vectors_NP[places],
+        ("held_out", None): pool.vectors_NP[held_out(pool, places)],
+        **dict(zip(names, np.split(vectors, edges[:-1]), strict=True)),
+    }
 
 
 def group(tables, kind, setting=None):
@@ -65,6 +222,8 @@ def iou(a, b):
 
 KINDS = {
     ("original", None): None,
+    ("held_out", None): 4,
+    ("vote", None): 1,
     ("ensemble", None): 1,
     ("generated", None): 5,
     ("reconstructed", None): None,
@@ -72,6 +231,9 @@ KINDS = {
     ("noise", 5.0): 3,
     ("gaussian", None): 4,
     ("average", 3.0): 2,
+    ("decoded_gaussian", None): 2,
+    ("fine_tuned", None): 2,
+    ("other_seed", None): 2,
 }
 
 
@@ -80,7 +242,9 @@ def test_every_group_of_networks_has_its_rows(done):
         assert {(row["kind"], row["setting"]) for row in tables["networks"]} == set(KINDS)
         for (kind, setting), count in KINDS.items():
             assert len(group(tables, kind, setting)[0]) == (count or k)
-        assert all((row["k"], row["subset"]) == (k, "strided") for row in tables["networks"])
+        assert all(
+            (row["k"], row["subset"], row["generator"]) == (k, "strided", 0) for row in tables["networks"]
+        )
         assert len(tables["weights"]) == 1
         assert len(tables["correctness"]) == len(tables["networks"])
 
@@ -167,32 +331,110 @@ def test_the_difference_is_that_of_the_best_with_its_paired_test(done):
         )
 
 
+def test_every_column_of_the_tables_is_there(done):
+    """Missing is null, and a column that nobody fills would be missing everywhere."""
+    for tables in done[3].values():
+        for name, rows in tables.items():
+            assert set(TABLES[name]) <= {column for row in rows for column in row}
+            assert not {column for row in rows for column in row} - set(to_table(name, rows).column_names)
+        nothing = {column for column, value in tables["weights"][0].items() if value is None}
+        assert nothing == {"error", "preset", "varied"}
+
+
+def test_a_vote_is_that_of_the_originals(done):
+    """What most of them get right it gets right; it has no parameters of its own."""
+    for k, tables in done[3].items():
+        (row,), correct = group(tables, "vote")
+        share = group(tables, "original")[1].mean(0)
+        assert correct[0][share > 0.5].all()
+        assert not correct[0][share == 0].any()
+        assert {row.get(name) for name in ("distance", "off_span", "new", "step", "latent_x")} == {None}
+        assert 0 < len(share[share > 0.5]) < 60, k
+
+
 def test_distances_are_to_the_nearest_original_without_oneself(done):
     _, trials, workshop, tables = done
     for trial in trials:
-        pool, layout = open_pool(trial.needs["pool"], workshop)
-        made = load_file(workshop.file(generated(trial), "vectors.safetensors"))
-        originals = pool[made["places"]].astype(np.float64)
-        edges = np.cumsum([0, *layout.sizes])
-        for a, b in pairwise(edges):
-            mean, deviation = originals[:, a:b].mean(), originals[:, a:b].std()
-            for vectors in (originals, made["generated"]):
-                vectors[:, a:b] = (vectors[:, a:b] - mean) / deviation
-        k = trial.axes["k"]
-        for kind, vectors in (("original", originals), ("generated", made["generated"])):
-            for index, row in enumerate(group(tables[k], kind)[0]):
-                gaps = np.sqrt(np.square(vectors[index] - originals).mean(1))
-                gaps = np.delete(gaps, index) if kind == "original" else gaps
-                assert row["distance"] == pytest.approx(gaps.min(), rel=1e-3)
+        pool, places = originals_of(trial, workshop)
+        originals = pool.vectors_NP[places].astype(np.float64)
+        edges = [0, *np.cumsum(pool.layout.sizes)]
+        pieces = [originals[:, a:b] for a, b in pairwise(edges)]
+        deviation = np.repeat([piece.std() for piece in pieces], pool.layout.sizes)
+        steps = pool.steps_N[places]
+        for (kind, setting), vectors in contenders(trial, workshop).items():
+            for index, row in enumerate(group(tables[trial.axes["k"]], kind, setting)[0]):
+                kept = [n for n in range(len(places)) if kind != "original" or n != index]
+                raw = np.sqrt(np.square(vectors[index] - originals[kept]).mean(1))
+                gaps = np.sqrt(np.square((vectors[index] - originals[kept]) / deviation).mean(1))
+                assert row["distance_raw"] == pytest.approx(raw.min(), rel=1e-3, abs=1e-6)
+                assert row["distance"] == pytest.approx(gaps.min(), rel=1e-3, abs=1e-6)
+                assert row["nearest_step"] == steps[kept][gaps.argmin()]
+                to_mean = rms((vectors[index] - originals[kept].mean(0)) / deviation)
+                assert row["distance_to_mean"] == pytest.approx(to_mean, rel=1e-3, abs=1e-5)
+
+
+def test_checkpoints_know_their_step_and_what_is_made_has_none(done):
+    _, trials, workshop, tables = done
+    for trial in trials:
+        pool, places = originals_of(trial, workshop)
+        rows = tables[trial.axes["k"]]
+        for kind, its in (("original", places), ("held_out", held_out(pool, places))):
+            assert [row["step"] for row in group(rows, kind)[0]] == list(pool.steps_N[its])
+        assert {row["step"] for row in group(rows, "generated")[0]} == {None}
+
+
+def test_the_panel_of_a_trial_is_that_of_its_rows(done):
+    for tables in done[3].values():
+        row = tables["weights"][0]
+        generated, fresh = (group(tables, kind)[0] for kind in ("generated", "held_out"))
+        for score, column in (
+            ("copying_z", "distance"),
+            ("copying_z_raw", "distance_raw"),
+            ("mean_z", "distance_to_mean"),
+        ):
+            sides = [[one[column] for one in some] for some in (generated, fresh)]
+            test = mannwhitneyu(*sides, alternative="less", method="asymptotic", use_continuity=False)
+            assert norm.cdf(row[score]) == pytest.approx(test.pvalue)
+        threshold = np.quantile([one["distance"] for one in fresh], 0.05)
+        for one in tables["networks"]:
+            if one["kind"] != "vote":
+                assert one["new"] == (one["distance"] >= threshold)
+        assert row["new_share"] == np.mean([one["new"] for one in generated])
+        median = np.median([one["test_accuracy"] for one in group(tables, "original")[0]])
+        both = [one["new"] and one["test_accuracy"] >= median for one in generated]
+        assert row["new_and_good_share"] == np.mean(both)
+        assert (row["trajectories"], row["permuted"], row["length"]) == (1, False, 16)
+
+
+def test_maps_place_all_networks_but_reconstructions(done):
+    for tables in done[3].values():
+        for column in ("latent_x", "latent_y", "weight_x", "weight_y"):
+            placed = {row["kind"] for row in tables["networks"] if row.get(column) is not None}
+            missing = {row["kind"] for row in tables["networks"] if row.get(column) is None}
+            assert missing == {"reconstructed", "vote"}
+            assert placed == {kind for kind, _ in KINDS} - missing
+        points = {(row["weight_x"], row["weight_y"]) for row in group(tables, "original")[0]}
+        assert len(points) == len(group(tables, "original")[0])
+
+
+def test_where_nothing_is_held_out_the_originals_are_compared_with_each_other(done):
+    _, _, workshop, _ = done
+    few = {"pool": {**WEIGHTS["pool"], "held_out": 0, "size": 12}, "controls": []}
+    tables = rows_of(trials_of(k=[6], **few)[1][0], workshop)
+    assert {row["kind"] for row in tables["networks"]} == {
+        "original", "vote", "ensemble", "generated", "reconstructed"
+    }  # fmt: skip
+    distances = [[row["distance"] for row in group(tables, kind)[0]] for kind in ("generated", "original")]
+    test = mannwhitneyu(*distances, alternative="less", method="asymptotic", use_continuity=False)
+    assert norm.cdf(tables["weights"][0]["copying_z"]) == pytest.approx(test.pvalue)
 
 
 def test_the_ensemble_is_the_network_of_average_weights(done):
     dataset, trials, workshop, tables = done
     for trial in trials:
-        pool, _ = open_pool(trial.needs["pool"], workshop)
-        places = load_file(workshop.file(generated(trial), "vectors.safetensors"))["places"]
+        pool, places = originals_of(trial, workshop)
         network = trained_network(trial, workshop)
-        mean = torch.from_numpy(pool[places].mean(0))
+        mean = torch.from_numpy(pool.vectors_NP[places].mean(0))
         network.norm2.weight.data, network.norm2.bias.data = mean[:8], mean[8:]
         test = dataset.splits["test"]
         with torch.no_grad():
@@ -225,15 +467,16 @@ def test_one_pool_serves_every_k(done):
     assert len({trial.needs["pool"].key for trial in trials}) == 1
     assert len({stage.key for trial in trials for stage in trial.reads["originals"]}) == 1
     assert len({generated(trial).key for trial in trials}) == 2
-    vectors, layout = open_pool(trials[0].needs["pool"], workshop)
-    assert vectors.shape == (12, layout.length)
-    assert layout.names == ("norm2.weight", "norm2.bias")
+    pool = open_pool(trials[0].needs["pool"], workshop)
+    assert pool.vectors_NP.shape == (12 + 4, pool.layout.length)
+    assert pool.layout.names == ("norm2.weight", "norm2.bias")
 
 
-def test_the_pool_is_the_varied_parameters_along_training_and_nothing_else_moves(done, monkeypatch, tmp_path):
+def test_the_pool_is_the_varied_parameters_along_training_and_nothing_else_moves(done, monkeypatch):
     _, trials, workshop, _ = done
     pool = trials[0].needs["pool"]
-    vectors, layout = open_pool(pool, workshop)
+    trajectory = pool.needs["trajectory 0"]
+    vectors, layout = open_pool(pool, workshop).vectors_NP, open_pool(pool, workshop).layout
     start, seen = trained_network(trials[0], workshop).state_dict(), []
     save = checkpoint.save
 
@@ -243,11 +486,11 @@ def test_the_pool_is_the_varied_parameters_along_training_and_nothing_else_moves
         save(progress, folder)
 
     monkeypatch.setattr(checkpoint, "save", watch)
-    fresh = replace(workshop, store=type(workshop.store)(workshop.store.storage))
     kept = workshop.file(pool, "vectors.safetensors").read_bytes()
-    fresh.store.discard("pool", pool.key)
-    assert fresh.file(pool, "vectors.safetensors").read_bytes() == kept
-    assert seen[-1]["step"] == 24
+    for stage in (trajectory, pool):
+        workshop.store.discard(stage.kind, stage.key)
+    assert workshop.file(pool, "vectors.safetensors").read_bytes() == kept
+    assert seen[-1]["step"] == 32
     for state in seen:
         for name, value in state.items():
             if name not in layout.names and name != "step":
@@ -256,12 +499,12 @@ def test_the_pool_is_the_varied_parameters_along_training_and_nothing_else_moves
             row = vectors[state["step"] // 2 - 1]
             np.testing.assert_array_equal(row[:8], state["norm2.weight"].numpy())
             np.testing.assert_array_equal(row[8:], state["norm2.bias"].numpy())
-    assert len({row.tobytes() for row in vectors}) == 12
+    assert len({row.tobytes() for row in vectors}) == 16
 
 
 def test_only_what_is_new_is_made_for_another_k(done, monkeypatch):
     _, _, workshop, _ = done
-    (trial,) = trials_of(k=[3], pool_size=12)[1]
+    (trial,) = trials_of(k=[3], pool=OF_TWELVE)[1]
     present = {name: workshop.has(stage) for name, stage in trial.needs.items()}
     assert present == {"dataset": True, "network": True, "pool": True, "contenders": False}
     read = {name: [workshop.has(stage) for stage in stages] for name, stages in trial.reads.items()}
@@ -270,14 +513,21 @@ def test_only_what_is_new_is_made_for_another_k(done, monkeypatch):
 
 def test_a_single_original_has_no_other_to_be_compared_with(done):
     _, _, workshop, _ = done
-    (trial,) = trials_of(k=[1], pool_size=12)[1]
+    (trial,) = trials_of(k=[1], pool=OF_TWELVE)[1]
     tables = rows_of(trial, workshop)
     (row,) = group(tables, "original")[0]
-    table = to_table("networks", tables["networks"]).to_pylist()
-    assert np.isnan(row["max_similarity"])
-    assert np.isnan(row["distance"])
-    assert len(table) == len(tables["networks"])
-    assert np.isnan(tables["weights"][0]["similarity_original"])
+    for column in (
+        "max_similarity",
+        "distance",
+        "distance_raw",
+        "distance_to_mean",
+        "off_span",
+        "nearest_step",
+    ):
+        assert row[column] is None
+    assert tables["weights"][0]["similarity_original"] is None
+    assert tables["weights"][0]["variance_ratio"] is None
+    assert tables["weights"][0]["copying_z"] is not None  # from the held-out
     assert tables["weights"][0]["ensemble_accuracy"] == row["test_accuracy"]
 
 
@@ -316,14 +566,16 @@ def test_rows_do_not_depend_on_how_evaluation_is_cut(done, tmp_path):
 
 
 @pytest.mark.parametrize("subset", ["first", "strided", "random"])
-def test_the_originals_of_a_trial_are_those_of_its_subset(workshop, subset):
-    (trial,) = trials_of(k=[3], pool_size=9, subsets=[subset])[1]
-    made = load_file(workshop.file(generated(trial), "vectors.safetensors"))
-    places = list(made["places"])
-    drawn = sorted(generator(0, "subset", 3).choice(9, 3, replace=False))
-    assert places == {"first": [0, 1, 2], "strided": [0, 4, 8], "random": drawn}[subset]
-    assert made["generated"].shape == (5, 16)
-    assert made["reconstructed"].shape == (3, 16)
+def test_the_originals_of_a_trial_are_those_of_its_subset(done, subset):
+    """None of them is held out, and those of a smaller k are among them."""
+    _, _, workshop, _ = done
+    smaller, larger = trials_of(k=[3, 6], pool={**WEIGHTS["pool"], "size": 12}, subsets=[subset])[1]
+    pool, places = originals_of(larger, workshop)
+    assert not pool.held_out_N[places].any()
+    assert set(originals_of(smaller, workshop)[1]) < set(places)
+    free = np.flatnonzero(~pool.held_out_N)
+    assert (list(places) == list(free[:6])) == (subset == "first")
+    assert len(np.unique(places)) == 6
 
 
 def test_what_only_changes_the_speed_changes_no_key():
@@ -335,11 +587,13 @@ def test_what_only_changes_the_speed_changes_no_key():
 @pytest.mark.parametrize(
     "change",
     [
-        {"network": {"channels": [8, 4], "groups": 2}},
+        {"network": {"name": "convnet", "channels": [8, 4], "groups": 2}},
         {"train": {**WEIGHTS["train"], "steps": 61}},
         {"parameters": ["norm1"]},
         {"pool": {"every": 3, "workers": 0}},
-        {"pool_size": 20},
+        {"pool": {**WEIGHTS["pool"], "size": 20}},
+        {"pool": {**WEIGHTS["pool"], "held_out": 3}},
+        {"pool": {**WEIGHTS["pool"], "trajectories": 2}},
         {"autoencoder": {**WEIGHTS["autoencoder"], "latent_noise": 0.2}},
         {"diffusion": {**WEIGHTS["diffusion"], "timesteps": 21}},
         {"generate": 6},
@@ -357,12 +611,15 @@ def test_what_changes_a_number_changes_every_key(change):
     ("change", "words"),
     [
         ({"k": [0]}, ["k", "0"]),
-        ({"k": [13], "pool_size": 12}, ["weights.k", "13 is not between 1 and 12"]),
+        ({"k": [13], "pool": {"size": 12}}, ["weights.k", "13 is not between 1 and 12"]),
         ({"k": [3, 3]}, ["weights.k", "3 is given twice"]),
         ({"subsets": ["first", "first"]}, ["weights.subsets", "first is given twice"]),
         ({"subsets": ["last"]}, ["subsets"]),
-        ({"network": {"channels": [7], "groups": 2}}, ["7 is not divisible by groups = 2"]),
-        ({"network": {"channels": [0]}}, ["channels"]),
+        (
+            {"network": {"name": "convnet", "channels": [7], "groups": 2}},
+            ["channels = 7", "not divisible by groups = 2"],
+        ),
+        ({"network": {"name": "convnet", "channels": [0]}}, ["channels"]),
         ({"sampling_steps": 21}, ["sampling_steps = 21 is more than diffusion.timesteps = 20"]),
         ({"parameters": ["bn2"]}, ["'bn2' names no parameter"]),
         ({"autoencoder": {"kernel": 4}}, ["kernel = 4", "must be odd"]),

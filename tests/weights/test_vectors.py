@@ -1,68 +1,14 @@
-"""Networks as vectors: there and back, normalised, and which of a pool are taken."""
+"""Networks as vectors, normalised, and which of a pool are taken."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.core.errors import UserError
-from harness.weights.config import NetworkConfig
-from harness.weights.layout import Layout, layout_of
-from harness.weights.vectors import choose, flatten, normaliser, unflatten
-
-SHAPES = st.dictionaries(
-    st.text("abcde.", min_size=1, max_size=6),
-    st.lists(st.integers(1, 4), max_size=4).map(tuple),
-    min_size=1,
-    max_size=5,
-)
-
-
-@given(SHAPES, st.integers(1, 3))
-def test_vectors_hold_every_number_of_a_network_and_give_it_back(shapes, count):
-    layout = layout_of(shapes, [""])
-    draw = torch.Generator().manual_seed(0)
-    networks = [
-        {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()} for _ in range(count)
-    ]
-    vectors = torch.stack([flatten(network, layout) for network in networks])
-    assert vectors.shape == (count, layout.length)
-    assert layout.length == sum(value.numel() for value in networks[0].values())
-    back = unflatten(vectors, layout)
-    for number, network in enumerate(networks):
-        for name, value in network.items():
-            assert torch.equal(back[name][number], value)
-
-
-def test_a_layout_is_read_as_it_was_written(tmp_path):
-    layout = layout_of({"b": (2, 3), "a": (), "é.c": (1,)}, [""])
-    layout.save(tmp_path / "layout.json")
-    assert Layout.load(tmp_path / "layout.json") == layout
-
-
-NETWORK = NetworkConfig(channels=[8, 8, 8]).parameter_shapes(1, 10)
-
-
-def test_prefixes_choose_parameters_in_the_networks_order():
-    layout = layout_of(NETWORK, ["norm3", "fc.bias", "norm2.weight"])
-    assert layout.names == ("norm2.weight", "norm3.weight", "norm3.bias", "fc.bias")
-    assert layout.sizes == [8, 8, 8, 10]
-    assert layout_of(NETWORK, [""]).names == tuple(NETWORK)
-
-
-def test_overlapping_prefixes_choose_a_parameter_once():
-    assert layout_of(NETWORK, ["norm", "norm2", "norm2.weight"]).names == layout_of(NETWORK, ["norm"]).names
-
-
-@pytest.mark.parametrize(
-    ("prefixes", "words"), [(["norm9"], "'norm9'"), (["norm1", "cnv1"], "did you mean 'conv1")]
-)
-def test_a_prefix_that_names_nothing_is_refused_with_the_nearest(prefixes, words):
-    with pytest.raises(UserError, match=r"weights\.parameters") as caught:
-        layout_of(NETWORK, prefixes)
-    assert words in str(caught.value)
-
+from harness.weights.layout import Layout
+from harness.weights.vectors import choose, normaliser, withheld
 
 LAYOUT = Layout(("a", "b", "c"), ((2, 3), (4,), ()))
 POOL = (
@@ -122,7 +68,25 @@ def test_strides_are_even_and_reach_from_the_first_to_the_last(size_and_k):
     assert chosen[-1] == size - 1
     if k > 1:
         assert chosen[0] == 0
-        assert np.diff(chosen).max() - np.diff(chosen).min() <= 1
+        assert np.diff(chosen).max() <= 2 * np.diff(chosen).min() + 1
+
+
+@given(SIZES, st.sampled_from(["first", "strided", "random"]), st.integers(0, 5))
+def test_a_smaller_subset_is_part_of_a_larger_one(size_and_k, subset, seed):
+    size, k = size_and_k
+    chosen = [set(choose(size, n, subset, np.random.default_rng(seed))) for n in range(1, k + 1)]
+    assert all(small < large for small, large in pairwise(chosen))
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
+def test_checkpoints_are_withheld_evenly(total_and_count):
+    total, count = total_and_count
+    places = np.flatnonzero(withheld(total, count))
+    assert len(places) == count
+    if count > 1:
+        assert np.diff(places).max() - np.diff(places).min() <= 1
+    if count:
+        assert abs(places[0] - (total - 1 - places[-1])) <= total / count
 
 
 @given(st.integers(1, 100))

@@ -9,10 +9,10 @@ from harness.weights.study import STUDY
 DATA = {"max_train": 200, "max_validation": 50, "max_test": 60}
 HERE = {"workers": 0}
 WEIGHTS = {
-    "network": {"channels": [8, 8], "groups": 2},
+    "network": {"name": "convnet", "channels": [8, 8], "groups": 2},
     "train": {"steps": 60, "batch": 50, "learning_rate": 0.02, "schedule": "constant", **HERE},
     "parameters": ["norm2"],
-    "pool": {"every": 2, **HERE},
+    "pool": {"every": 2, "held_out": 4, **HERE},
     "k": [6, 12],
     "autoencoder": {"channels": [4, 4], "kernel": 3, "latent": 4, "train": {"steps": 8, "batch": 6, **HERE}},
     "diffusion": {
@@ -27,7 +27,11 @@ WEIGHTS = {
         {"name": "noise", "networks": 3, "scales": [0.01, 5.0]},
         {"name": "gaussian", "networks": 4},
         {"name": "average", "networks": 2, "of": 3},
+        {"name": "decoded_gaussian", "networks": 2},
+        {"name": "fine_tuned", "networks": 2},
+        {"name": "other_seed", "networks": 2},
     ],
+    "gate": None,
 }
 
 
