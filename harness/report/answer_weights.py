@@ -1,18 +1,20 @@
-"""Study 2 in words and tables: are generated networks as good, are they new, what do the controls say?"""
+"""Study 2 in words and in its main table: are generated networks as good, are they new, what do the controls say?"""
 
 from collections.abc import Iterable
 from typing import Any
 
-from harness.report.figures.figure import choice_title
+from harness.report.figures.figure import choice_title, levels, succeeded
 from harness.report.figures.kinds import kind_name
-from harness.report.trials import ENSEMBLE, GENERATED, SUMMARISED, Control, Novelty, Summary, Trial
+from harness.report.published.parameter_diffusion import Beside, beside, is_ablated
+from harness.report.setups import Mean
+from harness.report.tables import Tables
+from harness.report.trials import COLUMNS, ENSEMBLE, Setting, Trial
+from harness.report.verdict import BETTER, MEANINGS, OPEN, SAME, WORSE
 from harness.report.words import (
     NOISE_LEVEL,
     Estimate,
     cell,
-    decimal,
     escape,
-    heads,
     interval,
     listed,
     number,
@@ -26,15 +28,9 @@ from harness.report.words import (
 )
 
 DIGITS = 2  # of a percentage: the test sets are large and the gaps small
-LARGER_THAN_NOISE = 1.96  # |z|, 5 % two-sided
 SHOWN = 4  # trials described at once, those with the largest K; the rest can be unfolded
-COPIES, NEW, ALIKE, UNCLEAR = "copies", "new", "alike", "unclear"
-VERDICTS = {
-    COPIES: "nearer to an original than originals are to each other, as copies and averages are",
-    NEW: "farther from every original than originals are from each other: new, not copies",
-    ALIKE: "as near to an original as originals are to each other",
-    UNCLEAR: "neither clearly new nor clearly copies: the measures disagree",
-}
+MOST_ROWS = 30  # of a table that stands unfolded
+UNKNOWN = "–"  # in a published row: not reported
 
 
 def setup_text(setup: dict[str, Any]) -> str:
@@ -45,30 +41,13 @@ def setup_text(setup: dict[str, Any]) -> str:
     )
 
 
-def verdict(similarity: Novelty, distance: Novelty) -> str | None:
-    """Returns which of `VERDICTS` two measures of nearness give; None where neither was measured.
-
-    Nearness to an original is judged against that of originals to each other: nearer by more than noise on
-    both measures is copying or averaging, farther on both is new.
-    """
-    nearer = [similarity.z, None if distance.z is None else -distance.z]
-    known = [z for z in nearer if z is not None]
-    if not known:
-        return None
-    if all(z > LARGER_THAN_NOISE for z in known):
-        return COPIES
-    if all(z < -LARGER_THAN_NOISE for z in known):
-        return NEW
-    return ALIKE if all(abs(z) <= LARGER_THAN_NOISE for z in known) else UNCLEAR
-
-
 def to_html(found: list[Trial]) -> str:
     """Returns what all trials say together, then a paragraph for each, the largest K first."""
     if not found:
         return "<p>No trial succeeded, so there is no answer.</p>"
     ordered = sorted(found, key=lambda trial: -(number(trial.setup["k"]) or 0))
     items = [_item(trial) for trial in ordered]
-    text = f'<p class="lead">{_overview(found)}</p><ul>{"".join(items[:SHOWN])}</ul>'
+    text = f'<p class="lead">{_overview(found)}</p>{_permuted(found)}<ul>{"".join(items[:SHOWN])}</ul>'
     if items[SHOWN:]:
         rest = several(len(items) - SHOWN, "more trial")
         text += f"<details><summary>{rest}</summary><ul>{''.join(items[SHOWN:])}</ul></details>"
@@ -79,26 +58,47 @@ def to_html(found: list[Trial]) -> str:
 
 
 def _overview(found: list[Trial]) -> str:
-    gaps = [(t.difference, t.p) for t in found if t.difference is not None and t.p is not None]
-    if gaps:
-        better = sum(p < NOISE_LEVEL and gap > 0 for gap, p in gaps)
-        worse = sum(p < NOISE_LEVEL and gap < 0 for gap, p in gaps)
-        text = f"The best generated network is better than the best original in <strong>{better}</strong> of "
-        text += f"{several(len(gaps), 'trial')}, worse in <strong>{worse}</strong>, and not distinguishable "
-        text += f"from it in <strong>{len(gaps) - better - worse}</strong>."
+    judged = [t.verdict.against_originals for t in found if t.verdict.against_originals != OPEN]
+    if judged:
+        text = (
+            f"The best generated network is better than the best original in <strong>{judged.count(BETTER)}"
+        )
+        text += f"</strong> of {several(len(judged), 'trial')}, worse in <strong>{judged.count(WORSE)}</strong>, and "
+        text += f"not distinguishable from it in <strong>{judged.count(SAME)}</strong>."
     else:
         text = "No trial has a paired test of generated against original networks."
-    verdicts = [said for said in (verdict(t.similarity, t.distance) for t in found) if said is not None]
-    said = (f"{VERDICTS[name]} (in {verdicts.count(name)})" for name in VERDICTS if name in verdicts)
-    if not verdicts:
-        return text
-    where = f"{several(len(verdicts), 'trial')} where nearness was measured"
-    return f"{text} In {where}, generated networks are {listed(said)}."
+    newness = [trial.verdict.newness for trial in found if trial.verdict.newness != OPEN]
+    if newness:
+        said = (
+            f"{name}: {MEANINGS[name]} (in {newness.count(name)})" for name in MEANINGS if name in newness
+        )
+        measured = f"{several(len(newness), 'trial')} where nearness was measured"
+        text += f" By the rules below, in {measured}, they are {listed(said)}."
+    else:
+        text += " Whether they are new or copies is open: nearness was measured in no trial."
+    trivial = [t.verdict.against_trivial for t in found if t.verdict.against_trivial != OPEN]
+    if trivial:
+        text += " A trivial control, of averages or of Gaussian draws, does at least as well in <strong>"
+        text += f"{len(trivial) - trivial.count(BETTER)}</strong> of {several(len(trivial), 'trial')}."
+    return text
+
+
+def _permuted(found: list[Trial]) -> str:
+    count = sum(trial.permuted for trial in found)
+    if not count:
+        return ""
+    where = "the originals" if count == len(found) else f"in {several(count, 'trial')} the originals"
+    return (
+        f'<p class="failure"><strong>Hard case:</strong> {where} come from trainings that began from different '
+        "networks. Their neurons may be swapped, so averages and mixtures of their weights mean little; it is known "
+        "to break this method.</p>"
+    )
 
 
 def _item(trial: Trial) -> str:
-    sentences = [_accuracy_sentence(trial), _ensemble_sentence(trial), _novelty_sentence(trial)]
-    text = " ".join(sentence for sentence in [*sentences, _controls_sentence(trial)] if sentence)
+    sentences = [_accuracy_sentence(trial), _mean_sentence(trial), _ensemble_sentence(trial)]
+    sentences += [newness_sentence(trial), trivial_sentence(trial)]
+    text = " ".join(sentence for sentence in sentences if sentence)
     return f"<li><strong>{setup_text(trial.setup)}.</strong> {text}</li>"
 
 
@@ -108,132 +108,149 @@ def _accuracy_sentence(trial: Trial) -> str:
         return "The accuracy of generated networks is missing."
     text = f"The best generated network reaches {with_interval(best, DIGITS)}, the best original "
     text += f"{percent(trial.original.best.value, DIGITS)}: "
-    if trial.difference is None:
+    if trial.gain.value is None:
         return text + "their difference is missing."
-    gap = points(trial.difference, DIGITS)
+    gap = points(trial.gain.value, DIGITS)
     if trial.p is None:
         return text + f"{gap}, without a paired test."
-    if trial.p >= NOISE_LEVEL:
+    if trial.verdict.against_originals == SAME:
         return text + f"no difference larger than noise ({gap}, {p_value(trial.p)})."
-    word = "better" if trial.difference > 0 else "worse"
-    return text + f"{word} by more than noise ({gap}, {p_value(trial.p)})."
+    return text + f"{trial.verdict.against_originals} by more than noise ({gap}, {p_value(trial.p)})."
+
+
+def _mean_sentence(trial: Trial) -> str:
+    gain = trial.mean_gain
+    if gain.value is None:
+        return ""
+    runs = "one run" if gain.runs == 1 else f"{gain.runs} runs"
+    ends = "" if gain.low is None else f"95\u202f% interval {gain_interval(gain)}, "
+    return (
+        f"The mean generated network is {points(gain.value, DIGITS)} from the mean original ({ends}{runs})."
+    )
 
 
 def _ensemble_sentence(trial: Trial) -> str:
     if trial.ensemble.value is None:
         return ""
     text = f"The average of the originals' weights reaches {percent(trial.ensemble.value, DIGITS)}"
-    pairs = [control.paired for control in trial.kinds if control.kind == ENSEMBLE and control.paired]
+    pairs = [kind.paired for kind in trial.kinds if kind.kind == ENSEMBLE and kind.paired]
     if not pairs:
         return f"{text}."
     larger = "more than noise" if pairs[0].p < NOISE_LEVEL else "no more than noise"
     return f"{text}, {larger} away from the best generated network ({p_value(pairs[0].p)})."
 
 
-def _novelty_sentence(trial: Trial) -> str:
-    said = verdict(trial.similarity, trial.distance)
-    if said is None:
-        return "Whether generated networks are new or copies is open: nearness was not measured for both."
-    measures = {"max similarity": trial.similarity, "distance to the nearest": trial.distance}
-    parts = [
-        f"{name} {decimal(novelty.generated, 2)} against {decimal(novelty.original, 2)} among originals"
-        for name, novelty in measures.items()
-        if novelty.z is not None
-    ]
-    return f"They are <em>{VERDICTS[said]}</em> (on average {listed(parts)})."
+def newness_sentence(trial: Trial) -> str:
+    """Returns the verdict on newness in words."""
+    said = trial.verdict.newness
+    if said == OPEN:
+        return f"Whether generated networks are new or copies is open: {MEANINGS[OPEN]}."
+    share = trial.newness["new_and_good_share"]
+    good = "" if share is None else f"; {percent(share, 0)} are new and as accurate as the median original"
+    return f"Generated networks are <em>{said}</em>: {MEANINGS[said]}{good}."
 
 
-def _controls_sentence(trial: Trial) -> str:
-    found = [control for control in trial.kinds if control.kind not in SUMMARISED]
-    found = [control for control in found if control.best.value is not None]
-    if not found:
-        return "No noise or averaging control was measured."
-    return f"Controls, the best of each: {listed(_control_text(control) for control in found)}."
-
-
-def _control_text(control: Control) -> str:
+def trivial_sentence(trial: Trial) -> str:
+    """Returns what the strongest trivial control reaches beside generated networks."""
+    control = trial.trivial
+    if control is None:
+        return "No average and no Gaussian control was measured."
     name = escape(kind_name(control.kind, control.setting))
-    similarity = "" if control.similarity is None else f" (similarity {decimal(control.similarity, 2)})"
-    return f"{name} {percent(control.best.value, DIGITS)}{similarity}"
+    text = f"The strongest trivial control, {name}, reaches {percent(control.best.value, DIGITS)}"
+    if control.paired is None:
+        return f"{text}, without a paired test."
+    gap = f"{points(-control.paired.difference, DIGITS)}, {p_value(control.paired.p)}"
+    words = {SAME: "as well as the best generated network", BETTER: "less than it", WORSE: "more than it"}
+    return f"{text}: {words[trial.verdict.against_trivial]} ({gap})."
 
 
-def accuracy_table(found: list[Trial]) -> str:
-    """Returns the table original / ensemble / generated: a row per trial; best, mean and median."""
-    names = list(found[0].setup) if found else ["k", "subset"]
+def accuracy_table(found: list[Setting]) -> str:
+    """Returns the table original / ensemble / generated: a row per setup, the published numbers beneath."""
+    names = list(found[0].setup) if found else ["k"]
+    runs = any(setting.runs > 1 for setting in found)
+    groups = (("Original", 3), ("Ensemble", 1), ("Generated", 3), ("Difference of best", 2))
+    columns = ("best", "mean", "median", "accuracy", "best", "mean", "median", "points", "p-value")
     head = (
         "<tr>"
         + "".join(f'<th scope="col" rowspan="2" class="text">{choice_title(name)}</th>' for name in names)
-        + '<th scope="colgroup" colspan="3">Original</th><th scope="col">Ensemble</th>'
-        '<th scope="colgroup" colspan="3">Generated</th>'
-        '<th scope="colgroup" colspan="2">Difference of best</th></tr><tr>'
+        + ('<th scope="col" rowspan="2">Runs</th>' if runs else "")
         + "".join(
-            f'<th scope="col">{name}</th>'
-            for name in ("best", "mean", "median", "accuracy", "best", "mean", "median", "points", "p-value")
+            f'<th scope="{"col" if span == 1 else "colgroup"}" colspan="{span}">{title}</th>'
+            for title, span in groups
         )
+        + "</tr><tr>"
+        + "".join(f'<th scope="col">{name}</th>' for name in columns)
         + "</tr>"
     )
-    rows = ("".join(_accuracy_cells(trial)) for trial in found)
-    return table("Test accuracy; best is selected on validation and has its 95\u202f% interval", head, rows)
+    rows = []
+    for place, setting in enumerate(found):
+        rows.append("".join(_accuracy_cells(setting, runs)))
+        following = found[place + 1] if place + 1 < len(found) else None
+        if following is None or (following.data, following.network) != (setting.data, setting.network):
+            span = len(names) + runs
+            rows += ["".join(_beside_cells(one, span)) for one in beside(setting.data, setting.network)]
+    text = table("Test accuracy; best is selected on validation and has its 95\u202f% interval", head, rows)
+    if runs:
+        text += (
+            '<p class="note">Of several runs these are means, and the interval is Student\'s: over seeds, or over '
+            "runs of the generator where there is one seed.</p>"
+        )
+    if len(rows) <= MOST_ROWS:
+        return text
+    return f"<details><summary>Accuracies ({several(len(rows), 'row')})</summary>{text}</details>"
 
 
-def _accuracy_cells(trial: Trial) -> Iterable[str]:
-    yield from (cell(escape(value), header=True) for value in trial.setup.values())
-    yield from _summary_cells(trial.original)
-    yield cell(_stacked(trial.ensemble))
-    yield from _summary_cells(trial.generated)
-    yield cell(points(trial.difference, DIGITS).split("\u00a0")[0])
-    yield cell(p_alone(trial.p))
+def _accuracy_cells(setting: Setting, runs: bool) -> Iterable[str]:
+    yield from (cell(escape(value), header=True) for value in setting.setup.values())
+    if runs:
+        yield cell(str(setting.runs))
+    for column in COLUMNS:
+        mean = setting.accuracies[column]
+        alone = column.endswith(("_mean_accuracy", "_median_accuracy"))
+        yield cell(percent(mean.value, DIGITS) if alone else _mean(mean))
+    gain = setting.gain
+    value = points(gain.value, DIGITS).split("\u00a0")[0]
+    known = gain.low is not None and gain.high is not None
+    yield cell(value + (f"<small>{gain_interval(gain)}</small>" if known else ""))
+    yield cell(UNKNOWN if setting.runs > 1 else p_alone(setting.p))
 
 
-def _summary_cells(summary: Summary) -> Iterable[str]:
-    yield cell(_stacked(summary.best))
-    yield from (cell(percent(value, DIGITS)) for value in (summary.mean, summary.median))
+def gain_interval(gain: Mean | Estimate) -> str:
+    """Returns "−0.41 to +0.60" of a difference in points."""
+    low, high = (points(end, DIGITS).split("\u00a0")[0] for end in (gain.low, gain.high))
+    return f"{low} to {high}"
 
 
-def _stacked(accuracy: Estimate) -> str:
-    value = percent(accuracy.value, DIGITS)
-    if accuracy.value is None or accuracy.low is None:
+def _mean(mean: Mean) -> str:
+    value = percent(mean.value, DIGITS)
+    if mean.value is None or mean.low is None:
         return value
-    return f"<strong>{value}</strong><small>{interval(accuracy, DIGITS)}</small>"
+    return f"<strong>{value}</strong><small>{interval(Estimate(*mean), DIGITS)}</small>"
 
 
-def controls_table(found: list[Trial]) -> str:
-    """Returns the table of every kind of network: a row per trial and kind, p-values against generated."""
-    names = list(found[0].setup) if found else ["k", "subset"]
-    titles = [
-        *map(choice_title, names),
-        "Kind",
-        "Networks",
-        "Best, test",
-        "Mean, test",
-        "Mean max similarity",
-        "Mean distance",
-        "p against generated",
-    ]
-    head = heads(titles, words=titles[: len(names) + 1])
-    rows = [
-        "".join(cell(escape(value), header=True) for value in trial.setup.values()) + _control_cells(control)
-        for trial in found
-        for control in trial.kinds
-    ]
-    if not rows:
-        return ""
-    body = table(
-        "Every kind of network beside the originals; distance is RMS of normalised parameters", head, rows
+def _beside_cells(one: Beside, span: int) -> Iterable[str]:
+    text = f"published, edition {one.edition}<small>{escape(one.source)}; best chosen on test</small>"
+    yield f'<th scope="row" colspan="{span}">{text}</th>'
+    numbers = (one.original, one.original_mean, None, one.ensemble)
+    for value in (*numbers, one.generated, one.generated_mean, one.generated_median):
+        yield f"<td>{UNKNOWN if value is None else percent(value / 100)}</td>"
+    known = one.original is not None and one.generated is not None
+    gap = points(((one.generated or 0) - (one.original or 0)) / 100, 1).split("\u00a0")[0]
+    yield f"<td>{gap if known else UNKNOWN}</td><td>{UNKNOWN}</td>"
+
+
+def published_note(tables: Tables) -> str:
+    """Returns what the published numbers are, and whether they may be compared with what was measured."""
+    frame = succeeded(tables.weights)
+    pairs = frame[["data", "network"]].drop_duplicates().itertuples(index=False)
+    text = (
+        "are grey and hollow: arXiv 2402.13144, CIFAR-100 and ResNet-18, by edition; their best is chosen on test, "
+        "where ours is chosen on validation."
     )
-    fold = " open" if len(rows) <= 30 else ""
-    title = f"All kinds and controls ({several(len(rows), 'row')})"
-    return f"<details{fold}><summary>{title}</summary>{body}</details>"
-
-
-def _control_cells(control: Control) -> str:
-    p = "–" if control.kind == GENERATED else p_alone(None if control.paired is None else control.paired.p)
-    texts = (
-        f"{control.networks:,}",
-        _stacked(control.best),
-        percent(control.mean, DIGITS),
-        decimal(control.similarity),
-        decimal(control.distance),
-        p,
+    if all(is_ablated(data, network) for data, network in pairs):
+        return text
+    here = ", ".join(escape(value) for column in ("data", "network") for value in levels(frame[column]))
+    return (
+        f"{text} They come from <strong>another data set or network</strong> than some of what was measured here "
+        f"({here}): compare the shapes, not the heights."
     )
-    return cell(escape(kind_name(control.kind, control.setting)), header=True) + "".join(map(cell, texts))

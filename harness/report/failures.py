@@ -14,8 +14,8 @@ AXES = {
     "features": ("data", "features", "backbone", *PROBE, "pool", "head", "seed"),
     "similarity": ("data", *(f"{side}_{name}" for side in "ab" for name in COMPARED), "seed"),
     "generation": ("data", "backbone", "regulariser", "encoder", "sampler", "steps", "seed"),
-    "weights": ("data", "network", "parameters", "k", "subset", "seed"),
-    "networks": ("data", "kind", "setting", "index", "k", "subset", "seed"),
+    "weights": ("data", "network", "parameters", "preset", "varied", "k", "subset", "seed", "generator"),
+    "networks": ("data", "kind", "setting", "index", "k", "subset", "seed", "generator"),
 }
 COUNTED = {
     "features": ("validation_accuracy", "test_accuracy"),
@@ -75,6 +75,8 @@ def missing(tables: Tables) -> list[Missing]:
             asked = frame
             if (name, column) == ("features", "test_accuracy"):
                 asked = frame[frame["features"] != "screen"]  # a screen leaves the test images alone
+            if (name, column) == ("networks", "distance"):
+                asked = frame[frame["kind"] != "vote"]  # a vote has no parameters of its own
             count = int(asked[column].isna().sum())
             if count:
                 found.append(Missing(name, column, count, len(asked)))

@@ -83,8 +83,8 @@
     } };
   }
 
-  function fitted(view, width) {
-    let data = published() ? view.data : view.data.filter((trace) => !(trace.meta || {}).published);
+  function fitted(view, width, element) {
+    let data = published(element) ? view.data : view.data.filter((trace) => !(trace.meta || {}).published);
     const layout = { ...view.layout, width, template: template() };
     if (data.some((trace) => trace.type === "parcoords") && !hasWebgl()) {
       const lines = plainLines(data[0]);
@@ -110,9 +110,9 @@
     return { data, layout };
   }
 
-  // Published numbers are shown beside the measured ones unless their switch is off.
-  function published() {
-    return !document.querySelector("input[data-published]:not(:checked)");
+  // Published numbers are shown beside the measured ones unless their study's switch is off.
+  function published(element) {
+    return !element.closest("section").querySelector("input[data-published]:not(:checked)");
   }
 
   // An axis title that is too long for a phone breaks before its unit.
@@ -128,13 +128,14 @@
       const select = element.querySelector(`select[data-choice="${name}"]`);
       return select ? select.value : null; // null: the only value there is
     });
-    const agrees = (value, i) => values[i] === null || values[i] === value;
+    const agrees = (value, i) => value === null || values[i] === null || values[i] === value;
     const found = figure.views.find((view) => view.choice.every(agrees));
     if (found) return { view: found };
     // the first choices, such as the data, weigh most
     const agreement = (view) => view.choice.reduce((sum, value, i) => sum + (agrees(value, i) ? 2 ** -i : 0), 0);
     const nearest = figure.views.reduce((best, view) => (agreement(view) > agreement(best) ? view : best));
-    const other = figure.choices.map((name, i) => `${name} ${nearest.choice[i]}`).join(", ");
+    const parts = figure.choices.map((name, i) => (nearest.choice[i] === null ? "" : `${name} ${nearest.choice[i]}`));
+    const other = parts.filter(Boolean).join(", ");
     return { why: `No rows for this choice; the nearest with rows is ${other}.` };
   }
 
@@ -146,10 +147,14 @@
     absent.textContent = why || "";
     absent.hidden = Boolean(view);
     box.hidden = !view;
+    figure.choices.forEach((name, i) => { // a control that does not matter to this view is off
+      const select = element.querySelector(`select[data-choice="${name}"]`);
+      if (select) select.disabled = Boolean(view) && view.choice[i] === null;
+    });
     if (!view) return Promise.resolve();
     const least = (view.layout.meta || {}).min_width || 0;
     const width = root.classList.contains("printing") ? PAPER_WIDTH : Math.max(least, box.clientWidth);
-    const { data, layout } = fitted(view, width);
+    const { data, layout } = fitted(view, width, element);
     if (element.dataset.small !== String(width < SMALL)) Plotly.purge(canvas); // a colour bar cannot turn in place
     element.dataset.small = String(width < SMALL);
     return Plotly.react(canvas, data, layout, {
@@ -174,7 +179,7 @@
   // A choice holds for all figures of its study.
   function follow(event) {
     if (event.target.matches("input[data-published]")) {
-      for (const figure of document.querySelectorAll('figure[data-beside="published"]')) draw(figure.id.slice("figure-".length));
+      for (const figure of event.target.closest("section").querySelectorAll('figure[data-beside="published"]')) draw(figure.id.slice("figure-".length));
       return;
     }
     const select = event.target.closest("select[data-choice]");

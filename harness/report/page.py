@@ -147,7 +147,15 @@ def _undrawn(reasons: list[str]) -> str:
 
 
 def _published_switch(study: str, tables: Tables) -> str:
-    """Returns the switch that shows or hides published numbers, and what they may be compared with."""
+    """Returns the switch that shows or hides a study's published numbers, and what they may be compared with."""
+    note = answer_weights.published_note(tables) if study == "weights" else _published_note(tables)
+    return (
+        f'<p class="note"><label for="{study}-published"><input type="checkbox" id="{study}-published" '
+        f"data-published checked> Published numbers</label> {note}</p>"
+    )
+
+
+def _published_note(tables: Tables) -> str:
     frame = tables.features
     here = [escape(value) for column in ("data", "backbone") for value in levels(frame[column])]
     other = (
@@ -159,10 +167,9 @@ def _published_switch(study: str, tables: Tables) -> str:
         )
     )
     return (
-        f'<p class="note"><label for="{study}-published"><input type="checkbox" id="{study}-published" '
-        "data-published checked> Published numbers</label> are grey and hollow: arXiv 2307.08702, ADM (256 px, "
-        "unconditional), ImageNet-1k unless another set is named; test accuracies of settings that were chosen on "
-        f"test, where ours are chosen on validation.{other}</p>"
+        "are grey and hollow: arXiv 2307.08702, ADM (256 px, unconditional), ImageNet-1k unless another set is "
+        "named; test accuracies of settings that were chosen on test, where ours are chosen on validation."
+        f"{other}"
     )
 
 
@@ -213,7 +220,8 @@ def _view(view: View, choices: list[str]) -> dict[str, Any]:
 
 def _control(name: str, choice: str, views: list[View], chosen: dict[str, str]) -> str:
     """Returns a select for one choice, or its only value as text."""
-    values = list(dict.fromkeys(view.choice[choice] for view in views))
+    found = (view.choice[choice] for view in views)
+    values = list(dict.fromkeys(value for value in found if value is not None))
     title = choice_title(choice)
     if len(values) == 1:
         return (

@@ -1,9 +1,10 @@
-"""Tests of differences: the exact McNemar test of two classifiers, the Mann-Whitney score of two samples."""
+"""The exact McNemar test of two classifiers, and Student's interval of a mean."""
 
 import math
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
@@ -25,24 +26,13 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
     return min(1.0, 2 * tail / 2**total)
 
 
-def mann_whitney(first: ArrayLike, second: ArrayLike) -> float | None:
-    """Returns the z-score of the Mann-Whitney test, with ties.
-
-    None where a side has fewer than two values or all are equal; missing ones do not count. Above 0
-    means that `first` tends to be larger than `second`; beyond 1.96 either way is larger than noise.
-    """
-    first_n, second_n = _present(first), _present(second)
-    n, m = len(first_n), len(second_n)
-    if n < 2 or m < 2:
-        return None
-    _, inverse, counts = np.unique(
-        np.concatenate([first_n, second_n]), return_inverse=True, return_counts=True
-    )
-    rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    u = float(rank[:n].sum()) - n * (n + 1) / 2
-    ties = float(np.sum(counts.astype(float) ** 3 - counts)) / ((n + m) * (n + m - 1))
-    variance = n * m / 12 * (n + m + 1 - ties)
-    return (u - n * m / 2) / math.sqrt(variance) if variance > 0 else None
+def t_interval(values: ArrayLike) -> tuple[float | None, float | None]:
+    """Returns the ends of Student's 95 % interval of the mean; None where fewer than two or all are equal."""
+    values_n = _present(values)
+    if len(values_n) < 2 or np.ptp(values_n) == 0:
+        return None, None
+    half = float(stdtrit(len(values_n) - 1, 0.975) * values_n.std(ddof=1) / math.sqrt(len(values_n)))
+    return float(values_n.mean()) - half, float(values_n.mean()) + half
 
 
 def _present(values: ArrayLike) -> np.ndarray:

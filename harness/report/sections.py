@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from harness.report import answer_features, answer_weights, transfer, unified
+from harness.report import answer_features, answer_weights, honest_panel, transfer, unified
 from harness.report.tables import Tables
-from harness.report.trials import Trial
+from harness.report.trials import Trial, settings
 
 
 class Section(NamedTuple):
@@ -20,7 +20,7 @@ class Section(NamedTuple):
 def _weights(tables: Tables, results: list[Trial]) -> str:
     if not results:
         return ""
-    return answer_weights.accuracy_table(results) + answer_weights.controls_table(results)
+    return answer_weights.accuracy_table(settings(tables)) + honest_panel.to_html(results)
 
 
 def _features(tables: Tables, results: list[Trial]) -> str:

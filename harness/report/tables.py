@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from harness.core.errors import UserError, did_you_mean
 from harness.core.rows import TABLES, check_schema_version, schema
 from harness.core.storage import Storage
+from harness.report.setups import complete
 
 AGAIN = "remove it and run the sweep again"
 
@@ -52,10 +53,7 @@ def from_arrow(tables: dict[str, pa.Table]) -> Tables:
     Networks know their trial's setup; a null regulariser is called "none".
     """
     frames = {name: tables[name].to_pandas() for name in TABLES if name != "correctness"}
-    networks, weights = frames["networks"], frames["weights"]
-    setup = weights.drop_duplicates("key").set_index("key")
-    for column in ("network", "parameters"):
-        networks[column] = networks["key"].map(setup[column])
+    complete(frames["weights"], frames["networks"])
     _tell_data_apart(frames)
     features, generation = frames["features"], frames["generation"]
     on_network, probed = (

@@ -221,78 +221,161 @@ def weight_rows(
     generated: int = 60,
     n: int = 2000,
     seed: int = 1,
+    setups: Sequence[Row] = ({},),
+    name: str = "w",
 ) -> dict[str, list[Row]]:
-    """Returns study 2's rows: for each K and subset originals, their average, generated, controls."""
+    """Returns study 2's rows: for each setup, K and subset originals, their average, generated, controls.
+
+    `setups` replace columns of the trials, such as {"generator": 1}; `name` begins the keys.
+    """
     rng = np.random.default_rng(seed)
     difficulty = rng.standard_normal(n)
     tables: dict[str, list[Row]] = {"weights": [], "networks": [], "correctness": []}
-    for place, (k, subset) in enumerate(itertools.product(ks, subsets)):
-        key = f"w{place:05d}"
-        common = {**COMMON, "key": key, "k": k, "subset": subset}
-        kinds: list[tuple[str, float | None, int, float, float, float]] = [
-            ("original", None, k, 0.760, 0.74, 0.9),
-            ("ensemble", None, 1, 0.765, 0.90, 0.5),
-            ("generated", None, generated, 0.763, 0.88, 0.45),
-            ("reconstructed", None, min(k, 20), 0.759, 0.90, 0.3),
-            *(("noise", s, 10, 0.76 - s, 0.98 - 2 * s, s) for s in (0.001, 0.05, 0.15)),
-            ("gaussian", None, 20, 0.762, 0.86, 0.6),
-            ("average", 16.0, 10, 0.764, 0.89, 0.5),
+    for place, (setup, k, subset) in enumerate(itertools.product(setups, ks, subsets)):
+        key = f"{name}{place:05d}"
+        own = {column: setup[column] for column in ("data", "seed", "generator") if column in setup}
+        common = {**COMMON, "generator": 0, **own, "key": key, "k": k, "subset": subset}
+        found: list[tuple[np.ndarray, Row]] = []
+        for kind in weight_kinds(k, generated):
+            group = _networks(rng, difficulty, common, *kind)
+            max(group, key=lambda pair: pair[1]["validation_accuracy"])[1]["selected"] = True
+            found += group
+        tables["networks"] += [row for _, row in found]
+        tables["correctness"] += [
+            {
+                **{column: row[column] for column in (*COMMON, "key", "kind", "setting", "index")},
+                "study": "weights",
+                "split": "test",
+                "correct": right,
+            }
+            for right, row in found
         ]
-        best: dict[tuple[str, float | None], tuple[np.ndarray, Row]] = {}
-        for kind, setting, count, mean, similarity, distance in kinds:
-            found = []
-            for index in range(count):
-                right = draw_correct(rng, difficulty, mean + 0.004 * rng.standard_normal())
-                alone = kind == "original" and k == 1
-                row = {
-                    **common,
-                    "kind": kind,
-                    "setting": setting,
-                    "index": index,
-                    "selected": False,
-                    **estimate("validation_accuracy", mean + 0.004 * rng.standard_normal(), n),
-                    **estimate("test_accuracy", float(right.mean()), n),
-                    "max_similarity": None
-                    if alone
-                    else float(np.clip(similarity + 0.03 * rng.standard_normal(), 0, 1)),
-                    "distance": None if alone else float(abs(distance + 0.05 * rng.standard_normal())),
-                }
-                found.append((right, row))
-            best[kind, setting] = max(found, key=lambda pair: pair[1]["validation_accuracy"])
-            best[kind, setting][1]["selected"] = True
-            tables["networks"] += [row for _, row in found]
-            for right, row in found:
-                who = {
-                    "key": key,
-                    "study": "weights",
-                    "kind": kind,
-                    "setting": setting,
-                    "index": row["index"],
-                }
-                tables["correctness"].append({**COMMON, **who, "split": "test", "correct": right})
-        tables["weights"].append(_trial(common, tables["networks"], key, best, n))
+        tables["weights"].append(_trial({**common, **setup}, [row for _, row in found], rng, n))
     return tables
 
 
-def _trial(
-    common: Row, networks: list[Row], key: str, best: dict[Any, tuple[np.ndarray, Row]], n: int
-) -> Row:
-    row: Row = {**common, "network": "resnet18", "parameters": "layer4.1.bn1, layer4.1.bn2", "length": 2048}
-    for kind in ("original", "generated", "reconstructed"):
-        tests = [net["test_accuracy"] for net in networks if net["key"] == key and net["kind"] == kind]
-        row |= estimate(f"{kind}_best_accuracy", best[kind, None][1]["test_accuracy"], n)
+def weight_kinds(k: int, generated: int) -> list[tuple[str, float | None, int, float, float, float]]:
+    """Returns each kind of network: setting, how many, mean accuracy, max similarity, distance to the nearest."""
+    return [
+        ("original", None, k, 0.760, 0.74, 0.9),
+        ("ensemble", None, 1, 0.765, 0.90, 0.5),
+        ("generated", None, generated, 0.763, 0.88, 0.45),
+        ("reconstructed", None, min(k, 20), 0.759, 0.90, 0.3),
+        ("held_out", None, 12, 0.759, 0.74, 0.9),
+        ("vote", None, 1, 0.768, 0.91, math.nan),
+        *(("noise", s, 10, 0.76 - s, 0.98 - 2 * s, s) for s in (0.001, 0.05, 0.15)),
+        ("gaussian", None, 20, 0.762, 0.86, 0.6),
+        ("average", 16.0, 10, 0.764, 0.89, 0.5),
+        ("decoded_gaussian", None, 10, 0.761, 0.87, 0.6),
+        ("fine_tuned", None, 8, 0.762, 0.80, 0.7),
+        ("other_seed", None, 8, 0.758, 0.65, 1.4),
+    ]
+
+
+def _networks(
+    rng: np.random.Generator,
+    difficulty: np.ndarray,
+    common: Row,
+    kind: str,
+    setting: float | None,
+    count: int,
+    mean: float,
+    similarity: float,
+    distance: float,
+) -> list[tuple[np.ndarray, Row]]:
+    """Returns each network's correctness and its row of `networks`; vote has no place, one original no other."""
+    n = len(difficulty)
+    alone = kind == "original" and common["k"] == 1
+    nowhere = math.isnan(distance)
+    found = []
+    for index in range(count):
+        right = draw_correct(rng, difficulty, mean + 0.004 * rng.standard_normal())
+        near = float(abs(distance + 0.05 * rng.standard_normal()))
+        latent, weight = (3 * similarity + rng.standard_normal((2, 2))).tolist()
+        row = {
+            **common,
+            "kind": kind,
+            "setting": setting,
+            "index": index,
+            "selected": False,
+            **estimate("validation_accuracy", mean + 0.004 * rng.standard_normal(), n),
+            **estimate("test_accuracy", float(right.mean()), n),
+            "max_similarity": None
+            if alone
+            else float(np.clip(similarity + 0.03 * rng.standard_normal(), 0, 1)),
+            "distance": None if alone or nowhere else near,
+            "distance_raw": None if alone or nowhere else 0.01 * near,
+            "distance_to_mean": None if alone or nowhere else 1.1 * near,
+            "off_span": None if alone or nowhere else 0.1 * min(near, 1),
+            "new": None if alone or nowhere else near > 0.8,
+            "step": 10 * index if kind in ("original", "held_out") else None,
+            "nearest_step": None if alone or nowhere else 10 * index + 5,
+        }
+        if not nowhere:
+            row |= {
+                "latent_x": latent[0],
+                "latent_y": latent[1],
+                "weight_x": weight[0],
+                "weight_y": weight[1],
+            }
+        found.append((right, row))
+    return found
+
+
+def _trial(given: Row, networks: list[Row], rng: np.random.Generator, n: int) -> Row:
+    row: Row = {
+        "network": "resnet18",
+        "parameters": "bn-16-18",
+        "length": 2048,
+        "buffers": "base",
+        "preset": "2024-12",
+        "optimizer": "adamw",
+        "trajectories": 1,
+        "permuted": False,
+        "parameter_noise": 0.001,
+        "latent_noise": 0.1,
+        "latent": 128,
+        "diffusion_steps": 1000,
+        "sampler": "ddpm",
+        "sampling_steps": 1000,
+        **given,
+    }
+    for kind in ("original", "generated", "reconstructed", "ensemble"):
+        same = [net for net in networks if net["kind"] == kind]
+        (best,) = (net["test_accuracy"] for net in same if net["selected"])
+        if kind == "ensemble":
+            row |= estimate("ensemble_accuracy", best, n)
+            continue
+        tests = [net["test_accuracy"] for net in same]
+        row |= estimate(f"{kind}_best_accuracy", best, n)
         row[f"{kind}_mean_accuracy"] = float(np.mean(tests))
         row[f"{kind}_median_accuracy"] = float(np.median(tests))
         row[f"{kind}_networks"] = len(tests)
-    row |= estimate("ensemble_accuracy", best["ensemble", None][1]["test_accuracy"], n)
     difference = row["generated_best_accuracy"] - row["original_best_accuracy"]
-    return {**row, "generated_minus_original": difference, "p_value": 0.41, "reconstruction_error": 0.01}
+    return {
+        **row,
+        "generated_minus_original": difference,
+        "generated_minus_original_low": difference - 0.01,
+        "generated_minus_original_high": difference + 0.01,
+        "p_value": 0.41,
+        "reconstruction_error": 0.01,
+        "similarity_original": None if row["k"] == 1 else 0.742 + 0.01 * float(rng.standard_normal()),
+        "similarity_generated": 0.898,
+        "similarity_across": 0.819,
+        "copying_z": -5.2,
+        "copying_z_raw": -4.8,
+        "distance_ratio": 0.7,
+        "mean_z": -5.6,
+        "variance_ratio": 0.2,
+        "new_share": 0.1,
+        "new_and_good_share": 0.05,
+    }
 
 
 def failed(row: Row, error: str = TRACEBACK) -> Row:
     """Returns a row as a trial leaves it that failed: its axes, no number."""
     kept = {*COMMON, "key", "features", "backbone", "block", "block_name", "timestep", "pool", "head"}
-    kept |= {"network", "parameters", "k", "subset", "regulariser", "encoder"}
+    kept |= {"network", "parameters", "k", "subset", "generator", "regulariser", "encoder"}
     kept |= {name for name in row if name.startswith(("a_", "b_"))}
     return {
         **{name: value for name, value in row.items() if name in kept},

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import synthetic_results as synthetic
 
-from harness.report import answer_features, answer_weights, failures, provenance, transfer, unified
-from harness.report.answer_weights import ALIKE, COPIES, NEW, UNCLEAR, verdict
+from harness.report import answer_features, failures, provenance, transfer, unified
 from harness.report.correctness import Correctness
 from harness.report.paired import mcnemar
 from harness.report.tables import Tables, from_arrow
-from harness.report.trials import Novelty, Trial, trials
 
 
 def text(html: str) -> str:
@@ -21,10 +19,6 @@ def text(html: str) -> str:
 
 def answered(tables: Tables) -> list[answer_features.Answer]:
     return answer_features.answers(tables, Correctness(tables.correctness))
-
-
-def trialled(tables: Tables) -> list[Trial]:
-    return trials(tables, Correctness(tables.correctness))
 
 
 def test_best_is_selected_on_validation_and_told_on_test(tables: Tables) -> None:
@@ -195,73 +189,6 @@ def test_each_data_set_has_its_answer(small_features: dict) -> None:
     found = answered(from_arrow(synthetic.arrow({"features": rows + other})))
     assert [answer.data for answer in found] == ["<i>digits</i>", "cifar10"]
     assert "<h4>&lt;i&gt;digits&lt;/i&gt;</h4>" in answer_features.to_html(found[0], named=True)
-
-
-def test_trials_against_pandas(tables: Tables, small_weights: dict) -> None:
-    found = trialled(tables)
-    assert [(trial.setup["k"], trial.setup["subset"]) for trial in found] == [
-        (k, subset) for k in (1, 5, 20) for subset in ("first", "strided")
-    ]
-    vectors = {
-        (r["key"], r["kind"], r["setting"], r["index"]): r["correct"] for r in small_weights["correctness"]
-    }
-    for place, trial in enumerate(found):
-        key = f"w{place:05d}"
-        rows = tables.networks[tables.networks["key"] == key]
-        for control in trial.kinds:
-            same = rows[rows["kind"] == control.kind]
-            same = same if control.setting is None else same[same["setting"] == control.setting]
-            best = same.loc[same["validation_accuracy"].idxmax()]
-            assert (control.networks, control.best.value) == (len(same), best["test_accuracy"])
-            assert control.mean == pytest.approx(same["test_accuracy"].mean())
-            if control.kind != "generated":
-                made = rows[rows["kind"] == "generated"]
-                first = made.loc[made["validation_accuracy"].idxmax(), "index"]
-                pair = (("generated", None, first), (control.kind, control.setting, best["index"]))
-                assert control.paired is not None
-                assert control.paired.p == mcnemar(*(vectors[key, *who] for who in pair))
-
-
-def test_trials_are_told_in_plain_words(tables: Tables) -> None:
-    found = trialled(tables)
-    said = text(answer_weights.to_html(found))
-    assert (
-        "better than the best original in 0 of 6 trials, worse in 0, and not distinguishable from it in 6"
-        in said
-    )
-    assert "no difference larger than noise (" in said
-    assert "p = 0.41" in said
-    assert "as copies and averages are" in said
-    assert "noise 0.05" in said
-    assert "average of 16" in said
-    worse = [found[0]._replace(difference=-0.02, p=0.001)]
-    assert "worse by more than noise (−2.00 points, p = 0.001)" in text(answer_weights.to_html(worse))
-
-
-def test_missing_numbers_are_called_missing(small_weights: dict) -> None:
-    row = {**small_weights["weights"][0], "generated_mean_accuracy": None, "p_value": None}
-    row["generated_minus_original"] = None
-    found = trialled(from_arrow(synthetic.arrow({"weights": [row]})))
-    table = answer_weights.accuracy_table(found)
-    assert table.count('<td class="missing">missing</td>') == 3
-    assert "their difference is missing" in answer_weights.to_html(found)
-    assert "is open" in answer_weights.to_html(found)
-
-
-@pytest.mark.parametrize(
-    ("similarity", "distance", "said"),
-    [
-        (5, -5, COPIES),
-        (-5, 5, NEW),
-        (0, 0, ALIKE),
-        (5, 5, UNCLEAR),
-        (5, 0, UNCLEAR),
-        (None, -5, COPIES),
-        (None, None, None),
-    ],
-)
-def test_verdict(similarity: float | None, distance: float | None, said: str | None) -> None:
-    assert verdict(Novelty(0.5, 0.5, similarity), Novelty(0.5, 0.5, distance)) == said
 
 
 def test_failures_are_grouped_and_counted(small_features: dict) -> None:

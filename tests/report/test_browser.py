@@ -183,7 +183,10 @@ def test_hostile_names_are_text(browser: Any, page: Path) -> None:
         ("over_timestep", "axis"),
         ("over_parameters", "data"),
         ("search_regret", "cost"),
-        ("over_k", "subset"),
+        ("ablation", "axis"),
+        ("ablation", "subset"),
+        ("similarity_cases", "subset"),
+        ("maps", "space"),
         ("accuracy_by_similarity", "k"),
         ("accuracy_by_similarity", "subset"),
         ("similarity_range", "subset"),
@@ -230,6 +233,28 @@ def test_published_numbers_can_be_hidden_and_come_back(browser: Any, page: Path)
         switch.click()
         wait(lambda shown=shown: browser.execute_script(published) is shown)
     assert complaints(browser) == []
+
+
+def test_a_study_s_switch_leaves_the_other_study_alone(browser: Any, page: Path) -> None:
+    show(browser, page)
+    published = (
+        "return ['over_pool', 'similarity_cases'].map((name) => "
+        "document.querySelector(`#figure-${name} .canvas`).data.some((t) => /^pub/.test(t.name)))"
+    )
+    switch = browser.find_element("css selector", "#weights-published")
+    for shown in (False, True):
+        switch.click()
+        wait(lambda shown=shown: browser.execute_script(published) == [True, shown])
+
+
+def test_a_control_that_does_not_matter_is_off(browser: Any, page: Path) -> None:
+    show(browser, page)
+    script = "return [...document.querySelectorAll('#figure-ablation select')].map((s) => [s.id, s.disabled])"
+    off: dict[str, list[str]] = {}
+    for place, axis in enumerate(options(browser, "#ablation-axis")):
+        assert choose(browser, "ablation", "axis", place) == axis
+        off[axis] = [name for name, disabled in browser.execute_script(script) if disabled]
+    assert off == {"K": ["ablation-k"], "subset of the originals": ["ablation-subset"]}
 
 
 def test_a_choice_without_rows_says_so(browser: Any, page: Path) -> None:

@@ -8,18 +8,18 @@ import pytest
 import synthetic_results as synthetic
 from scipy.stats import spearmanr
 
-from harness.report.figures import FIGURES, over_block, over_timestep
+from harness.report.figures import FIGURES, ablation, over_block, over_timestep
 from harness.report.figures.figure import Absent, Figure, axis_range, ramp, succeeded
 from harness.report.figures.finetuned import pairs
 from harness.report.figures.heatmap import grid
 from harness.report.figures.lines import controls, lines
-from harness.report.figures.over_k import tracks
 from harness.report.figures.over_parameters import best_heads
 from harness.report.figures.over_pool import best_over_pool
 from harness.report.figures.parallel import settings
+from harness.report.figures.scatter import clouds, most_a_view, thinned
 from harness.report.figures.search_regret import regret
-from harness.report.figures.similarity import clouds
-from harness.report.figures.similarity_range import ranges
+from harness.report.figures.similarity_cases import bars, published_bars, with_largest
+from harness.report.figures.similarity_range import published_range, ranges
 from harness.report.sections import SECTIONS
 from harness.report.tables import Tables, from_arrow
 from harness.report.transfer import transfer
@@ -45,8 +45,10 @@ def failed(study_one: dict, small_weights: dict) -> Tables:
 def without_numbers(study_one: dict, small_weights: dict) -> Tables:
     """The same, with every measured number missing."""
 
+    numbers = ("accuracy", "similarity", "cka", "frechet", "kernel", "grid", "_x", "_y")
+
     def measured(column: str) -> bool:
-        return any(word in column for word in ("accuracy", "similarity", "cka", "frechet", "kernel", "grid"))
+        return any(word in column for word in numbers)
 
     empty = [
         {
@@ -87,7 +89,9 @@ class TestContract:
         assert len({tuple(view.choice) for view in views}) == 1
         for view in views:
             assert view.figure.to_plotly_json()["data"]
-            assert all(isinstance(value, str) for value in view.choice.values())
+            assert all(isinstance(value, str | None) for value in view.choice.values())
+        for choice in views[0].choice:
+            assert any(view.choice[choice] is not None for view in views)
         drawn, again = (
             json.dumps([view.figure.to_plotly_json() for view in found])
             for found in (views, FIGURES.load(name).views(whole))
@@ -109,7 +113,7 @@ class TestContract:
 
     def test_single_trial(self, name: str, single: Tables) -> None:
         views = FIGURES.load(name).views(single)
-        assert isinstance(views, Absent) or len(views) == 1
+        assert isinstance(views, Absent) or len(views) == len({view.choice.get("space") for view in views})
 
 
 def frame_of(parts: dict, **values: object) -> pd.DataFrame:
@@ -361,28 +365,156 @@ def test_parallel_coordinates_hold_every_setting(tables: Tables) -> None:
 
 def test_tracks_against_pandas(tables: Tables) -> None:
     rows = tables.weights[tables.weights["subset"] == "first"].sort_values("k")
-    for track in tracks(rows):
+    for track in ablation.tracks(rows, "k"):
         column = (
             "ensemble_accuracy" if track.kind == "ensemble" else f"{track.kind}_{track.statistic}_accuracy"
         )
-        assert track.k == [1, 5, 20]
+        assert track.places == ["1", "5", "20"]
         assert track.accuracy == pytest.approx((100 * rows[column]).tolist(), abs=1e-3)
+        assert track.runs == [1] * 3
         if track.statistic == "best":
             assert track.low == pytest.approx((100 * rows[f"{column}_low"]).tolist(), abs=1e-3)
         else:
             assert track.low == [None] * 3
 
 
+@pytest.fixture(scope="module")
+def swept() -> Tables:
+    """Four places of noise, two of the parameters and two K, each on two seeds; on the paper's data and network."""
+    setups = [
+        {"data": "CIFAR-100", "seed": seed, "parameter_noise": p, "latent_noise": z, "parameters": where}
+        for seed in (0, 1)
+        for p in (0, 0.001)
+        for z in (0, 0.1)
+        for where in ("bn-14-16", "layer4.1.bn1 layer4.1.bn2")
+    ]
+    rows = synthetic.weight_rows(ks=(10, 200), subsets=("first",), generated=6, n=100, setups=setups)
+    for row in rows["weights"]:  # as a sweep with `vary` says it
+        row["varied"] = f"autoencoder.latent_noise = {row['latent_noise']}, seed_of_tests = 1"
+    return from_arrow(synthetic.arrow(rows))
+
+
+def test_each_axis_is_drawn_for_each_choice_of_the_others(swept: Tables) -> None:
+    views = ablation.views(swept)
+    assert not isinstance(views, Absent)
+    counts = dict.fromkeys(("K", "location", "noise in the autoencoder"), 0)
+    for view in views:
+        counts[str(view.choice["axis"])] += 1
+    assert counts == {"K": 2 * 4, "location": 4 * 2, "noise in the autoencoder": 2 * 2}
+    for view in views:
+        free = {"K": "k", "location": "parameters"}.get(str(view.choice["axis"]), "noise")
+        assert set(view.choice) == {"axis", "parameters", "noise", "k"}
+        assert [name for name, value in view.choice.items() if value is None] == [free]
+    row = next(view for view in views if view.choice["axis"] != "K" and view.choice["noise"] is None)
+    rows = swept.weights
+    rows = rows[(rows["k"] == int(str(row.choice["k"]))) & (rows["parameters"] == row.choice["parameters"])]
+    trace = next(trace for trace in row.figure.data if trace["name"] == "generated, mean")
+    assert trace["x"] == ["none", "parameters", "latents", "both"]
+    for place, value in zip(trace["x"], trace["y"], strict=True):
+        same = rows[rows["noise"] == place]
+        assert len(same) == 2
+        assert value == pytest.approx(100 * same["generated_mean_accuracy"].mean(), abs=1e-3)
+
+
+def test_published_ablations_take_the_places_of_measured_ones(swept: Tables) -> None:
+    rows = swept.weights[swept.weights["noise"] == "both"]
+    location = {(t.kind, t.statistic): t for t in ablation.published_tracks("parameters", rows)}
+    best = location["2024-12", "best"]
+    assert dict(zip(best.places, best.accuracy, strict=True)) == {
+        "layer3": 77.5,
+        "bn-14-16": 77.3,
+        "layer4.1.bn1 layer4.1.bn2": 77.9,
+        "conv1": 77.8,
+        "fc": 77.8,
+    }
+    by_k = {(t.kind, t.statistic): t for t in ablation.published_tracks("k", rows)}
+    median = by_k["2024-02", "median"]
+    assert dict(zip(median.places, median.accuracy, strict=True)) == {
+        "1": 73.2,
+        "10": 73.8,
+        "50": 74.3,
+        "200": 75.6,
+        "500": 75.4,
+    }
+    noise = {(t.kind, t.statistic): t for t in ablation.published_tracks("noise", rows)}
+    assert noise["2024-02", "mean"].accuracy == [65.8, 66.7, 72.1, 72.4]
+    assert ablation.published_tracks("subset", rows) == []
+    assert ablation.published_tracks("parameters", rows.assign(network="convnet")) == []
+    assert ablation.ablation("k", rows).same
+    other = ablation.draw(ablation.ablation("k", rows.assign(data="digits"))).data
+    grey = [trace for trace in other if (trace.get("meta") or {}).get("published")]
+    assert grey
+    assert all(trace["visible"] == "legendonly" for trace in grey)
+
+
+def test_settings_that_go_together_are_one_axis() -> None:
+    editions = [
+        {"preset": preset, "optimizer": optimizer, "diffusion_steps": 1000, "latent": latent}
+        for preset, optimizer, latent in (("2024-02", "sgd", 12), ("2024-12", "adamw", 128))
+    ]
+    rows = synthetic.weight_rows(ks=(5,), subsets=("first",), generated=6, n=50, setups=editions)
+    views = ablation.views(from_arrow(synthetic.arrow(rows)))
+    assert not isinstance(views, Absent)
+    assert [dict(view.choice) for view in views] == [{"axis": "preset"}]
+
+
 def test_clouds_hold_every_network_with_both_numbers(tables: Tables) -> None:
     rows = tables.networks[(tables.networks["k"] == 5) & (tables.networks["subset"] == "first")]
-    found = clouds(rows, "test_accuracy")
+    found = clouds(rows, "max_similarity", "test_accuracy", factor=100)
     assert [cloud.kind for cloud in found[:4]] == ["original", "ensemble", "generated", "reconstructed"]
     assert [cloud.setting for cloud in found if cloud.kind == "noise"] == [0.001, 0.05, 0.15]
+    assert {cloud.kind for cloud in found} == set(rows["kind"])
     for cloud in found:
         same = rows[rows["kind"] == cloud.kind]
         same = same if cloud.setting is None else same[same["setting"] == cloud.setting]
-        assert cloud.similarity == pytest.approx(same["max_similarity"].tolist(), abs=1e-4)
-        assert cloud.accuracy == pytest.approx((100 * same["test_accuracy"]).tolist(), abs=1e-3)
+        assert cloud.x == pytest.approx(same["max_similarity"].tolist(), abs=1e-4)
+        assert cloud.y == pytest.approx((100 * same["test_accuracy"]).tolist(), abs=1e-3)
+        assert cloud.left_out == 0
+
+
+def test_many_networks_are_thinned_and_said_to_be(tables: Tables) -> None:
+    rows = tables.networks[(tables.networks["k"] == 20) & (tables.networks["subset"] == "first")]
+    found = clouds(rows, "weight_x", "weight_y", most=40)
+    kinds = {cloud.kind for cloud in found}
+    assert kinds == set(rows["kind"]) - {"vote"}  # which has no place
+    assert sum(len(cloud.names) for cloud in found) < 70
+    for cloud in found:
+        assert len(cloud.names) + cloud.left_out == len(
+            rows[(rows["kind"] == cloud.kind) & (rows["setting"].fillna(-1) == (cloud.setting or -1))]
+        )
+        assert len(cloud.names) >= 1
+    (note,) = thinned(found)["annotations"]
+    assert note["text"] == f"{sum(len(c.names) for c in found)} of {len(rows) - 1} networks drawn"
+    assert (most_a_view(1), most_a_view(100), most_a_view(10_000)) == (3000, 600, 300)
+
+
+def test_maps_show_one_space_at_a_time(tables: Tables) -> None:
+    views = FIGURES.load("maps").views(tables)
+    rows = tables.networks[(tables.networks["k"] == 5) & (tables.networks["subset"] == "strided")]
+    for space, column in (("latents", "latent"), ("weights", "weight")):
+        (view,) = (v for v in views if dict(v.choice) == {"subset": "strided", "k": "5", "space": space})
+        drawn = sorted(x for trace in view.figure.data for x in trace["x"])
+        assert drawn == pytest.approx(sorted(rows[f"{column}_x"].dropna()), abs=1e-4)
+
+
+def test_four_cases_against_pandas(swept: Tables) -> None:
+    frame = with_largest(swept)
+    frame = frame[(frame["noise"] == "both") & (frame["parameters"] == "bn-14-16")]
+    small, large = bars(frame)
+    assert (small.name, large.name) == ("K = 10", "K = 200")
+    rows = frame[frame["k"] == 10]
+    columns = ["similarity_original", "similarity_generated", "similarity_across"]
+    assert small.value[:3] == pytest.approx(rows[columns].mean().tolist(), abs=1e-4)
+    networks = swept.networks[swept.networks["key"].isin(rows["key"])]
+    generated = networks[networks["kind"] == "generated"]["max_similarity"]  # as many in both trials
+    assert small.value[3] == pytest.approx(generated.mean(), abs=1e-4)
+    assert small.low[0] is not None
+    assert small.low[0] < small.value[0]
+    assert small.low[1] is None  # both runs are the same
+    assert [one.value for one in published_bars()] == [
+        [0.968, 0.912, 0.921, 0.933],
+        [0.784, 0.88, 0.819, 0.848],
+    ]
 
 
 def test_ranges_against_pandas(tables: Tables) -> None:
@@ -398,6 +530,12 @@ def test_ranges_against_pandas(tables: Tables) -> None:
         ):
             known = [value for value in values if value is not None]
             assert known == pytest.approx(expected.dropna().tolist(), abs=1e-4)
+
+
+def test_the_published_range_is_the_csv_s() -> None:
+    found = published_range()
+    assert (found.kind, found.k) == ("2024-02", [1, 10, 50, 200, 500])
+    assert (found.low, found.high) == ([0.96, 0.91, 0.87, 0.85, 0.85], [0.98, 0.97, 0.97, 0.98, 0.97])
 
 
 def test_axes_leave_room_and_stay_possible() -> None:

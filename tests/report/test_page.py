@@ -92,12 +92,14 @@ def test_nothing_that_users_write_becomes_markup(
     strings += ("regulariser", "encoder", "sampler", "a_network", "b_network", "a_block_name", "b_block_name")
     features = hostile(small_features["features"], strings)
     features[0] = synthetic.failed(features[0], HOSTILE)
+    own = (*strings, "parameters", "preset", "optimizer", "buffers", "varied")
     networks = hostile(small_weights["networks"], ("subset",))
+    weights = [{**row, "varied": "pool.path = x"} for row in small_weights["weights"]]
     for row in networks:
         row["kind"] = HOSTILE if row["kind"] == "gaussian" else row["kind"]
     parts = {
         "features": features,
-        "weights": hostile(small_weights["weights"], strings),
+        "weights": hostile(weights[:3], own) + weights[3:],  # so that all of them vary, and are shown
         "networks": networks,
     }
     parts |= {table: hostile(study_one[table], strings) for table in ("similarity", "generation")}
@@ -171,6 +173,29 @@ def test_published_numbers_are_marked_and_can_be_hidden(storage: Storage, small_
         )
         assert not any("published" in (trace.get("name") or "") for trace in traces if trace not in old)
     assert "over_timestep" in marked
+
+
+def test_each_study_has_its_own_switch_for_published_numbers(
+    storage: Storage, small_features: dict, small_weights: dict
+) -> None:
+    page = written(storage, small_features, small_weights)
+    assert set(re.findall(r'id="(\w+)-published" data-published', page)) == {"features", "weights"}
+    text = Reader(page).text
+    assert "another data set or network than some of what was measured here (cifar10, resnet18)" in text
+    figures = data(page)["figures"]
+    for name in ("ablation", "similarity_cases", "similarity_range"):
+        assert f'id="figure-{name}" class="plot" data-beside="published"' in page
+        traces = [trace for view in figures[name]["views"] for trace in view["data"]]
+        old = [trace for trace in traces if (trace.get("meta") or {}).get("published")]
+        assert all(trace["name"].startswith("published: 2024-") for trace in old)
+        assert not any("published" in (trace.get("name") or "") for trace in traces if trace not in old)
+
+
+def test_the_paper_s_own_setting_of_study_2_needs_no_warning(storage: Storage, small_weights: dict) -> None:
+    rows = [{**row, "data": "CIFAR-100"} for row in small_weights["weights"]]
+    text = Reader(written(storage, {**small_weights, "weights": rows})).text
+    assert "Published numbers" in text
+    assert "They come from another data set" not in text
 
 
 def test_the_paper_s_own_setting_needs_no_warning(storage: Storage, small_features: dict) -> None:

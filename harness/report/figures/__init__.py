@@ -27,8 +27,10 @@ FIGURES = Registry(
         "cka_pools": "harness.report.figures.cka_lines:POOLS",
         "recognition_beside_generation": "harness.report.figures.generation:BESIDE",
         "samples": "harness.report.figures.generation:SAMPLES",
-        "over_k": "harness.report.figures.over_k:FIGURE",
+        "ablation": "harness.report.figures.ablation:FIGURE",
+        "similarity_cases": "harness.report.figures.similarity_cases:FIGURE",
         "accuracy_by_similarity": "harness.report.figures.similarity:FIGURE",
         "similarity_range": "harness.report.figures.similarity_range:FIGURE",
+        "maps": "harness.report.figures.maps:FIGURE",
     },
 )

@@ -1,6 +1,6 @@
 """What a figure is: rows → a NamedTuple of numbers → Plotly figures, one for each choice of the reader."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from harness.report.tables import Tables
 from harness.report.words import escape, plain
 
 CHOICE_NAMES = {"k": "K", "data": "Data", "pool": "Pool", "head": "Head", "axis": "X axis"}
+CHOICE_NAMES |= {"latent": "Latent size", "varied": "Other settings", "space": "Map of"}
 # From clean to noisy, from shallow to deep: told apart by colour-blind readers, on white and on black.
 RAMP = ((47, 120, 214), (150, 104, 176), (226, 120, 40))
 GREY = "#85888d"
@@ -27,9 +28,12 @@ class Drawing(NamedTuple):
 
 
 class View(NamedTuple):
-    """One Plotly figure and the choices that show it, such as {"pool": "2", "head": "linear"}."""
+    """One Plotly figure and the choices that show it, such as {"pool": "2", "head": "linear"}.
 
-    choice: dict[str, str]
+    A choice of None is one that does not matter to this figure: it is shown whatever the reader picks.
+    """
+
+    choice: Mapping[str, str | None]
     figure: Any  # a Drawing or a plotly.graph_objects.Figure
 
 

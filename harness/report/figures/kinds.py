@@ -4,8 +4,22 @@ from typing import NamedTuple
 
 from harness.report.words import plain
 
-ORDER = ("original", "ensemble", "generated", "reconstructed", "noise", "gaussian")
-SETUP = ("data", "network", "parameters", "seed")  # what may vary beside k and subset
+NAMES = {
+    "original": "original",
+    "ensemble": "average of all weights (the paper's ensemble)",
+    "generated": "generated",
+    "reconstructed": "reconstructed",
+    "held_out": "held-out checkpoints",
+    "vote": "prediction ensemble (vote)",
+    "average": "average of {}",
+    "gaussian": "Gaussian per coordinate",
+    "decoded_gaussian": "decoded Gaussian latents",
+    "noise": "noise {}",
+    "absolute_noise": "absolute noise {}",
+    "fine_tuned": "fine-tuned further",
+    "other_seed": "another seed",
+}
+ORDER = tuple(NAMES)
 
 
 class Mark(NamedTuple):
@@ -20,14 +34,17 @@ _MARKS = {
     "ensemble": Mark("#b8458f", "star"),
     "generated": Mark("#e2711d", "diamond"),
     "reconstructed": Mark("#1b9e77", "square"),
+    "held_out": Mark("#2f78d6", "circle-open"),
+    "vote": Mark("#b8458f", "hexagram"),
+    "average": Mark("#c9a227", "triangle-up"),
+    "gaussian": Mark("#56a3d9", "triangle-down"),
+    "decoded_gaussian": Mark("#1b9e77", "triangle-left"),
+    "fine_tuned": Mark("#8c6bb1", "pentagon"),
+    "other_seed": Mark("#8c6bb1", "hexagon-open"),
 }
-_NOISE = (
-    Mark("#85888d", "x"),
-    Mark("#85888d", "x-open"),
-    Mark("#85888d", "cross"),
-    Mark("#85888d", "cross-open"),
-)
-_OTHER = (Mark("#c9a227", "triangle-up"), Mark("#56a3d9", "triangle-down"), Mark("#8c6bb1", "pentagon"))
+_NOISE = ("x", "x-open", "cross", "cross-open", "asterisk-open", "hash-open")
+_NOISY = {"noise": "#85888d", "absolute_noise": "#a65628"}
+_OTHER = (Mark("#c9a227", "bowtie"), Mark("#56a3d9", "hourglass"), Mark("#8c6bb1", "star-square"))
 
 
 def kind_order(kind: str, setting: float | None) -> tuple[int, str, float]:
@@ -37,22 +54,30 @@ def kind_order(kind: str, setting: float | None) -> tuple[int, str, float]:
 
 
 def kind_name(kind: str, setting: float | None) -> str:
-    """Returns a kind as people read it: "noise 0.05", "average of 16"."""
-    if kind == "average" and setting is not None:
-        return f"average of {plain(setting)}"
-    return kind if setting is None else f"{kind} {plain(setting)}"
+    """Returns a kind as people read it: "noise 0.05", "average of 16"; a plugin's kind may be any text."""
+    name = NAMES.get(kind, kind)
+    if name.endswith("{}"):
+        return kind if setting is None else name.format(plain(setting))
+    return name if setting is None else f"{name} {plain(setting)}"
+
+
+def short_name(kind: str, setting: float | None) -> str:
+    """Returns the name without what explains it, for legends."""
+    name = kind_name(kind, setting)
+    return name.split(" (")[0] if kind in NAMES else name
 
 
 def marks(kinds: list[tuple[str, float | None]]) -> list[Mark]:
     """Returns the marks of kinds that stand in one figure together."""
-    chosen, noises, others = [], 0, 0
+    chosen: list[Mark] = []
+    counts: dict[str, int] = {}
     for kind, _ in kinds:
         if kind in _MARKS:
             chosen.append(_MARKS[kind])
-        elif kind == "noise":
-            chosen.append(_NOISE[noises % len(_NOISE)])
-            noises += 1
-        else:
-            chosen.append(_OTHER[others % len(_OTHER)])
-            others += 1
+            continue
+        group = kind if kind in _NOISY else ""
+        place = counts.get(group, 0)
+        counts[group] = place + 1
+        noisy = Mark(_NOISY.get(kind, ""), _NOISE[place % len(_NOISE)])
+        chosen.append(noisy if group else _OTHER[place % len(_OTHER)])
     return chosen

@@ -1,13 +1,26 @@
 """Range of max similarity over K, for originals among themselves and for generated networks."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
-import plotly.graph_objects as go
 
-from harness.report.figures.figure import Absent, Figure, View, axis_range, levels, split, succeeded, varied
-from harness.report.figures.kinds import SETUP, marks
+from harness.report.figures.figure import (
+    GREY,
+    Absent,
+    Drawing,
+    Figure,
+    View,
+    axis_range,
+    error_bars,
+    levels,
+    split,
+    succeeded,
+)
+from harness.report.figures.kinds import marks
+from harness.report.published.parameter_diffusion import EDITIONS, of_figure
+from harness.report.setups import SETUP, telling
 from harness.report.tables import Tables
+from harness.report.words import plain
 
 KINDS = ("original", "generated")
 
@@ -37,43 +50,77 @@ def ranges(frame: pd.DataFrame) -> list[Range]:
     return found
 
 
-def draw(found: list[Range]) -> Any:
-    """Returns the means as lines, with bars from the least to the greatest."""
-    figure = go.Figure()
+def published_range() -> Range:
+    """Returns the paper's range of generated networks, CIFAR-100 and ResNet-18; their mean is not published."""
+    rows = of_figure("similarity-K").pivot(index="setting", columns="statistic", values="value")
+    rows.index = rows.index.str.removeprefix("K=").astype(int)
+    rows = rows.sort_index()
+    edition = of_figure("similarity-K")["edition"].iloc[0]
+    ks = [int(k) for k in rows.index]
+    return Range(EDITIONS[edition], ks, rows["min"].tolist(), [None] * len(ks), rows["max"].tolist())
+
+
+def draw(found: list[Range], published: Range) -> Drawing:
+    """Returns the means as lines, with bars from the least to the greatest; the published ends are hollow."""
+    traces = []
     for row, mark in zip(found, marks([(row.kind, None) for row in found]), strict=True):
-        up = [None if m is None or h is None else h - m for m, h in zip(row.mean, row.high, strict=True)]
-        down = [None if m is None or v is None else m - v for m, v in zip(row.mean, row.low, strict=True)]
         pairs = zip(row.low, row.high, strict=True)
         spans = ["" if low is None or high is None else f"{low:.3f}–{high:.3f}" for low, high in pairs]
-        figure.add_scatter(
-            x=[str(k) for k in row.k],
-            y=row.mean,
-            name=row.kind,
-            mode="lines+markers",
-            line={"color": mark.colour},
-            marker={"color": mark.colour, "symbol": mark.symbol, "size": 9},
-            error_y={"type": "data", "array": up, "arrayminus": down, "thickness": 2, "width": 7},
-            customdata=spans,
-            hovertemplate="K = %{x}: mean <b>%{y:.3f}</b>, range %{customdata}",
+        traces.append(
+            {
+                "type": "scatter",
+                "x": [str(k) for k in row.k],
+                "y": row.mean,
+                "name": row.kind,
+                "mode": "lines+markers",
+                "line": {"color": mark.colour},
+                "marker": {"color": mark.colour, "symbol": mark.symbol, "size": 9},
+                "error_y": error_bars(row.mean, row.low, row.high) | {"thickness": 2, "width": 7},
+                "customdata": spans,
+                "hovertemplate": "K = %{x}: mean <b>%{y:.3f}</b>, range %{customdata}",
+            }
         )
-    ends = [value for row in found for values in (row.low, row.high) for value in values]
-    figure.update_layout(
-        xaxis={"title": {"text": "K (original checkpoints)"}, "type": "category"},
-        yaxis={"title": {"text": "Max similarity (IoU, 0 to 1)"}, "range": axis_range(ends, 0, 1)},
-        scattermode="group",
-        scattergap=0.75,
+    middle = [(low + high) / 2 for low, high in zip(published.low, published.high, strict=True)]  # type: ignore[operator]
+    bars = error_bars(middle, published.low, published.high)
+    traces.append(
+        {
+            "type": "scatter",
+            "x": [str(k) for k in published.k],
+            "y": middle,
+            "name": f"published: {published.kind}, generated",
+            "mode": "markers",
+            "marker": {"color": GREY, "symbol": "line-ns-open", "size": 12},
+            "error_y": bars | {"thickness": 1.5, "width": 5, "color": GREY},
+            "customdata": [f"{a:.2f}–{b:.2f}" for a, b in zip(published.low, published.high, strict=True)],
+            "hovertemplate": "K = %{x}: range %{customdata}",
+            "meta": {"published": True},
+        }
     )
-    return figure
+    ends = [value for row in [*found, published] for values in (row.low, row.high) for value in values]
+    places = sorted({k for row in [*found, published] for k in row.k})
+    layout = {
+        "xaxis": {
+            "title": {"text": "K (original checkpoints)"},
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": [plain(k) for k in places],
+        },
+        "yaxis": {"title": {"text": "Max similarity (IoU, 0 to 1)"}, "range": axis_range(ends, 0, 1)},
+        "scattermode": "group",
+        "scattergap": 0.75,
+    }
+    return Drawing(traces, layout)
 
 
 def views(tables: Tables) -> list[View] | Absent:
-    """Draws one figure for each subset and setup."""
+    """Draws one figure for each subset and setup; runs stand together."""
     frame = succeeded(tables.networks).dropna(subset=["max_similarity", "k"])
     frame = frame[frame["kind"].isin(KINDS)]
     if frame.empty:
         return Absent("No original or generated network has a max similarity.")
-    choices = [*varied(frame, SETUP[:-1]), *varied(frame, ["subset"])]
-    return [View(choice, draw(ranges(rows))) for choice, rows in split(frame, choices)]
+    published = published_range()
+    choices = telling(frame, [*SETUP, "subset"])
+    return [View(choice, draw(ranges(rows), published)) for choice, rows in split(frame, choices)]
 
 
 FIGURE = Figure(

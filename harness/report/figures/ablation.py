@@ -1,0 +1,237 @@
+"""Best, mean and median test accuracy of originals, ensemble and generated networks over whatever was varied."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from harness.report.figures.figure import (
+    GREY,
+    Absent,
+    Drawing,
+    Figure,
+    View,
+    axis_range,
+    error_bars,
+    levels,
+    percentages,
+    split,
+    succeeded,
+    varied,
+)
+from harness.report.figures.kinds import marks
+from harness.report.published.parameter_diffusion import (
+    ABLATED,
+    EDITIONS,
+    LOCATIONS,
+    is_ablated,
+    of_figure,
+    same_location,
+    same_network,
+)
+from harness.report.setups import NOISES, RUNS, SETUP, columns_of, measured, telling
+from harness.report.tables import Tables
+from harness.report.words import label, plain
+
+STATISTICS = {"best": "solid", "mean": "dash", "median": "dot"}
+AXES = {
+    "k": "K",
+    "subset": "subset of the originals",
+    "parameters": "location",
+    "noise": "noise in the autoencoder",
+    "diffusion_steps": "diffusion steps",
+    "latent": "latent size",
+    "optimizer": "optimizer of the originals",
+    "sampler": "sampler",
+    "sampling_steps": "sampling steps",
+    "buffers": "buffers",
+    "preset": "preset",
+    "varied": "other settings",
+    "network": "network",
+    "data": "data set",
+}
+AXIS_TITLES = {"k": "K (original checkpoints)"}
+SYMBOLS = dict(zip(EDITIONS.values(), ("circle-open", "square-open"), strict=True))
+
+
+class Track(NamedTuple):
+    """One line over the values of an axis: accuracies in percent with their 95 % intervals; None is missing."""
+
+    kind: str
+    statistic: str
+    places: list[str]
+    accuracy: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
+    runs: list[int]
+
+
+class Ablation(NamedTuple):
+    """The lines of one figure; published ones are offered, and shown where data set and network are the paper's."""
+
+    axis: str
+    tracks: list[Track]
+    published: list[Track]
+    same: bool
+
+
+def tracks(frame: pd.DataFrame, axis: str) -> list[Track]:
+    """Returns the lines of one setup along `axis`; runs that differ in nothing else are averaged."""
+    groups = [(plain(value), rows) for value, rows in ordered(frame, axis)]
+    found = []
+    for kind, statistic in [
+        *(("original", statistic) for statistic in STATISTICS),
+        ("ensemble", "best"),
+        *(("generated", statistic) for statistic in STATISTICS),
+    ]:
+        column = "ensemble_accuracy" if kind == "ensemble" else f"{kind}_{statistic}_accuracy"
+        means = [measured(rows, column) for _, rows in groups]
+        value, low, high = (percentages(column) for column in columns_of(means))
+        if any(one is not None for one in value):
+            places = [place for place, _ in groups]
+            found.append(Track(kind, statistic, places, value, low, high, [mean.runs for mean in means]))
+    return found
+
+
+def ordered(frame: pd.DataFrame, axis: str) -> list[tuple[Any, pd.DataFrame]]:
+    """Returns the rows of each value of an axis, in the axis's order; what is missing last."""
+    values = levels(frame[axis])
+    if axis == "noise":
+        values.sort(key=lambda value: NOISES.index(value.split(" ")[0]))
+    groups = [(value, frame[frame[axis] == value]) for value in values]
+    missing = frame[frame[axis].isna()]
+    return groups + ([(None, missing)] if len(missing) else [])
+
+
+def published_tracks(axis: str, frame: pd.DataFrame) -> list[Track]:
+    """Returns the paper's lines along K, location or noise, named as the places of `frame` are; else nothing."""
+    found: list[Track] = []
+    name = {"k": "K", "parameters": "location", "noise": "noise"}.get(axis)
+    if name is None or (axis == "parameters" and not _paper_s_network(frame)):
+        return found
+    place = _places(axis, frame)
+    for edition, preset in EDITIONS.items():
+        rows = of_figure(name, edition=edition)
+        rows = rows.assign(place=rows["setting"].map(place)).dropna(subset=["place"])
+        for statistic in STATISTICS:
+            part = rows[rows["statistic"] == statistic]
+            if len(part):
+                nothing: list[float | None] = [None] * len(part)
+                values: list[float | None] = part["value"].tolist()
+                runs = [0] * len(part)
+                found.append(Track(preset, statistic, part["place"].tolist(), values, nothing, nothing, runs))
+    return found
+
+
+def _paper_s_network(frame: pd.DataFrame) -> bool:
+    return all(same_network(name) == ABLATED[1] for name in frame["network"].unique())
+
+
+def _places(axis: str, frame: pd.DataFrame) -> Callable[[str], str | None]:
+    """Returns how a published setting is called on the axis; None for what has no place there."""
+    if axis == "k":
+        return lambda setting: setting.removeprefix("K=") if setting.startswith("K=") else None
+    here = [plain(value) for value in levels(frame[axis])]
+    if axis == "noise":
+        return lambda setting: next((place for place in here if place.split(" ")[0] == setting), setting)
+    known = {same_location(place): place for place in here}
+
+    def location(setting: str) -> str:
+        found = next((one for one in LOCATIONS if one in setting), setting)
+        return known.get(found, found)
+
+    return location
+
+
+def draw(numbers: Ablation) -> Drawing:
+    """Returns the figure; a line's points stand side by side with the others', so that intervals can be read."""
+    colours = marks([(track.kind, None) for track in numbers.tracks])
+    traces = []
+    for track, mark in zip(numbers.tracks, colours, strict=True):
+        best = track.statistic == "best"
+        name = track.kind if track.kind == "ensemble" else f"{track.kind}, {track.statistic}"
+        line = {"color": mark.colour, "dash": STATISTICS[track.statistic], "width": 2.5 if best else 1.5}
+        marker = {"color": mark.colour, "symbol": mark.symbol, "size": 8 if best else 5}
+        traces.append(
+            _trace(track, name, line, marker)
+            | {
+                "error_y": error_bars(track.accuracy, track.low, track.high),
+                "customdata": [f"{runs} runs" if runs > 1 else "one run" for runs in track.runs],
+                "hovertemplate": "%{x}: <b>%{y:.2f} %</b>, %{customdata}",
+            }
+        )
+    for track in numbers.published:
+        marker = {"color": GREY, "symbol": SYMBOLS[track.kind], "size": 9}
+        line = {"color": GREY, "dash": STATISTICS[track.statistic], "width": 1}
+        trace = _trace(track, f"published: {track.kind}, {track.statistic}", line, marker)
+        trace |= {"meta": {"published": True}, "hovertemplate": "%{x}: <b>%{y:.1f} %</b>"}
+        traces.append(trace | ({} if numbers.same else {"visible": "legendonly"}))
+    shown = [*numbers.tracks, *(numbers.published if numbers.same else [])]
+    ends = [
+        value for track in shown for values in (track.accuracy, track.low, track.high) for value in values
+    ]
+    title = AXIS_TITLES.get(numbers.axis, AXES[numbers.axis].capitalize())
+    places = list(dict.fromkeys(label(place) for track in shown for place in track.places))
+    if numbers.axis == "k":
+        places.sort(key=lambda place: (not place.isdigit(), int(place) if place.isdigit() else 0))
+    xaxis = {"title": {"text": title}, "type": "category", "categoryorder": "array", "categoryarray": places}
+    yaxis = {"title": {"text": "Test accuracy (%)"}, "range": axis_range(ends, 0, 100)}
+    layout = {"xaxis": xaxis, "yaxis": yaxis, "scattermode": "group", "scattergap": 0.6, "height": 420}
+    return Drawing(traces, layout)
+
+
+def _trace(track: Track, name: str, line: dict[str, Any], marker: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "x": [label(place) for place in track.places],
+        "y": track.accuracy,
+        "name": name,
+        "mode": "lines+markers",
+        "line": line,
+        "marker": marker,
+    }
+
+
+def views(tables: Tables) -> list[View] | Absent:
+    """Draws one figure for each axis that varies and each choice of the others; seeds and generators are averaged."""
+    frame = succeeded(tables.weights)
+    columns = ["original_best_accuracy", "generated_best_accuracy", "ensemble_accuracy"]
+    if frame[columns].notna().sum().sum() == 0:
+        return Absent("No trial has the accuracy of original or generated networks.")
+    swept = telling(frame, [*SETUP, "k", "subset"])
+    if not swept:
+        same = "seed and run of the generator" if varied(frame, RUNS) else "setup"
+        return Absent(f"Nothing but the {same} varies: the table above says all.")
+    accuracies = [name for name in frame.columns if "_accuracy" in name]
+    frame = frame[[*SETUP, "k", "subset", *RUNS, *accuracies]]  # each further one costs at every selection
+    drawn: list[tuple[str, dict[str, str], pd.DataFrame]] = []
+    for axis in (axis for axis in AXES if axis in swept):
+        others = [column for column in [*SETUP, "k", "subset"] if column != axis]
+        for choice, rows in split(frame, telling(frame, others, [axis])):
+            if rows[axis].nunique(dropna=False) > 1:
+                drawn.append((axis, choice, rows))
+    if not drawn:
+        return Absent("No two trials differ in one thing alone: there is no ablation to draw.")
+    names = [column for column in [*SETUP, "k", "subset"] if any(column in choice for _, choice, _ in drawn)]
+    return [
+        View({"axis": AXES[axis], **{name: choice.get(name) for name in names}}, draw(ablation(axis, rows)))
+        for axis, choice, rows in drawn
+    ]
+
+
+def ablation(axis: str, frame: pd.DataFrame) -> Ablation:
+    """Returns the numbers of one figure."""
+    pairs = frame[["data", "network"]].drop_duplicates().itertuples(index=False)
+    same = all(is_ablated(data, network) for data, network in pairs)
+    return Ablation(axis, tracks(frame, axis), published_tracks(axis, frame), same)
+
+
+FIGURE = Figure(
+    title="What matters: accuracy over each setting",
+    reading="Solid lines follow the best network, chosen on validation. Intervals are of one network's accuracy "
+    "where there is one run, else Student's over seeds or runs of the generator; where they overlap widely, the "
+    "difference may be noise. Published lines of another data set or network wait in the legend: a click "
+    "draws one, a double click on the plot makes room.",
+    study="weights",
+    views=views,
+)
