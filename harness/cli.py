@@ -28,22 +28,27 @@ def parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="run what is missing of an experiment, then write its report")
     plan = commands.add_parser("plan", help="say what a sweep would do, and what it would cost")
     report = commands.add_parser("report", help="write an experiment's report again, from its tables")
-    export = commands.add_parser("export", help="write an experiment's best classifier for use elsewhere")
+    export = commands.add_parser(
+        "export", help="write an experiment's best classifier or generated networks for use elsewhere"
+    )
+    generate = commands.add_parser(
+        "generate", help="write more networks from a finished experiment's generator"
+    )
     listing = commands.add_parser("list", help="list experiments and the parts they can name")
     describe = commands.add_parser("describe", help="say what a part is and which options it has")
     doctor = commands.add_parser("doctor", help="say what would go wrong here, or on a running cluster")
-    for command in (sweep, plan, report, export):
+    for command in (sweep, plan, report, export, generate):
         command.add_argument(
             "experiment", nargs="?", default="quickstart", help="a name or a YAML file (quickstart)"
         )
-    for command in (sweep, plan, report, export, doctor):
+    for command in (sweep, plan, report, export, generate, doctor):
         command.add_argument(
             "--results",
             default=os.environ.get("HARNESS_RESULTS") or "results",
             metavar="URL",
             help="folder or fsspec URL (HARNESS_RESULTS, or results)",
         )
-    for command in (sweep, plan, export):
+    for command in (sweep, plan, export, generate):
         command.add_argument(
             "--set", action="append", default=[], metavar="PATH=VALUE", help="change one value"
         )
@@ -54,12 +59,28 @@ def parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--address", metavar="ADDRESS", help="Ray cluster (one that runs here); starts none")
     sweep.add_argument("--debug", action="store_true", help="one process without Ray: a breakpoint works")
-    export.add_argument(
-        "--to", required=True, metavar="FOLDER", help="where to write it; a folder that is empty"
-    )
-    export.add_argument("--data", metavar="NAME", help="which of several data sets (the experiment's own)")
+    for command in (export, generate):
+        command.add_argument(
+            "--to", required=True, metavar="FOLDER", help="where to write it; a folder that is empty"
+        )
+        command.add_argument(
+            "--data", metavar="NAME", help="which of several data sets (the experiment's own)"
+        )
+        command.add_argument(
+            "--networks",
+            type=_positive,
+            required=command is generate,
+            metavar="N",
+            help="how many networks: export writes generated ones instead of a classifier",
+        )
     describe.add_argument("part", help="a name that `harness list` shows")
     return top
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000000")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,7 +140,9 @@ def _export(chosen: argparse.Namespace) -> int:
     from harness.sweep.export import export
 
     experiment = load_experiment(chosen.experiment, chosen.set)
-    print("\n".join(export(experiment, Storage(chosen.results), chosen.to, chosen.data)))
+    more = chosen.command == "generate"
+    said = export(experiment, Storage(chosen.results), chosen.to, chosen.data, chosen.networks, more)
+    print("\n".join(said))
     return OK
 
 
@@ -155,6 +178,7 @@ COMMANDS = {
     "plan": _plan,
     "report": _report,
     "export": _export,
+    "generate": _export,
     "list": _list,
     "describe": _describe,
     "doctor": _doctor,

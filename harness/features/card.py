@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.core.stages import Trial
+from harness.data.card import estimate, line, origin_lines
 from harness.data.dataset import Dataset
 from harness.features.extractor import About
-
-VERSIONS = ("python", "torch", "diffusers", "numpy", "scikit_learn")
 
 
 def card(
@@ -26,7 +25,7 @@ def card(
             "pipeline_tag: image-classification",
             "license: other  # fill in: that of the backbone, and of the data that the head was trained on",
             "---",
-            f"# {_line(origin['experiment'])}: an image classifier on diffusion features",
+            f"# {line(origin['experiment'])}: an image classifier on diffusion features",
             "",
             *_what(trial, about),
             "",
@@ -35,7 +34,7 @@ def card(
             *_how_good(row, origin),
             *(f"- {note}" for note in notes),
             "",
-            *_from(trial, row, dataset),
+            *origin_lines(trial, row, dataset),
             "",
         ]
     )
@@ -49,9 +48,9 @@ def _what(trial: Trial, about: About) -> list[str]:
     draws = "one noise draw" if about.draws == 1 else f"an average over {about.draws} noise draws"
     return [
         f"An image of {about.size}x{about.size} pixels, {'grey' if about.channels == 1 else 'colour'}, is noised to "
-        f"timestep {about.timestep} and goes through a diffusion backbone ({_line(trial.axes['backbone'])}) up to "
+        f"timestep {about.timestep} and goes through a diffusion backbone ({line(trial.axes['backbone'])}) up to "
         f"block {about.block} (`{about.module}`). Its feature map, {draws}, is pooled to {about.pool}x{about.pool} "
-        f"and classified by a head ({_line(trial.axes['head'])}) into {len(about.classes)} classes.",
+        f"and classified by a head ({line(trial.axes['head'])}) into {len(about.classes)} classes.",
         learnt,
     ]
 
@@ -71,37 +70,12 @@ def _use(origin: Mapping[str, Any], about: About) -> list[str]:
 
 
 def _how_good(row: Mapping[str, Any], origin: Mapping[str, Any]) -> list[str]:
-    left_out = ", ".join(f"{count} {_line(kind)}" for kind, count in origin["left_out"].items())
+    left_out = ", ".join(f"{count} {line(kind)}" for kind, count in origin["left_out"].items())
     return [
         "## How good it is",
-        f"- Test accuracy {_estimate(row, 'test_accuracy')}.",
-        f"- Validation accuracy {_estimate(row, 'validation_accuracy')}: the best of {origin['settings']} settings, "
+        f"- Test accuracy {estimate(row, 'test_accuracy')}.",
+        f"- Validation accuracy {estimate(row, 'validation_accuracy')}: the best of {origin['settings']} settings, "
         "so it flatters; the test images had no part in the choice.",
         *([f"- Not compared, as they cannot be exported: {left_out}."] if left_out else []),
         f"- Trained on {row['train_n']} labelled images.",
     ]
-
-
-def _estimate(row: Mapping[str, Any], name: str) -> str:
-    value, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    return f"{value:.1f} % (95 % interval {low:.1f} to {high:.1f}, n = {row[f'{name}_n']})"
-
-
-def _from(trial: Trial, row: Mapping[str, Any], dataset: Dataset) -> list[str]:
-    commit = f", commit {row['code_commit']}" if row.get("code_commit") else ""
-    changed = " with uncommitted changes" if row.get("code_dirty") else ""
-    versions = ", ".join(
-        f"{name} {row[f'{name}_version']}" for name in VERSIONS if row.get(f"{name}_version")
-    )
-    sizes = ", ".join(f"{len(places)} {split}" for split, places in dataset.splits.items())
-    return [
-        "## Where it is from",
-        f"- Data: {_line(trial.data)}, fingerprint {trial.data_fingerprint}, {sizes}.",
-        f"- Trial {trial.key}, run {row['run']}, seed {trial.seed}, on {_line(row['device'])}.",
-        f"- harness {row['harness_version']}{commit}{changed}; {versions}.",
-    ]
-
-
-def _line(text: Any) -> str:
-    """Returns a name as one line that Markdown leaves alone."""
-    return " ".join(str(text).split()).replace("`", "'").replace("<", "&lt;")

@@ -25,7 +25,9 @@ class Features:
     Config = FeaturesConfig
     registries = (BACKBONES, HEADS, REGULARISERS)
     axes = ("block", "timestep", "pool", "head", "regulariser")
-    loader = "harness.features.extractor:load"  # of what `exporter` writes
+    loaders = {
+        "extractor.json": "harness.features.extractor:load"
+    }  # of what `exporter` writes, by a file of it
     apart = ("backbone", "regulariser")  # axes that no search chooses: each value has one of its own
 
     def trials(
@@ -58,9 +60,9 @@ class Features:
             *plan.lines(plan.steps(config.timesteps)),
         ]
 
-    def exporter(self, trial: Trial) -> str | None:
+    def exporter(self, trial: Trial, kind: str) -> str | None:
         """Returns the function that takes a trial's classifier home, "module:function", or None where none can."""
-        if trial.axes["features"] != "trained":
+        if kind != "classifier" or trial.axes["features"] != "trained":
             return None
         return "harness.features.export:" + ("write_streamed" if "streamed" in trial.reads else "write_probe")
 

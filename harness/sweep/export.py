@@ -21,6 +21,8 @@ from harness.data.dataset import load as load_dataset
 from harness.sweep.experiment import STUDIES
 from harness.sweep.plan import all_trials
 
+NETWORKS = 5  # generated networks to write where nobody says how many
+
 
 class Choice(NamedTuple):
     """The setting that is best on validation, and what it was chosen from."""
@@ -32,16 +34,28 @@ class Choice(NamedTuple):
     left_out: Mapping[str, int]  # how many there were besides, by why they are not taken home
 
 
-def export(experiment: Any, storage: Storage, target: str, data: str | None) -> list[str]:
-    """Writes the best classifier of an experiment into the folder `target`; returns what to tell.
+def export(
+    experiment: Any,
+    storage: Storage,
+    target: str,
+    data: str | None,
+    networks: int | None = None,
+    more: bool = False,
+) -> list[str]:
+    """Writes the best of an experiment into the folder `target`; returns what to tell.
 
-    `data` names one of several data sets. Raises `UserError` if there is none to take, or something in the folder.
+    That is a classifier, or with `networks` so many generated networks of the best trial: those of the sweep, or with
+    `more` others from the same generator. `data` names one of several data sets. Raises `UserError` if there is none
+    to take, or something in the folder.
     """
     folder = _free(target)
     tables = RowStore(storage).tables()
     dataset = load_dataset(experiment.data, experiment.seed)
     trials = all_trials(experiment, dataset)
-    chosen = choose(trials, tables, data or experiment.data.title, experiment.name, storage.describe())
+    kind = "more networks" if more else "classifier" if networks is None else "networks"
+    if kind == "classifier" and not any(_writer(trial, kind) for trial in trials):
+        kind, networks = "networks", NETWORKS
+    chosen = choose(trials, tables, data or experiment.data.title, experiment.name, storage.describe(), kind)
     workshop = Workshop(ArtifactStore(storage), provenance(), ray=False)
     part = folder.with_name(f".{folder.name}.part{os.getpid()}")
     try:
@@ -52,6 +66,7 @@ def export(experiment: Any, storage: Storage, target: str, data: str | None) -> 
                 "settings": chosen.settings,
                 "left_out": dict(chosen.left_out),
                 "folder": folder.name,
+                "networks": networks,
             }
             correct = _correct(chosen.trial.key, tables)
             lines = load_attribute(chosen.writer)(chosen.trial, chosen.row, correct, about, part, workshop)
@@ -65,17 +80,35 @@ def export(experiment: Any, storage: Storage, target: str, data: str | None) -> 
 
 def load(folder: str | Path, device: Any = None) -> Any:
     """Reads what `export` wrote, onto `device`. Raises `UserError`. As `harness.load`."""
-    for name in STUDIES.names():
-        loader = getattr(STUDIES.load(name), "loader", None)
-        if loader is not None:
-            return load_attribute(loader)(folder, device)
-    raise UserError(f"{folder}: no study that is installed here reads exports")
+    loaders = [getattr(STUDIES.load(name), "loaders", {}) for name in STUDIES.names()]
+    known = {file: loader for one in loaders for file, loader in one.items()}
+    there = [loader for file, loader in known.items() if (Path(folder).expanduser() / file).is_file()]
+    if not there:
+        raise UserError(
+            f"{folder}: not an export, it has no readable {' or '.join(known)}; "
+            "write one with: python -m harness export EXPERIMENT --to FOLDER"
+        )
+    return load_attribute(there[0])(folder, device)
 
 
-def choose(trials: list[Trial], tables: Mapping[str, pa.Table], data: str, name: str, place: str) -> Choice:
+def _writer(trial: Trial, kind: str) -> str | None:
+    """Returns the function, "module:function", that takes a trial's product of this kind home, if there is one."""
+    exporter = getattr(STUDIES.load(trial.study), "exporter", None)
+    return exporter(trial, kind) if exporter else None
+
+
+def choose(
+    trials: list[Trial],
+    tables: Mapping[str, pa.Table],
+    data: str,
+    name: str,
+    place: str,
+    kind: str = "classifier",
+) -> Choice:
     """Returns the trial with the largest objective of those that can be taken home, the first between equals.
 
-    `place` says where the rows were looked for. Raises `UserError` if none was recorded.
+    `place` says where the rows were looked for, `kind` what is wanted: "classifier", "networks" or "more networks".
+    Raises `UserError` if none was recorded.
     """
     titles = {trial.data for trial in trials}
     if data not in titles:
@@ -87,15 +120,14 @@ def choose(trials: list[Trial], tables: Mapping[str, pa.Table], data: str, name:
         row = rows.get(trial.key)
         if row is None or row.get(trial.objective) is None:
             continue
-        exporter = getattr(STUDIES.load(trial.study), "exporter", None)
-        writer = exporter(trial) if exporter else None
+        writer = _writer(trial, kind)
         if writer is None:
             left_out[str(trial.axes.get("features", trial.study))] += 1
         else:
             found.append((row[trial.objective], -place_in_plan, trial, writer))
     if not found:
         raise UserError(
-            f"experiment {name!r} has no classifier of {data} in {place} that can be taken home"
+            f"experiment {name!r} has no {kind} of {data} in {place} that can be taken home"
             + (f" (only {', '.join(left_out)})" if left_out else f"; run: python -m harness sweep {name}")
         )
     _, _, trial, writer = max(found, key=lambda one: one[:2])

@@ -38,7 +38,9 @@ class Finetune:
     axes = ("block", "timestep", "pool", "head")
     apart = ("backbone", "regulariser")
     shares = ("features", ("backbone", "train", "regularisers"))
-    loader = "harness.features.extractor:load"  # of what `exporter` writes
+    loaders = {
+        "extractor.json": "harness.features.extractor:load"
+    }  # of what `exporter` writes, by a file of it
 
     def trials(
         self, config: FinetuneConfig, data: DataConfig, dataset: Dataset, stage: Stage, seed: int
@@ -91,9 +93,9 @@ class Finetune:
             for regulariser, backbone in backbones.items()
         ]
 
-    def exporter(self, trial: Trial) -> str | None:
+    def exporter(self, trial: Trial, kind: str) -> str | None:
         """Returns the function that takes a trial's classifier home, "module:function"."""
-        return "harness.features.export:write_tuned"
+        return "harness.features.export:write_tuned" if kind == "classifier" else None
 
 
 def tuned_stage(
