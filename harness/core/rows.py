@@ -148,7 +148,7 @@ TABLES: dict[str, dict[str, pa.DataType]] = {
         "generated_minus_original_high": pa.float64(),
         "p_value": pa.float64(),  # exact McNemar test of that difference
         # Is it new? Distances are RMS over normalised parameters; "held out" are checkpoints that nothing learnt from
-        "copying_z": pa.float64(),  # Z_U: distances to the nearest original, generated against held out; << 0 is copying
+        "copying_z": pa.float64(),  # Z_U of distances to the nearest original, against held out; << 0: copying
         "copying_z_raw": pa.float64(),  # the same over parameters as they are
         "distance_ratio": pa.float64(),  # median distance to the nearest original: generated over held out
         "mean_z": pa.float64(),  # Mann-Whitney z of distances to the originals' mean, generated against held out
