@@ -299,6 +299,7 @@ def test_object_store() -> None:
     assert write_report(storage, "study").startswith("memory://")
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_within_five_seconds(storage: Storage) -> None:
     rows = synthetic.feature_rows(
         blocks=range(1, 26),

@@ -363,6 +363,7 @@ def test_a_perfect_denoiser_gives_the_mixtures_mean_and_covariance(timesteps, st
     assert (near < 4 * DEVIATION).float().mean() > 0.98, "nothing lies between the modes"
 
 
+@pytest.mark.slow
 def test_a_trained_diffusion_gives_the_mixtures_mean_and_covariance():
     draw = torch.Generator().manual_seed(0)
     kinds = torch.multinomial(WEIGHTS_M, 2000, replacement=True, generator=draw)
