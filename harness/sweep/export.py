@@ -60,7 +60,7 @@ def export(
     part = folder.with_name(f".{folder.name}.part{os.getpid()}")
     try:
         with full_disk_explained(str(folder)):
-            part.mkdir(parents=True)
+            _make(part, target)
             about = {
                 "experiment": experiment.name,
                 "settings": chosen.settings,
@@ -158,13 +158,29 @@ def _correct(key: str, tables: Mapping[str, pa.Table]) -> np.ndarray | None:
 
 def _free(target: str) -> Path:
     """Returns the folder to write; raises `UserError` if something is there."""
-    folder = Path(target).expanduser().absolute()
+    if not target:
+        raise UserError("--to: no folder; give one that is empty, or not there yet")
     try:
+        folder = Path(target).expanduser().absolute()
         if folder.is_dir():
             if any(folder.iterdir()):
                 raise UserError(f"--to {target}: the folder is not empty; choose another, or remove it")
         elif folder.exists() or not folder.name:
             raise UserError(f"--to {target}: not a folder; choose another")
-    except (OSError, ValueError) as error:
-        raise UserError(f"--to {target[:60]}: {getattr(error, 'strerror', None) or error}") from None
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such user
+        raise _unusable(target, error) from None
     return folder
+
+
+def _make(part: Path, target: str) -> None:
+    """Makes the folder in which an export grows; raises `UserError` where there can be none."""
+    try:
+        with full_disk_explained(target):
+            part.mkdir(parents=True)
+    except (OSError, ValueError) as error:
+        raise _unusable(target, error) from None
+
+
+def _unusable(target: str, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"--to {target[:60]}: cannot be made: {reason}; choose another folder")

@@ -89,7 +89,7 @@ def _checkpoints(pool: PoolConfig, least: int) -> list[Path]:
     if folder is None or not folder.is_dir():
         raise UserError(f"weights.pool.path {_short(pool.path)!r}: no such folder; give one with checkpoints")
     base = _file(pool.base) if pool.base is not None else None
-    found = [file for file in folder.iterdir() if file.suffix in ENDINGS and file.is_file()]
+    found = [file for file in _listed(folder) if file.suffix.lower() in ENDINGS and file.is_file()]
     files = sorted((file for file in found if base is None or not file.samefile(base)), key=_natural)
     if not files:
         raise UserError(f"weights.pool.path {pool.path!r}: has no checkpoints, *{', *'.join(ENDINGS)}")
@@ -99,6 +99,16 @@ def _checkpoints(pool: PoolConfig, least: int) -> list[Path]:
             f"ask for {least}; add checkpoints, or ask for fewer"
         )
     return files
+
+
+def _listed(folder: Path) -> list[Path]:
+    """Returns what a folder holds, but for hidden files, as machines and editors leave them."""
+    try:
+        return [file for file in folder.iterdir() if not file.name.startswith(".")]
+    except OSError as error:
+        raise UserError(
+            f"weights.pool.path {_short(str(folder))!r}: cannot be read: {error.strerror}"
+        ) from None
 
 
 def _natural(file: Path) -> list[Any]:

@@ -20,6 +20,7 @@ from harness.models.networks import Outline, familiar
 from harness.weights.layout import Layout
 from harness.weights.vectors import flatten
 
+DEEPEST = 8  # wrappers in each other: a pickle may hold itself
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which scripts keep a state dict
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, Lightning
 COUNTER = "num_batches_tracked"  # of a batch norm: changes nothing
@@ -90,15 +91,23 @@ def read(file: Path, outline: Outline) -> State:
                 f"{file}: {name!r} is of shape {list(value.shape)}, in weights.network it is {list(shapes[name])}; "
                 "give checkpoints of that network, or the network of the checkpoints"
             )
-        if not value.is_floating_point():
-            raise UserError(
-                f"{file}: {name!r} holds {value.dtype}, not floating-point numbers; save it unquantised"
+        if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+            kind = (
+                "no numbers"
+                if value.is_meta
+                else value.dtype
+                if value.layout == torch.strided
+                else value.layout
             )
-        if not value.isfinite().all():
+            raise UserError(
+                f"{file}: {name!r} holds {kind}, not plain floating-point numbers; save it dense and unquantised"
+            )
+        state[name] = value.float()
+        if not state[name].isfinite().all():
             raise UserError(
                 f"{file}: {name!r} has numbers that are not finite; leave this checkpoint out of the folder"
             )
-    return {name: value.float() for name, value in state.items()}
+    return state
 
 
 def _unchanged(path: str, expected: str) -> Path:
@@ -145,7 +154,7 @@ def _load(file: Path) -> Any:
     try:
         with catch_warnings():
             simplefilter("ignore")  # of pickles that torch did not write
-            if file.suffix == ".safetensors":
+            if file.suffix.lower() == ".safetensors":
                 return load_file(file)
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever its bytes lead to
@@ -165,17 +174,21 @@ def _unreadable(file: Path, error: Exception) -> UserError:
 
 def _plain(found: Any, file: Path) -> State:
     """Returns the state dict within what a file holds, without wrappers, prefixes and counters."""
-    while isinstance(found, dict) and (
-        inner := [key for key in WRAPPERS if isinstance(found.get(key), dict)]
-    ):
-        found = found[inner[0]]
+    for _ in range(DEEPEST):
+        inner = next(
+            (key for key in WRAPPERS if isinstance(found, dict) and isinstance(found.get(key), dict)), None
+        )
+        found = found if inner is None else found[inner]
     if not isinstance(found, dict) or not found:
         raise UserError(f"{file}: holds no tensors by name; save model.state_dict()")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise UserError(
-                f"{file}: {name!r} is a {type(value).__name__}, no tensor; save model.state_dict() alone"
+            wrong = (
+                f"{type(value).__name__}, no tensor"
+                if isinstance(name, str)
+                else "number where a name belongs"
             )
+            raise UserError(f"{file}: {name!r} is a {wrong}; save model.state_dict() alone")
     state = {name: value for name, value in found.items() if not name.endswith(COUNTER)}
     while prefix := next((one for one in PREFIXES if state and _all_begin(state, one)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}

@@ -1,5 +1,6 @@
 """What study 2 sweeps."""
 
+import json
 from math import ceil
 from typing import Annotated, Any, Literal, Self
 
@@ -23,6 +24,7 @@ from harness.weights.presets import with_preset
 
 Width = Annotated[int, Field(ge=1, le=65_536)]  # channels of a layer
 Pattern = Annotated[str, Field(min_length=1, max_length=200)]
+Count = Annotated[int, Field(le=1_000_000)]  # networks: a plan names every shard of them
 
 
 class Training(TrainConfig):
@@ -63,7 +65,8 @@ class PoolConfig(Config):
     held_out: int = Field(
         20, ge=0, le=100_000
     )  # further checkpoints, evenly spread, that nothing learns from
-    size: int | None = Field(None, ge=1, le=1_000_000)  # checkpoints beside those; None: the largest k
+    # checkpoints beside those; None: the largest k, or of a folder all files
+    size: int | None = Field(None, ge=1, le=1_000_000)
     path: str | None = None  # a folder of checkpoints instead: *.safetensors, *.pt, *.pth, *.bin, by name
     base: str | None = None  # with path: a file with all parameters; None: the last checkpoint
     workers: int | list[int] = unkeyed(0)
@@ -167,7 +170,7 @@ class WeightsConfig(Config):
         "base"  # running statistics: of the base network, or in the vector
     )
     pool: PoolConfig = PoolConfig()
-    k: list[int] = Field([10, 50, 200, 300], min_length=1)
+    k: list[Count] = Field([10, 50, 200, 300], min_length=1)
     subsets: list[Literal["first", "strided", "random"]] = Field(["strided"], min_length=1)
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     # how much validation accuracy the median reconstructed network may lose before generation is given up
@@ -196,6 +199,22 @@ class WeightsConfig(Config):
     shard: int = unkeyed(256, ge=1)  # networks in one artifact of predictions: what a lost machine costs
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @field_validator("vary", mode="before")
+    @classmethod
+    def _paths(cls, vary: Any) -> Any:
+        if not isinstance(vary, dict):
+            raise ValueError("expected a mapping, such as {autoencoder.latent_noise: [0, 0.1]}")
+        for path, values in vary.items():
+            if "=" in path or not all(path.strip().split(".")):
+                raise ValueError(f"{path!r} is no path to a value, such as autoencoder.latent_noise")
+            if isinstance(values, dict) and values:
+                raise ValueError(f"a path is one key: {path}.{next(iter(values))}: [VALUE, ...]")
+            if isinstance(values, list):
+                for value in values:
+                    if values.count(value) > 1:
+                        raise ValueError(f"{path}: {json.dumps(value)} is given twice")
+        return vary
 
     @property
     def given(self) -> dict[str, Any]:

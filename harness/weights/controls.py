@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from harness.core.config import Config
 from harness.core.registry import Registry
@@ -33,7 +33,15 @@ CONTROLS = Registry(
 )
 TRAJECTORIES = ("other_seed", "fine_tuned")  # what a control may need besides the originals
 
-Scale = Annotated[float, Field(gt=0)]
+
+def _different(scales: list[float]) -> list[float]:
+    for scale in scales:
+        if scales.count(scale) > 1:
+            raise ValueError(f"{scale} is given twice")
+    return scales
+
+
+Scales = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1), AfterValidator(_different)]
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Control(Config):
     name: str
     version: ClassVar[int] = 1  # raised when the same values would give other networks
     needs: ClassVar[tuple[str, ...]] = ()  # which of `TRAJECTORIES` the study has to add
-    networks: int = Field(20, ge=1)  # how many to make, of each setting
+    networks: int = Field(20, ge=1, le=1_000_000)  # how many to make, of each setting
 
     @abstractmethod
     def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
@@ -78,7 +86,7 @@ class Noise(Control):
     """An original plus Gaussian noise on its z-scored parameters (p-diff's noise baseline)."""
 
     name: Literal["noise"] = "noise"
-    scales: list[Scale] = Field([0.001, 0.05, 0.15], min_length=1)
+    scales: Scales = [0.001, 0.05, 0.15]
 
     def count(self) -> int:
         """Counts every scale."""
@@ -94,7 +102,7 @@ class AbsoluteNoise(Control):
     """An original plus Gaussian noise on its parameters as they are."""
 
     name: Literal["absolute_noise"] = "absolute_noise"
-    scales: list[Scale] = Field([0.001, 0.01, 0.1], min_length=1)
+    scales: Scales = [0.001, 0.01, 0.1]
 
     def count(self) -> int:
         """Counts every scale."""

@@ -108,7 +108,7 @@ def _fitting(
             return split, count
         if fits == 0:
             raise UserError(
-                f"weights.memory_gb = {memory_gb}: one image needs {(before + together * after) / 2**30:.2f} GB in "
+                f"weights.memory_gb = {memory_gb}: one image needs {(before + together * after) / 2**30:.2g} GB in "
                 f"{together} networks; give more"
             )
         count = fits

@@ -40,7 +40,12 @@ def write_best(
     end = begin + groups[before]["count"]
     vectors_GP = load_arrays(workshop.file(contenders, VECTORS))["vectors"][begin:end]
     predicted_GM = read_predictions(trial.reads["contenders"], workshop)[begin:end]
-    return _write(trial, row, origin, vectors_GP, predicted_GM, 0, folder, workshop)
+    said = _write(trial, row, origin, vectors_GP, predicted_GM, 0, folder, workshop)
+    if origin["networks"] > len(vectors_GP):
+        said.append(
+            f"the sweep has no more than {len(vectors_GP)}; `python -m harness generate` draws others"
+        )
+    return said
 
 
 def write_more(

@@ -63,7 +63,18 @@ class Stages:
             "training_version": TRAINING_VERSION,
         }
         self.start = network.start(channels, size, len(dataset.classes))
-        self.network, self.pool = self._brought() if config.pool.path is not None else self._collected()
+        self._check_statistics()
+        self.checkpoints = pool_size(config) + config.pool.held_out  # in the pool, those held out among them
+        if config.pool.path is not None:
+            self.network, trajectory = brought(
+                config.pool, self.settings, self.outline, self.layout, self.checkpoints
+            )
+            if config.pool.size is None:  # all that there are
+                self.checkpoints = len(trajectory.config["steps"])
+            self.pool = self._pool([trajectory])
+        else:
+            self.network = self._network(0)
+            self.pool = self._collected()
         self.predictions = self._predictions(self.pool, self.checkpoints)
 
     @property
@@ -76,28 +87,25 @@ class Stages:
         """Whether the originals come from networks whose neurons may be in another order."""
         return self.config.pool.path is None and self.whole and self.config.pool.trajectories > 1
 
-    @property
-    def checkpoints(self) -> int:
-        """How many there are in the pool, those held out among them."""
-        return pool_size(self.config) + self.config.pool.held_out
-
-    def _brought(self) -> tuple[Stage, Stage]:
-        network, trajectory = brought(
-            self.config.pool, self.settings, self.outline, self.layout, self.checkpoints
-        )
-        return network, self._pool([trajectory])
-
-    def _collected(self) -> tuple[Stage, Stage]:
+    def _collected(self) -> Stage:
         pool = self.config.pool
-        if self.permuted and self.outline.buffers and self.config.buffers == "base":
-            raise UserError(
-                f"weights.pool.trajectories = {pool.trajectories} of whole networks with running statistics: they "
-                "differ between the networks; set weights.buffers: collected"
-            )
         each = ceil(self.checkpoints / pool.trajectories)
-        network = self._network(0)
-        trajectories = [self._trajectory(number, each) for number in range(pool.trajectories)]
-        return network, self._pool(trajectories)
+        return self._pool([self._trajectory(number, each) for number in range(pool.trajectories)])
+
+    def _check_statistics(self) -> None:
+        """Raises `UserError` where running statistics would be those of another network."""
+        if not self.whole or not self.outline.buffers or self.config.buffers == "collected":
+            return
+        if self.permuted:
+            raise UserError(
+                f"weights.pool.trajectories = {self.config.pool.trajectories} of whole networks with running "
+                "statistics: they differ between the networks; set weights.buffers: collected"
+            )
+        if any("other_seed" in control.needs for control in self.config.controls):
+            raise UserError(
+                "weights.controls: other_seed is a whole network with running statistics of its own, which "
+                "buffers: base does not keep; set weights.buffers: collected, or leave other_seed out"
+            )
 
     def _network(self, number: int) -> Stage:
         """Returns the stage with the base network, or with that of a further trajectory of whole networks."""
@@ -116,9 +124,8 @@ class Stages:
 
     def _trajectory(self, number: int, checkpoints: int, every: int | None = None) -> Stage:
         """Returns the stage with one training that goes on from its network; `every` checkpoint is so many steps."""
-        network = self._network(number) if self.whole and self.config.pool.path is None else None
         return self._collection(
-            {"network": network or self._network(0)},
+            {"network": self._network(number) if self.whole else self.network},
             checkpoints,
             every or self._every,
             self.config.pool.learning_rate,

@@ -89,13 +89,13 @@ def variations(config: WeightsConfig) -> list[tuple[str, WeightsConfig]]:
     for values in product(*config.vary.values()):
         settings = [f"{path}={json.dumps(value)}" for path, value in zip(config.vary, values, strict=True)]
         text = ", ".join(f"{path} = {_short(value)}" for path, value in zip(config.vary, values, strict=True))
-        one = parse(WeightsConfig, with_settings(given, settings), "weights") if settings else config
+        one = parse(WeightsConfig, with_settings(given, settings), "weights.vary") if settings else config
         found.append((text, one))
     return found
 
 
 def _short(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else json.dumps(value).strip('"')
+    return " ".join(map(str, value)) or "none" if isinstance(value, list) else json.dumps(value).strip('"')
 
 
 def _further(config: WeightsConfig, data: DataConfig, seed: int) -> list[Images]:

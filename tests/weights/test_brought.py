@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_weights import WEIGHTS, trials_of
 
+from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.models.classifiers import build
+from harness.models.classifiers import build, tensors
 from harness.models.networks import ConvNeXt, ResNet, ViT, familiar
 from harness.weights.brought import brought, steps_of
-from harness.weights.config import PoolConfig
+from harness.weights.checkpoint_files import read
+from harness.weights.config import PoolConfig, WeightsConfig
 from harness.weights.layout import Layout, layout_of
-from harness.weights.originals import open_trajectory
+from harness.weights.originals import chosen, open_pool, open_trajectory
 from harness.weights.vectors import flatten
 
 RESNET = ResNet(widths=[4, 8], depths=[1, 1])
@@ -262,7 +265,11 @@ STEM = "resnet.embedder.embedder.convolution.weight"
         ),
         (
             lambda state: {**state, FC: torch.zeros(5, 8, dtype=torch.int8)},
-            "holds torch.int8, not floating-point",
+            "holds torch.int8, not plain floating-point",
+        ),
+        (
+            lambda state: {**state, FC: torch.full((5, 8), 1e300, dtype=torch.float64)},
+            f"'{FC}' has numbers that are not finite",
         ),
         (lambda state: {**state, FC: state[FC] + 1e-6}, f"'{FC}' differs from the base network's"),
         (lambda state: {**state, FC: state[FC] + 1e-6}, "`parameters: [all]`"),
@@ -312,6 +319,12 @@ def test_a_pickle_of_more_than_plain_tensors_is_never_opened(trap, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+def in_itself():
+    found = {}
+    found["model"] = found
+    return found
+
+
 @pytest.mark.parametrize(
     ("write", "words"),
     [
@@ -321,6 +334,13 @@ def test_a_pickle_of_more_than_plain_tensors_is_never_opened(trap, tmp_path):
         (lambda file: torch.save([torch.zeros(2)], file), "holds no tensors by name"),
         (lambda file: torch.save({}, file), "holds no tensors by name"),
         (lambda file: torch.save({"a": torch.zeros(1), "epoch": 3}, file), "'epoch' is a int, no tensor"),
+        (lambda file: torch.save({0: torch.zeros(1)}, file), "0 is a number where a name belongs"),
+        (lambda file: torch.save(in_itself(), file), "'model' is a dict, no tensor"),
+        (
+            lambda file: torch.save({FC: torch.zeros(5, 8).to_sparse()}, file),
+            "holds torch.sparse_coo, not plain",
+        ),
+        (lambda file: torch.save({FC: torch.zeros(5, 8, device="meta")}, file), "holds no numbers"),
     ],
 )
 def test_a_file_that_is_no_state_dict_is_named(write, words, tmp_path):
@@ -329,6 +349,33 @@ def test_a_file_that_is_no_state_dict_is_named(write, words, tmp_path):
     message = refusal(given, tmp_path)
     assert message.startswith(f"{tmp_path / 'step9.pt'}: ")
     assert words in message
+
+
+def test_numbers_of_8_bits_are_read(tmp_path):
+    given = Brought().written(tmp_path)
+    small = {FC: contiguous(given.states[1])[FC].to(torch.float8_e4m3fn)}
+    save_file({**contiguous(given.base), **small}, tmp_path / "step9.safetensors")
+    state = read(tmp_path / "step9.safetensors", tensors(build(given.settings)))
+    assert torch.equal(state[FC], small[FC].float())
+
+
+def test_hidden_files_are_no_checkpoints_and_endings_may_be_large(tmp_path):
+    given = Brought().written(tmp_path)
+    (tmp_path / "._step9.safetensors").write_bytes(b"what a Mac leaves behind")
+    _, trajectory = given.stages(tmp_path)
+    count = len(trajectory.config["brought"])
+    torch.save(given.states[1], tmp_path / "step99.PT")
+    assert len(given.stages(tmp_path)[1].config["brought"]) == count + 1
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    given = Brought().written(tmp_path)
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert "cannot be read: Permission denied" in refusal(given, tmp_path)
 
 
 def test_a_damaged_safetensors_file_is_named(tmp_path):
@@ -345,3 +392,35 @@ def test_files_that_change_after_the_plan_are_noticed(tmp_path, workshop):
     for stage in (network, trajectory):
         with pytest.raises(UserError, match=r"step16\.safetensors: has changed since the sweep was planned"):
             workshop.ensure(stage)
+
+
+@pytest.mark.parametrize(("parameters", "same"), [(["norm2"], True), (["all"], False)])
+def test_another_seed_goes_on_from_the_network_that_was_brought_unless_all_of_it_varies(
+    parameters, same, tmp_path
+):
+    network = parse(WeightsConfig, WEIGHTS, "weights").network
+    state = build(network.settings(1, 8, 10)).state_dict()
+    for number in range(6):
+        save_file(
+            {**state, "norm2.weight": state["norm2.weight"] + number}, tmp_path / f"{number}.safetensors"
+        )
+    pool = {"path": str(tmp_path), "held_out": 0, "workers": 0}
+    (trial,) = trials_of(parameters=parameters, pool=pool, k=[6])[1]
+    needs = trial.needs["contenders"].needs
+    assert (needs["other_seed"].needs["network"].key == trial.needs["network"].key) is same
+    assert needs["fine_tuned"].needs["network"].key == trial.needs["network"].key
+
+
+def test_all_checkpoints_of_a_folder_may_be_chosen_unless_a_size_is_given(tmp_path, workshop):
+    network = parse(WeightsConfig, WEIGHTS, "weights").network
+    state = build(network.settings(1, 8, 10)).state_dict()
+    for number in range(9):
+        save_file(
+            {**state, "norm2.weight": state["norm2.weight"] + number}, tmp_path / f"{number}.safetensors"
+        )
+    for size, last in ((None, 8), (3, 3)):
+        pool = {"path": str(tmp_path), "held_out": 1, "size": size, "workers": 0}
+        (trial,) = trials_of(parameters=["norm2"], pool=pool, k=[2])[1]
+        found = open_pool(trial.needs["pool"], workshop)
+        places = chosen(found, {"k": 2, "subset": "strided", "seed": 0})
+        assert list(found.steps_N[places]) == [0, last]

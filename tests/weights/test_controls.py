@@ -224,6 +224,9 @@ def test_checkpoints_are_taken_as_they_are_and_evenly_spread(kind, networks, pla
         ("other_seeds", "did you mean 'other_seed'?"),
         ({"name": "gaussian", "networks": 0}, "networks = 0"),
         ({"name": "gaussian", "scales": [1.0]}, "unknown key 'scales'"),
+        ({"name": "noise", "scales": [0.5, 1.0, 0.5]}, "scales = [0.5, 1.0, 0.5]: 0.5 is given twice"),
+        ({"name": "absolute_noise", "scales": [1.0, 1.0]}, "1.0 is given twice"),
+        ({"name": "gaussian", "networks": 10**9}, "networks = 1000000000"),
     ],
 )
 def test_bad_controls_are_refused(values, words):

@@ -137,6 +137,13 @@ def test_without_a_classifier_an_export_is_of_networks(swept, tmp_path):
     assert len(harness.load(tmp_path / "x")) == 5
 
 
+def test_those_that_there_are_are_written_where_more_are_asked_for(swept, tmp_path, capsys):
+    folder = str(tmp_path / "x")
+    assert main(["export", swept[0], "--results", swept[1], "--networks", "1000", "--to", folder]) == 0
+    assert len(harness.load(folder)) == 12
+    assert "no more than 12; `python -m harness generate` draws others" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -144,6 +151,11 @@ def test_without_a_classifier_an_export_is_of_networks(swept, tmp_path):
         (["generate", "--networks", "0", "--to", "x"], ["'0' is not a number from 1"]),
         (["export", "--networks", "many", "--to", "x"], ["'many' is not a number"]),
         (["generate", "--networks", "3", "--to", "x", "--set", "seed=9"], ["no more networks", "run:"]),
+        (["export", "--to", ""], ["--to: no folder"]),
+        (["export", "--to", f"{__file__}/x"], ["cannot be made: Not a directory; choose another folder"]),
+        (["export", "--to", "/proc/nothing/x"], ["cannot be made: No such file"]),
+        (["export", "--to", "a\0b"], ["cannot be made"]),
+        (["export", "--to", "~nobody-of-this-name/x"], ["cannot be made"]),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(swept, arguments, words, capsys):

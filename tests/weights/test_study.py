@@ -107,6 +107,14 @@ def test_further_data_sets_have_networks_of_their_own():
         ({"network": {"name": "convnet", "channels": [8], "groups": 3}}, ["channels = 8", "groups = 3"]),
         ({"autoencoder": {"latent": 17}}, ["17", "16"]),
         ({"sampling_steps": 21}, ["sampling_steps", "20"]),
+        ({"k": [10**9]}, ["k.0 = 1000000000", "1000000"]),
+        ({"vary": {"autoencoder": {"latent": [2, 3]}}}, ["vary: a path is one key: autoencoder.latent: ["]),
+        ({"vary": {"autoencoder.latent": [2, 3, 2]}}, ["autoencoder.latent: 2 is given twice"]),
+        ({"vary": {"autoencoder.latent_noise": [0, 0.0]}}, ["autoencoder.latent_noise: 0 is given twice"]),
+        ({"vary": {"": [1]}}, ["vary: '' is no path"]),
+        ({"vary": {"generate=3; x": [1]}}, ["'generate=3; x' is no path"]),
+        ({"vary": 3}, ["vary = 3: expected a mapping, such as {autoencoder.latent_noise: [0, 0.1]}"]),
+        ({"vary": {"autoencoder.latent": [2, "x"]}}, ['weights.vary: autoencoder.latent = "x"']),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(weights, words):
@@ -115,6 +123,33 @@ def test_what_cannot_be_is_refused_in_one_line(weights, words):
     text = str(caught.value)
     assert "\n" not in text
     assert all(word in text for word in words), text
+
+
+def test_what_varies_is_told_even_where_it_is_nothing():
+    trials = trials_of(vary={"controls": [[], ["noise"]]}, k=[6])[1]
+    assert [trial.axes["varied"] for trial in trials] == ["controls = none", "controls = noise"]
+
+
+RESNET = {"name": "resnet", "widths": [8, 8], "depths": [1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("values", "refused"),
+    [
+        ({"controls": ["other_seed"]}, True),
+        ({"controls": ["fine_tuned", "noise"]}, False),
+        ({"controls": ["other_seed"], "buffers": "collected"}, False),
+        ({"controls": ["other_seed"], "parameters": ["norm"]}, False),
+        ({"controls": ["other_seed"], "network": "mlp"}, False),  # it has no running statistics
+    ],
+)
+def test_a_whole_network_of_another_seed_is_not_run_with_this_ones_running_statistics(values, refused):
+    values = {"network": RESNET, "parameters": ["all"], **values}
+    if refused:
+        with pytest.raises(UserError, match="buffers: collected, or leave other_seed out"):
+            trials_of(**values)
+    else:
+        assert trials_of(**values)[1]
 
 
 def test_a_description_counts_what_varies_and_what_lies_before():
