@@ -18,7 +18,6 @@ from harness.report.words import (
     interval,
     listed,
     number,
-    p_alone,
     p_value,
     percent,
     points,
@@ -168,8 +167,8 @@ def accuracy_table(found: list[Setting]) -> str:
     """Returns the table original / ensemble / generated: a row per setup, the published numbers beneath."""
     names = list(found[0].setup) if found else ["k"]
     runs = any(setting.runs > 1 for setting in found)
-    groups = (("Original", 3), ("Ensemble", 1), ("Generated", 3), ("Difference of best", 2))
-    columns = ("best", "mean", "median", "accuracy", "best", "mean", "median", "points", "p-value")
+    groups = (("Original", 3), ("Ensemble", 1), ("Generated", 3), ("Difference of best", 1))
+    columns = ("best", "mean", "median", "accuracy", "best", "mean", "median", "points")
     head = (
         "<tr>"
         + "".join(f'<th scope="col" rowspan="2" class="text">{choice_title(name)}</th>' for name in names)
@@ -189,11 +188,16 @@ def accuracy_table(found: list[Setting]) -> str:
         if following is None or (following.data, following.network) != (setting.data, setting.network):
             span = len(names) + runs
             rows += ["".join(_beside_cells(one, span)) for one in beside(setting.data, setting.network)]
-    text = table("Test accuracy; best is selected on validation and has its 95\u202f% interval", head, rows)
+    text = table(
+        "Test accuracy; best is selected on validation and has its 95\u202f% interval",
+        head,
+        rows,
+        dense=len(names) > 1,
+    )
     if runs:
         text += (
-            '<p class="note">Of several runs these are means, and the interval is Student\'s: over seeds, or over '
-            "runs of the generator where there is one seed.</p>"
+            '<p class="note">Of several runs these are means, and where they differ the interval is Student\'s: '
+            "over seeds, or over runs of the generator where there is one seed.</p>"
         )
     if len(rows) <= MOST_ROWS:
         return text
@@ -211,8 +215,9 @@ def _accuracy_cells(setting: Setting, runs: bool) -> Iterable[str]:
     gain = setting.gain
     value = points(gain.value, DIGITS).split("\u00a0")[0]
     known = gain.low is not None and gain.high is not None
-    yield cell(value + (f"<small>{gain_interval(gain)}</small>" if known else ""))
-    yield cell(UNKNOWN if setting.runs > 1 else p_alone(setting.p))
+    ends = f"<small>{gain_interval(gain)}</small>" if known else ""
+    tested = gain.value is not None and setting.runs == 1
+    yield cell(value + ends + (f"<small>{p_value(setting.p)}</small>" if tested else ""))
 
 
 def gain_interval(gain: Mean | Estimate) -> str:
@@ -236,7 +241,7 @@ def _beside_cells(one: Beside, span: int) -> Iterable[str]:
         yield f"<td>{UNKNOWN if value is None else percent(value / 100)}</td>"
     known = one.original is not None and one.generated is not None
     gap = points(((one.generated or 0) - (one.original or 0)) / 100, 1).split("\u00a0")[0]
-    yield f"<td>{gap if known else UNKNOWN}</td><td>{UNKNOWN}</td>"
+    yield f"<td>{gap if known else UNKNOWN}</td>"
 
 
 def published_note(tables: Tables) -> str:

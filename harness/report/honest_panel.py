@@ -25,6 +25,7 @@ from harness.report.words import (
     heads,
     interval,
     p_alone,
+    p_value,
     percent,
     points,
     several,
@@ -32,10 +33,10 @@ from harness.report.words import (
 )
 
 MOST_LISTED = 12  # trials whose headings stand unfolded
+ROUNDING = 1e-6  # a distance that is smaller is none: parameters are of single precision
 NOT_MEANT = "–"  # a measure that this kind of network cannot have
 EVIDENCE = {  # columns of the first table, and their digits
     "copying_z": ("Z<sub>U</sub>", 1),
-    "copying_z_raw": ("Z<sub>U</sub>, raw", 1),
     "mean_z": ("Z<sub>mean</sub>", 1),
     "distance_ratio": ("Distance ratio", 2),
     "variance_ratio": ("Variance ratio", 2),
@@ -81,12 +82,14 @@ def evidence_table(found: list[Trial]) -> str:
     names = list(found[0].setup)
     words = [*map(choice_title, names), "Verdict"]
     titles = [*words, *(title for title, _ in EVIDENCE.values()), *SHARES.values()]
-    titles += ["Gain of best", "p-value", "Gain of mean", "Trivial control", "Its gain of mean"]
+    titles += ["Gain of best", "Gain of mean", "Trivial control", "Its gain of mean"]
+    words.append("Trivial control")
     rows = ("".join(_evidence_cells(trial)) for trial in found)
     return table(
         "Generated networks beside held-out checkpoints, which nothing learnt from",
         heads(titles, words),
         rows,
+        dense=True,
     )
 
 
@@ -95,13 +98,20 @@ def _evidence_cells(trial: Trial) -> Iterable[str]:
     warning = "<small>originals of different networks</small>" if trial.permuted else ""
     yield f'<td class="text"><strong>{trial.verdict.newness}</strong>{_goodness(trial)}{warning}</td>'
     for name, (_, digits) in EVIDENCE.items():
-        yield cell(decimal(trial.newness[name], digits).replace("-", "−"))
+        alone = name == "variance_ratio" and trial.original.networks == 1  # has no variance
+        text = NOT_MEANT if alone else _signed(trial.newness[name], digits)
+        raw = trial.newness["copying_z_raw"] if name == "copying_z" else None
+        yield cell(text if raw is None else f"{text}<small>raw {_signed(raw, digits)}</small>")
     yield from (cell(percent(trial.newness[name], 0)) for name in SHARES)
-    yield cell(_gain(trial.gain))
-    yield cell(p_alone(trial.p))
+    tested = "" if trial.gain.value is None else f"<small>{p_value(trial.p)}</small>"
+    yield cell(_gain(trial.gain) + tested)
     yield cell(_mean_gain(trial.mean_gain))
-    yield cell(_trivial(trial))
+    yield f'<td class="text">{_trivial(trial)}</td>'
     yield cell(_mean_gain(trial.trivial_mean_gain))
+
+
+def _signed(value: float | None, digits: int) -> str:
+    return MISSING if value is None else decimal(round(value, digits) + 0.0, digits).replace("-", "−")
 
 
 def _goodness(trial: Trial) -> str:
@@ -137,22 +147,22 @@ def _trivial(trial: Trial) -> str:
 
 
 def _kinds(trial: Trial, unfolded: bool) -> str:
-    titles = ["Kind", "Networks", "Best, test", "Mean, test", *(title for title, _ in MEASURED.values())]
+    titles = ["Kind", "Best, test", "Mean, test", *(title for title, _ in MEASURED.values())]
     head = heads([*titles, "p against generated"], titles[:1])
-    body = table(
-        "Medians; beneath them from the 5th to the 95th percentile", head, map(_kind_cells, trial.kinds)
-    )
+    caption = "Medians; beneath them from the 5th to the 95th percentile"
+    body = table(caption, head, map(_kind_cells, trial.kinds), dense=True)
     text = f"<p>{newness_sentence(trial)} {trivial_sentence(trial)}</p>"
     title = f"{setup_text(trial.setup)}: {several(len(trial.kinds), 'kind')}"
     return f"<details{' open' if unfolded else ''}><summary>{title}</summary>{text}{body}</details>"
 
 
 def _kind_cells(kind: Kind) -> str:
-    texts: list[Any] = [f"{kind.networks:,}", _best(kind.best), percent(kind.mean, DIGITS)]
+    texts: list[Any] = [_best(kind.best), percent(kind.mean, DIGITS)]
     texts += [_spread(name, kind, digits) for name, (_, digits) in MEASURED.items()]
     paired = None if kind.paired is None else kind.paired.p
     texts.append(NOT_MEANT if kind.kind == GENERATED else p_alone(paired))
-    return cell(escape(kind_name(kind.kind, kind.setting)), header=True) + "".join(map(cell, texts))
+    name = f"{escape(kind_name(kind.kind, kind.setting))}<small>{several(kind.networks, 'network')}</small>"
+    return cell(name, header=True) + "".join(map(cell, texts))
 
 
 def _spread(name: str, kind: Kind, digits: int) -> str:
@@ -168,7 +178,9 @@ def _spread(name: str, kind: Kind, digits: int) -> str:
 
 def _number(value: float, digits: int) -> str:
     """Returns a number with fixed decimals, or with significant ones where those would say 0."""
-    return f"{value:.2g}" if digits and 0 < abs(value) < 10**-digits else f"{value:.{digits}f}"
+    if abs(value) < ROUNDING:
+        return "0"
+    return f"{value:.2g}" if digits and abs(value) < 10**-digits else f"{value:.{digits}f}"
 
 
 def _best(accuracy: Estimate) -> str:

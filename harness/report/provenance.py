@@ -117,7 +117,7 @@ def _runs_table(found: list[Run]) -> str:
         )
         for run in found
     )
-    return table(several(len(found), "run"), heads(titles, words=titles[:3]), rows)
+    return table(several(len(found), "run"), heads(titles, words=titles[:3]), rows, dense=True)
 
 
 def _reading() -> str:

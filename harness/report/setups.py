@@ -84,6 +84,23 @@ def unsaid(varied: Any) -> str | None:
     return ", ".join(part for part in parts if part.split(" = ")[0] not in SAID) or None
 
 
+def in_order(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Returns the rows sorted by `names`: noise from none to both, locations from the fewest numbers to the most."""
+    keys = frame[list(names)].copy()
+    if "noise" in keys:
+        keys["noise"] = [
+            f"{NOISES.index(case.split(' ')[0])} {case}" if isinstance(case, str) else None
+            for case in keys["noise"]
+        ]
+    if "parameters" in keys:
+        least = frame.groupby("parameters")["length"].transform("min").fillna(0)
+        keys["parameters"] = [
+            f"{int(length):012} {name}" if isinstance(name, str) else None
+            for name, length in zip(keys["parameters"], least, strict=True)
+        ]
+    return frame.loc[keys.sort_values(list(names), kind="stable").index]
+
+
 def telling(frame: pd.DataFrame, columns: Iterable[str], given: Sequence[str] = ()) -> list[str]:
     """Returns those of `columns` that vary while `given` and the ones before do not; always data and network."""
     kept = list(given)

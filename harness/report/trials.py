@@ -8,7 +8,7 @@ import pandas as pd
 from harness.report.correctness import Correctness, Paired, Who, compare
 from harness.report.figures.figure import succeeded, varied
 from harness.report.figures.kinds import kind_order
-from harness.report.setups import RUNS, SETUP, Mean, mean_over_runs, measured
+from harness.report.setups import RUNS, SETUP, Mean, in_order, mean_over_runs, measured, telling
 from harness.report.tables import Tables
 from harness.report.verdict import Evidence, Verdict, judge
 from harness.report.words import Estimate, estimate, number
@@ -30,7 +30,7 @@ ACCURACY = tuple(f"test_accuracy{end}" for end in ("", "_low", "_high", "_n"))
 class Setting(NamedTuple):
     """All runs of one setup: means over seeds and runs of the generator."""
 
-    setup: dict[str, Any]  # what varies beside seed and generator; k
+    setup: dict[str, Any]  # what tells it from others, beside seed and generator; k
     data: Any
     network: Any
     runs: int
@@ -80,7 +80,7 @@ class Kind(NamedTuple):
 class Trial(NamedTuple):
     """One set of K originals, one run of the generator on it, and what stands beside."""
 
-    setup: dict[str, Any]  # what varies; k
+    setup: dict[str, Any]  # what tells it from others; k
     permuted: bool  # whether the originals began from different networks
     original: Summary
     ensemble: Estimate
@@ -98,9 +98,9 @@ class Trial(NamedTuple):
 def settings(tables: Tables) -> list[Setting]:
     """Returns the setups of the trials that succeeded, in order."""
     frame = succeeded(tables.weights)
-    names = [*varied(frame, SETUP), *taken(frame)]
+    names = [*telling(frame, SETUP), *taken(frame)]
     found = []
-    for values, rows in frame.groupby(names, dropna=False, sort=True):
+    for values, rows in in_order(frame, names).groupby(names, dropna=False, sort=False):
         gain = measured(rows, GAIN)
         found.append(
             Setting(
@@ -124,8 +124,8 @@ def taken(frame: pd.DataFrame) -> list[str]:
 def trials(tables: Tables, correctness: Correctness) -> list[Trial]:
     """Returns the trials that succeeded, by setup and then K."""
     frame = succeeded(tables.weights)
-    setup = [*varied(frame, [*SETUP, *RUNS]), *taken(frame)]
-    frame = frame.sort_values(setup, kind="stable")
+    setup = [*telling(frame, SETUP), *varied(frame, RUNS), *taken(frame)]
+    frame = in_order(frame, setup)
     networks = _networks(succeeded(tables.networks))
     found = [_trial(row, setup, networks, correctness) for row in frame.to_dict("records")]
     return _with_runs(found, frame)
@@ -190,7 +190,7 @@ def _with_runs(found: list[Trial], frame: pd.DataFrame) -> list[Trial]:
         of_generated=[_less(t.generated.mean, t.original.mean) for t in found],
         of_trivial=[_less(t.trivial.mean if t.trivial else None, t.original.mean) for t in found],
     )
-    groups = frame.groupby([*varied(frame, SETUP), *taken(frame)], dropna=False).ngroup().to_numpy()
+    groups = frame.groupby([*telling(frame, SETUP), *taken(frame)], dropna=False).ngroup().to_numpy()
     gains = {}
     for group in np.unique(groups):
         rows = frame[groups == group]

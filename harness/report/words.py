@@ -77,7 +77,8 @@ def points(value: float | None, digits: int = 1) -> str:
     """Returns a difference of 0.012 as "+1.2 points"."""
     if value is None:
         return MISSING
-    text = f"{100 * value:+.{digits}f}".replace("-", "−")
+    rounded = round(100 * value, digits) + 0.0  # no negative zero
+    text = f"{rounded:+.{digits}f}".replace("-", "−")
     return f"{text}\u00a0points"
 
 
@@ -146,15 +147,17 @@ def cell(text: str, header: bool = False) -> str:
     return f'<td class="missing">{text}</td>' if text == MISSING else f"<td>{text}</td>"
 
 
-def table(caption: str, head: str, rows: Iterable[str]) -> str:
+def table(caption: str, head: str, rows: Iterable[str], dense: bool = False) -> str:
     """Returns a table in a box of its own that scrolls.
 
-    `caption` is safe text, `head` the HTML of the rows on top, `rows` the cells of each row below.
+    `caption` is safe text, `head` the HTML of the rows on top, `rows` the cells of each row below; a dense one is
+    for many columns.
     """
     body = "".join(f"<tr>{row}</tr>" for row in rows)
+    kind = ' class="dense"' if dense else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}">'
-        f"<table><caption>{caption}</caption><thead>{head}</thead><tbody>{body}</tbody></table></div>"
+        f"<table{kind}><caption>{caption}</caption><thead>{head}</thead><tbody>{body}</tbody></table></div>"
     )
 
 

@@ -120,6 +120,9 @@ def test_k_1_has_no_mean_to_be_near(small_weights: dict) -> None:
     numbers = {"copying_z": -5.0, "mean_z": -5.0, "variance_ratio": 0.1, "distance_ratio": 0.7}
     assert trialled(one_trial(small_weights, **numbers))[0].verdict.newness == "averages"
     assert trialled(one_trial(small_weights, k=1, **numbers))[0].verdict.newness == "copies"
+    for count, shown in ((1, "<td>–</td>"), (20, 'class="missing"')):
+        values = {**numbers, "variance_ratio": None, "original_networks": count}
+        assert shown in honest_panel.evidence_table(trialled(one_trial(small_weights, **values)))
 
 
 def test_originals_of_different_networks_are_warned_of(small_weights: dict) -> None:
@@ -133,7 +136,7 @@ def test_runs_of_one_setup_stand_in_one_row(repeated: dict) -> None:
     tables = from_arrow(synthetic.arrow(repeated))
     found = settings(tables)
     assert [list(one.setup.values()) for one in found] == [
-        [data, noise, 3] for data in ("CIFAR-100", "digits") for noise in ("both", "parameters")
+        [data, noise, 3] for data in ("CIFAR-100", "digits") for noise in ("parameters", "both")
     ]
     for one in found:
         frame = tables.weights
@@ -163,6 +166,34 @@ def test_the_mean_s_gain_is_over_all_runs(repeated: dict) -> None:
     assert re.search(
         r"from the mean original \((95 % interval .* to .*, )?6 runs\)", text(answer_weights.to_html(found))
     )
+
+
+def test_a_network_that_is_varied_as_a_whole_is_named_once() -> None:
+    setups = [
+        {
+            "network": name,
+            "varied": f'network = {{"name": "{name}", "depths": [1, 1]}}',
+            "generator": generator,
+        }
+        for name in ("resnet", "vit")
+        for generator in (0, 1)
+    ]
+    rows = synthetic.weight_rows(ks=(3,), subsets=("first",), generated=6, n=200, setups=setups)
+    tables = from_arrow(synthetic.arrow(rows))
+    assert [list(one.setup) for one in settings(tables)] == [["network", "k"]] * 2
+    assert [list(trial.setup) for trial in trialled(tables)] == [["network", "generator", "k"]] * 4
+    assert "depths" not in section(tables) + answer_weights.to_html(trialled(tables))
+
+
+def test_distances_that_are_rounding_are_none(small_weights: dict) -> None:
+    tables = one_trial(small_weights)
+    ensemble = tables.networks["kind"] == "ensemble"
+    for value, shown in ((6e-8, "<td>0</td>"), (2e-5, "<td>2e-05</td>"), (0.5, "<td>0.500</td>")):
+        networks = tables.networks.assign(distance=tables.networks["distance"].mask(ensemble, value))
+        (row,) = re.findall(
+            r"<tr><th[^>]*>average of all.*?</tr>", section(tables._replace(networks=networks))
+        )
+        assert shown in row
 
 
 def test_published_numbers_stand_beneath_the_same_data_and_network(repeated: dict) -> None:
@@ -195,7 +226,7 @@ def test_missing_numbers_are_called_missing(small_weights: dict) -> None:
     row |= {"generated_minus_original": None, "copying_z": None}
     tables = from_arrow(synthetic.arrow({"weights": [row]}))
     table = answer_weights.accuracy_table(settings(tables))
-    assert table.count('<td class="missing">missing</td>') == 3
+    assert table.count('<td class="missing">missing</td>') == 2
     found = trialled(tables)
     assert "their difference is missing" in answer_weights.to_html(found)
     assert "is open" in answer_weights.to_html(found)

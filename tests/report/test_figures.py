@@ -9,14 +9,14 @@ import synthetic_results as synthetic
 from scipy.stats import spearmanr
 
 from harness.report.figures import FIGURES, ablation, over_block, over_timestep
-from harness.report.figures.figure import Absent, Figure, axis_range, ramp, succeeded
+from harness.report.figures.figure import Absent, Figure, axis_range, error_bars, ramp, succeeded
 from harness.report.figures.finetuned import pairs
 from harness.report.figures.heatmap import grid
 from harness.report.figures.lines import controls, lines
 from harness.report.figures.over_parameters import best_heads
 from harness.report.figures.over_pool import best_over_pool
 from harness.report.figures.parallel import settings
-from harness.report.figures.scatter import clouds, most_a_view, thinned
+from harness.report.figures.scatter import clouds, most_a_view, thinned, traces
 from harness.report.figures.search_regret import regret
 from harness.report.figures.similarity_cases import bars, published_bars, with_largest
 from harness.report.figures.similarity_range import published_range, ranges
@@ -470,6 +470,8 @@ def test_clouds_hold_every_network_with_both_numbers(tables: Tables) -> None:
         assert cloud.x == pytest.approx(same["max_similarity"].tolist(), abs=1e-4)
         assert cloud.y == pytest.approx((100 * same["test_accuracy"]).tolist(), abs=1e-3)
         assert cloud.left_out == 0
+    drawn = {trace["name"]: trace["zorder"] for trace in traces(found, "")}
+    assert drawn["average of all weights"] > drawn["generated"] > drawn["original"] == drawn["noise 0.05"]
 
 
 def test_many_networks_are_thinned_and_said_to_be(tables: Tables) -> None:
@@ -536,6 +538,14 @@ def test_the_published_range_is_the_csv_s() -> None:
     found = published_range()
     assert (found.kind, found.k) == ("2024-02", [1, 10, 50, 200, 500])
     assert (found.low, found.high) == ([0.96, 0.91, 0.87, 0.85, 0.85], [0.98, 0.97, 0.97, 0.98, 0.97])
+
+
+def test_bars_are_hidden_where_no_end_is_known() -> None:
+    assert not error_bars([0.5, 0.6], [None, None], [None, None])["visible"]
+    bars = error_bars([0.5, 0.6], [None, 0.5], [None, 0.8])
+    assert bars["visible"]
+    assert bars["array"] == [None, pytest.approx(0.2)]
+    assert bars["arrayminus"] == [None, pytest.approx(0.1)]
 
 
 def test_axes_leave_room_and_stay_possible() -> None:

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from harness.report.paired import t_interval
-from harness.report.setups import measured, noise_cases, telling, unsaid
+from harness.report.setups import in_order, measured, noise_cases, telling, unsaid
 
 
 def test_the_interval_is_student_s() -> None:
@@ -51,6 +51,18 @@ def test_what_has_a_column_of_its_own_is_not_said_again() -> None:
     assert unsaid('sampler = ddim, pool = {"a": 1, "b": 2}') == 'pool = {"a": 1, "b": 2}'
     assert unsaid("parameters = conv1 fc") is None
     assert unsaid(None) is None
+
+
+def test_noise_and_locations_stand_in_an_order_that_means_something() -> None:
+    frame = pd.DataFrame(
+        {
+            "parameters": ["all", "conv1", "all", "conv1", None],
+            "length": [3778, 72, 3778, 72, None],
+            "noise": ["none", "both", "latents", "parameters", "none"],
+        }
+    )
+    assert in_order(frame, ["noise"])["noise"].tolist() == ["none", "none", "parameters", "latents", "both"]
+    assert in_order(frame, ["parameters", "noise"]).index.tolist() == [3, 1, 0, 2, 4]
 
 
 def test_columns_that_follow_from_others_tell_nothing() -> None:

@@ -11,6 +11,7 @@ from harness.report.words import escape, plain
 
 CHOICE_NAMES = {"k": "K", "data": "Data", "pool": "Pool", "head": "Head", "axis": "X axis"}
 CHOICE_NAMES |= {"latent": "Latent size", "varied": "Other settings", "space": "Map of"}
+CHOICE_NAMES |= {"generator": "Generator run"}
 # From clean to noisy, from shallow to deep: told apart by colour-blind readers, on white and on black.
 RAMP = ((47, 120, 214), (150, 104, 176), (226, 120, 40))
 GREY = "#85888d"
@@ -106,7 +107,16 @@ def error_bars(
         pairs = zip(ends, value, strict=True)
         return [None if end is None or at is None else abs(end - at) for end, at in pairs]
 
-    return {"type": "data", "array": lengths(high), "arrayminus": lengths(low), "thickness": 1, "width": 3}
+    above, below = lengths(high), lengths(low)
+    visible = any(length is not None for length in (*above, *below))  # else Plotly draws bars of no length
+    return {
+        "type": "data",
+        "array": above,
+        "arrayminus": below,
+        "thickness": 1,
+        "width": 3,
+        "visible": visible,
+    }
 
 
 def ramp(count: int) -> list[str]:

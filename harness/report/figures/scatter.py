@@ -59,7 +59,7 @@ def most_a_view(views: int) -> int:
 
 
 def traces(found: list[Cloud], hover: str) -> list[dict[str, Any]]:
-    """Returns a trace for each kind; the few (an ensemble) are drawn larger, over the many."""
+    """Returns a trace for each kind: generated networks over the others; the few (an ensemble) larger, over all."""
     drawn = []
     for cloud, mark in zip(found, marks([(cloud.kind, cloud.setting) for cloud in found]), strict=True):
         few = len(cloud.names) <= FEW
@@ -73,6 +73,7 @@ def traces(found: list[Cloud], hover: str) -> list[dict[str, Any]]:
             "marker": look | {"color": mark.colour, "symbol": mark.symbol},
             "customdata": cloud.names,
             "hovertemplate": hover,
+            "zorder": 2 if few else int(cloud.kind == "generated"),
         }
         drawn.append(trace)
     return drawn
