@@ -161,12 +161,11 @@ def chosen(pool: Pool, config: Mapping[str, Any]) -> np.ndarray:
 def held_out(pool: Pool, places_K: np.ndarray) -> np.ndarray:
     """Returns the places of the checkpoints to compare with: those held out between the first and last original.
 
-    All that are held out where those are too few: outside of the originals' steps training has moved on.
+    Outside of the originals' steps training has moved on; checkpoints from there would make anything look copied.
     """
     places = np.flatnonzero(pool.held_out_N)
     steps = pool.steps_N[places_K]
-    between = places[(pool.steps_N[places] >= steps.min()) & (pool.steps_N[places] <= steps.max())]
-    return between if len(between) >= ENOUGH_HELD_OUT else places
+    return places[(pool.steps_N[places] >= steps.min()) & (pool.steps_N[places] <= steps.max())]
 
 
 def make_predictions(stage: Stage, folder: Path, workshop: Workshop) -> None:

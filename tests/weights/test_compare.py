@@ -527,7 +527,7 @@ def test_a_single_original_has_no_other_to_be_compared_with(done):
         assert row[column] is None
     assert tables["weights"][0]["similarity_original"] is None
     assert tables["weights"][0]["variance_ratio"] is None
-    assert tables["weights"][0]["copying_z"] is not None  # from the held-out
+    assert tables["weights"][0]["copying_z"] is None  # nothing is held out between one original and itself
     assert tables["weights"][0]["ensemble_accuracy"] == row["test_accuracy"]
 
 
