@@ -40,7 +40,7 @@ from harness.features.config import FeaturesConfig
 from harness.features.extract import open_denoiser
 from harness.features.study import STUDY
 from harness.metrics.accuracy import Z_95, Accuracy, accuracy
-from harness.models.denoiser import Denoiser
+from harness.models.backbones.denoiser import Denoiser
 from harness.training.augment import augmented
 from harness.training.config import Augment
 

@@ -18,10 +18,10 @@ import torch
 from diffusers import DDPMScheduler
 
 from harness.features.extract import extract
-from harness.models.adm import ADM
-from harness.models.backbone import blocks
-from harness.models.blocks import multiplications
-from harness.models.denoiser import Denoiser, build_unet
+from harness.models.backbones.adm import ADM
+from harness.models.backbones.backbone import blocks
+from harness.models.backbones.blocks import multiplications
+from harness.models.backbones.denoiser import Denoiser, build_unet
 
 MATRIX = {"cuda": 8192, "cpu": 1024}
 

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from harness.data.transforms import as_input
-from harness.models.classifiers import build
-from harness.models.networks import NETWORKS
+from harness.models.classifiers.build import build
+from harness.models.classifiers.networks import NETWORKS
 from harness.weights.evaluate import IMAGES_AT_ONCE, Evaluator, share_before
 from harness.weights.layout import Layout, layout_of
 from harness.weights.vectors import flatten, unflatten

@@ -25,8 +25,8 @@ from harness.core.row_store import RowStore
 from harness.core.stages import Workshop
 from harness.core.storage import Storage
 from harness.data.dataset import Dataset
-from harness.models.adm import ADM
-from harness.models.backbone import BackbonePlan, blocks, multiplications
+from harness.models.backbones.adm import ADM
+from harness.models.backbones.backbone import BackbonePlan, blocks, multiplications
 from harness.sweep.experiment import Experiment
 from harness.sweep.plan import Plan, make_plan
 

@@ -15,7 +15,7 @@ import time
 import torch
 from diffusers import DDPMScheduler
 
-from harness.models.latent_denoiser import LatentDenoiser
+from harness.models.generators.latent_denoiser import LatentDenoiser
 from harness.sweep.experiment import load_experiment
 from harness.weights.config import WeightsConfig
 from harness.weights.generate import sample_latents

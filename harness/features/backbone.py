@@ -11,9 +11,9 @@ from harness.core.config import parse
 from harness.core.seeds import stream
 from harness.core.stages import Stage, Workshop
 from harness.data.dataset import open_dataset
-from harness.models.adm_weights import convert
-from harness.models.checkpoint import copy_pipeline
-from harness.models.denoiser import build_unet, save_frame, save_pipeline
+from harness.models.backbones.adm_weights import convert
+from harness.models.backbones.checkpoint import copy_pipeline
+from harness.models.backbones.denoiser import build_unet, save_frame, save_pipeline
 from harness.training import checkpoint
 from harness.training.config import TrainConfig
 from harness.training.launch import train

@@ -12,7 +12,7 @@ from harness.core.errors import UserError
 from harness.features.config import Combined, FeaturesConfig
 from harness.features.heads.head import Head
 from harness.features.stages import Tap, stored_pool
-from harness.models.backbone import BackbonePlan
+from harness.models.backbones.backbone import BackbonePlan
 
 
 class Mixture(NamedTuple):

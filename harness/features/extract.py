@@ -18,7 +18,7 @@ from harness.core.seeds import stream
 from harness.core.stages import Stage, Workshop
 from harness.data.dataset import open_dataset
 from harness.data.transforms import as_input
-from harness.models.denoiser import Denoiser, load_denoiser
+from harness.models.backbones.denoiser import Denoiser, load_denoiser
 from harness.training import noise
 from harness.training.augment import augmented
 from harness.training.config import Augment

@@ -23,7 +23,7 @@ from harness.core.seeds import stream
 from harness.data.pixels import as_pixels
 from harness.features.extract import read_blocks
 from harness.features.heads.head import Fitted, head_of
-from harness.models.denoiser import Denoiser, load_denoiser
+from harness.models.backbones.denoiser import Denoiser, load_denoiser
 
 FORMAT = 1  # of the folder; raised when an older harness could not read it
 ABOUT, BACKBONE, HEAD, CARD = "extractor.json", "backbone", "head.safetensors", "README.md"

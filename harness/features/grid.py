@@ -24,7 +24,7 @@ from harness.features.stages import (
 )
 from harness.features.streaming.stages import Cell, Stream, how_it_learns, streamed_stages
 from harness.features.streaming.way import Way, choose_way
-from harness.models.backbone import BackbonePlan, Block
+from harness.models.backbones.backbone import BackbonePlan, Block
 
 PROBE_VERSION = 1
 STREAMED_SECONDS = 0.02  # to read what a stream left

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
 from harness.core.stages import Stage, Work
-from harness.models.backbone import BackbonePlan, Block, multiplications
+from harness.models.backbones.backbone import BackbonePlan, Block, multiplications
 from harness.training.config import TRAINING_VERSION, TrainConfig
 from harness.training.regularisers import PLAIN, Regulariser
 

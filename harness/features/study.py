@@ -14,7 +14,7 @@ from harness.features.stages import (
     backbone_stage,
     regularised_backbones,
 )
-from harness.models.backbone import BACKBONES
+from harness.models.backbones.backbone import BACKBONES
 from harness.training.regularisers import REGULARISERS
 
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 from harness.core.config import Config
 from harness.core.errors import UserError
 from harness.core.registry import Registry
-from harness.models.backbone import BackbonePlan
+from harness.models.backbones.backbone import BackbonePlan
 
 if TYPE_CHECKING:
     import torch

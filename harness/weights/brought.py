@@ -14,7 +14,7 @@ from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
 from harness.core.registry import load_attribute
 from harness.core.stages import Stage
-from harness.models.networks import Outline
+from harness.models.classifiers.networks import Outline
 from harness.weights.config import PoolConfig
 from harness.weights.layout import Layout
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from harness.core.errors import UserError
 from harness.core.fingerprint import checksum
 from harness.core.stages import Stage, Workshop
-from harness.models.classifiers import WEIGHTS, build, tensors
-from harness.models.networks import Outline, familiar
+from harness.models.classifiers.build import WEIGHTS, build, tensors
+from harness.models.classifiers.networks import Outline, familiar
 from harness.weights.layout import Layout
 from harness.weights.vectors import flatten
 

@@ -8,7 +8,7 @@ from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, field_valida
 
 from harness.core.config import Config, part, unkeyed
 from harness.data.config import DataConfig
-from harness.models.networks import NETWORKS, ConvNet, Network
+from harness.models.classifiers.networks import NETWORKS, ConvNet, Network
 from harness.training.config import Augment, TrainConfig, check_workers
 from harness.weights.controls import (
     CONTROLS,

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.core.errors import UserError
 from harness.data.transforms import as_input
-from harness.models.classifiers import build
-from harness.models.split import Split
+from harness.models.classifiers.build import build
+from harness.models.classifiers.split import Split
 from harness.weights.layout import Layout
 from harness.weights.stages import NETWORKS_AT_ONCE
 from harness.weights.vectors import unflatten

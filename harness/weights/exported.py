@@ -20,7 +20,7 @@ from harness.core.config import Config, parse, read_json
 from harness.core.errors import UserError
 from harness.data.pixels import as_pixels
 from harness.data.transforms import as_input
-from harness.models.classifiers import build
+from harness.models.classifiers.build import build
 
 FORMAT = 1  # of the folder; raised when an older harness could not read it
 ABOUT, CARD = "networks.json", "README.md"

@@ -22,11 +22,11 @@ from harness.core.config import parse
 from harness.core.seeds import stream
 from harness.core.stages import Stage, Workshop
 from harness.data.dataset import open_dataset
+from harness.models.backbones.schedule import alphas_cumprod
 from harness.models.estimate import clean
-from harness.models.latent_denoiser import LatentDenoiser
-from harness.models.parameter_autoencoder import VectorAutoencoder, build
+from harness.models.generators.latent_denoiser import LatentDenoiser
+from harness.models.generators.parameter_autoencoder import VectorAutoencoder, build
 from harness.models.sampling import spaced, step
-from harness.models.schedule import alphas_cumprod
 from harness.training import checkpoint, noise
 from harness.training.config import TrainConfig
 from harness.training.device import pick_device

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.core.errors import UserError
-from harness.models.networks import Outline, familiar
+from harness.models.classifiers.networks import Outline, familiar
 
 MOST_TOLD = 12  # tensors that people are told of one by one
 

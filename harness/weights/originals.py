@@ -21,7 +21,7 @@ from harness.core.config import parse
 from harness.core.seeds import generator
 from harness.core.stages import Stage, Workshop
 from harness.data.dataset import Dataset, open_dataset
-from harness.models.classifiers import build
+from harness.models.classifiers.build import build
 from harness.training import checkpoint
 from harness.training.config import Augment, TrainConfig
 from harness.training.device import pick_device

@@ -11,7 +11,7 @@ from harness.core.errors import UserError
 from harness.core.stages import Stage, Trial
 from harness.data.config import DataConfig
 from harness.data.dataset import Dataset, dataset_stage, load
-from harness.models.networks import NETWORKS
+from harness.models.classifiers.networks import NETWORKS
 from harness.weights.config import WeightsConfig
 from harness.weights.controls import CONTROLS
 from harness.weights.layout import layout_of, lines

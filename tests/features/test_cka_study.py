@@ -18,7 +18,7 @@ from harness.data.dataset import dataset_stage, load
 from harness.features.cka.config import CKAConfig
 from harness.features.cka.study import STUDY
 from harness.features.extract import extract, open_denoiser
-from harness.models.encoders import Random, open_encoder
+from harness.models.encoders.encoder import Random, open_encoder
 from harness.sweep.experiment import STUDIES
 from harness.sweep.plan import missing_stages
 

@@ -13,8 +13,8 @@ from tiny_features import alone, pick, trials_of, unet_and_scheduler
 from harness.core.seeds import stream
 from harness.features.extract import FILE, add_noise, extract
 from harness.features.stages import stored_pool
-from harness.models.backbone import blocks
-from harness.models.denoiser import Denoiser, Taps
+from harness.models.backbones.backbone import blocks
+from harness.models.backbones.denoiser import Denoiser, Taps
 from harness.training import noise
 from harness.training.config import Augment
 

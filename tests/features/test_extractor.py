@@ -19,7 +19,7 @@ from harness.data.config import DataConfig
 from harness.data.source import Record, decode
 from harness.features import extractor
 from harness.features.extract import extract
-from harness.models.denoiser import Denoiser, save_pipeline
+from harness.models.backbones.denoiser import Denoiser, save_pipeline
 from harness.training import noise
 
 CLASSES = ["ant", "bee", "cat"]

@@ -24,7 +24,7 @@ from harness.features.finetune.config import FinetuneConfig
 from harness.features.finetune.evaluate import predict
 from harness.features.finetune.study import STUDY
 from harness.features.finetune.task import FineTuning, fine_tuning, read_head
-from harness.models.denoiser import Denoiser
+from harness.models.backbones.denoiser import Denoiser
 from harness.training import noise
 from harness.training.config import Augment
 from harness.training.tasks import Draws

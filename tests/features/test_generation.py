@@ -23,7 +23,7 @@ from harness.features.generation.config import GenerationConfig
 from harness.features.generation.sample import FILE, as_grey_levels, sample
 from harness.features.generation.study import STUDY
 from harness.features.study import STUDY as FEATURES_STUDY
-from harness.models.denoiser import Denoiser, save_pipeline
+from harness.models.backbones.denoiser import Denoiser, save_pipeline
 from harness.sweep.experiment import load_experiment
 
 SHAPE = (1, 8, 8)

@@ -9,7 +9,7 @@ from harness.features.heads.attention import Attention
 from harness.features.heads.difformer import DifFormer
 from harness.features.heads.head import Labelled
 from harness.features.heads.linear import Linear
-from harness.models.map_classifiers import Block, build_cnn
+from harness.features.heads.map_modules import Block, build_cnn
 
 
 def millions(head, shape):

@@ -19,8 +19,8 @@ from harness.core.storage import Storage
 from harness.data.dataset import open_dataset
 from harness.features.probe import read_features, split
 from harness.features.study import STUDY
-from harness.models.backbone import UNet
-from harness.models.denoiser import build_unet, load_denoiser, save_pipeline
+from harness.models.backbones.backbone import UNet
+from harness.models.backbones.denoiser import build_unet, load_denoiser, save_pipeline
 
 
 def rows_of(trials, workshop):

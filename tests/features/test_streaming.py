@@ -22,7 +22,7 @@ from harness.features.stages import Tap
 from harness.features.streaming.kept import WEIGHTS
 from harness.features.streaming.sums import Gathered
 from harness.features.streaming.way import by_memory, recipe, sums_bytes
-from harness.models.backbone import UNet
+from harness.models.backbones.backbone import UNet
 
 RIDGE = {"heads": [{"name": "ridge", "strengths": [1e-3, 0.1, 10.0]}], "controls": []}
 

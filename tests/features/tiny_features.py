@@ -45,8 +45,8 @@ def unet_and_scheduler(seed=0, channels=1, size=8, **settings):
     """Returns an untrained network, ready for reading, and its scheduler."""
     from diffusers import DDPMScheduler
 
-    from harness.models.backbone import UNet
-    from harness.models.denoiser import build_unet
+    from harness.models.backbones.backbone import UNet
+    from harness.models.backbones.denoiser import build_unet
 
     given = {"block_out_channels": [8, 16], "layers_per_block": 1, "timesteps": 100}
     plan = UNet(**{**given, **settings}).plan(size, channels)

@@ -8,9 +8,9 @@ from torch import nn
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.models.adm import ADM
-from harness.models.adm_weights import convert
-from harness.models.denoiser import Denoiser, load_denoiser, save_frame
+from harness.models.backbones.adm import ADM
+from harness.models.backbones.adm_weights import convert
+from harness.models.backbones.denoiser import Denoiser, load_denoiser, save_frame
 
 FLAGS = {
     "image_size": 16,
@@ -188,7 +188,7 @@ def test_the_defaults_are_the_unconditional_model_of_256_pixels():
 
 
 def test_the_real_network_has_its_published_size():
-    from harness.models.denoiser import build_unet
+    from harness.models.backbones.denoiser import build_unet
 
     with torch.device("meta"):
         network = build_unet(ADM(path="x.pt").unet())

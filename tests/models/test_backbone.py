@@ -7,8 +7,8 @@ from diffusers.utils import logging
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.models.backbone import BACKBONES, UNet, blocks
-from harness.models.denoiser import build_unet
+from harness.models.backbones.backbone import BACKBONES, UNet, blocks
+from harness.models.backbones.denoiser import build_unet
 
 logging.disable_progress_bar()
 

@@ -6,9 +6,9 @@ from diffusers import DDPMScheduler
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.models.backbone import UNet
-from harness.models.blocks import PROMPTED, TRANSFORMER, blocks, middle, multiplications
-from harness.models.denoiser import Denoiser, Prompted, Transformer, build_network
+from harness.models.backbones.backbone import UNet
+from harness.models.backbones.blocks import PROMPTED, TRANSFORMER, blocks, middle, multiplications
+from harness.models.backbones.denoiser import Denoiser, Prompted, Transformer, build_network
 
 ADM = {
     "sample_size": 256,

@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.models.classifiers import build
-from harness.models.networks import (
+from harness.models.classifiers.build import build
+from harness.models.classifiers.networks import (
     MLP,
     NETWORKS,
     ConvNet,
@@ -26,7 +26,7 @@ from harness.models.networks import (
     ViT,
     ViTTiny,
 )
-from harness.models.vision import quiet
+from harness.models.encoders.vision import quiet
 from harness.weights.layout import layout_of
 
 SIGHT = {"size": {"height": 16, "width": 16}, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}

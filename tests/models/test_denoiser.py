@@ -5,8 +5,8 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.utils import logging
 
-from harness.models.backbone import UNet, blocks
-from harness.models.denoiser import Denoiser, build_unet, load_denoiser, save_pipeline
+from harness.models.backbones.backbone import UNet, blocks
+from harness.models.backbones.denoiser import Denoiser, build_unet, load_denoiser, save_pipeline
 
 logging.disable_progress_bar()
 

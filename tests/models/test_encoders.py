@@ -12,8 +12,16 @@ from transformers.utils import logging
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.models.encoders import ENCODERS, Encoder, Pixels, Pretrained, Random, open_encoder, select
-from harness.models.vision import preparation_of, quiet
+from harness.models.encoders.encoder import (
+    ENCODERS,
+    Encoder,
+    Pixels,
+    Pretrained,
+    Random,
+    open_encoder,
+    select,
+)
+from harness.models.encoders.vision import preparation_of, quiet
 
 CPU = torch.device("cpu")
 EXTRAS = {"inception": "pytorch_fid"}  # encoders that need a library which is not always there
@@ -70,7 +78,7 @@ def test_a_masked_autoencoder_sees_every_patch_where_it_is(tmp_path, workshop, i
     prepared = encoder.preparation(images)
     with torch.no_grad():
         expected = vit(pixel_values=prepared).last_hidden_state
-    from harness.models.vision import run
+    from harness.models.encoders.vision import run
 
     torch.testing.assert_close(run(encoder.network, prepared).last_hidden_state, expected)
     torch.testing.assert_close(encoder.pooled(images), encoder.pooled(images), rtol=0, atol=0)

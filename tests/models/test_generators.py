@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from harness.models.latent_denoiser import LatentDenoiser
-from harness.models.parameter_autoencoder import ParameterAutoencoder, TiledAutoencoder, build
+from harness.models.generators.latent_denoiser import LatentDenoiser
+from harness.models.generators.parameter_autoencoder import ParameterAutoencoder, TiledAutoencoder, build
 from harness.weights.presets import PRESETS
 
 LENGTH = 2048  # of the location of both editions

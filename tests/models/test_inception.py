@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from harness.core.errors import UserError
-from harness.models import inception
-from harness.models.encoders import ENCODERS, open_encoder
+from harness.models.encoders import inception
+from harness.models.encoders.encoder import ENCODERS, open_encoder
 
 
 class InceptionV3(nn.Module):

@@ -8,11 +8,11 @@ from torch import nn
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.models.classifiers import build
-from harness.models.latent_denoiser import LatentDenoiser
-from harness.models.mlp import build_mlp
-from harness.models.networks import ConvNet, ConvNeXtTiny, ResNet18, ViTBase, ViTTiny, familiar
-from harness.models.parameter_autoencoder import ParameterAutoencoder
+from harness.models.classifiers.build import build
+from harness.models.classifiers.mlp import build_mlp
+from harness.models.classifiers.networks import ConvNet, ConvNeXtTiny, ResNet18, ViTBase, ViTTiny, familiar
+from harness.models.generators.latent_denoiser import LatentDenoiser
+from harness.models.generators.parameter_autoencoder import ParameterAutoencoder
 from harness.weights.config import WeightsConfig
 
 

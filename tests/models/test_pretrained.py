@@ -20,10 +20,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.models.backbone import UNet, blocks
-from harness.models.checkpoint import copy_pipeline, empty_prompt
-from harness.models.denoiser import build_unet, load_denoiser, save_pipeline
-from harness.models.pretrained import WEIGHTS, Pretrained
+from harness.models.backbones.backbone import UNet, blocks
+from harness.models.backbones.checkpoint import copy_pipeline, empty_prompt
+from harness.models.backbones.denoiser import build_unet, load_denoiser, save_pipeline
+from harness.models.backbones.pretrained import WEIGHTS, Pretrained
 
 
 @pytest.fixture

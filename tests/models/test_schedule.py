@@ -17,8 +17,15 @@ from hypothesis import strategies as st
 
 from harness.core.config import Config, parse
 from harness.core.errors import UserError
-from harness.models.backbone import UNet
-from harness.models.schedule import SCHEDULES, NoiseLevel, Timestep, alphas_cumprod, log_snr, read_scheduler
+from harness.models.backbones.backbone import UNet
+from harness.models.backbones.schedule import (
+    SCHEDULES,
+    NoiseLevel,
+    Timestep,
+    alphas_cumprod,
+    log_snr,
+    read_scheduler,
+)
 
 SETTINGS = [
     *({"beta_schedule": kind} for kind in SCHEDULES),

@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.models.split import Split
+from harness.models.classifiers.split import Split
 
 IMAGES, SIZE = 4, 6
 

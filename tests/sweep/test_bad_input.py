@@ -472,8 +472,8 @@ def test_an_image_of_a_folder_that_cannot_be_read_is_named(refuse, tmp_path):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    from harness.models.backbone import UNet
-    from harness.models.denoiser import build_unet, save_pipeline
+    from harness.models.backbones.backbone import UNet
+    from harness.models.backbones.denoiser import build_unet, save_pipeline
 
     plan = UNet(block_out_channels=[8]).plan(8, 1)
     folder = tmp_path_factory.mktemp("backbone") / "pipeline"

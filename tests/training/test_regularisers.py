@@ -13,8 +13,8 @@ from torch import nn
 from harness.core.config import parse
 from harness.core.errors import UserError
 from harness.core.seeds import stream
-from harness.models.backbone import UNet
-from harness.models.denoiser import Denoiser, build_unet, load_denoiser, save_pipeline
+from harness.models.backbones.backbone import UNet
+from harness.models.backbones.denoiser import Denoiser, build_unet, load_denoiser, save_pipeline
 from harness.training import noise
 from harness.training.regularisers import (
     COIN,

@@ -11,8 +11,8 @@ from tiny_weights import WEIGHTS, trials_of
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.models.classifiers import build, tensors
-from harness.models.networks import ConvNeXt, ResNet, ViT, familiar
+from harness.models.classifiers.build import build, tensors
+from harness.models.classifiers.networks import ConvNeXt, ResNet, ViT, familiar
 from harness.weights.brought import brought, steps_of
 from harness.weights.checkpoint_files import read
 from harness.weights.config import PoolConfig, WeightsConfig

@@ -19,7 +19,7 @@ from harness.core.rows import TABLES, WHEN_AND_WHERE, to_table
 from harness.core.stages import run
 from harness.core.storage import Storage
 from harness.metrics import maps
-from harness.models.convnet import ConvNet
+from harness.models.classifiers.convnet import ConvNet
 from harness.training import checkpoint
 from harness.weights.compare import Group, difference, majority, novelty, where
 from harness.weights.originals import NETWORK, chosen, held_out, open_pool

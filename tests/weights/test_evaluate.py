@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from harness.core.errors import UserError
-from harness.models.convnet import ConvNet
-from harness.models.networks import Outline
+from harness.models.classifiers.convnet import ConvNet
+from harness.models.classifiers.networks import Outline
 from harness.weights import evaluate
 from harness.weights.evaluate import Evaluator
 from harness.weights.layout import Layout, layout_of

@@ -16,7 +16,7 @@ from harness.cli import main
 from harness.core.errors import UserError
 from harness.data.config import DataConfig
 from harness.data.dataset import load as load_dataset
-from harness.models.convnet import ConvNet
+from harness.models.classifiers.convnet import ConvNet
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from harness.core.config import parse
 from harness.core.seeds import stream
 from harness.core.stages import Stage, Workshop
 from harness.core.storage import Storage
-from harness.models.latent_denoiser import LatentDenoiser
+from harness.models.generators.latent_denoiser import LatentDenoiser
 from harness.training.config import TrainConfig
 from harness.training.loop import Crew, fit
 from harness.training.tasks import Denoising

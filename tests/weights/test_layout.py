@@ -8,8 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.core.errors import UserError
-from harness.models.classifiers import build
-from harness.models.networks import MLP, NETWORKS, ConvNet, ConvNeXt, Outline, ResNet, ResNet18, ViT
+from harness.models.classifiers.build import build
+from harness.models.classifiers.networks import (
+    MLP,
+    NETWORKS,
+    ConvNet,
+    ConvNeXt,
+    Outline,
+    ResNet,
+    ResNet18,
+    ViT,
+)
 from harness.weights.layout import Layout, layout_of, lines
 from harness.weights.vectors import flatten, unflatten
 

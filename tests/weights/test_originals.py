@@ -7,7 +7,7 @@ from safetensors.numpy import load_file
 from tiny_weights import WEIGHTS, trials_of
 
 from harness.core.errors import UserError
-from harness.models.classifiers import build
+from harness.models.classifiers.build import build
 from harness.weights.originals import NETWORK, Pool, chosen, held_out, open_pool, open_trajectory
 
 RESNET = {"name": "resnet", "widths": [4, 8], "depths": [1, 1]}

@@ -16,7 +16,7 @@ from harness.core.stages import Stage, Trial, Workshop
 from harness.data.dataset import open_dataset
 from harness.features.extract import FILE, batches
 from harness.metrics.cka import cka
-from harness.models.encoders import open_encoder, select
+from harness.models.encoders.encoder import open_encoder, select
 from harness.training.device import pick_device
 
 LAYERS = "layers.safetensors"

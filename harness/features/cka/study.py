@@ -18,8 +18,8 @@ from harness.features.stages import (
     stored_pool,
 )
 from harness.metrics.cka import LEAST_IMAGES
-from harness.models.backbone import BACKBONES, BackbonePlan, Block
-from harness.models.encoders import ENCODERS, Encoder
+from harness.models.backbones.backbone import BACKBONES, BackbonePlan, Block
+from harness.models.encoders.encoder import ENCODERS, Encoder
 
 CKA_VERSION = 1
 LAYERS_VERSION = 1

@@ -8,8 +8,8 @@ from harness.core.config import part, unkeyed
 from harness.features.config import Regularised
 from harness.features.heads.head import HEADS, Head
 from harness.features.heads.linear import Linear
-from harness.models.backbone import BlockNames
-from harness.models.schedule import Timestep
+from harness.models.backbones.backbone import BlockNames
+from harness.models.backbones.schedule import Timestep
 from harness.training.config import Augment, TrainConfig
 
 

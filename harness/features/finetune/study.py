@@ -11,7 +11,7 @@ from harness.data.dataset import Dataset
 from harness.features.finetune.config import FinetuneConfig
 from harness.features.heads.head import HEADS, Head, refuse_twins
 from harness.features.stages import FEATURES_VERSION, MULTIPLICATIONS_PER_SECOND, regularised_backbones
-from harness.models.backbone import BACKBONES, BackbonePlan, Block, multiplications
+from harness.models.backbones.backbone import BACKBONES, BackbonePlan, Block, multiplications
 from harness.training.config import TRAINING_VERSION
 from harness.training.regularisers import REGULARISERS
 

@@ -16,7 +16,7 @@ from harness.core.stages import Stage, Workshop
 from harness.data.dataset import open_dataset
 from harness.data.transforms import as_input
 from harness.features.heads.head import head_of
-from harness.models.denoiser import Denoiser, load_denoiser
+from harness.models.backbones.denoiser import Denoiser, load_denoiser
 from harness.training import checkpoint
 from harness.training.config import Augment, TrainConfig
 from harness.training.launch import train

@@ -19,7 +19,7 @@ from harness.data.dataset import open_dataset
 from harness.data.transforms import as_input
 from harness.features.generation.sample import FILE
 from harness.metrics.frechet import Moments, frechet, kernel_distance
-from harness.models.encoders import OpenEncoder, open_encoder
+from harness.models.encoders.encoder import OpenEncoder, open_encoder
 from harness.training.device import pick_device
 
 ENCODED = "encoded.safetensors"

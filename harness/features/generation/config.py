@@ -6,7 +6,7 @@ from pydantic import Field
 
 from harness.core.config import part, unkeyed
 from harness.features.config import Regularised
-from harness.models.encoders import ENCODERS, Encoder, Pixels
+from harness.models.encoders.encoder import ENCODERS, Encoder, Pixels
 
 
 class GenerationConfig(Regularised):

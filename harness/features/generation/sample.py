@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from harness.core.seeds import stream
 from harness.core.stages import Stage, Workshop
 from harness.features.extract import open_denoiser
-from harness.models.denoiser import Denoiser
+from harness.models.backbones.denoiser import Denoiser
 from harness.models.estimate import clean
 from harness.models.sampling import spaced, step
 from harness.training import noise

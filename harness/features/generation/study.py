@@ -9,8 +9,8 @@ from harness.data.config import DataConfig
 from harness.data.dataset import Dataset
 from harness.features.generation.config import GenerationConfig
 from harness.features.stages import MULTIPLICATIONS_PER_SECOND, regularised_backbones
-from harness.models.backbone import BACKBONES, BackbonePlan, multiplications
-from harness.models.encoders import ENCODERS, Encoder
+from harness.models.backbones.backbone import BACKBONES, BackbonePlan, multiplications
+from harness.models.encoders.encoder import ENCODERS, Encoder
 from harness.training.regularisers import REGULARISERS
 
 SAMPLES_VERSION = 1

@@ -67,7 +67,7 @@ class Attention(Transformer):
 
     def network(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
         """Returns the network; a map smaller than the pool stays as it is."""
-        from harness.models.map_classifiers import AttentionClassifier
+        from harness.features.heads.map_modules import AttentionClassifier
 
         return AttentionClassifier(
             shape,

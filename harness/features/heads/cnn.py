@@ -30,6 +30,6 @@ class CNN(ByGradients):
 
     def network(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
         """Returns the network; a feature without a map counts as a map of one pixel."""
-        from harness.models.map_classifiers import build_cnn
+        from harness.features.heads.map_modules import build_cnn
 
         return build_cnn(shape[0], self.widths, classes)

@@ -33,7 +33,7 @@ class DifFormer(Transformer):
 
     def network(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
         """Returns the network; raises `UserError` if the parts are not all of the channels."""
-        from harness.models.map_classifiers import PartsClassifier
+        from harness.features.heads.map_modules import PartsClassifier
 
         parts = self.parts or [shape[0]]
         if sum(parts) != shape[0]:

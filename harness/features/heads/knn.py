@@ -28,7 +28,7 @@ class KNN(Head):
 
     def network(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
         """Returns an empty bank of training features, which takes the size of the bank that is loaded into it."""
-        from harness.models.neighbours import Neighbours
+        from harness.features.heads.neighbours import Neighbours
 
         return Neighbours(math.prod(shape), classes, self.temperature)
 
@@ -40,7 +40,7 @@ class KNN(Head):
         import torch
 
         from harness.features.heads.least_squares import refuse_infinite
-        from harness.models.neighbours import Neighbours
+        from harness.features.heads.neighbours import Neighbours
 
         refuse_infinite(train.x)
         network = Neighbours(math.prod(train.x.shape[1:]), classes, self.temperature)

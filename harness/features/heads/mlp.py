@@ -21,6 +21,6 @@ class MLP(ByGradients):
         """Returns the chain on flattened features."""
         from torch import nn
 
-        from harness.models.mlp import build_mlp
+        from harness.models.classifiers.mlp import build_mlp
 
         return nn.Sequential(nn.Flatten(), build_mlp([math.prod(shape), *self.hidden, classes]))

@@ -23,7 +23,7 @@ from harness.features.extract import autocast, open_denoiser, read_blocks
 from harness.features.heads.head import head_of
 from harness.features.streaming.kept import EVALUATION, Kept, publish
 from harness.features.streaming.stages import title
-from harness.models.denoiser import Denoiser
+from harness.models.backbones.denoiser import Denoiser
 from harness.training import checkpoint
 from harness.training.config import Augment, TrainConfig
 from harness.training.launch import train

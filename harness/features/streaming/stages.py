@@ -18,7 +18,7 @@ from harness.features.stages import (
     stored_pool,
 )
 from harness.features.streaming.way import Protocol, by_memory, recipe
-from harness.models.backbone import BackbonePlan, Block, multiplications
+from harness.models.backbones.backbone import BackbonePlan, Block, multiplications
 from harness.training.config import TRAINING_VERSION, Augment, TrainConfig
 
 STREAMING_VERSION = 1

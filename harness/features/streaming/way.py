@@ -7,7 +7,7 @@ from harness.core.errors import UserError
 from harness.features.config import FeaturesConfig
 from harness.features.heads.head import Head
 from harness.features.stages import ACTIVATIONS, BYTES_A_NUMBER, Tap
-from harness.models.backbone import BackbonePlan
+from harness.models.backbones.backbone import BackbonePlan
 from harness.training.config import TrainConfig
 
 Protocol = Literal["ours", "published"]

@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from harness.core.errors import UserError
-from harness.models.blocks import PROMPTED, UNET
-from harness.models.denoiser import FOLDERS, build_network, save_frame, save_scheduler
-from harness.models.pretrained import PROMPT, WEIGHTS, Folder, find_parts
+from harness.models.backbones.blocks import PROMPTED, UNET
+from harness.models.backbones.denoiser import FOLDERS, build_network, save_frame, save_scheduler
+from harness.models.backbones.pretrained import PROMPT, WEIGHTS, Folder, find_parts
 
 RENAMED = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
 NULL_LABEL = "class_embedder.embedding_table.weight"  # its last row is the null label

@@ -6,7 +6,7 @@ import torch
 from diffusers.models.embeddings import Timesteps
 from torch import nn
 
-from harness.models.parameter_autoencoder import norm_layer
+from harness.models.generators.parameter_autoencoder import norm_layer
 
 
 class LatentDenoiser(nn.Module):

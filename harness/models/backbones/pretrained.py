@@ -9,9 +9,9 @@ from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
 from harness.core.registry import load_attribute
-from harness.models.backbone import Backbone, BackbonePlan
-from harness.models.blocks import KINDS, PROMPTED, TRANSFORMER, UNET, blocks
-from harness.models.schedule import read_scheduler
+from harness.models.backbones.backbone import Backbone, BackbonePlan
+from harness.models.backbones.blocks import KINDS, PROMPTED, TRANSFORMER, UNET, blocks
+from harness.models.backbones.schedule import read_scheduler
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PROMPT = "empty_prompt.safetensors"
@@ -89,7 +89,7 @@ class Pretrained(Backbone):
             )
         _check_images(folder.network, network, vae, size, channels)
         files = _files(folder, network)
-        check = load_attribute("harness.models.checkpoint:check_tensors")
+        check = load_attribute("harness.models.backbones.checkpoint:check_tensors")
         check(folder.network / WEIGHTS, network)
         if vae is not None and folder.vae is not None:
             check(folder.vae / WEIGHTS, vae)

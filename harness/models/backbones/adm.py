@@ -8,8 +8,8 @@ from pydantic import Field
 from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
 from harness.core.registry import load_attribute
-from harness.models.backbone import Backbone, BackbonePlan, Width
-from harness.models.blocks import blocks
+from harness.models.backbones.backbone import Backbone, BackbonePlan, Width
+from harness.models.backbones.blocks import blocks
 
 GROUPS = 32  # of every normalisation in guided-diffusion
 # Of the channels at each resolution, finest first, by image_size: where channel_mult is left out.
@@ -61,7 +61,7 @@ class ADM(Backbone):
                 f"{size} and {channels}; set data.size={self.image_size} data.channels={self.in_channels}"
             )
         unet, scheduler = self.unet(), self.scheduler()
-        load_attribute("harness.models.adm_weights:check")(path, unet)
+        load_attribute("harness.models.backbones.adm_weights:check")(path, unet)
         key = fingerprint([unet, scheduler, checksum(path)])
         return BackbonePlan(unet, scheduler, blocks(unet), str(path), key)
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from harness.core.errors import UserError
-from harness.models.checkpoint import mismatches
-from harness.models.denoiser import build_unet
+from harness.models.backbones.checkpoint import mismatches
+from harness.models.backbones.denoiser import build_unet
 
 # What a residual block's and an attention block's tensors are called, there and here.
 RESIDUAL = {

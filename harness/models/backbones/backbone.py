@@ -1,7 +1,7 @@
 """Diffusion backbones as data: how they are configured, what blocks and noise levels they have, and how to name them.
 
 No torch here, so that a plan knows every block, channel count, map size, cost and noise level at once.
-`harness.models.blocks` numbers the blocks, `harness.models.denoiser` builds the networks.
+`harness.models.backbones.blocks` numbers the blocks, `harness.models.backbones.denoiser` builds the networks.
 """
 
 from abc import abstractmethod
@@ -15,17 +15,17 @@ from harness.core.config import Config
 from harness.core.errors import UserError, did_you_mean
 from harness.core.fingerprint import fingerprint
 from harness.core.registry import Registry
-from harness.models import schedule
-from harness.models.blocks import Block, blocks, middle
-from harness.models.blocks import multiplications as multiplications
-from harness.models.schedule import NoiseLevel
+from harness.models.backbones import schedule
+from harness.models.backbones.blocks import Block, blocks, middle
+from harness.models.backbones.blocks import multiplications as multiplications
+from harness.models.backbones.schedule import NoiseLevel
 
 BACKBONES = Registry(
     "backbone",
     {
-        "unet": "harness.models.backbone:UNet",
-        "pretrained": "harness.models.pretrained:Pretrained",
-        "adm": "harness.models.adm:ADM",
+        "unet": "harness.models.backbones.backbone:UNet",
+        "pretrained": "harness.models.backbones.pretrained:Pretrained",
+        "adm": "harness.models.backbones.adm:ADM",
     },
 )
 SIGNIFICANT = 6  # digits of a noise level in tables: the rest differs between machines

@@ -1,4 +1,4 @@
-"""The original networks of study 2, built: images in [-1, 1] to logits. `harness.models.networks` configures them."""
+"""The original networks of study 2, built: images in [-1, 1] to logits. `networks` beside this configures them."""
 
 import json
 from collections import OrderedDict
@@ -15,9 +15,9 @@ from transformers.models.auto.image_processing_auto import get_image_processor_c
 from harness.core.errors import UserError
 from harness.core.registry import load_attribute
 from harness.core.stages import Stage, Workshop
-from harness.models.convnet import ConvNet
-from harness.models.networks import NETWORKS, Outline, ResNets, Transformers
-from harness.models.vision import Preparation, preparation_of, quiet
+from harness.models.classifiers.convnet import ConvNet
+from harness.models.classifiers.networks import NETWORKS, Outline, ResNets, Transformers
+from harness.models.encoders.vision import Preparation, preparation_of, quiet
 
 WEIGHTS = "network.safetensors"
 HEAD_SEED = 0  # of the head that takes the place of a checkpoint's, for other classes

@@ -17,23 +17,23 @@ from harness.core.config import Config
 from harness.core.errors import UserError
 from harness.core.registry import Registry, load_attribute
 from harness.core.stages import Stage
-from harness.models.encoders import Pretrained as Encoder
+from harness.models.encoders.encoder import Pretrained as Encoder
 
 NETWORKS = Registry(
     "network",
     {
-        "convnet": "harness.models.networks:ConvNet",
-        "mlp": "harness.models.networks:MLP",
-        "resnet": "harness.models.networks:ResNet",
-        "resnet18": "harness.models.networks:ResNet18",
-        "resnet50": "harness.models.networks:ResNet50",
-        "vit": "harness.models.networks:ViT",
-        "vit-tiny": "harness.models.networks:ViTTiny",
-        "vit-base": "harness.models.networks:ViTBase",
-        "convnext": "harness.models.networks:ConvNeXt",
-        "convnext-tiny": "harness.models.networks:ConvNeXtTiny",
-        "convnext-base": "harness.models.networks:ConvNeXtBase",
-        "pretrained": "harness.models.networks:Pretrained",
+        "convnet": "harness.models.classifiers.networks:ConvNet",
+        "mlp": "harness.models.classifiers.networks:MLP",
+        "resnet": "harness.models.classifiers.networks:ResNet",
+        "resnet18": "harness.models.classifiers.networks:ResNet18",
+        "resnet50": "harness.models.classifiers.networks:ResNet50",
+        "vit": "harness.models.classifiers.networks:ViT",
+        "vit-tiny": "harness.models.classifiers.networks:ViTTiny",
+        "vit-base": "harness.models.classifiers.networks:ViTBase",
+        "convnext": "harness.models.classifiers.networks:ConvNeXt",
+        "convnext-tiny": "harness.models.classifiers.networks:ConvNeXtTiny",
+        "convnext-base": "harness.models.classifiers.networks:ConvNeXtBase",
+        "pretrained": "harness.models.classifiers.networks:Pretrained",
     },
 )
 
@@ -89,7 +89,7 @@ class ConvNet(Network):
     name: Literal["convnet"] = "convnet"
     channels: list[Width] = Field([16, 32, 32], min_length=1, max_length=30)
     groups: int = Field(4, ge=1)
-    builder: ClassVar[str] = "harness.models.classifiers:build_convnet"
+    builder: ClassVar[str] = "harness.models.classifiers.build:build_convnet"
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -128,7 +128,7 @@ class MLP(Network):
 
     name: Literal["mlp"] = "mlp"
     widths: list[Width] = Field([16, 16], min_length=1, max_length=30)  # of the hidden layers
-    builder: ClassVar[str] = "harness.models.classifiers:build_mlp"
+    builder: ClassVar[str] = "harness.models.classifiers.build:build_mlp"
 
     def outline(self, channels: int, size: int, classes: int) -> Outline:
         """Takes images of every size."""
@@ -154,7 +154,7 @@ class Transformers(Network):
     # what images in [0, 1] are standardised with, a number a channel; None: images in [-1, 1], as they are
     image_mean: list[float] | None = Field(None, min_length=1)
     image_std: list[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
-    builder: ClassVar[str] = "harness.models.classifiers:build_transformers"
+    builder: ClassVar[str] = "harness.models.classifiers.build:build_transformers"
     kind: ClassVar[str]  # transformers' model_type
 
     @model_validator(mode="after")
@@ -183,7 +183,7 @@ class Transformers(Network):
 
     def outline(self, channels: int, size: int, classes: int) -> Outline:
         """Builds the network without memory for its tensors, and sends an image without pixels through it."""
-        outline: Outline = load_attribute("harness.models.classifiers:outline_of")(
+        outline: Outline = load_attribute("harness.models.classifiers.build:outline_of")(
             self.settings(channels, size, classes)
         )
         return outline
@@ -200,7 +200,7 @@ class Transformers(Network):
         return Stage(
             kind="start",
             version=START_VERSION,
-            maker="harness.models.classifiers:make_start",
+            maker="harness.models.classifiers.build:make_start",
             config={
                 "network": self.settings(channels, size, classes),
                 "source": found.config["source"],
@@ -210,7 +210,7 @@ class Transformers(Network):
         )
 
     def _checkpoint(self, path: str) -> dict[str, Any]:
-        checkpoint: dict[str, Any] = load_attribute("harness.models.classifiers:read_checkpoint")(
+        checkpoint: dict[str, Any] = load_attribute("harness.models.classifiers.build:read_checkpoint")(
             path, self.revision
         )
         if not self.fits(checkpoint["config"]):

@@ -19,7 +19,7 @@ from transformers.utils import cached_file, logging
 from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.stages import Stage, Workshop
-from harness.models.encoders import POOLED, PREPROCESSING, layer_names
+from harness.models.encoders.encoder import POOLED, PREPROCESSING, layer_names
 
 FILE = "encoder.json"
 CROPPED_BELOW = 384  # pixels: where `crop_pct` applies

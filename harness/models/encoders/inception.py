@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from harness.core.errors import UserError
 from harness.core.stages import Stage, Workshop
-from harness.models.encoders import POOLED, Encoder, select
+from harness.models.encoders.encoder import POOLED, Encoder, select
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +39,8 @@ class Inception(Encoder):
         return Stage(
             kind="encoder",
             version=INCEPTION_VERSION,
-            maker="harness.models.inception:save_inception",
-            config={"opener": "harness.models.inception:open_inception", "library": LIBRARY},
+            maker="harness.models.encoders.inception:save_inception",
+            config={"opener": "harness.models.encoders.inception:open_inception", "library": LIBRARY},
         )
 
 

@@ -2,7 +2,7 @@
 
 An `Encoder` is configuration. Its `stage` holds the network where workers find it, and `open_encoder(stage, ...)`
 reads that into what runs: `.layers`, `.features(x_BCHW, layers)` and `.pooled(x_BCHW)`. The networks themselves are
-in `harness.models.vision`.
+in `harness.models.encoders.vision`.
 """
 
 import re
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 ENCODERS = Registry(
     "encoder",
     {
-        "pretrained": "harness.models.encoders:Pretrained",
-        "random": "harness.models.encoders:Random",
-        "pixels": "harness.models.encoders:Pixels",
-        "inception": "harness.models.inception:Inception",
+        "pretrained": "harness.models.encoders.encoder:Pretrained",
+        "random": "harness.models.encoders.encoder:Random",
+        "pixels": "harness.models.encoders.encoder:Pixels",
+        "inception": "harness.models.encoders.inception:Inception",
     },
 )
 
@@ -197,7 +197,7 @@ def vision_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _stage(
     maker: str, opener: str, config: Mapping[str, Any], options: Mapping[str, Any] | None = None
 ) -> Stage:
-    vision = "harness.models.vision"
+    vision = "harness.models.encoders.vision"
     return Stage(
         kind="encoder",
         version=ENCODER_VERSION,

@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel, UNet2
 from safetensors.torch import load_file
 from torch import nn
 
-from harness.models.blocks import PROMPTED, TRANSFORMER, UNET
-from harness.models.pretrained import PROMPT
+from harness.models.backbones.blocks import PROMPTED, TRANSFORMER, UNET
+from harness.models.backbones.pretrained import PROMPT
 
 SELF_CONDITIONED = "_self_conditioned"  # in model_index.json: diffusers leaves names with a low line alone
 NETWORKS = {UNET: UNet2DModel, PROMPTED: UNet2DConditionModel, TRANSFORMER: DiTTransformer2DModel}

@@ -1,0 +1,1 @@
+"""Diffusion backbones: how they are configured, numbered into blocks, opened, noised and read."""

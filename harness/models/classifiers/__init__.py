@@ -1,0 +1,1 @@
+"""Classifiers: the networks whose weights study 2 generates."""

@@ -1,0 +1,1 @@
+"""Encoders: networks beside the backbone that see images."""

@@ -1,0 +1,1 @@
+"""Generators of parameters: the autoencoder of flat vectors and the denoiser of its latents."""
