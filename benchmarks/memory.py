@@ -23,7 +23,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from harness.core.config import parse
-from harness.core.stages import Stage, Workshop
+from harness.core.stages import Code, Stage, Workshop
 from harness.data.config import DataConfig
 from harness.data.dataset import Dataset, open_dataset
 from harness.features.config import FeaturesConfig
@@ -92,7 +92,7 @@ def measure(way: str, images: int, size: int, results: str) -> dict[str, float]:
     from harness.features.extract import open_denoiser
 
     workshop = Workshop(ArtifactStore(Storage(results)), {}, ray=False, accelerators=False)
-    stage = Stage("dataset", 1, "memory:make_dataset", {"images": images, "size": size})
+    stage = Stage("dataset", Code("dataset", 1, "memory:make_dataset"), {"images": images, "size": size})
     dataset = open_dataset(stage, workshop)
     if way == "data":
         return {}

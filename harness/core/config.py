@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
@@ -36,9 +36,14 @@ class Config(BaseModel):
                 merged[name] = {**default.model_dump(), **given}
         return merged
 
+    version: ClassVar[int | None] = None  # of a part with code of its own: raise it when results change
+
     def keyed(self) -> dict[str, Any]:
-        """Returns the values on which results depend, as JSON-like data: all but those made by `unkeyed`."""
-        values: dict[str, Any] = {}
+        """Returns the values on which results depend, as JSON-like data: all but those made by `unkeyed`.
+
+        Those of a part with code of its own hold its `version` too.
+        """
+        values: dict[str, Any] = {} if self.version is None else {"version": self.version}
         for name, field in type(self).model_fields.items():
             if (field.json_schema_extra or {}) == _UNKEYED:
                 continue
@@ -47,6 +52,12 @@ class Config(BaseModel):
 
 
 _UNKEYED: Any = {"keyed": False}
+
+
+def part_of(registry: Registry, keyed: Mapping[str, Any]) -> Any:
+    """Returns the registered part that `Config.keyed` wrote as values, as stages and trials carry them."""
+    values = {name: value for name, value in keyed.items() if name != "version"}
+    return registry.load(values["name"]).model_validate(values)
 
 
 def unkeyed(default: Any, **constraints: Any) -> Any:

@@ -1,8 +1,11 @@
 """Stages and trials: work named by everything that its result depends on, and done once.
 
 A `Stage` makes an artifact that others read: a data set, a trained network, the features of a block at a timestep.
-A `Trial` reads stages and ends in rows. Both are plain data, sent between processes; `maker` names the function
+A `Trial` reads stages and ends in rows. Both are plain data, sent between processes; their `Code` names the function
 that does the work, "module:function", so that planning a sweep imports no torch.
+
+Keys are derived, never assembled by hand: a stage's key covers its code, its values and the stages that it needs; a
+trial's covers its code, its axes and values, and what every stage that it needs or reads contains.
 """
 
 import time
@@ -32,21 +35,38 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Code:
+    """Code whose results are stored. Declare each piece once, at module level, where plans are made."""
+
+    name: str  # unique; a part of keys, so that moving `function` changes none
+    version: int  # raise it when the same values would give other numbers
+    function: str = ""  # "module:function" that does the work; none for code that only others use
+    uses: tuple[
+        "Code", ...
+    ] = ()  # shared code whose numbers go into the result: the training loop, the noise
+
+    @property
+    def versions(self) -> list[Any]:
+        """Its name and version, and those of all that it uses, as keys hold them."""
+        return [self.name, self.version, *(code.versions for code in self.uses)]
+
+
+@dataclass(frozen=True)
 class Stage:
-    """A piece of shared work. `maker(stage, folder, workshop)` fills `folder`."""
+    """A piece of shared work. `code.function(stage, folder, workshop)` fills `folder`."""
 
     kind: str  # the folder below artifacts/
-    version: int  # raised when the same values would give other numbers
-    maker: str
-    config: Mapping[str, Any]  # values on which the result depends
+    code: Code
+    config: Mapping[str, Any]  # values on which the content depends
     needs: Mapping[str, "Stage"] = field(default_factory=dict)
+    part: Mapping[str, Any] = field(default_factory=dict)  # which part of that content is held here
     options: Mapping[str, Any] = field(
         default_factory=dict
     )  # how, not what: workers, batch of a forward pass
     work: Work = Work()
     trains: bool = False  # it starts Ray Train workers of its own, and only waits for them
     here: bool = False  # it reads files that only the machine that plans the sweep may have
-    siblings: tuple["Stage", ...] = ()  # stages that the same work makes; `maker` publishes those missing
+    siblings: tuple["Stage", ...] = ()  # stages that the same work makes; `code` publishes those missing
     group: str | None = None  # the same for siblings, so that only one of them is made at a time
 
     @property
@@ -56,20 +76,25 @@ class Stage:
 
     @cached_property
     def key(self) -> str:
-        """The fingerprint of all that the result depends on, through every stage below."""
+        """The fingerprint of all that the artifact depends on, through every stage below: its name in the store."""
         needs = {name: stage.key for name, stage in self.needs.items()}
-        return fingerprint([self.kind, self.version, self.config, needs])
+        return fingerprint([self.kind, self.code.versions, self.config, self.part, needs])
+
+    @cached_property
+    def content(self) -> str:
+        """The fingerprint of what the stage and all parts beside it contain, however that is divided among them."""
+        needs = {name: stage.content for name, stage in self.needs.items()}
+        return fingerprint([self.kind, self.code.versions, self.config, needs])
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell of the table to be filled in. `runner(trial, workshop)` returns rows by table name."""
+    """One cell of the table to be filled in. `code.function(trial, workshop)` returns rows by table name."""
 
     study: str
     table: str  # the table with one row a trial
     objective: str  # that table's column to make large
-    version: int
-    runner: str
+    code: Code
     axes: Mapping[str, Any]  # the swept values, columns of the table
     config: Mapping[str, Any]  # other values on which the result depends
     seed: int
@@ -78,7 +103,7 @@ class Trial:
     needs: Mapping[str, Stage] = field(default_factory=dict)
     reads: Mapping[str, tuple[Stage, ...]] = field(
         default_factory=dict
-    )  # holders of what `axes`, `config` and `needs` determine, each in shards
+    )  # more stages, by what they hold: each the parts, in shards, of one content
     seconds: float = 0.2  # a guess, until trials of this table have been measured
     searchable: bool = True  # whether a search may leave it out; controls always run
     note: str = ""  # what the plan tells people about how it will be run
@@ -90,9 +115,13 @@ class Trial:
 
     @cached_property
     def key(self) -> str:
-        """The fingerprint of all that the trial's rows depend on: the trial's name in every table."""
-        needs = {name: stage.key for name, stage in self.needs.items()}
-        return fingerprint([self.study, self.version, self.axes, self.config, self.seed, needs])
+        """The fingerprint of all that the trial's rows depend on: the trial's name in every table.
+
+        What stages contain counts, not how that is cut into shards, so a larger grid changes no key.
+        """
+        needs = {name: stage.content for name, stage in self.needs.items()}
+        reads = {name: sorted({stage.content for stage in stages}) for name, stages in self.reads.items()}
+        return fingerprint([self.study, self.code.versions, self.axes, self.config, self.seed, needs, reads])
 
 
 @dataclass
@@ -126,7 +155,7 @@ class Workshop:
                 return
             began = time.monotonic()
             with self.store.scratch() as folder:
-                load_attribute(stage.maker)(stage, folder, self)
+                load_attribute(stage.code.function)(stage, folder, self)
                 self.publish(stage, folder, time.monotonic() - began)
 
     def publish(self, stage: Stage, folder: Path, seconds: float) -> None:
@@ -134,8 +163,9 @@ class Workshop:
         about = {
             "kind": stage.kind,
             "key": stage.key,
-            "version": stage.version,
+            "code": stage.code.versions,
             "config": dict(stage.config),
+            "part": dict(stage.part),
             "needs": {name: need.key for name, need in stage.needs.items()},
             "image_passes": stage.work.image_passes,
             "guess": stage.work.seconds,
@@ -185,7 +215,7 @@ def run(trial: Trial, workshop: Workshop, device: str) -> Outcome:
     rows: dict[str, list[dict[str, Any]]] = {}
     error = None
     try:
-        rows = load_attribute(trial.runner)(trial, workshop)
+        rows = load_attribute(trial.code.function)(trial, workshop)
     except Exception:
         error = traceback.format_exc()
     return outcome(trial, workshop.provenance, device, rows, error, began_at, time.monotonic() - began)

@@ -15,12 +15,12 @@ from harness.core.config import parse
 from harness.core.errors import UserError, did_you_mean
 from harness.core.fingerprint import canonical
 from harness.core.seeds import generator
-from harness.core.stages import Stage, Workshop
+from harness.core.stages import Code, Stage, Workshop
 from harness.data.config import SOURCES, DataConfig
 from harness.data.source import Record, Source, decode
 
 SPLITS = ("train", "validation", "test")
-VERSION = 1
+DATASET = Code("dataset", 1, "harness.data.dataset:make")  # reading, splitting
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,7 @@ def dataset_stage(config: DataConfig, seed: int, fingerprint: str) -> Stage:
     """Returns the stage that puts the data set where workers find it. Made where the images can be read."""
     return Stage(
         kind="dataset",
-        version=VERSION,
-        maker="harness.data.dataset:make",
+        code=DATASET,
         config={"fingerprint": fingerprint},
         options={"data": config.model_dump(mode="json"), "seed": seed},
         here=True,

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import DDPMScheduler
 
-from harness.core.config import parse
+from harness.core.config import parse, part_of
 from harness.core.seeds import stream
 from harness.core.stages import Stage, Workshop
 from harness.data.dataset import open_dataset
@@ -42,9 +42,7 @@ def denoising(stage: Stage, workshop: Workshop) -> Denoising:
 
 def regulariser_of(stage: Stage) -> Regulariser:
     """Returns what the training of a backbone's stage is regularised by."""
-    settings = dict(stage.config.get("regulariser", PLAIN.settings()))
-    del settings["version"]
-    regulariser: Regulariser = REGULARISERS.load(settings["name"]).model_validate(settings)
+    regulariser: Regulariser = part_of(REGULARISERS, stage.config.get("regulariser", PLAIN.keyed()))
     return regulariser
 
 

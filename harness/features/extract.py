@@ -40,7 +40,7 @@ def make_features(stage: Stage, folder: Path, workshop: Workshop) -> None:
         open_dataset(stage.needs["dataset"], workshop).images,
         images_of(stage, workshop),
         timestep=stage.config["timestep"],
-        taps=[(one.config["module"], one.config["pool"]) for one in wanted],
+        taps=[(one.config["module"], one.part["pool"]) for one in wanted],
         draws=stage.config["draws"],
         view=stage.config["view"],
         augment=stage.config["augment"] and Augment(**stage.config["augment"]),
@@ -51,7 +51,7 @@ def make_features(stage: Stage, folder: Path, workshop: Workshop) -> None:
     for one in wanted:
         place = folder if one is stage else folder.parent / one.key
         place.mkdir(exist_ok=True)
-        save_file({"features": features.pop((one.config["module"], one.config["pool"]))}, place / FILE)
+        save_file({"features": features.pop((one.config["module"], one.part["pool"]))}, place / FILE)
         if one is not stage:
             workshop.publish(one, place, time.monotonic() - began)
 
@@ -59,7 +59,7 @@ def make_features(stage: Stage, folder: Path, workshop: Workshop) -> None:
 def images_of(stage: Stage, workshop: Workshop) -> np.ndarray:
     """Returns the places in the data set of a shard's images [M]."""
     dataset = open_dataset(stage.needs["dataset"], workshop)
-    begin, end = stage.config["images"]
+    begin, end = stage.part["images"]
     per_class = stage.config["labels_per_class"]
     if "screened" in stage.config:
         dataset, per_class = dataset.thinned(per_class, stage.config["screened"]), None

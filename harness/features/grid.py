@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from harness.core.errors import UserError
-from harness.core.stages import Stage, Trial, shards
+from harness.core.stages import Code, Stage, Trial, shards
 from harness.data.config import DataConfig
 from harness.data.dataset import Dataset, dataset_stage, load
 from harness.features.combined import Mixture, mixtures, taps_at
@@ -15,18 +15,18 @@ from harness.features.config import FeaturesConfig
 from harness.features.heads.head import Head, refuse_twins
 from harness.features.stages import (
     BYTES_A_NUMBER,
-    FEATURES_VERSION,
     Reading,
     Tap,
     features_stages,
     images_at_once,
     stored_pool,
 )
-from harness.features.streaming.stages import Cell, Stream, how_it_learns, streamed_stages
+from harness.features.streaming.stages import Cell, Stream, streamed_stages
 from harness.features.streaming.way import Way, choose_way
 from harness.models.backbones.backbone import BackbonePlan, Block
 
-PROBE_VERSION = 1
+PROBE = Code("probe", 1, "harness.features.probe:run")
+STREAMED_PROBE = Code("streamed probe", 1, "harness.features.streaming.trial:run")
 STREAMED_SECONDS = 0.02  # to read what a stream left
 
 OBJECTIVE = "validation_accuracy"  # what a search makes large
@@ -161,8 +161,7 @@ class Grid:
             trial = self.trial(kind, cell.block, timestep, cell.pool, cell.head, backbone, reads, regulariser)
             yield replace(
                 trial,
-                runner="harness.features.streaming.trial:run",
-                config={**trial.config, **how_it_learns(stream, cell.head)},
+                code=STREAMED_PROBE,
                 seconds=STREAMED_SECONDS,
                 note=self.way.note(self.data.title),
             )
@@ -232,7 +231,7 @@ class Grid:
         features: Mapping[str, tuple[Stage, ...]] | None = None,
         regulariser: str | None = None,
     ) -> Trial:
-        """Returns one trial. Its key follows from the backbone and the values, not from how features are stored."""
+        """Returns one trial, which reads `features`."""
         axes: dict[str, Any] = {
             "features": kind,
             "backbone": self.config.backbone.name if backbone else None,
@@ -249,16 +248,12 @@ class Grid:
             study="features",
             table="features",
             objective=OBJECTIVE,
-            version=PROBE_VERSION,
-            runner="harness.features.probe:run",
+            code=PROBE,
             axes=axes,
             config={
                 "head": head.keyed(),
-                "head_version": head.version,
-                "features_version": FEATURES_VERSION if backbone else None,
                 "draws": self.config.draws if backbone else None,
                 "views": self.config.views if backbone else None,
-                "augment": self.reading.augment if backbone and self.config.views > 1 else None,
                 "precision": self.config.precision if backbone else None,
                 "labels_per_class": self.data.labels_per_class,
             },

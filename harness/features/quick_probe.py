@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from harness.core.config import part_of
 from harness.core.stages import Trial, Workshop
 from harness.data.dataset import open_dataset
+from harness.features.heads.head import HEADS
 from harness.features.heads.least_squares import refuse_infinite, targets
-from harness.features.heads.ridge import Ridge
 from harness.features.probe import image_passes, read_features
 from harness.metrics.accuracy import accuracy
 
@@ -27,7 +28,7 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
     dataset = whole.thinned(trial.config["labels_per_class"], trial.config["images"])
     x_MCPP, _ = read_features(trial, workshop, dataset)
     labels_M = dataset.labels[dataset.probed(None)]
-    strengths = Ridge.model_validate(trial.config["head"]).strengths
+    strengths = part_of(HEADS, trial.config["head"]).strengths
     began = time.perf_counter()
     x_MD = x_MCPP.reshape(len(x_MCPP), -1)
     right_M, strength = best_left_out(x_MD, labels_M, len(dataset.classes), strengths)

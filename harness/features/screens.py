@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
-from harness.core.stages import Stage, Trial, Work, shards
+from harness.core.stages import Code, Stage, Trial, Work, shards
 from harness.features.choose import Chooser, Look, Space, most_fits, screen_share
 from harness.features.heads.ridge import Ridge
 
-SCREEN_VERSION = 1
+SCREEN = Code("screen", 1, "harness.features.quick_probe:run")
 SCREEN_SECONDS = 0.05  # a guess for one CPU core
 
 
@@ -33,16 +33,15 @@ def screens_of(grid: Sequence[Trial]) -> list[Trial]:
 
 def _screen(trial: Trial, share: float) -> Trial:
     whole = trial.reads["features"]
-    images = int(share * max(stage.config["images"][1] for stage in whole))
-    begin, end = whole[0].config["images"]
+    images = int(share * max(stage.part["images"][1] for stage in whole))
+    begin, end = whole[0].part["images"]
     parts = shards(images, end - begin, whole[0].options["batch"])
     head = Ridge()
     return replace(
         trial,
-        version=SCREEN_VERSION,
-        runner="harness.features.quick_probe:run",
+        code=SCREEN,
         axes={**trial.axes, "features": "screen", "head": head.axis},
-        config={**trial.config, "head": head.keyed(), "head_version": head.version, "images": images},
+        config={**trial.config, "head": head.keyed(), "images": images},
         reads={"features": tuple(_part(whole[0], images, *part) for part in parts)},
         seconds=SCREEN_SECONDS,
         searchable=False,
@@ -54,10 +53,11 @@ def _part(whole: Stage, images: int, begin: int, end: int) -> Stage:
     group = fingerprint([whole.job, images, begin, end])
 
     def changed(stage: Stage) -> Stage:
-        config = {**stage.config, "images": [begin, end], "screened": images}
-        return replace(stage, config=config, group=group)
+        config = {**stage.config, "screened": images}
+        part = {**stage.part, "images": [begin, end]}
+        return replace(stage, config=config, part=part, group=group)
 
-    first, last = whole.config["images"]
+    first, last = whole.part["images"]
     factor = (end - begin) / (last - first)
     work = Work(
         round(whole.work.image_passes * factor),

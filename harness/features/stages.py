@@ -7,13 +7,18 @@ from typing import Any, NamedTuple
 
 from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
-from harness.core.stages import Stage, Work
+from harness.core.stages import Code, Stage, Work
 from harness.models.backbones.backbone import BackbonePlan, Block, multiplications
-from harness.training.config import TRAINING_VERSION, TrainConfig
+from harness.training.config import NOISE, TRAINING, TrainConfig
 from harness.training.regularisers import PLAIN, Regulariser
 
-BACKBONE_VERSION = 1
-FEATURES_VERSION = 2
+BACKBONE = Code("backbone", 1)  # the networks, how their blocks are numbered and tapped
+COPIED_BACKBONE = Code("copied backbone", 1, "harness.features.backbone:copy_backbone", uses=(BACKBONE,))
+TRAINED_BACKBONE = Code(
+    "trained backbone", 1, "harness.features.backbone:train_backbone", uses=(BACKBONE, TRAINING)
+)
+EXTRACTION = Code("extraction", 2, uses=(NOISE,))  # noise, one pass, pooling: `read_blocks`
+FEATURES = Code("features", 1, "harness.features.extract:make_features", uses=(EXTRACTION,))
 BYTES_A_NUMBER = 4  # of features as stored, float32
 ACTIVATIONS = 6  # how many maps as large as the largest are held during a forward pass: measured, rounded up
 MULTIPLICATIONS_PER_SECOND = 1e10  # of one CPU core: a guess, until there are measurements
@@ -59,8 +64,7 @@ def backbone_stage(
     if plan.source is not None:
         return Stage(
             kind="backbone",
-            version=BACKBONE_VERSION,
-            maker="harness.features.backbone:copy_backbone",
+            code=COPIED_BACKBONE,
             config={**shared, "source": plan.fingerprint, **({"random": seed} if plan.random else {})},
             options={"source": plan.source},
             here=True,
@@ -68,13 +72,11 @@ def backbone_stage(
     passes = 3 * train.steps * train.batch
     return Stage(
         kind="backbone",
-        version=BACKBONE_VERSION,
-        maker="harness.features.backbone:train_backbone",
+        code=TRAINED_BACKBONE,
         config={
             **shared,
             **_regularised(plan, regulariser),
             "train": train.keyed(),
-            "training_version": TRAINING_VERSION,
             "seed": seed,
         },
         needs={"dataset": dataset},
@@ -89,7 +91,7 @@ def _regularised(plan: BackbonePlan, regulariser: Regulariser) -> dict[str, Any]
     if regulariser.axis is None:
         return {}
     resolved = regulariser.resolved(plan)
-    return {"unet": resolved.unet(plan.unet), "regulariser": resolved.settings()}
+    return {"unet": resolved.unet(plan.unet), "regulariser": resolved.keyed()}
 
 
 class Tap(NamedTuple):
@@ -166,21 +168,20 @@ def features_stages(
         "timestep": timestep,
         "draws": reading.draws,
         "labels_per_class": reading.labels_per_class,
-        "images": list(images),
         "view": view,
         "augment": reading.augment if view else None,
         "precision": reading.precision,
         "seed": reading.seed,
     }
     needs = {"backbone": backbone, "dataset": dataset}
-    group = fingerprint([shared, *(need.key for need in needs.values())])
+    group = fingerprint([shared, list(images), *(need.key for need in needs.values())])
     bare = {
         tap: Stage(
             kind="features",
-            version=FEATURES_VERSION,
-            maker="harness.features.extract:make_features",
-            config={**shared, "block": tap.block.number, "module": tap.block.name, "pool": tap.pool},
+            code=FEATURES,
+            config={**shared, "block": tap.block.number, "module": tap.block.name},
             needs=needs,
+            part={"images": list(images), "pool": tap.pool},
             group=group,
         )
         for tap in taps

@@ -5,8 +5,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from harness.core.config import Config, unkeyed
+from harness.core.stages import Code
 
-TRAINING_VERSION = 1  # of the loop, its tasks and its noise: part of the key of all that is trained
+NOISE = Code("noise", 1)  # drawn by address: `harness.training.noise`, `augment`
+TRAINING = Code("training", 1, uses=(NOISE,))  # the loop and the losses of its tasks
 
 Rate = Annotated[float, Field(gt=0)]
 

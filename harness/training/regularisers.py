@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, S
 
 from pydantic import AfterValidator, Field
 
-from harness.core.config import Config
+from harness.core.config import Config, unkeyed
 from harness.core.errors import UserError
 from harness.core.registry import Registry
 from harness.models.backbones.backbone import BackbonePlan
@@ -48,9 +48,11 @@ class Regulariser(Config):
     """Base of all regularisers: by itself it changes nothing. A subclass overrides what it changes."""
 
     name: str
-    label: Annotated[str, AfterValidator(_short_word)] | None = None  # what rows call it; None: its name
+    label: Annotated[str, AfterValidator(_short_word)] | None = unkeyed(
+        None
+    )  # what rows call it; None: its name
 
-    version: ClassVar[int] = 1  # raised when the same values would give other weights
+    version: ClassVar[int | None] = 1  # raise it when the same values would give other weights
     reads_its_estimate: ClassVar[bool] = False  # the network has channels for its own estimate
 
     @property
@@ -64,12 +66,6 @@ class Regulariser(Config):
         Raises `UserError` for what the backbone does not have.
         """
         return self
-
-    def settings(self) -> dict[str, Any]:
-        """Returns what a trained backbone's key holds of it: its values and version, but not what it is called."""
-        return {name: value for name, value in self.keyed().items() if name != "label"} | {
-            "version": self.version
-        }
 
     def unet(self, unet: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the configuration of the network to train, for that of the backbone without it."""

@@ -13,12 +13,13 @@ from typing import Any
 from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
 from harness.core.registry import load_attribute
-from harness.core.stages import Stage
+from harness.core.stages import Code, Stage
 from harness.models.classifiers.networks import Outline
 from harness.weights.config import PoolConfig
 from harness.weights.layout import Layout
 
-BROUGHT_VERSION = 1
+BROUGHT_NETWORK = Code("brought network", 1, "harness.weights.checkpoint_files:make_network")
+BROUGHT_TRAJECTORY = Code("brought trajectory", 1, "harness.weights.checkpoint_files:make_trajectory")
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
 
 
@@ -51,16 +52,14 @@ def _stages(
 ) -> tuple[Stage, Stage]:
     network = Stage(
         kind="network",
-        version=BROUGHT_VERSION,
-        maker="harness.weights.checkpoint_files:make_network",
+        code=BROUGHT_NETWORK,
         config={"network": dict(settings), "brought": checksum(base)},
         options={"path": str(base)},
         here=True,
     )
     trajectory = Stage(
         kind="trajectory",
-        version=BROUGHT_VERSION,
-        maker="harness.weights.checkpoint_files:make_trajectory",
+        code=BROUGHT_TRAJECTORY,
         config={
             "brought": [checksum(file) for file in files],
             "steps": steps_of([file.stem for file in files]),

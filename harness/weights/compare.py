@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from harness.core.config import part_of
 from harness.core.seeds import generator, stream
 from harness.core.stages import Stage, Trial, Workshop
 from harness.data.dataset import Dataset, open_dataset
@@ -136,7 +137,7 @@ def _controls(stage: Stage, material: Material) -> Iterator[Vectors]:
     """Yields what each control makes, one setting at a time; more controls leave the others' draws alone."""
     config = stage.config
     for settings in config["controls"]:
-        control: Control = CONTROLS.load(settings["name"]).model_validate(settings)
+        control: Control = part_of(CONTROLS, settings)
         draw = generator(config["seed"], "control", control.name, config["k"], config["subset"])
         for setting, vectors_NP in control.make(material, draw).items():
             yield Vectors(control.name, setting, material.scale.restore(vectors_NP))

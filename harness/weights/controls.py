@@ -69,7 +69,7 @@ class Control(Config):
     """Base of all controls. A subclass has a field `name` equal to its registered name."""
 
     name: str
-    version: ClassVar[int] = 1  # raised when the same values would give other networks
+    version: ClassVar[int | None] = 1  # raise it when the same values would give other networks
     needs: ClassVar[tuple[str, ...]] = ()  # which of `TRAJECTORIES` the study has to add
     networks: int = Field(20, ge=1, le=1_000_000)  # how many to make, of each setting
 

@@ -170,7 +170,7 @@ def held_out(pool: Pool, places_K: np.ndarray) -> np.ndarray:
 
 def make_predictions(stage: Stage, folder: Path, workshop: Workshop) -> None:
     """Writes what the networks of one shard say of the validation and the test images."""
-    begin, end = stage.config["networks"]
+    begin, end = stage.part["networks"]
     vectors_NP = load_arrays(workshop.file(stage.needs["vectors"], VECTORS))["vectors"][begin:end]
     predicted_NM = predict(vectors_NP, stage.needs, workshop, memory_gb=stage.options["memory_gb"])
     save_arrays({"predictions": predicted_NM}, folder / "predictions.safetensors")

@@ -6,26 +6,28 @@ from typing import Any, NamedTuple
 
 from harness.core.errors import UserError
 from harness.core.seeds import stream
-from harness.core.stages import Stage, Trial, Work, shards
+from harness.core.stages import Code, Stage, Trial, Work, shards
 from harness.data.config import DataConfig
 from harness.data.dataset import Dataset
-from harness.training.config import TRAINING_VERSION, TrainConfig
+from harness.training.config import TRAINING, TrainConfig
 from harness.weights.brought import brought
 from harness.weights.config import WeightsConfig
 from harness.weights.controls import Control, FineTuned
 from harness.weights.layout import layout_of
 from harness.weights.sizes import check_models
 
-NETWORK_VERSION = 2
-TRAJECTORY_VERSION = 1
-POOL_VERSION = 2
-PREDICTIONS_VERSION = 2
-AUTOENCODER_VERSION = 2
-RECONSTRUCTION_VERSION = 1
-DENOISER_VERSION = 2
-GENERATED_VERSION = 2
-CONTENDERS_VERSION = 3
-COMPARISON_VERSION = 3
+NETWORK = Code("network", 2, "harness.weights.originals:make_network", uses=(TRAINING,))
+TRAJECTORY = Code("trajectory", 1, "harness.weights.originals:make_trajectory", uses=(TRAINING,))
+POOL = Code("pool", 2, "harness.weights.originals:make_pool")
+PREDICTIONS = Code("predictions", 2, "harness.weights.originals:make_predictions")
+AUTOENCODER = Code("autoencoder", 2, "harness.weights.generate:make_autoencoder", uses=(TRAINING,))
+RECONSTRUCTION = Code(
+    "reconstruction", 1, "harness.weights.generate:make_reconstruction", uses=(PREDICTIONS,)
+)
+DENOISER = Code("denoiser", 2, "harness.weights.generate:make_denoiser", uses=(TRAINING,))
+GENERATED = Code("generated", 2, "harness.weights.generate:make_generated")
+CONTENDERS = Code("contenders", 3, "harness.weights.compare:make_contenders")
+COMPARISON = Code("weights", 3, "harness.weights.compare:run")
 SECONDS_A_STEP = 0.01  # guesses for one CPU core, until there are measurements
 SECONDS_A_NETWORK = 0.02
 SECONDS_A_COMPARISON = 0.002
@@ -60,7 +62,6 @@ class Stages:
             "network": self.settings,
             "labels_per_class": data.labels_per_class,
             "augment": config.augment.keyed() if config.augment else None,
-            "training_version": TRAINING_VERSION,
         }
         self.start = network.start(channels, size, len(dataset.classes))
         self._check_statistics()
@@ -113,8 +114,7 @@ class Stages:
         needs = {"dataset": self.images.stage} | ({} if self.start is None else {"start": self.start})
         return Stage(
             kind="network",
-            version=NETWORK_VERSION,
-            maker="harness.weights.originals:make_network",
+            code=NETWORK,
             config={**self.learning, "train": train.keyed(), "seed": _draws(self.seed, "network", number)},
             needs=needs,
             options={"train": train.model_dump(mode="json")},
@@ -158,8 +158,7 @@ class Stages:
         )
         return Stage(
             kind="trajectory",
-            version=TRAJECTORY_VERSION,
-            maker="harness.weights.originals:make_trajectory",
+            code=TRAJECTORY,
             config={
                 **self.learning,
                 "layout": {"names": list(self.layout.names), "shapes": [list(s) for s in self.layout.shapes]},
@@ -177,8 +176,7 @@ class Stages:
     def _pool(self, trajectories: Sequence[Stage]) -> Stage:
         return Stage(
             kind="pool",
-            version=POOL_VERSION,
-            maker="harness.weights.originals:make_pool",
+            code=POOL,
             config={"checkpoints": self.checkpoints, "held_out": self.config.pool.held_out},
             needs={f"trajectory {number}": stage for number, stage in enumerate(trajectories)},
         )
@@ -194,10 +192,10 @@ class Stages:
         return tuple(
             Stage(
                 kind="predictions",
-                version=PREDICTIONS_VERSION,
-                maker="harness.weights.originals:make_predictions",
-                config={"networks": [begin, end]},
+                code=PREDICTIONS,
+                config={},
                 needs=needs,
+                part={"networks": [begin, end]},
                 options={"memory_gb": self.config.memory_gb},
                 work=Work(seconds=(end - begin) * SECONDS_A_NETWORK),
             )
@@ -210,12 +208,10 @@ class Stages:
         chosen = {"k": k, "subset": subset, "seed": self.seed, "generator": number}
         autoencoder = Stage(
             kind="autoencoder",
-            version=AUTOENCODER_VERSION,
-            maker="harness.weights.generate:make_autoencoder",
+            code=AUTOENCODER,
             config={
                 **chosen,
                 "autoencoder": config.autoencoder.keyed(),
-                "training_version": TRAINING_VERSION,
             },
             needs={"pool": self.pool},
             options={"train": config.autoencoder.train.model_dump(mode="json")},
@@ -224,8 +220,7 @@ class Stages:
         )
         reconstruction = Stage(
             kind="reconstruction",
-            version=RECONSTRUCTION_VERSION,
-            maker="harness.weights.generate:make_reconstruction",
+            code=RECONSTRUCTION,
             config={"gate": config.gate},
             needs={
                 "dataset": self.images.stage,
@@ -236,8 +231,7 @@ class Stages:
         )
         denoiser = Stage(
             kind="denoiser",
-            version=DENOISER_VERSION,
-            maker="harness.weights.generate:make_denoiser",
+            code=DENOISER,
             config={**autoencoder.config, "diffusion": config.diffusion.keyed()},
             needs={"pool": self.pool, "autoencoder": autoencoder, "reconstruction": reconstruction},
             options={"train": config.diffusion.train.model_dump(mode="json")},
@@ -246,8 +240,7 @@ class Stages:
         )
         generated = Stage(
             kind="generated",
-            version=GENERATED_VERSION,
-            maker="harness.weights.generate:make_generated",
+            code=GENERATED,
             config={
                 **chosen,
                 "generate": config.generate,
@@ -295,15 +288,13 @@ class Stages:
         """Returns the stage with every network that is compared with `k` originals."""
         return Stage(
             kind="contenders",
-            version=CONTENDERS_VERSION,
-            maker="harness.weights.compare:make_contenders",
+            code=CONTENDERS,
             config={
                 "k": k,
                 "subset": subset,
                 "seed": self.seed,
                 "generator": number,
                 "controls": [control.keyed() for control in self.config.controls],
-                "control_versions": [control.version for control in self.config.controls],
             },
             needs={
                 "pool": self.pool,
@@ -321,8 +312,7 @@ class Stages:
             study="weights",
             table="weights",
             objective=OBJECTIVE,
-            version=COMPARISON_VERSION,
-            runner="harness.weights.compare:run",
+            code=COMPARISON,
             axes={
                 "network": config.network.called,
                 "parameters": " ".join(config.parameters),
@@ -332,7 +322,6 @@ class Stages:
                 "varied": self.varied or None,
             },
             config={
-                "predictions_version": PREDICTIONS_VERSION,
                 "permuted": self.permuted,
                 "columns": self._columns(),
             },

@@ -10,7 +10,7 @@ import pytest
 
 from harness.core import stages
 from harness.core.artifacts import Damaged
-from harness.core.stages import Stage, Trial, Work, failure, objective, run
+from harness.core.stages import Code, Stage, Trial, Work, failure, objective, run
 
 HERE = Path(__file__).stem
 made = []
@@ -53,7 +53,7 @@ def forget():
 
 
 def stage(value="a", **settings):
-    given = {"kind": "kind", "version": 1, "maker": f"{HERE}:make", "config": {"value": value}}
+    given = {"kind": "kind", "code": Code("kind", 1, f"{HERE}:make"), "config": {"value": value}}
     return Stage(**{**given, **settings})
 
 
@@ -62,8 +62,7 @@ def trial(**settings):
         "study": "features",
         "table": "features",
         "objective": "validation_accuracy",
-        "version": 1,
-        "runner": f"{HERE}:rows",
+        "code": Code("trial", 1, f"{HERE}:rows"),
         "axes": {"block": 3, "head": "linear"},
         "config": {"draws": 1},
         "seed": 0,
@@ -75,12 +74,12 @@ def trial(**settings):
 
 IN_THE_KEY = {
     "kind": {"kind": "other"},
-    "version": {"version": 2},
+    "code": {"code": Code("kind", 2, f"{HERE}:make")},
     "config": {"config": {"value": "b"}},
+    "part": {"part": {"images": [0, 8]}},
     "needs": {"needs": {"data": stage("below")}},
 }
 NOT_IN_THE_KEY = {
-    "maker": {"maker": "elsewhere:make"},
     "options": {"options": {"workers": 8}},
     "work": {"work": Work(5, 5.0)},
     "trains": {"trains": True},
@@ -122,11 +121,12 @@ def test_a_stage_and_a_trial_keep_their_keys_between_processes():
     "change",
     [
         {"study": "weights"},
-        {"version": 2},
+        {"code": Code("trial", 2, f"{HERE}:rows")},
         {"axes": {"block": 4, "head": "linear"}},
         {"config": {"draws": 2}},
         {"seed": 1},
         {"needs": {"data": stage("b")}},
+        {"reads": {"features": (stage("b"),)}},
     ],
 )
 def test_what_a_trial_depends_on_changes_its_key(change):
@@ -135,10 +135,34 @@ def test_what_a_trial_depends_on_changes_its_key(change):
 
 @pytest.mark.parametrize(
     "change",
-    [{"reads": {"features": stage("b")}}, {"seconds": 9.0}, {"searchable": False}, {"data": "same images"}],
+    [{"seconds": 9.0}, {"searchable": False}, {"data": "same images"}],
 )
 def test_how_a_trial_is_run_does_not_change_its_key(change):
     assert trial(**change).key == trial().key
+
+
+def parts(*ends, pool=2):
+    return tuple(stage("b", part={"images": [0, end], "pool": pool}) for end in ends)
+
+
+def test_how_a_content_is_cut_changes_stages_and_no_trial():
+    whole, halves, finer = parts(8), parts(4, 8), parts(8, pool=4)
+    assert len({one.key for one in (*whole, *halves, *finer)}) == 3
+    assert len({one.content for one in (*whole, *halves, *finer)}) == 1
+    below = [trial(reads={"features": (stage("top", needs={"x": one}),)}).key for one in halves]
+    assert len({trial(reads={"features": held}).key for held in (whole, halves, finer)}) == 1
+    assert len(set(below)) == 1
+
+
+def test_a_key_covers_the_code_that_code_uses():
+    def using(version):
+        noise = Code("noise", version)
+        return stage(code=Code("kind", 1, f"{HERE}:make", uses=(Code("loop", 1, uses=(noise,)),)))
+
+    assert using(1).key != using(2).key
+    assert trial(needs={"x": using(1)}).key != trial(needs={"x": using(2)}).key
+    moved = Code("kind", 1, "elsewhere:make")
+    assert stage(code=moved).key == stage().key
 
 
 def test_a_stage_is_made_once_with_all_below_it(workshop):
@@ -156,7 +180,7 @@ def test_an_artifact_says_what_made_it(workshop):
     manifest = workshop.store.manifest("kind", stage("top", needs={"x": below}).key)
     assert manifest["config"] == {"value": "top"}
     assert manifest["needs"] == {"x": below.key}
-    assert (manifest["version"], manifest["image_passes"], manifest["guess"]) == (1, 7, 2.5)
+    assert (manifest["code"], manifest["image_passes"], manifest["guess"]) == (["kind", 1], 7, 2.5)
     assert manifest["provenance"] == {"run": "test-run"}
     assert manifest["seconds"] >= 0
 
@@ -183,7 +207,7 @@ def test_siblings_are_made_by_one_piece_of_work(workshop):
 
 
 def test_a_maker_that_fails_leaves_no_artifact(workshop):
-    broken = stage(maker=f"{HERE}:make_badly")
+    broken = stage(code=Code("kind", 1, f"{HERE}:make_badly"))
     with pytest.raises(RuntimeError, match="no memory"):
         workshop.ensure(broken)
     assert not workshop.has(broken)
@@ -245,7 +269,7 @@ def test_a_trial_ends_in_rows_with_the_columns_that_all_tables_share(workshop):
 
 @pytest.mark.parametrize("runner", [f"{HERE}:no_rows", "not_a_module:run", f"{HERE}:not_there"])
 def test_a_trial_that_fails_is_one_row_with_its_axes_and_the_traceback(workshop, runner):
-    outcome = run(trial(runner=runner), workshop, "cpu")
+    outcome = run(trial(code=Code("trial", 1, runner)), workshop, "cpu")
     assert outcome.failed
     assert list(outcome.tables) == ["features"]
     (row,) = outcome.tables["features"]
@@ -256,7 +280,9 @@ def test_a_trial_that_fails_is_one_row_with_its_axes_and_the_traceback(workshop,
 
 
 def test_the_traceback_leads_to_the_line(workshop):
-    error = run(trial(runner=f"{HERE}:no_rows"), workshop, "cpu").tables["features"][0]["error"]
+    error = run(trial(code=Code("trial", 1, f"{HERE}:no_rows")), workshop, "cpu").tables["features"][0][
+        "error"
+    ]
     line = inspect.getsourcelines(no_rows)[1] + 1
     assert "ZeroDivisionError: the cause" in error
     assert f"line {line}, in no_rows" in error

@@ -147,7 +147,7 @@ def test_a_larger_stored_pool_is_read_where_the_grid_has_one():
     _, trials = trials_of(pools=[1, 4], combined=[{**PAIR, "blocks": [2]}])
     (one,) = combined(trials)
     block = trials_plan().find(2)
-    assert Tap(block, one.reads["features 0"][0].config["pool"]) == Tap(block, 4)
+    assert Tap(block, one.reads["features 0"][0].part["pool"]) == Tap(block, 4)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tiny_features import FEATURES, pick, trials_of
 
 from harness.core.errors import UserError
 from harness.core.rows import TABLES, WHEN_AND_WHERE, to_table
-from harness.core.stages import Stage, run
+from harness.core.stages import Code, Stage, run
 from harness.core.storage import Storage
 from harness.data.dataset import open_dataset
 from harness.features.probe import read_features, split
@@ -200,7 +200,7 @@ def test_nothing_is_chosen_on_test(workshop):
     pixels = pick(trials, features="pixels")
     rows = {}
     for test in ("as it is", "shuffled", "relabelled"):
-        stage = Stage("dataset", 1, "test_probe:make_dataset", {"test": test})
+        stage = Stage("dataset", Code("dataset", 1, "test_probe:make_dataset"), {"test": test})
         changed = replace(pixels, needs={"dataset": stage})
         assert len(open_dataset(stage, workshop).splits["test"]) == 40
         rows[test] = rows_of([changed], workshop).popitem()[1]

@@ -57,7 +57,7 @@ def test_a_screen_has_features_of_its_own_which_the_whole_timestep_shares():
     by_timestep = {}
     for screen in screens:
         (stage,) = screen.reads["features"]
-        assert stage.config["images"] == [0, images]
+        assert stage.part["images"] == [0, images]
         assert stage.work.image_passes == images
         assert stage.job in {sibling.job for sibling in stage.siblings}
         by_timestep.setdefault(screen.axes["timestep"], set()).add(stage.job)

@@ -296,7 +296,7 @@ def test_configuration_is_planned_without_torch():
     import subprocess
 
     program = (
-        "import sys, harness.models.encoders as e; e.Random().stage(3); e.Pixels().stage(1);"
+        "import sys, harness.models.encoders.encoder as e; e.Random().stage(3); e.Pixels().stage(1);"
         "print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run(

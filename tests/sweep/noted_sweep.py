@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.core.artifacts import ArtifactStore
 from harness.core.row_store import RowStore
-from harness.core.stages import Stage, Trial, Workshop
+from harness.core.stages import Code, Stage, Trial, Workshop
 from harness.core.storage import Storage
 
 STAGES, TRIALS = 6, 16
@@ -23,7 +23,10 @@ class Silent:
 
 
 def stages(name):
-    return [Stage("noted", 1, "noted:make", {"of": name, "number": number}) for number in range(STAGES)]
+    return [
+        Stage("noted", Code("noted", 1, "noted:make"), {"of": name, "number": number})
+        for number in range(STAGES)
+    ]
 
 
 def trials(name):

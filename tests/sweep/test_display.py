@@ -5,7 +5,7 @@ import io
 import pytest
 
 from harness.core.rows import Outcome
-from harness.core.stages import Trial
+from harness.core.stages import Code, Trial
 from harness.sweep.display import Display, LiveDisplay
 from harness.sweep.plan import Plan
 
@@ -16,8 +16,7 @@ def trial(block, searchable=True):
         "features",
         "features",
         "validation_accuracy",
-        1,
-        "x:y",
+        Code("probe", 1, "x:y"),
         axes,
         {},
         0,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from harness.core.stages import Trial
+from harness.core.stages import Code, Trial
 from harness.sweep.search import ChosenSearcher, GridSearcher, searcher_for
 from harness.sweep.searches import Search
 
@@ -17,8 +17,7 @@ def candidates():
             "features",
             "features",
             "validation_accuracy",
-            1,
-            "x:y",
+            Code("probe", 1, "x:y"),
             {"block": b, "timestep": t},
             {},
             0,

@@ -81,7 +81,7 @@ class TestContract:
 
     def test_its_settings_are_enough_to_make_it_again(self, name):
         one = self.regulariser(name).resolved(PLAN)
-        settings = one.settings()
+        settings = one.keyed()
         assert settings.pop("version") >= 1
         assert REGULARISERS.load(name).model_validate(settings) == one
 
@@ -167,8 +167,8 @@ def test_settings_out_of_range_are_refused():
 
 def test_a_label_names_it_and_changes_no_key():
     assert Dispersive(label="strong").axis == "strong"
-    assert Dispersive(label="strong").settings() == Dispersive().settings()
-    assert Plain().settings()["name"] == "none"
+    assert Dispersive(label="strong").keyed() == Dispersive().keyed()
+    assert Plain().keyed()["name"] == "none"
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 from torch import nn
 
 from harness.core.seeds import stream
-from harness.core.stages import Stage
+from harness.core.stages import Code, Stage
 from harness.data.transforms import as_input
 from harness.training import checkpoint, noise
 from harness.training.config import TrainConfig
@@ -129,7 +129,7 @@ def classifier(stage, workshop):
 def test_training_in_this_process_leaves_weights_and_history_and_tidies_up(workshop, tmp_path):
     lines = []
     workshop.say = lambda who, line: lines.append((who, line))
-    stage = Stage("network", 1, "maker", {"x": 1})
+    stage = Stage("network", Code("network", 1, "maker"), {"x": 1})
     (tmp_path / "out").mkdir()
     train("test_tasks:classifier", stage, TrainConfig(steps=4, ema=0.5), 0, tmp_path / "out", workshop)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
@@ -143,7 +143,7 @@ def test_training_in_this_process_leaves_weights_and_history_and_tidies_up(works
 
 
 def test_training_that_died_goes_on_where_it_was(workshop, tmp_path, monkeypatch):
-    stage = Stage("network", 1, "maker", {"x": 1})
+    stage = Stage("network", Code("network", 1, "maker"), {"x": 1})
     config = TrainConfig(steps=6, checkpoint_every=2)
     (tmp_path / "out").mkdir()
     calls = []

@@ -13,7 +13,7 @@ from torch import nn
 from harness.core.artifacts import ArtifactStore
 from harness.core.config import parse
 from harness.core.seeds import stream
-from harness.core.stages import Stage, Workshop
+from harness.core.stages import Code, Stage, Workshop
 from harness.core.storage import Storage
 from harness.models.generators.latent_denoiser import LatentDenoiser
 from harness.training.config import TrainConfig
@@ -74,37 +74,33 @@ def make_pool(stage, folder, workshop):
 def stages_of(k=12, run=0, gate=None, **values):
     """Returns the stages from pool to generated networks of a small experiment."""
     config = parse(WeightsConfig, {**TINY, **values}, "weights")
-    pool = Stage("pool", 1, "test_generate:make_pool", {})
-    dataset = Stage("dataset", 1, "test_generate:make_dataset", {})
+    pool = Stage("pool", Code("pool", 1, "test_generate:make_pool"), {})
+    dataset = Stage("dataset", Code("dataset", 1, "test_generate:make_dataset"), {})
     maker = "harness.weights.generate:make_"
     chosen = {"k": k, "subset": "first", "seed": 5, "generator": run}
     autoencoder = Stage(
         "autoencoder",
-        1,
-        maker + "autoencoder",
+        Code("autoencoder", 1, maker + "autoencoder"),
         {**chosen, "autoencoder": config.autoencoder.keyed()},
         {"pool": pool},
-        {"train": config.autoencoder.train.model_dump(mode="json")},
+        options={"train": config.autoencoder.train.model_dump(mode="json")},
     )
     reconstruction = Stage(
         "reconstruction",
-        1,
-        maker + "reconstruction",
+        Code("reconstruction", 1, maker + "reconstruction"),
         {"gate": gate},
         {"dataset": dataset, "network": dataset, "pool": pool, "autoencoder": autoencoder},
     )
     denoiser = Stage(
         "denoiser",
-        1,
-        maker + "denoiser",
+        Code("denoiser", 1, maker + "denoiser"),
         {**autoencoder.config, "diffusion": config.diffusion.keyed()},
         {"pool": pool, "autoencoder": autoencoder},
-        {"train": config.diffusion.train.model_dump(mode="json")},
+        options={"train": config.diffusion.train.model_dump(mode="json")},
     )
     generated = Stage(
         "generated",
-        1,
-        maker + "generated",
+        Code("generated", 1, maker + "generated"),
         {
             **chosen,
             "generate": config.generate,

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from harness.core.errors import UserError
-from harness.core.stages import Stage, Trial, Work, shards
+from harness.core.stages import Code, Stage, Trial, Work, shards
 from harness.data.config import DataConfig
 from harness.data.dataset import Dataset
 from harness.features.cka.config import CKAConfig
 from harness.features.stages import (
-    FEATURES_VERSION,
     Reading,
     Tap,
     backbone_stage,
@@ -21,8 +20,8 @@ from harness.metrics.cka import LEAST_IMAGES
 from harness.models.backbones.backbone import BACKBONES, BackbonePlan, Block
 from harness.models.encoders.encoder import ENCODERS, Encoder
 
-CKA_VERSION = 1
-LAYERS_VERSION = 1
+COMPARISON = Code("cka", 1, "harness.features.cka.compare:run")
+LAYERS = Code("layers", 1, "harness.features.cka.compare:make_layers")
 TRIAL_SECONDS = 2.0  # guesses for one CPU core
 ENCODING_SECONDS = 0.02  # an image
 BACKBONE, UNTRAINED = "backbone", "untrained"  # what rows call the networks that have no label
@@ -212,24 +211,16 @@ class _Comparisons:
             study="cka",
             table="similarity",
             objective="cka",
-            version=CKA_VERSION,
-            runner="harness.features.cka.compare:run",
+            code=COMPARISON,
             axes={
                 f"{side}_{column}": _common(places, column)
                 for side, places in sides.items()
                 for column in ("network", "block", "block_name", "timestep", "pool")
             },
-            config={
-                "groups": groups,
-                "images": self.images,
-                "draws": self.config.draws,
-                "precision": self.config.precision,
-                "features_version": FEATURES_VERSION,
-            },
+            config={"groups": groups, "images": self.images},
             seed=self.seed,
             data=self.data.title,
             data_fingerprint=self.dataset.fingerprint,
-            needs=_needs(reads),
             reads=reads,
             seconds=TRIAL_SECONDS,
             searchable=False,
@@ -240,23 +231,12 @@ def layers_stage(encoder: Encoder, dataset: Stage, images: int, data: Dataset, b
     """Returns the stage that holds what all layers of an encoder see in the first training images."""
     return Stage(
         kind="layers",
-        version=LAYERS_VERSION,
-        maker="harness.features.cka.compare:make_layers",
+        code=LAYERS,
         config={"images": images},
         needs={"encoder": encoder.stage(data.images.shape[1]), "dataset": dataset},
         options={"batch": batch},
         work=Work(0, images * ENCODING_SECONDS),
     )
-
-
-def _needs(reads: Pieces) -> dict[str, Stage]:
-    """Returns what the representations are of: they follow from it, however they are cut into shards."""
-    needs: dict[str, Stage] = {}
-    for held in reads.values():
-        for name, stage in held[0].needs.items():
-            if stage.key not in {need.key for need in needs.values()}:
-                needs[f"{name} {len(needs)}"] = stage
-    return needs
 
 
 def _common(places: Sequence[Place], column: str) -> Any:

@@ -5,18 +5,18 @@ from itertools import product
 from typing import NamedTuple
 
 from harness.core.errors import UserError
-from harness.core.stages import Stage, Trial, Work
+from harness.core.stages import Code, Stage, Trial, Work
 from harness.data.config import DataConfig
 from harness.data.dataset import Dataset
 from harness.features.finetune.config import FinetuneConfig
 from harness.features.heads.head import HEADS, Head, refuse_twins
-from harness.features.stages import FEATURES_VERSION, MULTIPLICATIONS_PER_SECOND, regularised_backbones
+from harness.features.stages import EXTRACTION, MULTIPLICATIONS_PER_SECOND, regularised_backbones
 from harness.models.backbones.backbone import BACKBONES, BackbonePlan, Block, multiplications
-from harness.training.config import TRAINING_VERSION
+from harness.training.config import TRAINING
 from harness.training.regularisers import REGULARISERS
 
-FINETUNE_VERSION = 1  # of what is learnt
-EVALUATE_VERSION = 1  # of how it is judged
+TUNED = Code("finetuned", 1, "harness.features.finetune.task:make_tuned", uses=(TRAINING,))
+EVALUATION = Code("finetuned evaluation", 1, "harness.features.finetune.evaluate:run", uses=(EXTRACTION,))
 OBJECTIVE = "validation_accuracy"
 
 
@@ -60,8 +60,7 @@ class Finetune:
                 study=self.name,
                 table="features",
                 objective=OBJECTIVE,
-                version=EVALUATE_VERSION,
-                runner="harness.features.finetune.evaluate:run",
+                code=EVALUATION,
                 axes={
                     "features": "finetuned",
                     "backbone": config.backbone.name,
@@ -78,7 +77,6 @@ class Finetune:
                     "head": setting.head.keyed(),
                     "draws": config.draws,
                     "precision": config.precision,
-                    "features_version": FEATURES_VERSION,
                 },
                 seed=seed,
                 data=data.title,
@@ -112,16 +110,13 @@ def tuned_stage(
     passes = 3 * tune.steps * tune.batch
     return Stage(
         kind="finetuned",
-        version=FINETUNE_VERSION,
-        maker="harness.features.finetune.task:make_tuned",
+        code=TUNED,
         config={
             "module": block.name,
             "timestep": setting.timestep,
             "pool": setting.pool,
             "head": setting.head.keyed(),
-            "head_version": setting.head.version,
             "tune": tune.keyed(),
-            "training_version": TRAINING_VERSION,
             "augment": config.augment.keyed() if config.augment else None,
             "labels_per_class": labels_per_class,
             "seed": seed,

@@ -25,7 +25,7 @@ def make_samples(stage: Stage, folder: Path, workshop: Workshop) -> None:
     """Writes the samples of one shard, uint8 [N, C, H, W]."""
     settings = stage.config
     denoiser = open_denoiser(stage.needs["backbone"], workshop)
-    begin, end = settings["samples"]
+    begin, end = stage.part["samples"]
     size = stage.options["batch"]
     parts = []
     for first in range(begin, end, size):

@@ -4,18 +4,19 @@ from collections import Counter
 from typing import Any
 
 from harness.core.errors import UserError
-from harness.core.stages import Stage, Trial, Work, shards
+from harness.core.stages import Code, Stage, Trial, Work, shards
 from harness.data.config import DataConfig
 from harness.data.dataset import Dataset
 from harness.features.generation.config import GenerationConfig
 from harness.features.stages import MULTIPLICATIONS_PER_SECOND, regularised_backbones
 from harness.models.backbones.backbone import BACKBONES, BackbonePlan, multiplications
 from harness.models.encoders.encoder import ENCODERS, Encoder
+from harness.training.config import NOISE
 from harness.training.regularisers import REGULARISERS
 
-SAMPLES_VERSION = 1
-ENCODED_VERSION = 1
-COMPARISON_VERSION = 1
+SAMPLES = Code("samples", 1, "harness.features.generation.sample:make_samples", uses=(NOISE,))
+ENCODED = Code("encoded", 1, "harness.features.generation.compare:make_encoded")
+COMPARISON = Code("generation", 1, "harness.features.generation.compare:run")
 SECONDS_AN_IMAGE = 0.005  # to encode, a guess for one CPU core
 
 OBJECTIVE = "frechet"  # shown as failed or done; no search looks at these trials
@@ -114,14 +115,9 @@ class _Comparison:
             study="generation",
             table="generation",
             objective=OBJECTIVE,
-            version=COMPARISON_VERSION,
-            runner="harness.features.generation.compare:run",
+            code=COMPARISON,
             axes=axes,
-            config={
-                "samples_version": SAMPLES_VERSION,
-                "encoded_version": ENCODED_VERSION,
-                "held_out": self.held_out,
-            },
+            config={"held_out": self.held_out},
             seed=self.seed,
             data=self.data.title,
             data_fingerprint=self.fingerprint,
@@ -136,16 +132,15 @@ class _Comparison:
         passes = (end - begin) * self.config.steps
         return Stage(
             kind="samples",
-            version=SAMPLES_VERSION,
-            maker="harness.features.generation.sample:make_samples",
+            code=SAMPLES,
             config={
                 "sampler": self.config.sampler,
                 "steps": self.config.steps,
-                "samples": [begin, end],
                 "shape": self.shape,
                 "seed": self.seed,
             },
             needs={"backbone": backbone},
+            part={"samples": [begin, end]},
             options={"batch": self.config.batch},
             work=Work(passes, passes * multiplications(self.plan.blocks) / MULTIPLICATIONS_PER_SECOND),
         )
@@ -154,8 +149,7 @@ class _Comparison:
         """Returns the stage with what an encoder says of the first `count` images of a split."""
         return Stage(
             kind="encoded",
-            version=ENCODED_VERSION,
-            maker="harness.features.generation.compare:make_encoded",
+            code=ENCODED,
             config={"split": split, "images": count},
             needs={"dataset": self.stage, "encoder": network},
             options={"batch": self.config.batch},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import numpy as np
 from pydantic import field_validator
 
-from harness.core.config import Config, unkeyed
+from harness.core.config import Config, part_of, unkeyed
 from harness.core.errors import UserError
 from harness.core.registry import Registry
 
@@ -74,7 +74,7 @@ class Head(Config):
 
     name: str
     label: str | None = unkeyed(None)  # what rows show instead of `name`
-    version: ClassVar[int] = 1  # raised when the same values would give other predictions
+    version: ClassVar[int | None] = 1  # raise it when the same values would give other predictions
     trained_by_steps: ClassVar[bool] = (
         False  # by gradients from `network`: it can learn from a stream, or fine-tune
     )
@@ -122,7 +122,8 @@ class Head(Config):
 
 def head_of(values: Mapping[str, Any]) -> Head:
     """Returns the head that `keyed` wrote as `values`."""
-    return HEADS.load(values["name"]).model_validate(dict(values))
+    head: Head = part_of(HEADS, values)
+    return head
 
 
 def refuse_twins(heads: Sequence[Head], where: str) -> None:

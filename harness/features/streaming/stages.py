@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
-from harness.core.stages import Stage, Work
+from harness.core.stages import Code, Stage, Work
 from harness.features.heads.head import Head
 from harness.features.stages import (
-    FEATURES_VERSION,
+    EXTRACTION,
     MULTIPLICATIONS_PER_SECOND,
     Reading,
     Tap,
@@ -19,9 +19,15 @@ from harness.features.stages import (
 )
 from harness.features.streaming.way import Protocol, by_memory, recipe
 from harness.models.backbones.backbone import BackbonePlan, Block, multiplications
-from harness.training.config import TRAINING_VERSION, Augment, TrainConfig
+from harness.training.config import TRAINING, Augment, TrainConfig
 
-STREAMING_VERSION = 1
+STREAMED_RIDGE = Code("streamed ridge", 1, "harness.features.streaming.ridge:make_probes", uses=(EXTRACTION,))
+STREAMED_HEADS = Code(
+    "streamed heads",
+    1,
+    "harness.features.streaming.side_by_side:make_heads",
+    uses=(EXTRACTION, TRAINING),
+)
 
 
 class Cell(NamedTuple):
@@ -66,7 +72,7 @@ def streamed_stages(
     solved = [cell for cell in cells if cell.head.name == "ridge"]
     for group in _groups(stream, solved):
         passes = (stream.labelled * stream.views + stream.judged) * stream.reading.draws
-        found |= _together(stream, backbone, timestep, group, "ridge:make_probes", {}, passes)
+        found |= _together(stream, backbone, timestep, group, STREAMED_RIDGE, {}, passes)
     recipes: dict[str, list[Cell]] = {}
     for cell in cells:
         if cell.head.name != "ridge":
@@ -81,16 +87,8 @@ def streamed_stages(
         _check_batch(stream, group, learns.batch)
         passes = learns.steps * learns.batch + stream.judged
         options = {"train": learns.model_dump(mode="json")}
-        found |= _together(stream, backbone, timestep, group, "side_by_side:make_heads", options, passes)
+        found |= _together(stream, backbone, timestep, group, STREAMED_HEADS, options, passes)
     return found
-
-
-def how_it_learns(stream: Stream, head: Head) -> dict[str, Any]:
-    """Returns what a trial's key says of a streamed head: nothing of ridge, which a cache gives as well."""
-    if head.name == "ridge":
-        return {}
-    learns = recipe(head, stream.protocol, stream.labelled).keyed()
-    return {"protocol": stream.protocol, "streamed": learns, "streaming_version": STREAMING_VERSION}
 
 
 def _check_batch(stream: Stream, cells: Sequence[Cell], batch: int) -> None:
@@ -140,7 +138,7 @@ def _together(
     backbone: Stage,
     timestep: int,
     cells: Sequence[Cell],
-    maker: str,
+    code: Code,
     options: Mapping[str, Any],
     passes: int,
 ) -> dict[Place, Stage]:
@@ -153,14 +151,12 @@ def _together(
         "precision": reading.precision,
         "seed": reading.seed,
         "protocol": stream.protocol,
-        "features_version": FEATURES_VERSION,
     }
     if training is None:
         shared |= {"draws": reading.draws, "views": stream.views}
         shared |= {"augment": reading.augment if stream.views > 1 else None}
     else:
         shared |= {"augment": Augment().keyed() if stream.protocol == "published" else None}
-        shared |= {"training_version": TRAINING_VERSION}
     needs = {"backbone": backbone, "dataset": stream.dataset}
     keys = [need.key for need in needs.values()]
     places = [[cell.block.number, cell.pool, cell.head.keyed()] for cell in cells]
@@ -170,8 +166,7 @@ def _together(
         own = recipe(cell.head, stream.protocol, stream.labelled).keyed() if training else None
         bare[cell.place] = Stage(
             kind="streamed",
-            version=STREAMING_VERSION,
-            maker=f"harness.features.streaming.{maker}",
+            code=code,
             config={
                 **shared,
                 "block": cell.block.number,
@@ -180,7 +175,6 @@ def _together(
                 "channels": cell.block.channels,
                 "pool": cell.pool,
                 "head": cell.head.keyed(),
-                "head_version": cell.head.version,
                 "train": own,
             },
             needs=needs,

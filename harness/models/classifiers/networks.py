@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from harness.core.config import Config
 from harness.core.errors import UserError
 from harness.core.registry import Registry, load_attribute
-from harness.core.stages import Stage
+from harness.core.stages import Code, Stage
 from harness.models.encoders.encoder import Pretrained as Encoder
 
 NETWORKS = Registry(
@@ -37,7 +37,7 @@ NETWORKS = Registry(
     },
 )
 
-START_VERSION = 1
+START = Code("start", 1, "harness.models.classifiers.build:make_start")
 SMALL = 64  # pixels: smaller images get the stem, or the patch, for small images
 
 Width = Annotated[int, Field(ge=1, le=65_536)]  # channels or neurons of a layer
@@ -199,8 +199,7 @@ class Transformers(Network):
             raise UserError(message.replace("encoder ", "weights.network ", 1)) from None
         return Stage(
             kind="start",
-            version=START_VERSION,
-            maker="harness.models.classifiers.build:make_start",
+            code=START,
             config={
                 "network": self.settings(channels, size, classes),
                 "source": found.config["source"],

@@ -18,7 +18,7 @@ from harness.core.config import Config, read_json
 from harness.core.errors import UserError, unknown
 from harness.core.fingerprint import checksum
 from harness.core.registry import Registry, load_attribute
-from harness.core.stages import Stage, Workshop
+from harness.core.stages import Code, Stage, Workshop
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,11 @@ ENCODERS = Registry(
     },
 )
 
-ENCODER_VERSION = 1
+VISION = "harness.models.encoders.vision"
+NETWORK = Code("encoder", 1)  # what encoders make of images
+PIXELS = Code("pixels", 1, f"{VISION}:save_pixels", uses=(NETWORK,))
+RANDOM = Code("random encoder", 1, f"{VISION}:save_random", uses=(NETWORK,))
+PRETRAINED = Code("pretrained encoder", 1, f"{VISION}:copy_pretrained", uses=(NETWORK,))
 POOLED = "pooled"  # the layer that stands for the whole image
 FIRST = "embeddings"  # what goes into the first layer; then "layer.1", "layer.2", ...
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -108,7 +112,7 @@ class Pixels(Encoder):
     def stage(self, channels: int) -> Stage:
         """Nothing can go wrong but a layer that is not there."""
         select(self.layers, [POOLED], self.called)
-        return _stage("save_pixels", "open_pixels", {})
+        return _stage(PIXELS, "open_pixels", {})
 
 
 class Random(Encoder):
@@ -123,7 +127,7 @@ class Random(Encoder):
         """Nothing can go wrong but a layer that is not there."""
         select(self.layers, layer_names(len(self.widths)), self.called)
         return _stage(
-            "save_random",
+            RANDOM,
             "open_transformers",
             {"widths": list(self.widths), "size": self.size, "seed": self.seed},
         )
@@ -155,7 +159,7 @@ class Pretrained(Encoder):
         if depth is not None:
             select(self.layers, layer_names(depth), self.called)
         options = {"path": str(self._local() or self.path), "revision": source.get("commit") or self.revision}
-        return _stage("copy_pretrained", "open_transformers", {"source": source}, options)
+        return _stage(PRETRAINED, "open_transformers", {"source": source}, options)
 
     def _local(self) -> Path | None:
         """Returns the folder that the path names; None if it is an id of the Hub."""
@@ -195,14 +199,12 @@ def vision_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _stage(
-    maker: str, opener: str, config: Mapping[str, Any], options: Mapping[str, Any] | None = None
+    code: Code, opener: str, config: Mapping[str, Any], options: Mapping[str, Any] | None = None
 ) -> Stage:
-    vision = "harness.models.encoders.vision"
     return Stage(
         kind="encoder",
-        version=ENCODER_VERSION,
-        maker=f"{vision}:{maker}",
-        config={"opener": f"{vision}:{opener}", **config},
+        code=code,
+        config={"opener": f"{VISION}:{opener}", **config},
         options=options or {},
         here=options is not None,
     )

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from harness.core.errors import UserError
-from harness.core.stages import Stage, Workshop
+from harness.core.stages import Code, Stage, Workshop
 from harness.models.encoders.encoder import POOLED, Encoder, select
 
 if TYPE_CHECKING:
     import torch
 
-INCEPTION_VERSION = 1
+INCEPTION = Code("inception", 1, "harness.models.encoders.inception:save_inception")
 LIBRARY = "pytorch_fid"
 WIDTH = 2048  # numbers an image
 
@@ -38,8 +38,7 @@ class Inception(Encoder):
         select(self.layers, [POOLED], self.called)
         return Stage(
             kind="encoder",
-            version=INCEPTION_VERSION,
-            maker="harness.models.encoders.inception:save_inception",
+            code=INCEPTION,
             config={"opener": "harness.models.encoders.inception:open_inception", "library": LIBRARY},
         )
 
