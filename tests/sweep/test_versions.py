@@ -3,6 +3,8 @@
 import importlib
 import pkgutil
 from fnmatch import fnmatch
+from functools import cache
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -28,7 +30,8 @@ LITTLE = {"steps": 2, "batch": 4}
 def experiments(folder):
     """Returns experiments that together run every kind of stage and trial, by name."""
     save_ddpm(folder / "ddpm", size=8, channels=1)
-    encoder, resnet = (str(saved(folder / name, name)) for name in ("vit", "resnet"))
+    for name in ("vit", "resnet"):
+        saved(folder / name, name)
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir()
     network = build({"name": "convnet", "widths": [8], "groups": 2, "channels": 1, "size": 8, "classes": 10})
@@ -49,22 +52,26 @@ def experiments(folder):
                     "mlp",
                     "cnn",
                     "knn",
-                    {"name": "attention", "width": 8, "heads": 2},
+                    {"name": "attention", "width": 8, "attention_heads": 2},
                 ],
                 "regularisers": ["none", "dispersive", "self_conditioning"],
                 "combined": [{"blocks": [2, 5], "timesteps": [0, 50], "pool": 2}],
             },
-            "cka": {"encoders": ["pixels", "random", {"name": "pretrained", "path": encoder}]},
+            "cka": {"encoders": ["pixels", "random", {"name": "pretrained", "path": str(folder / "vit")}]},
             "generation": {"encoders": ["pixels", "random", "inception"], "steps": 2, "samples": 4},
             "finetune": {"tune": LITTLE, "heads": ["linear"], "blocks": [2], "timesteps": [0], "pools": [1]},
             "weights": {**weights, "controls": sorted(CONTROLS)},
         },
         "streamed": {"features": features | {"way": "streamed", "heads": ["ridge", "mlp"], "controls": []}},
         "copied": {
-            "features": {"backbone": {"name": "pretrained", "path": str(folder / "ddpm")}, "blocks": [2]},
+            "features": {
+                "backbone": {"name": "pretrained", "path": str(folder / "ddpm")},
+                "blocks": [2],
+                "timesteps": [10],
+            },
             "weights": {
                 **weights,
-                "network": {"name": "pretrained", "path": resnet},
+                "network": {"name": "pretrained", "path": str(folder / "resnet")},
                 "parameters": ["classifier*"],
                 "controls": [],
             },
@@ -104,13 +111,24 @@ def label(trial):
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory):
-    """Experiments and their data sets."""
+    """Experiments, and their keys by the code as it is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inception, "find_spec", lambda name: True)  # the library is asked for when it is run
         found = experiments(tmp_path_factory.mktemp("files"))
-        yield found, [load(one.data, one.seed) for one in found]
+        datasets = [load(one.data, one.seed) for one in found]
+        yield Planned(found, datasets, keys(found, datasets))
 
 
+class Planned(NamedTuple):
+    experiments: list
+    datasets: list
+    before: dict
+
+    def now(self):
+        return keys(self.experiments, self.datasets)
+
+
+@cache
 def codes():
     """Returns every declared code by name."""
     found = {}
@@ -122,6 +140,7 @@ def codes():
     return found
 
 
+@cache
 def parts():
     """Returns every registered part with a version of its own, by registry and name."""
     registries = {one.kind: one for study in STUDIES.names() for one in STUDIES.load(study).registries}
@@ -129,7 +148,6 @@ def parts():
     return {name: kind for name, kind in found.items() if getattr(kind, "version", None) is not None}
 
 
-TRAINED = ["cached/*", "streamed/*"]  # all that is about a backbone trained here
 CACHED = ["cached/features/trained/*", "cached/features/untrained/*", "cached/features/combined/*"]
 READ = [
     *CACHED,
@@ -141,13 +159,13 @@ READ = [
 NOT_PIXELS = [*READ, "cached/generation/*", "cached/finetune/*", "streamed/*"]
 COLLECTED = ["cached/weights", "copied/weights"]
 WEIGHTS = [*COLLECTED, "given/weights"]
+BY_TRAINING = [one for one in NOT_PIXELS if one != "copied/features/trained/*"]
 DEPENDENTS = {
     "dataset": ["*"],
     "noise": [*NOT_PIXELS, *WEIGHTS],
-    "training": [*NOT_PIXELS, *WEIGHTS],
+    "training": [*BY_TRAINING, *WEIGHTS],
     "backbone": NOT_PIXELS,
-    "trained backbone": [one for one in NOT_PIXELS if not one.startswith("copied")]
-    + ["copied/features/untrained/*"],
+    "trained backbone": BY_TRAINING,
     "copied backbone": ["copied/features/trained/*"],
     "extraction": [*READ, "cached/finetune/*", "streamed/*"],
     "features": READ,
@@ -228,19 +246,18 @@ def expected(patterns, labels):
 
 @pytest.mark.parametrize("name", DEPENDENTS)
 def test_a_raised_version_makes_what_depends_on_it_missing_and_nothing_else(name, planned):
-    before, code = keys(*planned), codes()[name]
+    code = codes()[name]
     try:
         object.__setattr__(code, "version", code.version + 1)
-        after = keys(*planned)
+        after = planned.now()
     finally:
         object.__setattr__(code, "version", code.version - 1)
-    assert changed(before, after) == expected(DEPENDENTS[name], before)
-    assert keys(*planned) == before
+    assert changed(planned.before, after) == expected(DEPENDENTS[name], planned.before)
 
 
 @pytest.mark.parametrize("name", PARTS)
 def test_a_raised_version_of_a_part_makes_what_uses_it_missing_and_nothing_else(name, planned, monkeypatch):
-    before, part = keys(*planned), parts()[name]
+    part = parts()[name]
     assert issubclass(part, Config)
     monkeypatch.setattr(part, "version", part.version + 1)
-    assert changed(before, keys(*planned)) == expected(PARTS[name], before)
+    assert changed(planned.before, planned.now()) == expected(PARTS[name], planned.before)
