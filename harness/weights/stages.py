@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 from harness.core.errors import UserError
 from harness.core.seeds import stream
 from harness.core.stages import Code, Stage, Trial, Work, shards
-from harness.data.config import DataConfig
-from harness.data.dataset import Dataset
+from harness.data.dataset import Images
 from harness.training.config import TRAINING, TrainConfig
 from harness.weights.brought import brought
 from harness.weights.config import WeightsConfig
@@ -35,14 +34,6 @@ ENSEMBLES = 1  # the network of average weights
 NETWORKS_AT_ONCE = 16  # evaluated together
 
 OBJECTIVE = "generated_best_validation_accuracy"  # what a search makes large
-
-
-class Images(NamedTuple):
-    """A data set of an experiment: as it is configured, read, and where workers find it."""
-
-    config: DataConfig
-    dataset: Dataset
-    stage: Stage
 
 
 class Stages:

@@ -1,0 +1,1 @@
+"""Contract tests for parts of other packages."""
