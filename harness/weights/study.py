@@ -12,6 +12,7 @@ from harness.core.stages import Stage, Trial
 from harness.data.config import DataConfig
 from harness.data.dataset import Dataset, dataset_stage, load
 from harness.models.classifiers.networks import NETWORKS
+from harness.models.generators.edition import AUTOENCODERS
 from harness.weights.config import WeightsConfig
 from harness.weights.controls import CONTROLS
 from harness.weights.layout import layout_of, lines
@@ -26,7 +27,7 @@ class Weights:
 
     name = "weights"
     Config = WeightsConfig
-    registries = (NETWORKS, CONTROLS)
+    registries = (NETWORKS, CONTROLS, AUTOENCODERS)
     axes = ("k", "subset")
     loaders = {"networks.json": "harness.weights.exported:load"}  # of what `exporter` writes, by a file of it
     apart = ("network", "parameters", "varied", "generator")  # each value has a search of its own
