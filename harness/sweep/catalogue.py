@@ -91,7 +91,8 @@ def _text(registry: Registry, name: str) -> str:
         about = f"{inspect.getdoc(inspect.getmodule(part))}\n\nOptions of every data set:"
         options = _options(DataConfig)
     else:
-        options = _options(part if hasattr(part, "model_fields") else part.Config)
+        model = part if hasattr(part, "model_fields") else getattr(part, "Config", None)
+        options = _options(model) if model else []
     return "\n".join([f"{registry.kind} {name} ({registry.where(name)})", about, *options])
 
 

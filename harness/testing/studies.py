@@ -84,7 +84,9 @@ class StudyContract:
 
     def test_stages_and_trials_name_functions_that_there_are(self, trials: list[Trial]) -> None:
         """A wrong name would only be noticed by a worker."""
-        for code in {work.code for trial in trials for work in (trial, *_below(trial.stages))}:
+        codes = {trial.code for trial in trials}
+        codes |= {stage.code for trial in trials for stage in _below(trial.stages)}
+        for code in codes:
             assert callable(load_attribute(code.function)), code.function
 
     def test_planning_imports_neither_torch_nor_ray(self) -> None:

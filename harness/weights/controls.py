@@ -75,7 +75,12 @@ class Control(Config):
 
     @abstractmethod
     def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
-        """Returns normalised vectors [networks, P] by setting, None for a control that has none. Once a trial."""
+        """Returns normalised vectors [networks, P] by setting, None for a control that has none. Once a trial.
+
+        All randomness comes from `draw`, and the global random state stays as it is. The material stays as it is too,
+        also when what is returned is changed. A control must bear a single original. Raises `ValueError` where a
+        trajectory that it `needs` is missing.
+        """
 
     def count(self) -> int:
         """Returns how many vectors `make` returns, of all settings together."""

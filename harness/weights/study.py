@@ -12,6 +12,7 @@ from harness.core.stages import Trial
 from harness.core.study import Study
 from harness.data.dataset import Images, further
 from harness.models.classifiers.networks import NETWORKS
+from harness.models.generators.edition import AUTOENCODERS
 from harness.weights.config import WeightsConfig
 from harness.weights.controls import CONTROLS
 from harness.weights.layout import layout_of, lines
@@ -30,7 +31,7 @@ class Weights(Study):
     title = "Study 2: weights written by diffusion"
     Config = WeightsConfig
     tables = (WEIGHTS, NETWORKS_TABLE, CORRECTNESS)
-    registries = (NETWORKS, CONTROLS)
+    registries = (NETWORKS, CONTROLS, AUTOENCODERS)
     loaders = {"networks.json": "harness.weights.exported:load"}
 
     def trials(self, config: WeightsConfig, images: Images, seed: int) -> list[Trial]:
