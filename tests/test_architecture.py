@@ -105,7 +105,7 @@ def test_the_studies_are_named_in_one_place_outside_themselves():
         if folder(module) not in ("features", "weights", "testing")
         and re.search(r"harness\.(features|weights)\b", path.read_text(encoding="utf-8"))
     }
-    assert naming == {"harness.sweep.experiment"}
+    assert naming == {"harness.sweep.studies"}
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_deleting_one_study_leaves_the_other_working(tmp_path, gone, left):
     copy = tmp_path / "harness"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.rmtree(copy / gone)
-    registry = copy / "sweep" / "experiment.py"
+    registry = copy / "sweep" / "studies.py"
     lines = registry.read_text().splitlines(keepends=True)
     kept = [line for line in lines if f'"{gone}": "harness.{gone}.study:STUDY"' not in line]
     assert len(kept) == len(lines) - 1
@@ -226,7 +226,7 @@ def test_a_section_of_a_study_that_is_not_there_is_an_unknown_key(tmp_path, gone
     copy = tmp_path / "harness"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.rmtree(copy / gone)
-    registry = copy / "sweep" / "experiment.py"
+    registry = copy / "sweep" / "studies.py"
     registry.write_text(registry.read_text().replace(f'"{gone}": "harness.{gone}.study:STUDY",', ""))
     (tmp_path / "mine.yaml").write_text(f"{LEFT[gone]}\n")
     program = (
