@@ -130,7 +130,7 @@ def test_a_library_is_imported_where_it_belongs(libraries, allowed):
 
 def test_the_libraries_of_the_rules_are_really_used():
     """Otherwise the rules above would hold of nothing."""
-    for library in ("ray.tune", "optuna", "ray.train", "plotly", "torch", "diffusers"):
+    for library in ("ray.tune", "optuna", "ray.train", "plotly", "statsmodels", "torch", "diffusers"):
         assert holders(library), library
 
 
@@ -166,7 +166,7 @@ def python(program, *, path=None, cwd=None):
     return done.stdout.strip()
 
 
-LIBRARIES = {"torch", "ray", "pandas", "diffusers", "optuna", "plotly", "sklearn", "scipy"}
+LIBRARIES = {"torch", "ray", "pandas", "diffusers", "optuna", "plotly", "sklearn", "scipy", "statsmodels"}
 HEAVY = f"sorted({LIBRARIES} & set(__import__('sys').modules))"
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -84,9 +83,7 @@ def test_of_many_rows_a_part_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == pytest.approx(whole, abs=0.05)
 
 
-def test_ten_thousand_rows_take_seconds() -> None:
+def test_a_part_of_ten_thousand_rows_is_enough() -> None:
     levels, values = grid(25, 20, 5, 4, deviations=(0.1, 0.06, 0.03, 0.05))
-    began = time.perf_counter()
     found = importances(levels, values)
-    assert time.perf_counter() - began < 30  # about 1, on an idle core
     assert [found[name] for name in levels] == pytest.approx(shares_of_variance(levels, values), abs=0.04)
