@@ -29,7 +29,7 @@ ALLOWED = {
     "features": {"core", "data", "models", "metrics", "training"},
     "weights": {"core", "data", "models", "metrics", "training"},
     "sweep": {"core", "data", "models", "metrics", "training"},  # the studies come by name
-    "report": {"core"},
+    "report": {"core", "metrics"},
     "cli": {"core", "sweep", "report"},
     "__main__": {"cli"},
     # contract suites, for the tests of parts: may see everything, and no other folder may import it
@@ -111,7 +111,9 @@ def test_the_studies_are_named_in_one_place_outside_themselves():
 @pytest.mark.parametrize(
     ("libraries", "allowed"),
     [
-        (("ray.tune", "optuna"), r"harness\.sweep\..+"),
+        (("ray.tune",), r"harness\.sweep\..+"),
+        (("optuna",), r"harness\.(sweep\..+|report\.importance)"),
+        (("statsmodels",), r"harness\.metrics\..+"),
         (("ray.train",), r"harness\.training\.launch"),
         (("ray",), r"harness\.(sweep\..+|training\.launch)"),
         (("plotly",), r"harness\.(report|testing)\..+"),
@@ -131,7 +133,7 @@ def test_a_library_is_imported_where_it_belongs(libraries, allowed):
 
 def test_the_libraries_of_the_rules_are_really_used():
     """Otherwise the rules above would hold of nothing."""
-    for library in ("ray.tune", "optuna", "ray.train", "plotly", "torch", "diffusers"):
+    for library in ("ray.tune", "optuna", "ray.train", "plotly", "statsmodels", "torch", "diffusers"):
         assert holders(library), library
 
 
@@ -167,7 +169,7 @@ def python(program, *, path=None, cwd=None):
     return done.stdout.strip()
 
 
-LIBRARIES = {"torch", "ray", "pandas", "diffusers", "optuna", "plotly", "sklearn", "scipy"}
+LIBRARIES = {"torch", "ray", "pandas", "diffusers", "optuna", "plotly", "sklearn", "scipy", "statsmodels"}
 HEAVY = f"sorted({LIBRARIES} & set(__import__('sys').modules))"
 
 
