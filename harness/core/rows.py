@@ -76,7 +76,7 @@ TABLES: dict[str, dict[str, pa.DataType]] = {
         "head": pa.string(),
         "way": pa.string(),  # "cached" or "streamed"
         "dimensions": pa.int64(),
-        "parameters": pa.int64(),  # that the head learns; with "finetuned" the encoder's too
+        "parameter_count": pa.int64(),  # that the head learns; with "finetuned" the encoder's too
         "regularisation": pa.float64(),  # chosen on validation; null for heads without
         "train_n": pa.int64(),
         "image_passes": pa.int64(),  # of this row's images through the backbone; rows of one pass share them
@@ -119,11 +119,11 @@ TABLES: dict[str, dict[str, pa.DataType]] = {
     "weights": {
         "network": pa.string(),
         "parameters": pa.string(),  # the patterns that choose the varied parameters
-        "length": pa.int64(),  # how many numbers they are
+        "parameter_count": pa.int64(),  # how many numbers they are
         "buffers": pa.string(),  # running statistics: "base" or "collected"
         "preset": pa.string(),
         "k": pa.int64(),
-        "subset": pa.string(),  # how the k were taken from the pool: first, strided, random
+        "subset": pa.string(),  # how the k were taken from the checkpoints: first, strided, random
         "generator": pa.int64(),  # run of autoencoder and diffusion model, from 0
         "optimizer": pa.string(),  # that collected the originals
         "trajectories": pa.int64(),  # trainings that the originals come from
@@ -134,7 +134,7 @@ TABLES: dict[str, dict[str, pa.DataType]] = {
         "diffusion_steps": pa.int64(),
         "sampler": pa.string(),
         "sampling_steps": pa.int64(),
-        "varied": pa.string(),  # what `vary` sets in this trial, "path = value, ..."
+        "varied": pa.string(),  # what `vary` sets in this trial: a JSON object of values by path, null for nothing
         **_summary("original"),
         **_estimate("ensemble_accuracy"),  # of the network of average weights
         **_summary("generated"),

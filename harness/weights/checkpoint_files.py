@@ -1,10 +1,10 @@
 """Users' own checkpoints, read: tensors by the network's names, out of files as training scripts leave them.
 
-Pickles are read as plain tensors only: none of their code runs. `harness.weights.brought` says which files there are.
+Pickles are read as plain tensors only: none of their code runs. `harness.weights.user_checkpoints` lists the files.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -16,7 +16,7 @@ from harness.core.errors import UserError
 from harness.core.fingerprint import checksum
 from harness.core.stages import Stage, Workshop
 from harness.models.classifiers.build import WEIGHTS, build, tensors
-from harness.models.classifiers.networks import Outline, familiar
+from harness.models.classifiers.networks import Outline, canonical_names
 from harness.weights.layout import Layout
 from harness.weights.vectors import flatten
 
@@ -25,7 +25,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under whic
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, Lightning
 COUNTER = "num_batches_tracked"  # of a batch norm: changes nothing
 
-# Other names that tensors have in the world, and those that `familiar` knows: ViTs of earlier releases of
+# Other names that tensors have in the world, and those that `canonical_names` knows: ViTs of earlier releases of
 # transformers, and the ResNets for CIFAR that most repositories copy.
 ELSEWHERE: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"^vit\.encoder\.layer\.(\d+)\.": r"vit.layers.\1.",
@@ -40,21 +40,24 @@ ELSEWHERE: dict[str, str | Callable[[re.Match[str]], str]] = {
 State = dict[str, torch.Tensor]
 
 
-def check(files: Sequence[Path], base: Path, outline: Outline, layout: Layout) -> None:
+def check(files: Sequence[str], base: str, shapes: Sequence[Any], names: Mapping[str, Any]) -> None:
     """Raises `UserError` for the first file that does not fit; holds two checkpoints in memory at a time.
 
-    `base` is the last of `files` unless the user named one.
+    `base` is the last of `files` unless the user named one. `shapes` and `names` are the network's outline and the
+    layout of its varied parameters as JSON-like values: a plan calls this in another process.
     """
-    base_state = read(base, outline)
-    _check_base(base_state, base, outline, layout, base not in files)
-    for file in files:
-        _check(read(file, outline) if file != base else base_state, file, outline, layout, base_state)
+    outline, layout, base_file = Outline.from_json(shapes), Layout.from_json(names), Path(base)
+    base_state = read(base_file, outline)
+    _check_base(base_state, base_file, outline, layout, base not in files)
+    for file in map(Path, files):
+        state = read(file, outline) if file != base_file else base_state
+        _check(state, file, outline, layout, base_state)
 
 
 def make_network(stage: Stage, folder: Path, workshop: Workshop) -> None:
     """Writes the base network: all parameters and buffers."""
     network = build(stage.config["network"])
-    path = _unchanged(stage.options["path"], stage.config["brought"])
+    path = _unchanged(stage.options["path"], stage.config["checksum"])
     state = {**network.state_dict(), **read(path, tensors(network))}
     save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
 
@@ -62,8 +65,8 @@ def make_network(stage: Stage, folder: Path, workshop: Workshop) -> None:
 def make_trajectory(stage: Stage, folder: Path, workshop: Workshop) -> None:
     """Writes the varied parameters of each checkpoint, and its step."""
     outline = tensors(build(stage.needs["network"].config["network"]))
-    layout = Layout(tuple(stage.config["names"]), tuple(tuple(shape) for shape in stage.config["shapes"]))
-    paths = zip(stage.options["paths"], stage.config["brought"], strict=True)
+    layout = Layout.from_json(stage.config["layout"])
+    paths = zip(stage.options["paths"], stage.config["checksums"], strict=True)
     vectors_NP = torch.stack([flatten(read(_unchanged(*path), outline), layout) for path in paths])
     steps_N = torch.tensor(stage.config["steps"], dtype=torch.int64)
     save_file({"vectors": vectors_NP, "steps": steps_N}, folder / "vectors.safetensors")
@@ -123,11 +126,11 @@ def _check_base(state: State, file: Path, outline: Outline, layout: Layout, name
         return
     if not named and set(state) <= set(layout.names):
         raise UserError(
-            f"{file}: holds the varied parameters alone; give weights.pool.base, a file with all parameters"
+            f"{file}: holds the varied parameters alone; give weights.checkpoints.base, a file with all parameters"
         )
     raise UserError(
         f"{file}: lacks {missing[0]!r} (tensors that are missing: {len(missing)}); the base network must be whole"
-        + ("" if named else ": give it as weights.pool.base")
+        + ("" if named else ": give it as weights.checkpoints.base")
     )
 
 
@@ -201,7 +204,7 @@ def _all_begin(names: Iterable[str], prefix: str) -> bool:
 
 def _translated(state: State, names: Iterable[str]) -> State:
     """Returns the tensors by the network's names, where they have those of torchvision, timm or transformers."""
-    ours = {theirs: name for name, theirs in familiar(names).items()}
+    ours = {theirs: name for name, theirs in canonical_names(names).items()}
     translated: State = {}
     for name, value in state.items():
         for pattern, now in ELSEWHERE.items() if name not in ours.values() else ():
@@ -215,5 +218,5 @@ def _translated(state: State, names: Iterable[str]) -> State:
 
 
 def _examples(names: Iterable[str]) -> str:
-    first, theirs = next(iter(familiar(names).items()))
+    first, theirs = next(iter(canonical_names(names).items()))
     return repr(first) if first == theirs else f"{first!r} or {theirs!r}"

@@ -26,16 +26,16 @@ from harness.metrics.copying import (
 )
 from harness.metrics.maps import flat_map, thinned
 from harness.metrics.similarity import error_iou, nearest_other, pack, root_mean_square_distance
-from harness.weights.controls import CONTROLS, Control, Material
-from harness.weights.originals import (
+from harness.weights.checkpoints import (
     ENOUGH_HELD_OUT,
     VECTORS,
     chosen,
     held_out,
-    open_pool,
+    open_checkpoints,
     open_trajectory,
-    read_predictions,
 )
+from harness.weights.controls import CONTROLS, Control, Material
+from harness.weights.predict import read_predictions
 from harness.weights.vectors import Normaliser, normaliser
 
 MAPS = "maps.safetensors"
@@ -92,17 +92,17 @@ def make_contenders(stage: Stage, folder: Path, workshop: Workshop) -> None:
     """
     from harness.weights.generate import open_codec  # it loads diffusers, and `run` has no need of it
 
-    pool = open_pool(stage.needs["pool"], workshop)
-    places_K = chosen(pool, stage.config)
-    originals_KP = pool.vectors_NP[places_K]
-    scale = normaliser(originals_KP, pool.layout)
+    checkpoints = open_checkpoints(stage.needs["checkpoints"], workshop)
+    places_K = chosen(checkpoints, stage.config)
+    originals_KP = checkpoints.vectors_NP[places_K]
+    scale = normaliser(originals_KP, checkpoints.layout)
     codec = open_codec(stage.needs["autoencoder"], workshop)
     made = {
         name: load_file(workshop.file(stage.needs[name], VECTORS)) for name in ("generated", "reconstruction")
     }
     material = Material(
         originals_KP=scale.normalise(originals_KP),
-        layout=pool.layout,
+        layout=checkpoints.layout,
         scale=scale,
         encode=lambda vectors_NP: codec.encode(scale.restore(vectors_NP)),
         decode=lambda latents_NL: scale.normalise(codec.decode(latents_NL)),
@@ -119,12 +119,12 @@ def make_contenders(stage: Stage, folder: Path, workshop: Workshop) -> None:
     save_file({"vectors": vectors_NP, "places": places_K}, folder / VECTORS)
     groups = [{"kind": one.kind, "setting": one.setting, "count": len(one.vectors_NP)} for one in others]
     (folder / GROUPS).write_text(json.dumps(groups), encoding="utf-8")
-    checkpoints = [
+    collected = [
         Vectors("original", None, originals_KP),
-        Vectors("held_out", None, pool.vectors_NP[held_out(pool, places_K)]),
+        Vectors("held_out", None, checkpoints.vectors_NP[held_out(checkpoints, places_K)]),
     ]
     seed = stream(stage.config["seed"], "map") % 2**32
-    save_file(_maps([*checkpoints, *others], codec.encode, scale.normalise, seed), folder / MAPS)
+    save_file(_maps([*collected, *others], codec.encode, scale.normalise, seed), folder / MAPS)
 
 
 def _trajectory(name: str, stage: Stage, scale: Normaliser, workshop: Workshop) -> np.ndarray | None:
@@ -200,22 +200,22 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[Row]]:
 
 
 def _evaluated(trial: Trial, workshop: Workshop) -> tuple[list[Group], Row]:
-    """Returns all groups, the originals first, and what the trial's row says of the pool."""
+    """Returns all groups, the originals first, and what the trial's row says of the checkpoints."""
     dataset = open_dataset(trial.needs["dataset"], workshop)
-    pool = open_pool(trial.needs["pool"], workshop)
+    checkpoints = open_checkpoints(trial.needs["checkpoints"], workshop)
     made, maps = (load_file(workshop.file(trial.needs["contenders"], name)) for name in (VECTORS, MAPS))
     places_K = made["places"]
-    places_H = held_out(pool, places_K)
-    checkpoints = np.concatenate([places_K, places_H])
-    raw_NP = np.concatenate([pool.vectors_NP[checkpoints], made["vectors"]])
-    normal_NP = normaliser(pool.vectors_NP[places_K], pool.layout).normalise(raw_NP)
+    places_H = held_out(checkpoints, places_K)
+    collected_N = np.concatenate([places_K, places_H])
+    raw_NP = np.concatenate([checkpoints.vectors_NP[collected_N], made["vectors"]])
+    normal_NP = normaliser(checkpoints.vectors_NP[places_K], checkpoints.layout).normalise(raw_NP)
     answers_NM = read_predictions(trial.reads["originals"], workshop)
     right_NM = _right(
-        np.concatenate([answers_NM[checkpoints], read_predictions(trial.reads["contenders"], workshop)]),
+        np.concatenate([answers_NM[collected_N], read_predictions(trial.reads["contenders"], workshop)]),
         dataset,
     )
     steps_N = np.full(len(raw_NP), np.nan)
-    steps_N[: len(checkpoints)] = pool.steps_N[checkpoints]
+    steps_N[: len(collected_N)] = checkpoints.steps_N[collected_N]
     columns = {
         **dict(zip(COORDINATES, np.hstack([maps["latent"], maps["weight"]]).T, strict=True)),
         "step": steps_N,
@@ -233,8 +233,8 @@ def _evaluated(trial: Trial, workshop: Workshop) -> tuple[list[Group], Row]:
         group.columns["max_similarity"] = _most_alike(group, groups[0])
     about = {
         **trial.config["columns"],
-        "length": pool.layout.length,
-        "trajectories": len(np.unique(pool.trajectory_N[places_K])),
+        "parameter_count": checkpoints.layout.length,
+        "trajectories": len(np.unique(checkpoints.trajectory_N[places_K])),
         "permuted": trial.config["permuted"],
     }
     return [group for group in groups if len(group.right_test_NM)], about

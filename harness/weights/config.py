@@ -22,6 +22,8 @@ from harness.weights.controls import (
 )
 from harness.weights.presets import with_preset
 
+NETWORKS_AT_ONCE = 16  # evaluated in one batch; a shard of predictions holds whole batches
+
 Width = Annotated[int, Field(ge=1, le=65_536)]  # channels of a layer
 Pattern = Annotated[str, Field(min_length=1, max_length=200)]
 Count = Annotated[int, Field(le=1_000_000)]  # networks: a plan names every shard of them
@@ -51,7 +53,7 @@ class Training(TrainConfig):
         return TrainConfig(**values)
 
 
-class PoolConfig(Config):
+class CheckpointsConfig(Config):
     """The checkpoints: training goes on with all but the varied parameters frozen; or files that there are."""
 
     every: int = Field(1, ge=1, le=1_000_000)  # steps, or epochs, from one checkpoint to the next
@@ -169,7 +171,7 @@ class WeightsConfig(Config):
     buffers: Literal["base", "collected"] = (
         "base"  # running statistics: of the base network, or in the vector
     )
-    pool: PoolConfig = PoolConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
     k: list[Count] = Field([10, 50, 200, 300], min_length=1)
     subsets: list[Literal["first", "strided", "random"]] = Field(["strided"], min_length=1)
     autoencoder: AutoencoderConfig = AutoencoderConfig()
@@ -215,6 +217,11 @@ class WeightsConfig(Config):
                     if values.count(value) > 1:
                         raise ValueError(f"{path}: {json.dumps(value)} is given twice")
         return vary
+
+    @property
+    def checkpoint_count(self) -> int:
+        """How many checkpoints there are to learn from."""
+        return self.checkpoints.size or max(self.k)
 
     @property
     def given(self) -> dict[str, Any]:

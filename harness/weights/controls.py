@@ -155,15 +155,16 @@ class DecodedGaussian(Control):
 
 
 class FineTuned(Control):
-    """Checkpoints of training that goes on from the last of the originals (the paper leaves its recipe out).
+    """Checkpoints of training that resumes from the last of the originals (the paper does not give its recipe).
 
-    Only the varied parameters are trained, with the optimiser, batch and data of the pool and draws of their own.
+    Only the varied parameters are trained, on the same data, with the optimiser and batch size that collected the
+    originals and a training seed of their own.
     """
 
     name: Literal["fine_tuned"] = "fine_tuned"
     needs: ClassVar[tuple[str, ...]] = ("fine_tuned",)
     every: int = Field(1, ge=1, le=1_000_000)  # steps from one checkpoint to the next
-    learning_rate: float | None = Field(None, gt=0)  # None: the pool's
+    learning_rate: float | None = Field(None, gt=0)  # None: that of the originals
 
     def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
         """Takes the checkpoints as they are, evenly spread."""

@@ -14,8 +14,8 @@ from harness.core.errors import UserError
 from harness.data.transforms import as_input
 from harness.models.classifiers.build import build
 from harness.models.classifiers.split import Split
+from harness.weights.config import NETWORKS_AT_ONCE
 from harness.weights.layout import Layout
-from harness.weights.stages import NETWORKS_AT_ONCE
 from harness.weights.vectors import unflatten
 
 IMAGES_AT_ONCE = 256
@@ -123,12 +123,15 @@ def _folds(layout: Layout, device: torch.device) -> bool:
     return device.type != "cpu" or all(len(shape) == 1 for shape in layout.shapes)
 
 
-def share_before(settings: Mapping[str, Any], layout: Layout) -> tuple[float, int]:
-    """Returns the share of a network's multiply-accumulates before its first varied parameter, and all of them."""
+def share_before(settings: Mapping[str, Any], names: Sequence[str]) -> tuple[float, int]:
+    """Returns the share of a network's multiply-accumulates that precede its first varied parameter, and their total.
+
+    `settings` build the network; `names` are those of the varied parameters.
+    """
     network = build(settings)
     x_BCHW = torch.zeros(2, settings["channels"], settings["size"], settings["size"])
-    split = Split(network, layout.names, x_BCHW)
-    varied = {name: value for name, value in network.state_dict().items() if name in layout.names}
+    split = Split(network, names, x_BCHW)
+    varied = {name: value for name, value in network.state_dict().items() if name in names}
     costs = []
     kept: list[torch.Tensor] = []
     with torch.no_grad():

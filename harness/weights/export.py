@@ -17,8 +17,9 @@ from harness.core.stages import Stage, Trial, Workshop
 from harness.data.card import estimate, line, origin_lines
 from harness.data.dataset import open_dataset
 from harness.weights import exported
+from harness.weights.checkpoints import LAYOUT, NETWORK, VECTORS
 from harness.weights.layout import Layout
-from harness.weights.originals import LAYOUT, NETWORK, VECTORS, predict, read_predictions
+from harness.weights.predict import predict, read_predictions
 from harness.weights.vectors import unflatten
 
 Row = Mapping[str, Any]
@@ -57,7 +58,7 @@ def write_more(
     longer in the results.
     """
     drawn = trial.needs["contenders"].needs["generated"]
-    for stage in (trial.needs["network"], trial.needs["pool"], *drawn.needs.values()):
+    for stage in (trial.needs["network"], trial.needs["checkpoints"], *drawn.needs.values()):
         _there(stage, workshop)
     first = drawn.config["generate"]
     more = replace(drawn, config={**drawn.config, "generate": origin["networks"], "first": first})
@@ -90,7 +91,7 @@ def _write(
     right_V = (predicted_GM[:, : len(validation)] == validation).mean(1)
     right_T = (predicted_GM[:, len(validation) :] == test).mean(1)
     best = np.argsort(-right_V, kind="stable")[: origin["networks"]]
-    layout = Layout.load(workshop.file(trial.needs["pool"], LAYOUT))
+    layout = Layout.load(workshop.file(trial.needs["checkpoints"], LAYOUT))
     base = load_file(workshop.file(trial.needs["network"], NETWORK))
     written = []
     for place, number in enumerate(best):

@@ -32,7 +32,8 @@ from harness.training.config import TrainConfig
 from harness.training.device import pick_device
 from harness.training.launch import train
 from harness.training.tasks import Autoencoding, Denoising
-from harness.weights.originals import VECTORS, chosen, open_pool, predict
+from harness.weights.checkpoints import VECTORS, chosen, open_checkpoints
+from harness.weights.predict import predict
 from harness.weights.vectors import Normaliser, normaliser
 
 MODEL = "model.safetensors"
@@ -92,12 +93,12 @@ class Codec:
 
 
 def originals_of(stage: Stage, workshop: Workshop) -> tuple[np.ndarray, np.ndarray, Normaliser]:
-    """Returns the places in the pool of an autoencoder's k originals, their raw vectors [k, P] and its normaliser."""
-    pool = open_pool(stage.needs["pool"], workshop)
-    places_K = chosen(pool, stage.config)
-    raw_KP = pool.vectors_NP[places_K]
+    """Returns the indices of an autoencoder's k originals, their raw vectors [k, P] and its normaliser."""
+    checkpoints = open_checkpoints(stage.needs["checkpoints"], workshop)
+    places_K = chosen(checkpoints, stage.config)
+    raw_KP = checkpoints.vectors_NP[places_K]
     if stage.config["autoencoder"]["normalise"] == "tensor":
-        return places_K, raw_KP, normaliser(raw_KP, pool.layout)
+        return places_K, raw_KP, normaliser(raw_KP, checkpoints.layout)
     return places_K, raw_KP, Normaliser(np.zeros(raw_KP.shape[1]), np.ones(raw_KP.shape[1]))
 
 

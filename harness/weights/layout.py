@@ -8,10 +8,10 @@ from fnmatch import fnmatchcase
 from itertools import groupby
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.core.errors import UserError
-from harness.models.classifiers.networks import Outline, familiar
+from harness.models.classifiers.networks import Outline, canonical_names
 
 MOST_TOLD = 12  # tensors that people are told of one by one
 
@@ -33,15 +33,23 @@ class Layout:
         """How many numbers a vector has."""
         return sum(self.sizes)
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the layout as JSON-like values."""
+        return {"names": list(self.names), "shapes": [list(shape) for shape in self.shapes]}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> "Layout":
+        """Reads what `to_json` returns."""
+        return Layout(tuple(values["names"]), tuple(tuple(shape) for shape in values["shapes"]))
+
     def save(self, path: Path) -> None:
         """Writes the layout as JSON."""
-        path.write_text(json.dumps({"names": self.names, "shapes": self.shapes}))
+        path.write_text(json.dumps(self.to_json()))
 
     @staticmethod
     def load(path: Path) -> "Layout":
         """Reads what `save` wrote."""
-        values = json.loads(path.read_text())
-        return Layout(tuple(values["names"]), tuple(tuple(shape) for shape in values["shapes"]))
+        return Layout.from_json(json.loads(path.read_text()))
 
 
 def layout_of(
@@ -56,7 +64,7 @@ def layout_of(
     network or of torchvision and timm. With collected buffers each module's running statistics follow its varied
     parameters. Raises `UserError` if a pattern names nothing.
     """
-    called = familiar(outline.parameters)
+    called = canonical_names(outline.parameters)
     chosen: set[str] = set()
     for pattern in patterns:
         found = set(called) if pattern == "all" else _named(locations.get(pattern, [pattern]), called)
@@ -76,7 +84,7 @@ def layout_of(
 
 def lines(outline: Outline, layout: Layout, locations: Mapping[str, Sequence[str]]) -> list[str]:
     """Returns what people are told about the varied parameters: how many, which, and what buffers do."""
-    called = familiar([*outline.parameters, *outline.buffers])
+    called = canonical_names([*outline.parameters, *outline.buffers])
     shapes = dict(zip(layout.names, layout.shapes, strict=True))
     varied = [name for name in layout.names if name in outline.parameters]
     count = sum(prod(shapes[name]) for name in varied)

@@ -2,11 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from harness.core.config import parse, with_settings
+from harness.core.apart import apart
+from harness.core.config import parse, with_values
 from harness.core.errors import UserError
 from harness.core.stages import Stage, Trial
 from harness.data.config import DataConfig
@@ -15,7 +16,8 @@ from harness.models.classifiers.networks import NETWORKS
 from harness.weights.config import WeightsConfig
 from harness.weights.controls import CONTROLS
 from harness.weights.layout import layout_of, lines
-from harness.weights.stages import Images, Stages, pool_size
+from harness.weights.planned_network import plan_network
+from harness.weights.stages import Images, Stages
 
 EXPORTERS = {"networks": "write_best", "more networks": "write_more"}
 AXES = ("k", "subsets", "generators", "seeds", "also", "vary")  # swept by themselves
@@ -34,17 +36,19 @@ class Weights:
     def trials(
         self, config: WeightsConfig, data: DataConfig, dataset: Dataset, stage: Stage, seed: int
     ) -> list[Trial]:
-        """Returns a trial for each data set, seed, variation, k, way to take k from the pool, and generator run.
+        """Returns a trial for each data set, seed, variation, k, subset and run of the generator.
 
-        Raises `UserError` for what cannot be.
+        Raises `UserError` for values that are invalid or do not fit the data.
         """
         found: list[Trial] = []
         for varied, one in variations(config):
             check(one)
             for images in [Images(data, dataset, stage), *_further(one, data, seed)]:
                 images.dataset.labelled(images.config.labels_per_class)
+                channels, size = images.dataset.images.shape[1:3]
+                planned = plan_network(one, channels, size, len(images.dataset.classes))
                 for number in config.seeds or [seed]:
-                    stages = Stages(one, images, number, varied)
+                    stages = Stages(one, images, planned, number, varied)
                     found += [
                         stages.trial(k, subset, generator)
                         for k in one.k
@@ -59,16 +63,15 @@ class Weights:
 
     def describe(self, config: WeightsConfig, size: int, channels: int) -> list[str]:
         """Returns lines about the network for such images: which parameters vary, and what lies before them."""
-        from harness.weights.evaluate import share_before
-
         found: list[str] = []
         for varied, one in variations(config):
             outline = one.network.outline(channels, size, 10)
             layout = layout_of(outline, one.parameters, one.network.locations(), one.buffers)
-            before, total = share_before(one.network.settings(channels, size, 10), layout)
+            settings = one.network.settings(channels, size, 10)
+            before, total = apart("harness.weights.evaluate:share_before", settings, layout.names)
             found += [
                 f"network {one.network.name}, images of {size} pixels and {channels} channels, 10 classes"
-                + (f" ({varied})" if varied else ""),
+                + (f" ({_text(varied)})" if varied else ""),
                 *lines(outline, layout, one.network.locations()),
                 f"cost {total / 1e6:,.1f} million multiply-accumulates an image; {before:.1%} of them lie before "
                 "the first varied parameter and are computed once for all networks",
@@ -76,10 +79,10 @@ class Weights:
         return found
 
 
-def variations(config: WeightsConfig) -> list[tuple[str, WeightsConfig]]:
-    """Returns every combination of what `vary` sets, "path = value, ...", with the values it then has.
+def variations(config: WeightsConfig) -> list[tuple[dict[str, Any], WeightsConfig]]:
+    """Returns every combination of what `vary` sets, values by path, with the configuration that follows from it.
 
-    Raises `UserError` for a path or a value that cannot be.
+    Raises `UserError` for a path or a value that is not allowed.
     """
     for path in config.vary:
         if path.split(".")[0] in AXES:
@@ -87,15 +90,18 @@ def variations(config: WeightsConfig) -> list[tuple[str, WeightsConfig]]:
     given = {name: value for name, value in config.given.items() if name != "vary"}
     found = []
     for values in product(*config.vary.values()):
-        settings = [f"{path}={json.dumps(value)}" for path, value in zip(config.vary, values, strict=True)]
-        text = ", ".join(f"{path} = {_short(value)}" for path, value in zip(config.vary, values, strict=True))
-        one = parse(WeightsConfig, with_settings(given, settings), "weights.vary") if settings else config
-        found.append((text, one))
+        varied = dict(zip(config.vary, values, strict=True))
+        one = (
+            parse(WeightsConfig, with_values(given, varied, "weights.vary"), "weights.vary")
+            if varied
+            else config
+        )
+        found.append((varied, one))
     return found
 
 
-def _short(value: Any) -> str:
-    return " ".join(map(str, value)) or "none" if isinstance(value, list) else json.dumps(value).strip('"')
+def _text(varied: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path} = {json.dumps(value)}" for path, value in varied.items())
 
 
 def _further(config: WeightsConfig, data: DataConfig, seed: int) -> list[Images]:
@@ -113,13 +119,13 @@ def _further(config: WeightsConfig, data: DataConfig, seed: int) -> list[Images]
 
 def check(config: WeightsConfig) -> None:
     """Raises `UserError` naming the value that is out of range."""
-    size = pool_size(config)
+    size = config.checkpoint_count
     for k in config.k:
         if k < 1:
             raise UserError(f"weights.k: {k} is less than 1, the smallest number of originals")
         if k > size:
             raise UserError(
-                f"weights.k: {k} is not between 1 and {size}, the size of the pool (weights.pool.size)"
+                f"weights.k: {k} is not between 1 and {size}, the number of checkpoints (weights.checkpoints.size)"
             )
     given: dict[str, Sequence[Any]] = {
         "k": config.k,

@@ -1,4 +1,4 @@
-"""Networks as flat vectors, their normalisation, and which of a pool to take."""
+"""Networks as flat vectors, their normalisation, and which of a set of checkpoints to take."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

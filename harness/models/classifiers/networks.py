@@ -8,14 +8,16 @@ may start from a pretrained checkpoint, `path`: the architecture is then the che
 import itertools
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from harness.core.apart import apart
 from harness.core.config import Config
 from harness.core.errors import UserError
-from harness.core.registry import Registry, load_attribute
+from harness.core.fingerprint import fingerprint
+from harness.core.registry import Registry
 from harness.core.stages import Code, Stage
 from harness.models.encoders.encoder import Pretrained as Encoder
 
@@ -50,6 +52,11 @@ class Outline(NamedTuple):
 
     parameters: Shapes
     buffers: Shapes  # floating-point ones only: running statistics
+
+    @staticmethod
+    def from_json(values: Sequence[Mapping[str, Sequence[int]]]) -> "Outline":
+        """Reads parameters and buffers as JSON keeps them."""
+        return Outline(*({name: tuple(shape) for name, shape in shapes.items()} for shapes in values))
 
 
 class Network(Config):
@@ -182,11 +189,12 @@ class Transformers(Network):
         return {**values, "checkpoint": None if self.path is None else self._checkpoint(self.path)}
 
     def outline(self, channels: int, size: int, classes: int) -> Outline:
-        """Builds the network without memory for its tensors, and sends an image without pixels through it."""
-        outline: Outline = load_attribute("harness.models.classifiers.build:outline_of")(
-            self.settings(channels, size, classes)
-        )
-        return outline
+        """Builds the network on the meta device, in another process, and runs an image without data through it."""
+        settings = self.settings(channels, size, classes)
+        key = fingerprint(settings)
+        if key not in _outlines:
+            _outlines[key] = Outline.from_json(apart("harness.models.classifiers.build:outline_of", settings))
+        return _outlines[key]
 
     def start(self, channels: int, size: int, classes: int) -> Stage | None:
         """Reads the configuration and takes checksums; the weights of the Hub are fetched when it is made."""
@@ -209,8 +217,8 @@ class Transformers(Network):
         )
 
     def _checkpoint(self, path: str) -> dict[str, Any]:
-        checkpoint: dict[str, Any] = load_attribute("harness.models.classifiers.build:read_checkpoint")(
-            path, self.revision
+        checkpoint: dict[str, Any] = apart(
+            "harness.models.classifiers.build:read_checkpoint", path, self.revision
         )
         if not self.fits(checkpoint["config"]):
             raise UserError(
@@ -219,6 +227,8 @@ class Transformers(Network):
             )
         return checkpoint
 
+
+_outlines: dict[str, Outline] = {}  # by settings, on which they depend alone
 
 _ARCHITECTURE = ("model_type", "hidden_sizes", "hidden_size", "depths", "num_hidden_layers", "layer_type")
 
@@ -503,7 +513,7 @@ def convnext_locations(depths: list[int]) -> dict[str, list[str]]:
 
 # By the beginning of transformers' names. The braces count its groups, then each group plus one: torchvision counts
 # stages, convolutions and norms from 1.
-_FAMILIAR: dict[str, dict[str, str]] = {
+_CANONICAL: dict[str, dict[str, str]] = {
     "resnet.": {
         r"embedder\.embedder\.convolution": "conv1",
         r"embedder\.embedder\.normalization": "bn1",
@@ -541,21 +551,21 @@ _HEADS = {  # the last layer: transformers' name, then that of torchvision or ti
 }
 
 
-def familiar(names: Iterable[str]) -> dict[str, str]:
+def canonical_names(names: Iterable[str]) -> dict[str, str]:
     """Returns what torchvision (ResNet) or timm (ViT, ConvNeXt) calls the tensors of a network of transformers.
 
     Their `attn.qkv` is cut in three: `attn.q`, `attn.k`, `attn.v`. Other networks' names stay as they are.
     """
     names = list(names)
-    kind = next((kind for kind in _FAMILIAR for name in names if name.startswith(kind)), None)
-    return {name: _familiar(name, kind) if kind else name for name in names}
+    kind = next((kind for kind in _CANONICAL for name in names if name.startswith(kind)), None)
+    return {name: _canonical_name(name, kind) if kind else name for name in names}
 
 
-def _familiar(name: str, kind: str) -> str:
+def _canonical_name(name: str, kind: str) -> str:
     head, theirs = _HEADS[kind]
     if name.startswith(head):
         return theirs + name.removeprefix(head)
-    for pattern, form in _FAMILIAR[kind].items():
+    for pattern, form in _CANONICAL[kind].items():
         match = re.fullmatch(rf"{re.escape(kind)}{pattern}(|\.weight|\.bias|\.running_\w+|\.num_\w+)", name)
         if match:
             *parts, ending = match.groups()
