@@ -4,7 +4,7 @@
     python benchmarks/five_k.py EXPERIMENT --set weights.k=[1,10,50,200,500]
 
 Runs the experiment's largest K from nothing, then all of its K from nothing, in one process each, and adds up the
-seconds of every stage and trial but those of autoencoders and denoisers, as they were recorded. All K share one set of
+seconds of every stage and trial but those of autoencoders and denoisers, as recorded. All K share one set of
 checkpoints and its predictions.
 """
 
