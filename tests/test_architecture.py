@@ -152,7 +152,7 @@ WHERE = re.compile(r"harness(\.\w+)+:\w+")
 HEAVY_TO_PLAN = ("torch", "diffusers", "transformers", "safetensors.torch", "ray")
 RUN_LATER = {  # whose strings are followed by workers, by exports or in another process
     "calls": {"Code", "train", "apart"},
-    "names": {"builder", "loaders"},
+    "names": {"builder", "loaders", "maker", "opener", "FACTORY"},
     "functions": {"exporter"},
 }
 LOADING = {  # who follows a string that it was given
@@ -205,6 +205,10 @@ def followed_later(module):
             found |= strings(node)
         elif isinstance(node, ast.FunctionDef) and node.name in RUN_LATER["functions"]:
             found |= strings(node)
+        elif isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value in RUN_LATER["names"]:
+                    found |= strings(value)
         elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             if {getattr(target, "id", None) for target in targets} & RUN_LATER["names"]:
