@@ -151,7 +151,7 @@ def test_pickle_is_nowhere():
 WHERE = re.compile(r"harness(\.\w+)+:\w+")
 HEAVY_TO_PLAN = ("torch", "diffusers", "transformers", "safetensors.torch", "ray")
 RUN_LATER = {  # whose strings are followed by workers, by exports or in another process
-    "calls": {"Code", "train", "apart"},
+    "calls": {"Code", "train", "_train", "apart"},
     "names": {"builder", "loaders", "maker", "opener", "FACTORY"},
     "functions": {"exporter"},
 }

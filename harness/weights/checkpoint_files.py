@@ -1,4 +1,4 @@
-"""Users' own checkpoints, read: tensors by the network's names, out of files as training scripts leave them.
+"""Reads users' own checkpoints: tensors by the network's names, from files as training scripts write them.
 
 Pickles are read as plain tensors only: none of their code runs. `harness.weights.user_checkpoints` lists the files.
 """
@@ -20,13 +20,13 @@ from harness.models.classifiers.networks import Outline, canonical_names
 from harness.weights.layout import Layout
 from harness.weights.vectors import flatten
 
-DEEPEST = 8  # wrappers in each other: a pickle may hold itself
+DEEPEST = 8  # nested wrappers: a pickle may contain itself
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which scripts keep a state dict
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, Lightning
 COUNTER = "num_batches_tracked"  # of a batch norm: changes nothing
 
-# Other names that tensors have in the world, and those that `canonical_names` knows: ViTs of earlier releases of
-# transformers, and the ResNets for CIFAR that most repositories copy.
+# Other names in use for tensors, and what `canonical_names` calls them: ViTs of earlier releases of transformers, and
+# the ResNets for CIFAR that most repositories copy.
 ELSEWHERE: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"^vit\.encoder\.layer\.(\d+)\.": r"vit.layers.\1.",
     r"\.attention\.attention\.(query|key|value)\.": lambda match: f".attention.{match[1][0]}_proj.",
@@ -76,17 +76,17 @@ def make_trajectory(stage: Stage, folder: Path, workshop: Workshop) -> None:
 def read(file: Path, outline: Outline) -> State:
     """Returns the tensors of a checkpoint by the network's names, float32.
 
-    Looks through wrappers and prefixes, and knows the names of torchvision and timm. Raises `UserError` for what is
-    no plain tensors, and for tensors that the network does not have, has in another shape, or that are not finite.
+    Looks through wrappers and prefixes, and knows the names of torchvision and timm. Raises `UserError` for anything
+    but plain tensors, and for tensors that the network does not have, has in another shape, or that are not finite.
     """
     shapes = {**outline.parameters, **outline.buffers}
     state = _translated(_plain(_load(file), file), shapes)
     missing = [name for name in outline.parameters if name not in state]
     for name, value in state.items():
         if name not in shapes:
-            lacks = f", and lacks {missing[0]!r}" if missing else ""
+            lacks = f", but lacks {missing[0]!r}" if missing else ""
             raise UserError(
-                f"{file}: has a tensor {name!r} that the network has not{lacks}; give checkpoints of it, "
+                f"{file}: has a tensor {name!r} that the network does not have{lacks}; give checkpoints of it, "
                 f"with names such as {_examples(shapes)}"
             )
         if tuple(value.shape) != shapes[name]:
@@ -96,11 +96,7 @@ def read(file: Path, outline: Outline) -> State:
             )
         if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
             kind = (
-                "no numbers"
-                if value.is_meta
-                else value.dtype
-                if value.layout == torch.strided
-                else value.layout
+                "no data" if value.is_meta else value.dtype if value.layout == torch.strided else value.layout
             )
             raise UserError(
                 f"{file}: {name!r} holds {kind}, not plain floating-point numbers; save it dense and unquantised"
@@ -120,35 +116,35 @@ def _unchanged(path: str, expected: str) -> Path:
 
 
 def _check_base(state: State, file: Path, outline: Outline, layout: Layout, named: bool) -> None:
-    """Raises `UserError` if a base network is not whole."""
+    """Raises `UserError` if a base network is incomplete."""
     missing = [name for name in (*outline.parameters, *outline.buffers) if name not in state]
     if not missing:
         return
     if not named and set(state) <= set(layout.names):
         raise UserError(
-            f"{file}: holds the varied parameters alone; give weights.checkpoints.base, a file with all parameters"
+            f"{file}: holds only the varied parameters; give weights.checkpoints.base, a file with all parameters"
         )
     raise UserError(
-        f"{file}: lacks {missing[0]!r} (tensors that are missing: {len(missing)}); the base network must be whole"
+        f"{file}: lacks {missing[0]!r} (missing tensors: {len(missing)}); the base network must be complete"
         + ("" if named else ": give it as weights.checkpoints.base")
     )
 
 
 def _check(state: State, file: Path, outline: Outline, layout: Layout, base: State) -> None:
-    """Raises `UserError` if a checkpoint lacks tensors, or is not the base network but for the varied ones."""
+    """Raises `UserError` if a checkpoint lacks tensors, or differs from the base network in fixed ones."""
     whole = any(name in outline.parameters and name not in layout.names for name in state)
     needed = dict.fromkeys([*layout.names, *(outline.parameters if whole else ())])
     missing = [name for name in needed if name not in state]
     if missing:
         raise UserError(
-            f"{file}: lacks {missing[0]!r} (tensors that are missing: {len(missing)}); a checkpoint holds the varied "
+            f"{file}: lacks {missing[0]!r} (missing tensors: {len(missing)}); a checkpoint holds the varied "
             "parameters, or all of them"
         )
     for name in outline.parameters:
         if name in state and name not in layout.names and not torch.equal(state[name], base[name]):
             raise UserError(
                 f"{file}: {name!r} differs from the base network's, but is not among weights.parameters; add it "
-                "there (`parameters: [all]` takes everything), or bring checkpoints with the rest frozen"
+                "there (`parameters: [all]` takes everything), or use checkpoints trained with the rest frozen"
             )
 
 
@@ -183,15 +179,11 @@ def _plain(found: Any, file: Path) -> State:
         )
         found = found if inner is None else found[inner]
     if not isinstance(found, dict) or not found:
-        raise UserError(f"{file}: holds no tensors by name; save model.state_dict()")
+        raise UserError(f"{file}: holds no named tensors; save model.state_dict()")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            wrong = (
-                f"{type(value).__name__}, no tensor"
-                if isinstance(name, str)
-                else "number where a name belongs"
-            )
-            raise UserError(f"{file}: {name!r} is a {wrong}; save model.state_dict() alone")
+            wrong = f"of type {type(value).__name__}, not a tensor" if isinstance(name, str) else "not a name"
+            raise UserError(f"{file}: {name!r} is {wrong}; save model.state_dict() alone")
     state = {name: value for name, value in found.items() if not name.endswith(COUNTER)}
     while prefix := next((one for one in PREFIXES if state and _all_begin(state, one)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}

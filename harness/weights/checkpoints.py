@@ -17,7 +17,7 @@ from harness.weights.vectors import choose
 NETWORK = "network.safetensors"
 VECTORS = "vectors.safetensors"
 LAYOUT = "layout.json"
-ENOUGH_HELD_OUT = 2  # fewer say nothing of how far apart checkpoints are
+ENOUGH_HELD_OUT = 2  # fewer do not show how far apart checkpoints are
 
 
 class Checkpoints(NamedTuple):
@@ -26,7 +26,7 @@ class Checkpoints(NamedTuple):
     vectors_NP: np.ndarray  # float32
     steps_N: np.ndarray  # of the training since the base network, int64
     trajectory_N: np.ndarray
-    held_out_N: np.ndarray  # booleans: kept from everything that learns
+    held_out_N: np.ndarray  # booleans: withheld from everything that learns
     layout: Layout
 
 

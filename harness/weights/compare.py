@@ -1,4 +1,4 @@
-"""A trial of study 2: originals, what was generated from them and the controls, evaluated side by side."""
+"""A trial of study 2: originals, the networks generated from them and the controls, evaluated side by side."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -50,7 +50,7 @@ Columns = dict[str, np.ndarray]  # a number for each network [N], NaN where ther
 
 
 class Vectors(NamedTuple):
-    """Networks of one kind and setting: parameters as they are."""
+    """Networks of one kind and setting, with raw parameters."""
 
     kind: str
     setting: float | None
@@ -68,11 +68,11 @@ class Group:
     )  # parameters, normalised as the originals are; P = 0 for a vote, which has none of its own
     right_validation_NM: np.ndarray
     right_test_NM: np.ndarray
-    columns: Columns  # what else their rows say
+    columns: Columns  # further columns of their rows
 
     @cached_property
     def best(self) -> int:
-        """The network that is most accurate on validation; the first of equals."""
+        """The network that is most accurate on validation; the first if several tie."""
         return int(self.right_validation_NM.mean(1).argmax())
 
     @cached_property
@@ -86,11 +86,11 @@ class Group:
 
 
 def make_contenders(stage: Stage, folder: Path, workshop: Workshop) -> None:
-    """Writes the vectors of all networks that stand beside the originals, kind after kind, and which is which.
+    """Writes the vectors of all networks that are compared with the originals, kind after kind, and their kinds.
 
-    The maps beside them hold the originals, then the held-out checkpoints, then these.
+    The maps hold the originals, then the held-out checkpoints, then these.
     """
-    from harness.weights.generate import open_codec  # it loads diffusers, and `run` has no need of it
+    from harness.weights.generate import open_codec  # it loads diffusers, which `run` does not need
 
     checkpoints = open_checkpoints(stage.needs["checkpoints"], workshop)
     places_K = chosen(checkpoints, stage.config)
@@ -134,7 +134,7 @@ def _trajectory(name: str, stage: Stage, scale: Normaliser, workshop: Workshop) 
 
 
 def _controls(stage: Stage, material: Material) -> Iterator[Vectors]:
-    """Yields what each control makes, one setting at a time; more controls leave the others' draws alone."""
+    """Yields what each control makes, one setting at a time; adding controls does not change what others draw."""
     config = stage.config
     for settings in config["controls"]:
         control: Control = part_of(CONTROLS, settings)
@@ -175,7 +175,7 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[Row]]:
         by_kind[kind] for kind in ("original", "generated", "reconstructed")
     )
     fresh = by_kind.get("held_out", originals)
-    # too few say nothing of how far apart checkpoints are: then each original is compared with the others
+    # too few do not show how far apart checkpoints are: then each original is compared with the others
     fresh = fresh if len(fresh.normal_NP) >= ENOUGH_HELD_OUT else originals
     threshold = newness_threshold(fresh.columns["distance"])
     row = {
@@ -200,7 +200,7 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[Row]]:
 
 
 def _evaluated(trial: Trial, workshop: Workshop) -> tuple[list[Group], Row]:
-    """Returns all groups, the originals first, and what the trial's row says of the checkpoints."""
+    """Returns all groups, the originals first, and the columns of the trial's row about the checkpoints."""
     dataset = open_dataset(trial.needs["dataset"], workshop)
     checkpoints = open_checkpoints(trial.needs["checkpoints"], workshop)
     made, maps = (load_file(workshop.file(trial.needs["contenders"], name)) for name in (VECTORS, MAPS))
@@ -266,7 +266,7 @@ def _group(
 
 
 def majority(predicted_KM: np.ndarray, classes: int) -> np.ndarray:
-    """Returns the class [M] that most of K networks predict for each image; of equals the lowest."""
+    """Returns the class [M] that most of K networks predict for each image; the lowest if several tie."""
     images_M = np.arange(predicted_KM.shape[1])
     votes_MC = np.zeros((len(images_M), classes), np.int32)
     for predicted_M in predicted_KM:
@@ -309,7 +309,8 @@ def _most_alike(group: Group, originals: Group) -> np.ndarray:
 
 
 def difference(right_a_M: np.ndarray, right_b_M: np.ndarray) -> Row:
-    """Returns how much more accurate generated networks' best (a) is than the originals' (b), and how surely.
+    """Returns how much more accurate the best generated network (a) is than the best original (b), with its
+    uncertainty.
 
     The 95 % interval is the normal one of a mean of paired differences; the test is McNemar's.
     """
@@ -324,7 +325,7 @@ def difference(right_a_M: np.ndarray, right_b_M: np.ndarray) -> Row:
 
 
 def novelty(generated: Group, originals: Group, fresh: Group, threshold: float) -> Row:
-    """Returns the columns that say whether generated networks are new, beside checkpoints that nothing learnt from.
+    """Returns the columns that say whether generated networks are new; `fresh` are networks that nothing learnt from.
 
     New are those at least `threshold` away from all originals; good those at least as accurate as the median one.
     """
@@ -349,7 +350,7 @@ def novelty(generated: Group, originals: Group, fresh: Group, threshold: float) 
 
 
 def _or_null(value: Any) -> Any:
-    """Returns a value as a row keeps it: none for what is not a number."""
+    """Returns a value as a row keeps it: None for NaN."""
     return None if isinstance(value, float) and np.isnan(value) else value
 
 

@@ -1,4 +1,4 @@
-"""Takes generated networks of a trial home: the best on validation, or ones that the same generator draws now."""
+"""Exports generated networks of a trial: the best on validation, or new ones from the same generator."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -43,9 +43,7 @@ def write_best(
     predicted_GM = read_predictions(trial.reads["contenders"], workshop)[begin:end]
     said = _write(trial, row, origin, vectors_GP, predicted_GM, 0, folder, workshop)
     if origin["networks"] > len(vectors_GP):
-        said.append(
-            f"the sweep has no more than {len(vectors_GP)}; `python -m harness generate` draws others"
-        )
+        said.append(f"the sweep generated only {len(vectors_GP)}; `python -m harness generate` draws more")
     return said
 
 
@@ -54,8 +52,8 @@ def write_more(
 ) -> list[str]:
     """Draws `origin["networks"]` further networks from the trial's generator, as it was trained, and writes them all.
 
-    They are others than the trial's own, whose numbers come before. Raises `UserError` where the generator is no
-    longer in the results.
+    They continue the numbering of the trial's own networks, and differ from them. Raises `UserError` if the generator
+    is no longer in the results.
     """
     drawn = trial.needs["contenders"].needs["generated"]
     for stage in (trial.needs["network"], trial.needs["checkpoints"], *drawn.needs.values()):
@@ -85,7 +83,7 @@ def _write(
     folder: Path,
     workshop: Workshop,
 ) -> list[str]:
-    """Writes networks of which `first` is the number of the first, the best on validation first."""
+    """Writes networks, the best on validation first; they are numbered from `first`."""
     dataset = open_dataset(trial.needs["dataset"], workshop)
     validation, test = (dataset.labels[dataset.splits[name]] for name in ("validation", "test"))
     right_V = (predicted_GM[:, : len(validation)] == validation).mean(1)
@@ -152,13 +150,13 @@ def _card(trial: Trial, row: Row, origin: Row, about: exported.About, layout: La
             "",
             "## How good they are, and how new",
             f"- Test accuracy of the first {100 * accuracies[0]:.2f} %, of all {100 * min(accuracies):.2f} to "
-            f"{100 * max(accuracies):.2f} %. They are in the order of validation accuracy; test had no part in it.",
+            f"{100 * max(accuracies):.2f} %. They are ordered by validation accuracy; the test split played no part.",
             f"- In the sweep: best generated {estimate(row, 'generated_best_accuracy')}, best original "
             f"{estimate(row, 'original_best_accuracy')}, average of all weights "
             f"{estimate(row, 'ensemble_accuracy')}.",
-            f"- Copying score Z_U {_number(row, 'copying_z')} (far below 0: nearer to the checkpoints that they were "
-            f"learnt from than held-out checkpoints are); variance {_number(row, 'variance_ratio')} times that of "
-            f"the originals; {_share(row, 'new_share')} new, {_share(row, 'new_and_good_share')} new and as accurate "
+            f"- Copying score Z_U {_number(row, 'copying_z')} (far below 0: nearer to the checkpoints that the "
+            f"generator learnt from than held-out checkpoints are); variance {_number(row, 'variance_ratio')} times "
+            f"that of the originals; {_share(row, 'new_share')} new, {_share(row, 'new_and_good_share')} new and as accurate "
             "as the median original.",
             "",
             *origin_lines(trial, row, dataset),

@@ -114,7 +114,7 @@ def open_codec(autoencoder: Stage, workshop: Workshop) -> Codec:
 
 
 def draws_seed(config: Mapping[str, Any]) -> int:
-    """Returns the seed of all draws of one run of the generator; the first keeps the experiment's."""
+    """Returns the seed of one run of the generator; the first run has the experiment's."""
     run = config["generator"]
     return config["seed"] if run == 0 else stream(config["seed"], "generator", run) % 2**63
 
@@ -142,7 +142,7 @@ def autoencoding(stage: Stage, workshop: Workshop) -> Autoencoding:
 
 
 def make_reconstruction(stage: Stage, folder: Path, workshop: Workshop) -> None:
-    """Writes the k originals as the autoencoder gives them back, and what that costs some of them.
+    """Writes the reconstructions of the k originals, and the accuracy that reconstruction costs some of them.
 
     Raises `NotReconstructed` if the median accuracy on validation falls by more than the `gate`.
     """
@@ -164,8 +164,8 @@ def make_reconstruction(stage: Stage, folder: Path, workshop: Workshop) -> None:
         raise NotReconstructed(
             f"reconstructed networks reach {reconstructed:.3f} on validation where the originals have "
             f"{originals:.3f} (medians of {len(picked)}): the autoencoder cannot reconstruct; train it longer "
-            "(autoencoder.train.steps), give it a larger latent or fewer parameters, or set gate: null to go on "
-            "anyway"
+            "(autoencoder.train.steps), give it a larger latent or fewer parameters, or set gate: null to "
+            "continue anyway"
         )
     (folder / GATE).write_text(json.dumps(measured), encoding="utf-8")
     save_arrays({"reconstructed": reconstructed_KP, "places": places_K.astype(np.int64)}, folder / VECTORS)

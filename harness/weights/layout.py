@@ -13,7 +13,7 @@ from typing import Any, Literal
 from harness.core.errors import UserError
 from harness.models.classifiers.networks import Outline, canonical_names
 
-MOST_TOLD = 12  # tensors that people are told of one by one
+MOST_TOLD = 12  # tensors that are listed one by one
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def layout_of(
 ) -> Layout:
     """Returns the layout of the parameters that any of `patterns` names, in the network's order.
 
-    A pattern is "all", a key of `locations`, a name, the beginning of one, or a glob with `*`; names are those of the
+    A pattern is "all", a key of `locations`, a name, a prefix of one, or a glob with `*`; names are those of the
     network or of torchvision and timm. With collected buffers each module's running statistics follow its varied
     parameters. Raises `UserError` if a pattern names nothing.
     """
@@ -83,7 +83,7 @@ def layout_of(
 
 
 def lines(outline: Outline, layout: Layout, locations: Mapping[str, Sequence[str]]) -> list[str]:
-    """Returns what people are told about the varied parameters: how many, which, and what buffers do."""
+    """Returns lines about the varied parameters: how many, which, and how buffers are treated."""
     called = canonical_names([*outline.parameters, *outline.buffers])
     shapes = dict(zip(layout.names, layout.shapes, strict=True))
     varied = [name for name in layout.names if name in outline.parameters]
@@ -100,7 +100,7 @@ def lines(outline: Outline, layout: Layout, locations: Mapping[str, Sequence[str
         f"varied: {count:,} of {of:,} parameters, in {len(varied)} of {len(outline.parameters)} tensors",
         *told,
         _about_buffers(outline, layout),
-        f"parts with names: {', '.join(['all', *locations])}",
+        f"named parts: {', '.join(['all', *locations])}",
     ]
 
 
@@ -114,9 +114,10 @@ def _about_buffers(outline: Outline, layout: Layout) -> str:
     if not numbers:
         return "buffers: the network has none"
     if not collected:
-        return f"buffers: all {numbers:,} running statistics are the base network's"
+        return f"buffers: all {numbers:,} running statistics stay those of the base network"
     return (
-        f"buffers: {collected:,} of {numbers:,} running statistics are in the vector, the others the base's"
+        f"buffers: {collected:,} of {numbers:,} running statistics are in the vector, the others stay those of the "
+        "base network"
     )
 
 
@@ -141,5 +142,5 @@ def _names_nothing(
     question = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     return UserError(
         f"weights.parameters: {pattern!r} names no parameter; {question}known: {', '.join(['all', *locations])}, "
-        f"names of parameters such as {list(called.values())[-1]}, beginnings of names, and patterns with *"
+        f"names of parameters such as {list(called.values())[-1]}, prefixes of names, and patterns with *"
     )

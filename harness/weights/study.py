@@ -20,7 +20,7 @@ from harness.weights.planned_network import plan_network
 from harness.weights.stages import Images, Stages
 
 EXPORTERS = {"networks": "write_best", "more networks": "write_more"}
-AXES = ("k", "subsets", "generators", "seeds", "also", "vary")  # swept by themselves
+AXES = ("k", "subsets", "generators", "seeds", "also", "vary")  # swept without `vary`
 
 
 class Weights:
@@ -58,11 +58,11 @@ class Weights:
         return found
 
     def exporter(self, trial: Trial, kind: str) -> str | None:
-        """Returns the function that takes a trial's generated networks home, "module:function"."""
+        """Returns the function that exports a trial's generated networks, "module:function"."""
         return f"harness.weights.export:{EXPORTERS[kind]}" if kind in EXPORTERS else None
 
     def describe(self, config: WeightsConfig, size: int, channels: int) -> list[str]:
-        """Returns lines about the network for such images: which parameters vary, and what lies before them."""
+        """Returns lines about the network for such images: which parameters vary, and what precedes them."""
         found: list[str] = []
         for varied, one in variations(config):
             outline = one.network.outline(channels, size, 10)
@@ -73,7 +73,7 @@ class Weights:
                 f"network {one.network.name}, images of {size} pixels and {channels} channels, 10 classes"
                 + (f" ({_text(varied)})" if varied else ""),
                 *lines(outline, layout, one.network.locations()),
-                f"cost {total / 1e6:,.1f} million multiply-accumulates an image; {before:.1%} of them lie before "
+                f"cost {total / 1e6:,.1f} million multiply-accumulates an image; {before:.1%} of them precede "
                 "the first varied parameter and are computed once for all networks",
             ]
         return found

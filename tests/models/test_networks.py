@@ -131,7 +131,7 @@ def test_options_that_do_not_go_together_are_refused_in_one_line(settings, words
             "patch = 4 does not divide images of 30 pixels; give one of 1, 2, 3, 5, 6, 10, 15, 30",
         ),
         (ViTTiny(patch=16), 8, "patch = 16 does not divide"),
-        (ConvNeXtTiny(), 4, "images of 3 x 4 x 4 cannot go through convnext-tiny"),
+        (ConvNeXtTiny(), 4, "images of 3 x 4 x 4 cannot pass through convnext-tiny"),
         (ConvNeXtTiny(patch=4), 16, "give a larger data.size or a smaller network"),
     ],
 )

@@ -623,7 +623,7 @@ def test_what_changes_a_number_changes_every_key(change):
             ["channels = 7", "not divisible by groups = 2"],
         ),
         ({"network": {"name": "convnet", "channels": [0]}}, ["channels"]),
-        ({"sampling_steps": 21}, ["sampling_steps = 21 is more than diffusion.timesteps = 20"]),
+        ({"sampling_steps": 21}, ["sampling_steps = 21 exceeds diffusion.timesteps = 20"]),
         ({"parameters": ["bn2"]}, ["'bn2' names no parameter"]),
         ({"autoencoder": {"kernel": 4}}, ["kernel = 4", "must be odd"]),
         ({"diffusion": {"kernel": 4}}, ["kernel = 4", "must be odd"]),

@@ -89,7 +89,7 @@ def test_a_control_says_which_trajectories_it_needs(control):
     assert set(control.needs) <= set(TRAJECTORIES)
     bare = replace(material_of(), other_seed_OP=None, fine_tuned_FP=None)
     if control.needs:
-        with pytest.raises(ValueError, match="has not added the trajectory"):
+        with pytest.raises(ValueError, match="has not provided the trajectory"):
             control.make(bare, np.random.default_rng(0))
     else:
         assert control.make(bare, np.random.default_rng(0))

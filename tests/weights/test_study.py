@@ -114,8 +114,8 @@ def test_further_data_sets_have_networks_of_their_own():
         ({"vary": {"autoencoder": {"latent": [2, 3]}}}, ["vary: a path is one key: autoencoder.latent: ["]),
         ({"vary": {"autoencoder.latent": [2, 3, 2]}}, ["autoencoder.latent: 2 is given twice"]),
         ({"vary": {"autoencoder.latent_noise": [0, 0.0]}}, ["autoencoder.latent_noise: 0 is given twice"]),
-        ({"vary": {"": [1]}}, ["vary: '' is no path"]),
-        ({"vary": {"generate=3; x": [1]}}, ["'generate=3; x' is no path"]),
+        ({"vary": {"": [1]}}, ["vary: '' is not a path"]),
+        ({"vary": {"generate=3; x": [1]}}, ["'generate=3; x' is not a path"]),
         ({"vary": 3}, ["vary = 3: expected a mapping, such as {autoencoder.latent_noise: [0, 0.1]}"]),
         ({"vary": {"autoencoder.latent": [2, "x"]}}, ['weights.vary: autoencoder.latent = "x"']),
     ],
@@ -160,7 +160,7 @@ def test_a_description_counts_what_varies_and_what_lies_before():
     text = "\n".join(STUDY.describe(config, 8, 1))
     assert "16 of" in text
     assert "100.0%" not in text
-    assert " 0.0% of them lie before" in text  # conv1 is the first
+    assert " 0.0% of them precede" in text  # conv1 is the first
 
 
 def test_epochs_become_steps():

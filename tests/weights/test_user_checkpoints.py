@@ -143,7 +143,7 @@ def test_checkpoints_may_hold_the_varied_parameters_alone(tmp_path, workshop):
     (tmp_path / "all").mkdir()
     given.written(tmp_path / "all", change=lambda state: {name: state[name] for name in given.layout.names})
     with pytest.raises(
-        UserError, match=r"step16\.safetensors: holds the varied .*give weights\.checkpoints\.base"
+        UserError, match=r"step16\.safetensors: holds only the varied .*give weights\.checkpoints\.base"
     ):
         given.stages(tmp_path / "all")
     for place in (
@@ -248,15 +248,18 @@ STEM = "resnet.embedder.embedder.convolution.weight"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda state: without(state, f"{LAST}bias"), f"lacks '{LAST}bias' (tensors that are missing: 1)"),
+        (lambda state: without(state, f"{LAST}bias"), f"lacks '{LAST}bias' (missing tensors: 1)"),
         (lambda state: without(state, STEM), f"lacks '{STEM}'"),
         (
             lambda state: {**state, FC: torch.zeros(7, 8)},
             f"'{FC}' is of shape [7, 8], in weights.network it is [5, 8]",
         ),
         (lambda state: {**state, FC: torch.zeros(7, 8)}, "weights.network it is [5, 8]; give checkpoints"),
-        (lambda state: {**state, "extra": torch.zeros(1)}, "has a tensor 'extra' that the network has not"),
-        (lambda state: {"features.0.weight": torch.zeros(1)}, f"and lacks '{STEM}'; give checkpoints of it"),
+        (
+            lambda state: {**state, "extra": torch.zeros(1)},
+            "has a tensor 'extra' that the network does not have",
+        ),
+        (lambda state: {"features.0.weight": torch.zeros(1)}, f"but lacks '{STEM}'; give checkpoints of it"),
         (lambda state: {"features.0.weight": torch.zeros(1)}, "or 'conv1.weight'"),
         (
             lambda state: {**state, FC: torch.full((5, 8), torch.nan)},
@@ -290,7 +293,7 @@ def test_a_base_that_is_not_whole_is_refused(tmp_path):
     given = Given().written(tmp_path)
     statistics = f"{LAST}running_var"
     torch.save(without(given.base, statistics), tmp_path / "base.pt")
-    assert f"base.pt: lacks '{statistics}' (tensors that are missing: 1)" in refusal(
+    assert f"base.pt: lacks '{statistics}' (missing tensors: 1)" in refusal(
         given, tmp_path, base=tmp_path / "base.pt"
     )
 
@@ -334,16 +337,19 @@ def in_itself():
         (lambda file: file.write_bytes(b""), "cannot be read"),
         (lambda file: file.write_bytes(b"nothing that was ever saved"), "step9.pt: "),
         (lambda file: file.write_bytes(file.read_bytes()[:2000]), "cannot be read"),
-        (lambda file: torch.save([torch.zeros(2)], file), "holds no tensors by name"),
-        (lambda file: torch.save({}, file), "holds no tensors by name"),
-        (lambda file: torch.save({"a": torch.zeros(1), "epoch": 3}, file), "'epoch' is a int, no tensor"),
-        (lambda file: torch.save({0: torch.zeros(1)}, file), "0 is a number where a name belongs"),
-        (lambda file: torch.save(in_itself(), file), "'model' is a dict, no tensor"),
+        (lambda file: torch.save([torch.zeros(2)], file), "holds no named tensors"),
+        (lambda file: torch.save({}, file), "holds no named tensors"),
+        (
+            lambda file: torch.save({"a": torch.zeros(1), "epoch": 3}, file),
+            "'epoch' is of type int, not a tensor",
+        ),
+        (lambda file: torch.save({0: torch.zeros(1)}, file), "0 is not a name"),
+        (lambda file: torch.save(in_itself(), file), "'model' is of type dict, not a tensor"),
         (
             lambda file: torch.save({FC: torch.zeros(5, 8).to_sparse()}, file),
             "holds torch.sparse_coo, not plain",
         ),
-        (lambda file: torch.save({FC: torch.zeros(5, 8, device="meta")}, file), "holds no numbers"),
+        (lambda file: torch.save({FC: torch.zeros(5, 8, device="meta")}, file), "holds no data"),
     ],
 )
 def test_a_file_that_is_no_state_dict_is_named(write, words, tmp_path):
