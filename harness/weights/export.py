@@ -156,8 +156,8 @@ def _card(trial: Trial, row: Row, origin: Row, about: exported.About, layout: La
             f"{estimate(row, 'ensemble_accuracy')}.",
             f"- Copying score Z_U {_number(row, 'copying_z')} (far below 0: nearer to the checkpoints that the "
             f"generator learnt from than held-out checkpoints are); variance {_number(row, 'variance_ratio')} times "
-            f"that of the originals; {_share(row, 'new_share')} new, {_share(row, 'new_and_good_share')} new and as accurate "
-            "as the median original.",
+            f"that of the originals; {_share(row, 'new_share')} new, {_share(row, 'new_and_good_share')} new and as "
+            "accurate as the median original.",
             "",
             *origin_lines(trial, row, dataset),
             "",
