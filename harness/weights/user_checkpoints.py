@@ -55,8 +55,8 @@ def read_user_checkpoints(
     states = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in (base, *files)]
     key = fingerprint([states, outline, layout.to_json(), config.base is not None])
     if key not in _checked:
-        where = "harness.weights.checkpoint_files:check"  # it imports torch
-        apart(where, [str(file) for file in files], str(base), outline, layout.to_json())
+        names = [str(file) for file in files]
+        apart("harness.weights.checkpoint_files:check", names, str(base), outline, layout.to_json())
         _checked[key] = UserCheckpoints(
             File(str(base), checksum(base)),
             tuple(File(str(file), checksum(file)) for file in files),

@@ -40,7 +40,7 @@ BAD = {
     "batch": (
         {"autoencoder": {"latent": 8, "norm": "batch", "train": {"batch": 1}}},
         32,
-        r"weights\.autoencoder\.norm = batch: one number of one network",
+        r"weights\.autoencoder\.norm = batch: a single value cannot",
     ),
     "full batch": (
         {"autoencoder": {"full_batch": True, "train": {"workers": 4}}, "k": [3, 9]},
@@ -69,7 +69,7 @@ def test_what_is_just_enough_goes():
 CONFLICTS = {
     "a latent is needed": ({"latent": None}, "latent = None"),
     "a latent follows": ({**TILED, "latent": 12}, "latent = 12"),
-    "widths": ({**TILED, "decoder_channels": [4, 4]}, "as many as the 4"),
+    "widths": ({**TILED, "decoder_channels": [4, 4]}, "expected 4, as many"),
     "no decoder": ({"decoder_channels": [4]}, "only for edition 2024-02"),
     "shares": ({"noise": "mixed", "latent_noise": 1.5}, "at most 1"),
     "workers": ({"norm": "batch", "train": {"workers": [1, 2]}}, "norm = batch.*not \\[1, 2\\]"),
