@@ -31,10 +31,10 @@ import torch
 from harness.core.artifacts import ArtifactStore
 from harness.core.config import parse
 from harness.core.seeds import generator, stream
-from harness.core.stages import Stage, Trial, Workshop, run
+from harness.core.stages import Trial, Workshop, run
 from harness.core.storage import Storage
 from harness.data.config import DataConfig
-from harness.data.dataset import Dataset, dataset_stage, load
+from harness.data.dataset import Dataset, Images
 from harness.data.transforms import as_input
 from harness.features.config import FeaturesConfig
 from harness.features.extract import open_denoiser
@@ -141,15 +141,18 @@ class Grid(NamedTuple):
     """The experiment, in as many ways as there are."""
 
     features: dict[str, object]
-    data: DataConfig
-    dataset: Dataset
-    stage: Stage
+    images: Images
     seed: int
+
+    @property
+    def dataset(self) -> Dataset:
+        """The images, read."""
+        return self.images.dataset
 
     def trials(self, **way: object) -> list[Trial]:
         """Returns the trials of one way."""
         config = parse(FeaturesConfig, {**self.features, **way}, "features")
-        return STUDY.trials(config, self.data, self.dataset, self.stage, self.seed)
+        return STUDY.trials(config, self.images, self.seed)
 
 
 def grid_of(chosen: argparse.Namespace) -> Grid:
@@ -157,7 +160,6 @@ def grid_of(chosen: argparse.Namespace) -> Grid:
     where = {"name": "parquet", "path": chosen.folder} if chosen.folder else {"name": "hub", "path": HUB}
     most = {"max_train": chosen.train, "max_validation": chosen.validation, "max_test": chosen.test}
     data = parse(DataConfig, {**where, **most}, "data")
-    dataset = load(data, chosen.seed)
     features = {
         "backbone": {
             "name": "unet",
@@ -172,8 +174,7 @@ def grid_of(chosen: argparse.Namespace) -> Grid:
         "controls": [],
         "precision": "float32",
     }
-    stage = dataset_stage(data, chosen.seed, dataset.fingerprint)
-    return Grid(features, data, dataset, stage, chosen.seed)
+    return Grid(features, Images.read(data, chosen.seed), chosen.seed)
 
 
 def agreement(one: Result, other: Result) -> dict[str, object]:

@@ -27,6 +27,7 @@ from harness.core.storage import Storage
 from harness.data.dataset import Dataset
 from harness.models.backbones.adm import ADM
 from harness.models.backbones.backbone import BackbonePlan, blocks, multiplications
+from harness.sweep import studies
 from harness.sweep.experiment import Experiment
 from harness.sweep.plan import Plan, make_plan
 
@@ -84,7 +85,7 @@ def plan(count: int, folder: Path, shard: int) -> Plan:
     experiment = experiment.model_copy(update={"features": on_paper})
     storage = Storage(str(folder / "results"))
     workshop = Workshop(ArtifactStore(storage), {})
-    return make_plan(experiment, images(count), RowStore(storage).tables(), workshop)
+    return make_plan(experiment, images(count), RowStore(storage, studies.tables()).tables(), workshop)
 
 
 def one_pass() -> float:

@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 from harness.core.config import parse
 from harness.core.stages import Code, Stage, Workshop
 from harness.data.config import DataConfig
-from harness.data.dataset import Dataset, open_dataset
+from harness.data.dataset import Dataset, Images, open_dataset
 from harness.features.config import FeaturesConfig
 from harness.features.study import STUDY
 
@@ -121,7 +121,7 @@ def stages_of(way: str, dataset: Dataset, stage: Stage) -> list[Stage]:
         **WAYS[way],
     }
     config = parse(FeaturesConfig, features, "features")
-    trials = STUDY.trials(config, DataConfig(), dataset, stage, 0)
+    trials = STUDY.trials(config, Images(DataConfig(), dataset, stage), 0)
     jobs = {one.job: one for trial in trials for stages in trial.reads.values() for one in stages}
     return [_one_epoch(one, len(dataset.labelled(None))) for one in jobs.values()]
 

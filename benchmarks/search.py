@@ -31,6 +31,7 @@ from harness.core.seeds import generator
 from harness.core.stages import Trial, Workshop, objective, run
 from harness.core.storage import Storage
 from harness.data.dataset import load
+from harness.sweep import studies
 from harness.sweep.experiment import load_experiment
 from harness.sweep.plan import make_plan
 from harness.sweep.run import sweep
@@ -119,7 +120,7 @@ def searches(pair: dict[str, Any], seed: int, results: str) -> list[Found]:
     storage = Storage(results)
     sweep(experiment(pair, seed, "grid"), storage, address=None, debug=True, quiet=True)
     workshop = Workshop(ArtifactStore(storage), provenance(), ray=False)
-    rows = RowStore(storage).tables()
+    rows = RowStore(storage, studies.tables()).tables()
     auto = experiment(pair, seed, "auto")
     (search,) = make_plan(auto, load(auto.data, seed), rows, workshop).searches
     columns = ("key", "test_accuracy", "fit_seconds")

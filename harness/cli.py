@@ -104,12 +104,13 @@ def _sweep(chosen: argparse.Namespace) -> int:
     from harness.sweep.experiment import load_experiment
     from harness.sweep.interrupt import interruptible
     from harness.sweep.run import sweep
+    from harness.sweep.studies import tables
 
     experiment = load_experiment(chosen.experiment, chosen.set)
     storage = Storage(chosen.results)
     with interruptible():
         facts = sweep(experiment, storage, address=chosen.address, debug=chosen.debug, quiet=chosen.json)
-    facts["report"] = write_report(storage, experiment.name)
+    facts["report"] = write_report(storage, experiment.name, tables())
     _print(chosen, facts, [f"report: {facts['report']}"])
     return SOME_FAILED if facts["failed_now"] else OK
 
@@ -129,8 +130,9 @@ def _report(chosen: argparse.Namespace) -> int:
 
     from harness.core.storage import Storage
     from harness.report.page import write_report
+    from harness.sweep.studies import tables
 
-    print(write_report(Storage(chosen.results), Path(chosen.experiment).stem))
+    print(write_report(Storage(chosen.results), Path(chosen.experiment).stem, tables()))
     return OK
 
 

@@ -33,6 +33,8 @@ ALLOWED = {
     "report": {"core"},
     "cli": {"core", "sweep", "report"},
     "__main__": {"cli"},
+    # contract suites, for the tests of parts: may see everything, and no other folder may import it
+    "testing": {"core", "data", "models", "metrics", "training", "features", "weights", "sweep", "report"},
 }
 ENTRY = {"harness.sweep.__main__": {"core", "sweep", "cli"}}  # `python -m harness.sweep` is a command
 
@@ -101,7 +103,7 @@ def test_the_studies_are_named_in_one_place_outside_themselves():
     naming = {
         module
         for module, path in MODULES.items()
-        if folder(module) not in ("features", "weights")
+        if folder(module) not in ("features", "weights", "testing")
         and re.search(r"harness\.(features|weights)\b", path.read_text(encoding="utf-8"))
     }
     assert naming == {"harness.sweep.experiment"}
@@ -113,12 +115,13 @@ def test_the_studies_are_named_in_one_place_outside_themselves():
         (("ray.tune", "optuna"), r"harness\.sweep\..+"),
         (("ray.train",), r"harness\.training\.launch"),
         (("ray",), r"harness\.(sweep\..+|training\.launch)"),
-        (("plotly",), r"harness\.report\..+"),
+        (("plotly",), r"harness\.(report|testing)\..+"),
+        (("pytest",), r"harness\.testing(\..+)?"),
         (
             ("torch", "diffusers", "transformers"),
-            r"harness\.(data|models|training|features|weights|sweep)\..+",
+            r"harness\.(data|models|training|features|weights|sweep|testing)\..+",
         ),
-        (("sklearn",), r"harness\.(data|features|metrics)\..+"),
+        (("sklearn",), r"harness\.(data|features|metrics|testing)\..+"),
     ],
 )
 def test_a_library_is_imported_where_it_belongs(libraries, allowed):

@@ -1,16 +1,19 @@
 """Names for the parts people add: data sources, backbones, heads, controls, figures, studies.
 
 A registry maps a name to "module:attribute", imported on first use. Other packages add theirs through the
-entry point group `harness.plugins`, with entry names such as `head.my_head`.
+entry point group `harness.plugins`, with entry names such as `head.my_head`; a space in a kind is written as an
+underscore, as in `data_set.my_images`.
 """
 
 from collections.abc import Mapping
 from functools import cached_property
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from harness.core.errors import unknown
+from harness.core.errors import UserError, unknown
+
+GROUP = "harness.plugins"
 
 
 def load_attribute(where: str) -> Any:
@@ -26,18 +29,34 @@ class Registry:
         self.kind = kind
         self._builtin = dict(builtin)
 
+    @property
+    def prefix(self) -> str:
+        """What the names of this kind's entry points begin with."""
+        return f"{self.kind.replace(' ', '_')}."
+
+    @cached_property
+    def _plugins(self) -> dict[str, EntryPoint]:
+        """The entry points of this kind by name; raises `UserError` for a name that is already taken."""
+        found: dict[str, EntryPoint] = {}
+        for entry in entry_points(group=GROUP):
+            name = entry.name.removeprefix(self.prefix)
+            if name == entry.name:
+                continue
+            taken = found[name].value if name in found else self._builtin.get(name)
+            if name in self._builtin or taken not in (None, entry.value):
+                raise UserError(
+                    f"{_described(entry)}: {self.kind} {name!r} is already registered as {taken}; rename the "
+                    "entry point or uninstall the package"
+                )
+            found[name] = entry
+        return found
+
     @cached_property
     def _known(self) -> dict[str, str]:
-        prefix = f"{self.kind}."
-        plugins = {
-            entry.name.removeprefix(prefix): entry.value
-            for entry in entry_points(group="harness.plugins")
-            if entry.name.startswith(prefix)
-        }
-        return {**plugins, **self._builtin}
+        return {**self._builtin, **{name: entry.value for name, entry in self._plugins.items()}}
 
     def names(self) -> list[str]:
-        """Returns all known names, in the order in which they were registered."""
+        """Returns all known names in the order of registration, those of other packages last."""
         return list(self._known)
 
     def where(self, name: str) -> str:
@@ -47,5 +66,19 @@ class Registry:
         return self._known[name]
 
     def load(self, name: str) -> Any:
-        """Imports and returns the part called `name`."""
-        return load_attribute(self.where(name))
+        """Imports and returns the part called `name`; raises `UserError` if another package's cannot be imported."""
+        where = self.where(name)
+        if name not in self._plugins:
+            return load_attribute(where)
+        try:
+            return load_attribute(where)
+        except Exception as error:  # a plugin's module may raise anything while it is imported
+            raise UserError(
+                f"{_described(self._plugins[name])}: cannot be imported: {type(error).__name__}: {error}"
+            ) from error
+
+
+def _described(entry: EntryPoint) -> str:
+    """Returns an entry point's name and value, and the package that declares it."""
+    package = f" of package {entry.dist.name}" if entry.dist is not None else ""
+    return f"entry point {entry.name} = {entry.value}{package}"

@@ -25,8 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.core.errors import UserError
-from harness.core.rows import SCHEMA_VERSION, TABLES, Outcome, check_schema_version, schema, to_table
+from harness.core.rows import Outcome
 from harness.core.storage import Storage
+from harness.core.tables import SCHEMA_VERSION, Table, check_schema_version
 
 FLUSH_SECONDS = 5.0  # an outcome waits so long at most for an object store
 AT_ONCE = 32  # files of a counted sequence asked for in one go; so large a gap would end it
@@ -34,13 +35,14 @@ OUTCOMES_AT_ONCE = 500  # turned into Arrow in one go
 
 
 class RowStore:
-    """All rows of one results folder."""
+    """All rows of one results folder, in the declared tables of the studies that there are."""
 
-    def __init__(self, storage: Storage) -> None:
-        self.storage = storage
+    def __init__(self, storage: Storage, declared: Mapping[str, Table]) -> None:
+        """`declared` are tables by name."""
+        self.storage, self.declared = storage, declared
 
     def check_version(self) -> None:
-        """Raises `UserError` if a newer version of this software wrote here."""
+        """Raises `UserError` if another version of the schema was written here."""
         content = self.storage.first_read("rows/SCHEMA.json")
         if content is None:
             return
@@ -58,7 +60,7 @@ class RowStore:
         outcomes = {run: self._journal_of(run) for run in runs if run not in ended}
         ended |= self._ended([*outcomes])  # those that ended while their journals were read
         tables: dict[str, pa.Table] = {}
-        for name in TABLES:
+        for name, declared in self.declared.items():
             parts = self._parts(name, ended)
             rows = [
                 row
@@ -68,7 +70,7 @@ class RowStore:
                 for row in outcome.tables.get(name, [])
             ]
             parts.append(self._journalled(name, rows))
-            tables[name] = pa.concat_tables(parts, promote_options="permissive").select(schema(name).names)
+            tables[name] = declared.adopted(pa.concat_tables(parts, promote_options="permissive"))
         return _first_success(tables)
 
     def _runs(self) -> list[str]:
@@ -115,7 +117,7 @@ class RowStore:
 
     def _journalled(self, name: str, rows: list[dict[str, Any]]) -> pa.Table:
         try:
-            return to_table(name, rows)
+            return self.declared[name].filled(rows)
         except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
             place = self.storage.describe("rows")
             raise UserError(
@@ -138,7 +140,7 @@ class RowStore:
             table = pq.read_table(io.BytesIO(content))
             if table.schema.metadata:
                 check_schema_version(int(table.schema.metadata.get(b"harness_schema_version", 0)), place)
-            pa.unify_schemas([schema(name), table.schema], promote_options="permissive")
+            pa.unify_schemas([self.declared[name].schema, table.schema], promote_options="permissive")
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"{place}: not a readable Parquet file of these rows: {error}") from None
         return table
@@ -159,7 +161,7 @@ class RowStore:
         number = max(taken, default=0) + 1
         while not self.storage.create(f"rows/runs/{number:06d}.json", json.dumps({"run": run}).encode()):
             number += 1
-        return Journal(self.storage, run)
+        return Journal(self.storage, run, self.declared)
 
     def write_experiment(self, experiment: str, keys: Iterable[str], tables: Mapping[str, pa.Table]) -> None:
         """Writes `EXPERIMENT/TABLE.parquet`: the rows of the trials `keys`, in their order."""
@@ -176,9 +178,10 @@ class RowStore:
 class Journal:
     """Records the outcomes of one run as they come; nothing recorded is lost when the process dies."""
 
-    def __init__(self, storage: Storage, run: str) -> None:
+    def __init__(self, storage: Storage, run: str, declared: Mapping[str, Table]) -> None:
         self.storage = storage
         self.run = run
+        self.declared = declared
         self._lines: list[str] = []
         self._written = 0  # how many of the lines are in the store
         self._parts = 0
@@ -246,11 +249,12 @@ class Journal:
             self.storage.remove(self._part(number))
 
     def _tables(self) -> dict[str, pa.Table]:
-        parts = {name: [schema(name).empty_table()] for name in TABLES}
+        parts = {name: [declared.empty()] for name, declared in self.declared.items()}
         for begin in range(0, len(self._lines), OUTCOMES_AT_ONCE):
             outcomes = [Outcome.from_json(line) for line in self._lines[begin : begin + OUTCOMES_AT_ONCE]]
             for name, found in parts.items():
-                found.append(to_table(name, [row for one in outcomes for row in one.tables.get(name, [])]))
+                rows = [row for one in outcomes for row in one.tables.get(name, [])]
+                found.append(self.declared[name].filled(rows))
         return {name: pa.concat_tables(found) for name, found in parts.items()}
 
 

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from harness.core.checks import refuse_duplicates
 from harness.core.config import parse
 from harness.core.errors import UserError, did_you_mean
 from harness.core.fingerprint import canonical
@@ -141,6 +143,27 @@ def split(records: Sequence[Record], config: DataConfig, seed: int) -> dict[str,
                 f"data set {config.name!r}: no image is left for {name}; it has {total} images, "
                 f"data.validation = {config.validation} and data.test = {config.test}"
             )
+    return found
+
+
+class Images(NamedTuple):
+    """A data set of an experiment: as it is configured, read, and where workers find it."""
+
+    config: DataConfig
+    dataset: "Dataset"
+    stage: Stage
+
+    @classmethod
+    def read(cls, config: DataConfig, seed: int) -> Self:
+        """Reads a data set; raises `UserError` for what cannot be read."""
+        dataset = load(config, seed)
+        return cls(config, dataset, dataset_stage(config, seed, dataset.fingerprint))
+
+
+def further(first: Images, others: Sequence[DataConfig], seed: int, where: str) -> list[Images]:
+    """Reads the data sets that stand beside an experiment's own. Raises `UserError` for two of one title."""
+    found = [Images.read(other, seed) for other in others]
+    refuse_duplicates([one.config.title for one in (first, *found)], where, "; give each data set a label")
     return found
 
 

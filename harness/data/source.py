@@ -20,11 +20,15 @@ class Record(NamedTuple):
     image: bytes | np.ndarray  # an encoded file, or grey levels 0..255 as uint8 [H, W] or [H, W, 3]
     label: int
     split: str | None  # "train", "validation", "test", or None where the source has no splits
-    where: str  # how to find it, for messages
+    where: str  # how to find it, for messages: one line, different for each image
 
 
 class Source(NamedTuple):
-    """A readable data set."""
+    """A readable data set.
+
+    Records come in the same order whenever the same content is read: an image's place names its noise draws. What
+    cannot be read ends in a `UserError` that names the place, from `read` or while the records are iterated.
+    """
 
     records: Iterable[Record]
     classes: Sequence[str]

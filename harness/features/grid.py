@@ -1,15 +1,14 @@
 """The grid of study 1 on one data set: each block, timestep, pool and head as a trial, and what it reads."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
+from harness.core.checks import refuse_duplicates
 from harness.core.errors import UserError
 from harness.core.stages import Code, Stage, Trial, shards
-from harness.data.config import DataConfig
-from harness.data.dataset import Dataset, dataset_stage, load
+from harness.data.dataset import Images, further
 from harness.features.combined import Mixture, mixtures, taps_at
 from harness.features.config import FeaturesConfig
 from harness.features.heads.head import Head, refuse_twins
@@ -43,43 +42,26 @@ def check(config: FeaturesConfig, plan: BackbonePlan) -> list[Block]:
                 f"{smallest.number}'s feature map"
             )
     refuse_twins(config.heads, "features.heads")
-    given: dict[str, Sequence[Any]] = {
-        "pools": config.pools,
-        "controls": config.controls,
-    }
-    for what, values in given.items():
-        twice = [value for value, count in Counter(values).items() if count > 1]
-        if twice:
-            raise UserError(f"features.{what}: {twice[0]} is given twice")
+    refuse_duplicates(config.pools, "features.pools")
+    refuse_duplicates(config.controls, "features.controls")
     return blocks
 
 
-class Images(NamedTuple):
-    """A data set that is probed."""
-
-    config: DataConfig
-    dataset: Dataset
-    stage: Stage
-
-
-def transferred(config: FeaturesConfig, data: DataConfig, dataset: Dataset, seed: int) -> list[Images]:
+def transferred(config: FeaturesConfig, images: Images, seed: int) -> list[Images]:
     """Reads the further data sets, in the size and channels of the first. Raises `UserError`."""
-    channels, size = dataset.images.shape[1:3]
-    found = []
-    for other in config.transfer:
-        alike = other.model_copy(update={"size": other.size or size, "channels": other.channels or channels})
-        read = load(alike, seed)
-        if read.images.shape[1:3] != (channels, size):
+    channels, size = images.dataset.images.shape[1:3]
+    alike = [
+        other.model_copy(update={"size": other.size or size, "channels": other.channels or channels})
+        for other in config.transfer
+    ]
+    found = further(images, alike, seed, "features.transfer")
+    for one in found:
+        others = one.dataset.images.shape[1:3]
+        if others != (channels, size):
             raise UserError(
-                f"features.transfer, {other.title}: images of {read.images.shape[2]} pixels and "
-                f"{read.images.shape[1]} channels, the backbone's have {size} and {channels}; leave size and "
-                "channels out"
+                f"features.transfer, {one.config.title}: images of {others[1]} pixels and {others[0]} channels, the "
+                f"backbone's have {size} and {channels}; leave size and channels out"
             )
-        found.append(Images(alike, read, dataset_stage(alike, seed, read.fingerprint)))
-    titles = [data.title, *(one.config.title for one in found)]
-    twice = [title for title, count in Counter(titles).items() if count > 1]
-    if twice:
-        raise UserError(f"features.transfer: two data sets are called {twice[0]!r}; give each a label")
     return found
 
 

@@ -1,10 +1,10 @@
 """The stages of study 1 as data: the backbone, then features by timestep, block and stored pool. No torch."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from harness.core.checks import refuse_duplicates
 from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
 from harness.core.stages import Code, Stage, Work
@@ -37,11 +37,7 @@ def regularised_backbones(
     Raises `UserError` naming the `section` for regularisers that cannot be told apart or used.
     """
     names = [regulariser.axis for regulariser in regularisers]
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise UserError(
-                f"{section}.regularisers: {name or 'none'} is given twice; give each a label of its own"
-            )
+    refuse_duplicates(names, f"{section}.regularisers", "; give each a label of its own")
     return {
         regulariser.axis: backbone_stage(plan, train, dataset, seed, regulariser)
         for regulariser in regularisers

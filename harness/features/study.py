@@ -2,43 +2,53 @@
 
 from collections.abc import Sequence
 
-from harness.core.stages import Stage, Trial
-from harness.data.config import DataConfig
-from harness.data.dataset import Dataset
+from harness.core.stages import Trial
+from harness.core.study import AutoSearch, Study
+from harness.data.dataset import Images
 from harness.features.choose import Chooser
 from harness.features.config import FeaturesConfig
-from harness.features.grid import Grid, Images, check, transferred
+from harness.features.grid import Grid, check, transferred
 from harness.features.heads.head import HEADS
 from harness.features.screens import chooser_of, screens_of
 from harness.features.stages import (
     backbone_stage,
     regularised_backbones,
 )
+from harness.features.tables import CORRECTNESS, FEATURES
 from harness.models.backbones.backbone import BACKBONES
 from harness.training.regularisers import REGULARISERS
 
 
-class Features:
+class Screening(AutoSearch):
+    """`search: auto` of study 1: quick looks first, then heads where those were best."""
+
+    def screens(self, grid: Sequence[Trial]) -> list[Trial]:
+        """Returns a quick look at each setting of `grid`."""
+        return screens_of(grid)
+
+    def chooser(self, grid: Sequence[Trial], screens: Sequence[Trial], trials: int) -> Chooser:
+        """Returns what chooses by the screens."""
+        return chooser_of(grid, screens, trials)
+
+
+class Features(Study):
     """Which layer, noise level, pooling and head give the best features?"""
 
     name = "features"
+    title = "Study 1: what the features know"
     Config = FeaturesConfig
+    tables = (FEATURES, CORRECTNESS)
     registries = (BACKBONES, HEADS, REGULARISERS)
-    axes = ("block", "timestep", "pool", "head", "regulariser")
-    loaders = {
-        "extractor.json": "harness.features.extractor:load"
-    }  # of what `exporter` writes, by a file of it
-    apart = ("backbone", "regulariser")  # axes that no search chooses: each value has one of its own
+    auto = Screening()
+    loaders = {"extractor.json": "harness.features.extractor:load"}
 
-    def trials(
-        self, config: FeaturesConfig, data: DataConfig, dataset: Dataset, stage: Stage, seed: int
-    ) -> list[Trial]:
+    def trials(self, config: FeaturesConfig, images: Images, seed: int) -> list[Trial]:
         """Returns all trials of an experiment; raises `UserError` for settings that the backbone does not have."""
-        size, channels = dataset.images.shape[2], dataset.images.shape[1]
-        plan = config.backbone.plan(size, channels)
+        channels, size = images.dataset.images.shape[1:3]
+        plan, stage = config.backbone.plan(size, channels), images.stage
         backbones = regularised_backbones(plan, config.train, config.regularisers, stage, seed, self.name)
         trials: list[Trial] = []
-        for one in [Images(data, dataset, stage), *transferred(config, data, dataset, seed)]:
+        for one in [images, *transferred(config, images, seed)]:
             grid = Grid(config, one, seed, plan)
             for regulariser, backbone in backbones.items():
                 trials += grid.over("trained", backbone, grid.timesteps, regulariser)
@@ -65,14 +75,6 @@ class Features:
         if kind != "classifier" or trial.axes["features"] != "trained":
             return None
         return "harness.features.export:" + ("write_streamed" if "streamed" in trial.reads else "write_probe")
-
-    def screens(self, grid: Sequence[Trial]) -> list[Trial]:
-        """Returns the quick looks of `search: auto` at trials on one data set and backbone; raises `UserError`."""
-        return screens_of(grid)
-
-    def chooser(self, grid: Sequence[Trial], screens: Sequence[Trial], trials: int) -> Chooser:
-        """Returns what chooses at most `trials` of `grid`, trials on one data set and backbone."""
-        return chooser_of(grid, screens, trials)
 
 
 STUDY = Features()

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 import plotly.offline
 
 from harness.core.storage import Storage
+from harness.core.tables import Table
 from harness.report import answer_features, answer_weights, failures, provenance, transfer
 from harness.report.correctness import Correctness
 from harness.report.figures import FIGURES
@@ -25,13 +27,15 @@ PUBLISHED_MARK = 'data-beside="published"'
 OPENS_WITH = {"axis": "timestep", "cost": "image passes"}  # choices that are no column of the rows
 
 
-def write_report(storage: Storage, experiment: str) -> str:
+def write_report(storage: Storage, experiment: str, declared: Mapping[str, Table]) -> str:
     """Writes `EXPERIMENT/report.html` from the experiment's tables; returns where it is, as people write it.
+
+    `declared` are the tables of the studies that are installed; those of others speak for themselves.
 
     Raises `UserError` if the experiment has no tables, or one is not readable or of a newer schema version.
     """
     path = f"{experiment}/report.html"
-    storage.write(path, render(read_tables(storage, experiment), experiment).encode())
+    storage.write(path, render(read_tables(storage, experiment, declared), experiment).encode())
     return storage.describe(path)
 
 

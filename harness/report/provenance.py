@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from harness.core.rows import COMMON
+from harness.core.tables import COMMON
 from harness.report.failures import RESULTS
 from harness.report.tables import Tables
 from harness.report.words import escape, heads, plain, seconds, several, table
@@ -17,7 +17,7 @@ SHARED = (
     "device",
     "code_commit",
     "code_dirty",
-    *(column for column in COMMON if column.endswith("_version")),
+    *(column.name for column in COMMON if column.name.endswith("_version")),
 )
 TITLES = {
     "code_dirty": "Uncommitted changes",
@@ -43,8 +43,9 @@ class Run(NamedTuple):
 
 def rows_of_trials(tables: Tables) -> pd.DataFrame:
     """Returns the common columns of the tables with a row per result."""
-    parts = [frame[list(COMMON)] for frame in (getattr(tables, name) for name in RESULTS) if len(frame)]
-    return pd.concat(parts, ignore_index=True) if parts else tables.features[list(COMMON)]
+    common = [column.name for column in COMMON]
+    parts = [frame[common] for frame in (getattr(tables, name) for name in RESULTS) if len(frame)]
+    return pd.concat(parts, ignore_index=True) if parts else tables.features[common]
 
 
 def runs(frame: pd.DataFrame) -> list[Run]:

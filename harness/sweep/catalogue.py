@@ -1,6 +1,7 @@
-"""What an experiment can name, and which options each part has."""
+"""What an experiment can name, which options each part has, and what the columns of the tables mean."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +10,34 @@ from pydantic_core import PydanticUndefined
 from harness.core.config import Config
 from harness.core.errors import UserError, unknown
 from harness.core.registry import Registry
+from harness.core.tables import COMMON, Column, Table
 from harness.data.config import SOURCES, DataConfig
 from harness.data.dataset import SPLITS, load
-from harness.sweep.experiment import STUDIES, find_experiment, known_experiments, load_experiment
+from harness.sweep.experiment import find_experiment, known_experiments, load_experiment
+from harness.sweep.studies import STUDIES, studies, tables
 
 
 def registries() -> list[Registry]:
     """Returns the registries of everything that an experiment names; studies may share one."""
-    parts = [registry for name in STUDIES.names() for registry in STUDIES.load(name).registries]
+    parts = [registry for study in studies() for registry in study.registries]
     return [STUDIES, SOURCES, *dict.fromkeys(parts)]
 
 
 def catalogue() -> dict[str, list[str]]:
     """Returns names by kind."""
-    return {"experiment": sorted(known_experiments()), **{one.kind: one.names() for one in registries()}}
+    parts = {one.kind: one.names() for one in registries()}
+    return {"experiment": sorted(known_experiments()), **parts, "table": list(tables())}
 
 
 def describe(name: str) -> str:
-    """Returns what the part called `name` is, and its options with their defaults. Raises `UserError`."""
+    """Returns what is called `name`: a part and its options, an experiment, a table, or all "tables".
+
+    Raises `UserError`.
+    """
+    if name == "tables":
+        return dictionary()
     texts = [_text(registry, name) for registry in registries() if name in registry.names()]
+    texts += [_table(table) for table in tables().values() if table.name == name]
     if name in known_experiments() or Path(name).suffix in (".yaml", ".yml"):
         texts += _experiment(name)
     if not texts:
@@ -35,15 +45,31 @@ def describe(name: str) -> str:
     return "\n\n".join(texts)
 
 
+def dictionary() -> str:
+    """Returns the data dictionary in Markdown: every table with its columns, those of all tables first."""
+    common = "Columns of every table:\n\n" + _columns(COMMON)
+    return "\n\n".join(["# Data dictionary", common, *(_table(table, "## ") for table in tables().values())])
+
+
+def _table(table: Table, heading: str = "table ") -> str:
+    return f"{heading}{table.name}.parquet: a row is {table.row}.\n\n{_columns(table.columns)}"
+
+
+def _columns(columns: Sequence[Column]) -> str:
+    lines = ["| column | type | role | unit | meaning |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"| `{c.name}` | {c.type} | {c.role} | {c.unit} | {c.meaning} |" for c in columns]
+    return "\n".join(lines)
+
+
 def _experiment(name: str) -> list[str]:
     """Returns an experiment's file, and what its studies say of it (a backbone's blocks), or why they cannot."""
     texts = [find_experiment(name).read_text(encoding="utf-8").rstrip()]
     try:
         experiment = load_experiment(name, [])
-        for study in STUDIES.names():
-            config, tell = getattr(experiment, study), getattr(STUDIES.load(study), "describe", None)
-            if config is not None and tell is not None:
-                texts.append("\n".join(tell(config, *_images(experiment.data, experiment.seed))))
+        for study in studies():
+            config = getattr(experiment, study.name)
+            if config is not None:
+                texts.append("\n".join(study.describe(config, *_images(experiment.data, experiment.seed))))
     except UserError as error:
         texts.append(f"no more can be said of it here: {error}")
     return texts
@@ -65,7 +91,8 @@ def _text(registry: Registry, name: str) -> str:
         about = f"{inspect.getdoc(inspect.getmodule(part))}\n\nOptions of every data set:"
         options = _options(DataConfig)
     else:
-        options = _options(part if hasattr(part, "model_fields") else part.Config)
+        model = part if hasattr(part, "model_fields") else getattr(part, "Config", None)
+        options = _options(model) if model else []
     return "\n".join([f"{registry.kind} {name} ({registry.where(name)})", about, *options])
 
 

@@ -9,19 +9,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, create_model
 import harness
 from harness.core.config import Config, parse, read_yaml, with_settings
 from harness.core.errors import UserError, did_you_mean, unknown
-from harness.core.registry import Registry
 from harness.data.config import DataConfig
+from harness.sweep.studies import STUDIES, studies
 
-STUDIES = Registry(
-    "study",
-    {
-        "features": "harness.features.study:STUDY",
-        "cka": "harness.features.cka.study:STUDY",
-        "finetune": "harness.features.finetune.study:STUDY",
-        "generation": "harness.features.generation.study:STUDY",
-        "weights": "harness.weights.study:STUDY",
-    },
-)
 RESERVED = ("artifacts", "rows", "training")  # folders of the results that are no experiments
 
 
@@ -59,7 +49,7 @@ class _Base(Config):
     search: Annotated[SearchConfig, BeforeValidator(_by_name)] = SearchConfig()
 
 
-_sections: dict[str, Any] = {name: (STUDIES.load(name).Config | None, None) for name in STUDIES.names()}
+_sections: dict[str, Any] = {study.name: (study.Config | None, None) for study in studies()}
 Experiment = create_model("Experiment", __base__=_Base, **_sections)
 
 
@@ -79,11 +69,13 @@ def load_experiment(name: str, settings: list[str]) -> _Base:
 def _with_shared(values: dict[str, Any]) -> dict[str, Any]:
     """Completes the sections of studies that share settings with another: all look at the same backbone."""
     shared = dict(values)
-    for name in STUDIES.names():
-        source, fields = getattr(STUDIES.load(name), "shares", ("", ()))
-        if isinstance(values.get(name), dict) and isinstance(values.get(source), dict):
-            given = {field: values[source][field] for field in fields if field in values[source]}
-            shared[name] = {**given, **values[name]}
+    for study in studies():
+        if study.shared is None:
+            continue
+        own, source = values.get(study.name), values.get(study.shared.section)
+        if isinstance(own, dict) and isinstance(source, dict):
+            given = {field: source[field] for field in study.shared.fields if field in source}
+            shared[study.name] = {**given, **own}
     return shared
 
 

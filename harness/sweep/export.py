@@ -17,9 +17,10 @@ from harness.core.registry import load_attribute
 from harness.core.row_store import RowStore
 from harness.core.stages import Trial, Workshop
 from harness.core.storage import Storage
-from harness.data.dataset import load as load_dataset
-from harness.sweep.experiment import STUDIES
+from harness.data.dataset import Images
 from harness.sweep.plan import all_trials
+from harness.sweep.studies import studies, study
+from harness.sweep.studies import tables as declared_tables
 
 NETWORKS = 5  # generated networks to write where nobody says how many
 
@@ -49,9 +50,8 @@ def export(
     to take, or something in the folder.
     """
     folder = _free(target)
-    tables = RowStore(storage).tables()
-    dataset = load_dataset(experiment.data, experiment.seed)
-    trials = all_trials(experiment, dataset)
+    tables = RowStore(storage, declared_tables()).tables()
+    trials = all_trials(experiment, Images.read(experiment.data, experiment.seed))
     kind = "more networks" if more else "classifier" if networks is None else "networks"
     if kind == "classifier" and not any(_writer(trial, kind) for trial in trials):
         kind, networks = "networks", NETWORKS
@@ -80,8 +80,7 @@ def export(
 
 def load(folder: str | Path, device: Any = None) -> Any:
     """Reads what `export` wrote, onto `device`. Raises `UserError`. As `harness.load`."""
-    loaders = [getattr(STUDIES.load(name), "loaders", {}) for name in STUDIES.names()]
-    known = {file: loader for one in loaders for file, loader in one.items()}
+    known = {file: loader for one in studies() for file, loader in one.loaders.items()}
     there = [loader for file, loader in known.items() if (Path(folder).expanduser() / file).is_file()]
     if not there:
         raise UserError(
@@ -93,8 +92,7 @@ def load(folder: str | Path, device: Any = None) -> Any:
 
 def _writer(trial: Trial, kind: str) -> str | None:
     """Returns the function, "module:function", that takes a trial's product of this kind home, if there is one."""
-    exporter = getattr(STUDIES.load(trial.study), "exporter", None)
-    return exporter(trial, kind) if exporter else None
+    return study(trial.study).exporter(trial, kind)
 
 
 def choose(

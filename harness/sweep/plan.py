@@ -10,11 +10,10 @@ from typing import Any
 import pyarrow as pa
 from rich import filesize
 
-from harness.core.rows import TABLES
 from harness.core.stages import Stage, Trial, Workshop
-from harness.data.dataset import Dataset, dataset_stage
-from harness.sweep.experiment import STUDIES
+from harness.data.dataset import Images
 from harness.sweep.searches import Search, is_searched, plan_searches, quick_looks
+from harness.sweep.studies import studies
 
 MANIFESTS_READ = 20  # of each kind, to learn how long such a stage takes
 
@@ -107,12 +106,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def make_plan(experiment: Any, dataset: Dataset, tables: Mapping[str, pa.Table], workshop: Workshop) -> Plan:
+def make_plan(experiment: Any, images: Images, tables: Mapping[str, pa.Table], workshop: Workshop) -> Plan:
     """Plans `experiment` on its images against the recorded rows; writes nothing.
 
     Raises `UserError` for settings that the data does not allow.
     """
-    trials = all_trials(experiment, dataset)
+    trials = all_trials(experiment, images)
     screens = quick_looks(experiment.search.name, trials)
     recorded = _recorded([*trials, *screens], tables)
     done = {key: row["objective"] for key, row in recorded.items() if row["status"] == "ok"}
@@ -160,14 +159,13 @@ def _recorded(trials: Iterable[Trial], tables: Mapping[str, pa.Table]) -> dict[s
     return found
 
 
-def all_trials(experiment: Any, dataset: Dataset) -> list[Trial]:
-    """Returns the trials of all of an experiment's studies."""
-    stage = dataset_stage(experiment.data, experiment.seed, dataset.fingerprint)
+def all_trials(experiment: Any, images: Images) -> list[Trial]:
+    """Returns the trials of all of an experiment's studies on its `images`."""
     trials: list[Trial] = []
-    for name in STUDIES.names():
-        config = getattr(experiment, name)
+    for study in studies():
+        config = getattr(experiment, study.name)
         if config is not None:
-            trials += STUDIES.load(name).trials(config, experiment.data, dataset, stage, experiment.seed)
+            trials += study.trials(config, images, experiment.seed)
     return trials
 
 
@@ -214,13 +212,9 @@ def _correction(kind: str, workshop: Workshop) -> float:
 def _trial_seconds(missing: Iterable[Trial], tables: Mapping[str, pa.Table]) -> float:
     """Adds up what trials with the same table and head took before, or else the studies' guesses."""
     measured: dict[tuple[str, Any], list[float]] = {}
-    for name in TABLES:
-        columns = [tables[name][column].to_pylist() for column in ("seconds", "status")]
-        heads = (
-            tables[name]["head"].to_pylist()
-            if "head" in tables[name].column_names
-            else [None] * len(columns[0])
-        )
+    for name, table in tables.items():
+        columns = [table[column].to_pylist() for column in ("seconds", "status")]
+        heads = table["head"].to_pylist() if "head" in table.column_names else [None] * len(table)
         for seconds, status, head in zip(*columns, heads, strict=True):
             if status == "ok" and seconds is not None:
                 measured.setdefault((name, head), []).append(seconds)

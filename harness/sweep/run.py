@@ -12,22 +12,23 @@ from harness.core.row_store import Journal, RowStore
 from harness.core.rows import Outcome
 from harness.core.stages import Trial, Workshop, failure
 from harness.core.storage import Storage
-from harness.data.dataset import load
+from harness.data.dataset import Images
 from harness.sweep.display import Display, open_display
 from harness.sweep.here import Here, Record
 from harness.sweep.plan import Plan, make_plan
 from harness.sweep.searches import Search
+from harness.sweep.studies import tables as declared_tables
 
 
 def plan_experiment(experiment: Any, storage: Storage) -> Plan:
     """Plans an experiment against what a results folder holds. Writes nothing. Raises `UserError`."""
-    rows = RowStore(storage)
+    rows = RowStore(storage, declared_tables())
     return _plan(experiment, rows, _workshop(storage, debug=True))
 
 
 def _plan(experiment: Any, rows: RowStore, workshop: Workshop) -> Plan:
     tables = rows.tables()  # first: it finds out whether the results can be read
-    return make_plan(experiment, load(experiment.data, experiment.seed), tables, workshop)
+    return make_plan(experiment, Images.read(experiment.data, experiment.seed), tables, workshop)
 
 
 def _workshop(storage: Storage, debug: bool) -> Workshop:
@@ -55,7 +56,7 @@ def _sweep(
         raise UserError(
             f"{storage.describe(experiment.name)}: a file is where the tables go; remove or rename it"
         )
-    rows = RowStore(storage)
+    rows = RowStore(storage, declared_tables())
     workshop = _workshop(storage, debug)
     plan = _plan(experiment, rows, workshop)
     keys = [trial.key for trial in plan.trials]

@@ -1,23 +1,12 @@
 """Searches as data: of which trials a search may run how many, what is known already, and who chooses."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from harness.core.stages import Trial
-from harness.sweep.experiment import STUDIES
-
-
-class Chooser(Protocol):
-    """What a study that chooses its own settings gives to `search: auto`."""
-
-    def next(self, known: Mapping[str, float | None]) -> list[str]:
-        """Returns keys of trials to run now, given objectives by key (None: failed); nothing when it is done.
-
-        Called whenever a trial has ended; what is under way may be returned again.
-        """
-
-    def longest(self) -> list[str]:
-        """Returns keys of as many trials, and of as much work, as the search takes at most."""
+from harness.core.study import AutoSearch, Chooser
+from harness.core.tables import Role
+from harness.sweep.studies import study
 
 
 class Search(NamedTuple):
@@ -68,12 +57,18 @@ def quick_looks(search: str, trials: Iterable[Trial]) -> list[Trial]:
     if search != "auto":
         return []
     grids = _groups(trial for trial in trials if is_searched(trial, search))
-    return [screen for grid in grids.values() for screen in STUDIES.load(grid[0].study).screens(grid)]
+    return [screen for grid in grids.values() for screen in _auto(grid).screens(grid)]
+
+
+def _auto(grid: Sequence[Trial]) -> AutoSearch:
+    auto = study(grid[0].study).auto
+    assert auto is not None, "is_searched keeps other studies out"
+    return auto
 
 
 def is_searched(trial: Trial, search: str) -> bool:
     """Says whether a search decides on this trial; a study without a chooser is run whole by `auto`."""
-    return trial.searchable and (search != "auto" or hasattr(STUDIES.load(trial.study), "chooser"))
+    return trial.searchable and (search != "auto" or study(trial.study).auto is not None)
 
 
 def plan_searches(
@@ -92,29 +87,36 @@ def plan_searches(
 
 
 def _groups(trials: Iterable[Trial]) -> dict[tuple[Any, ...], list[Trial]]:
-    """Returns trials by what a search does not choose: study, data set, and the axes that the study keeps apart."""
+    """Returns trials by what a search does not choose: study, data set, seed and the set-up columns of its table."""
     groups: dict[tuple[Any, ...], list[Trial]] = {}
     for trial in trials:
-        apart = getattr(STUDIES.load(trial.study), "apart", ())
-        group = (trial.study, trial.data_fingerprint, *(trial.axes.get(name) for name in apart))
+        apart = _columns(trial, Role.SETUP)
+        group = (trial.study, trial.data_fingerprint, trial.seed, *(trial.axes.get(name) for name in apart))
         groups.setdefault(group, []).append(trial)
     return groups
+
+
+def _columns(trial: Trial, role: Role) -> list[str]:
+    """Returns the columns with a role of the table that has one row for each trial."""
+    (table,) = (table for table in study(trial.study).tables if table.name == trial.table)
+    return table.names(role)
 
 
 def _search(
     config: Any, grid: list[Trial], screens: Sequence[Trial], objectives: Mapping[str, float | None]
 ) -> Search:
-    study = STUDIES.load(grid[0].study)
     candidates = [*grid, *screens]
     known = {trial.key: objectives[trial.key] for trial in candidates if trial.key in objectives}
     chooser, most = None, grid
     budget = min(config.trials, len(grid)) - len(known)
     if config.name == "auto":
-        chooser = study.chooser(grid, screens, config.trials)
+        chooser = _auto(grid).chooser(grid, screens, config.trials)
         by_key = {trial.key: trial for trial in candidates}
         most = [by_key[key] for key in chooser.longest()]
         budget = _left(chooser, known)
-    return Search(study.name, config.name, tuple(study.axes), candidates, known, budget, most, grid, chooser)
+    first = grid[0]
+    axes = tuple(_columns(first, Role.AXIS))
+    return Search(first.study, config.name, axes, candidates, known, budget, most, grid, chooser)
 
 
 def _left(chooser: Chooser, known: Mapping[str, float | None]) -> int:

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, field_validator, model_validator
 
 from harness.core.config import Config, part, unkeyed
+from harness.core.errors import UserError
 from harness.data.config import DataConfig
 from harness.models.classifiers.networks import NETWORKS, ConvNet, Network
+from harness.models.generators.edition import AUTOENCODERS, edition_of
 from harness.training.config import Augment, TrainConfig, check_workers
 from harness.weights.controls import (
     CONTROLS,
@@ -82,7 +84,7 @@ class CheckpointsConfig(Config):
 class AutoencoderConfig(Config):
     """The autoencoder of parameter vectors."""
 
-    edition: Literal["2024-02", "2024-12"] = "2024-12"  # of the paper: determines the layers
+    edition: str = "2024-12"  # of the paper: determines the layers
     channels: list[Width] = Field([64, 128, 256, 256, 32], min_length=1, max_length=30)
     # edition 2024-02 only; None: the encoder's, reversed
     decoder_channels: list[Width] | None = Field(None, min_length=1, max_length=30)
@@ -98,6 +100,15 @@ class AutoencoderConfig(Config):
     full_batch: bool = False  # a batch is all k originals, whatever train.batch says
     train: TrainConfig = TrainConfig(steps=2000, batch=50, learning_rate=1e-3, schedule="cosine", workers=0)
 
+    @field_validator("edition")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            AUTOENCODERS.where(name)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return name
+
     @field_validator("kernel")
     @classmethod
     def _odd(cls, kernel: int) -> int:
@@ -107,17 +118,8 @@ class AutoencoderConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.latent is None) != (self.edition == "2024-02"):
-            raise ValueError(
-                f"latent = {self.latent}: edition 2024-12 needs a number; in edition 2024-02 it follows from "
-                "the strides and must be null"
-            )
-        if self.decoder_channels is not None and self.edition != "2024-02":
-            raise ValueError(f"decoder_channels = {self.decoder_channels}: only for edition 2024-02")
-        if self.decoder_channels is not None and len(self.decoder_channels) != len(self.channels):
-            raise ValueError(
-                f"decoder_channels = {self.decoder_channels}: expected {len(self.channels)}, as many as channels"
-            )
+        settings = self.keyed()
+        edition_of(settings).check(settings)
         if self.noise == "mixed" and max(self.parameter_noise, self.latent_noise) > 1:
             raise ValueError("noise = mixed: parameter_noise and latent_noise are fractions, at most 1")
         _check_norm(self.norm, self.train)
@@ -125,9 +127,8 @@ class AutoencoderConfig(Config):
 
     def numbers(self, length: int) -> int:
         """Returns the size of the latent of a vector of `length` numbers; 0 if the strides leave nothing."""
-        if self.latent is not None:
-            return self.latent
-        return self.channels[-1] * (length // self.kernel ** len(self.channels))
+        settings = self.keyed()
+        return edition_of(settings).latent(settings, length)
 
 
 def _check_norm(norm: str, train: TrainConfig) -> None:

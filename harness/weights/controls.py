@@ -75,8 +75,12 @@ class Control(Config):
 
     @abstractmethod
     def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
-        """Returns normalised vectors [networks, P] by setting, None for a control without settings. Called once per
-        trial."""
+        """Returns normalised vectors [networks, P] by setting, None for a control without settings.
+
+        Called once per trial. All randomness comes from `draw`; the global random state must not change, nor may the
+        material, even if the caller changes what is returned. A control must work with a single original. Raises
+        `ValueError` if a trajectory that it `needs` is missing.
+        """
 
     def count(self) -> int:
         """Returns how many vectors `make` returns, of all settings together."""

@@ -24,8 +24,9 @@ from harness.core.stages import Stage, Workshop
 from harness.data.dataset import open_dataset
 from harness.models.backbones.schedule import alphas_cumprod
 from harness.models.estimate import clean
+from harness.models.generators.edition import build
 from harness.models.generators.latent_denoiser import LatentDenoiser
-from harness.models.generators.parameter_autoencoder import VectorAutoencoder, build
+from harness.models.generators.parameter_autoencoder import VectorAutoencoder
 from harness.models.sampling import spaced, step
 from harness.training import checkpoint, noise
 from harness.training.config import TrainConfig

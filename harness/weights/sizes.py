@@ -1,6 +1,7 @@
 """Checks that autoencoder and diffusion model fit the parameters that they are to generate. No torch."""
 
 from harness.core.errors import UserError
+from harness.models.generators.edition import edition_of
 from harness.weights.config import AutoencoderConfig, WeightsConfig
 
 
@@ -24,17 +25,12 @@ def check_models(config: WeightsConfig, length: int) -> None:
 
 def _places(autoencoder: AutoencoderConfig, length: int) -> list[int]:
     """Returns how many positions each strided layer outputs; raises `UserError` if one has nothing to stride over."""
-    stages = len(autoencoder.channels)
-    if autoencoder.edition == "2024-02":
-        least = autoencoder.kernel**stages
-        places = [length // autoencoder.kernel**layer for layer in range(1, stages + 1)]
-    else:
-        least = 2 ** (stages - 1) + 1
-        places = [-(-length // 2**layer) for layer in range(1, stages + 1)]
+    settings = autoencoder.keyed()
+    least, places = edition_of(settings).places(settings, length)
     if length < least:
         raise UserError(
-            f"weights.autoencoder.channels: {stages} strided layers need at least {least} parameters, and {length} "
-            "vary; give fewer layers or vary more (weights.parameters)"
+            f"weights.autoencoder.channels: {len(places)} strided layers need at least {least} parameters, and "
+            f"{length} vary; give fewer layers or vary more (weights.parameters)"
         )
     return places
 

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 from harness.core.errors import UserError
 from harness.core.seeds import stream
 from harness.core.stages import Code, Stage, Trial, Work, shards
-from harness.data.config import DataConfig
-from harness.data.dataset import Dataset
+from harness.data.dataset import Images
 from harness.training.config import TRAINING, TrainConfig
 from harness.weights.config import NETWORKS_AT_ONCE, WeightsConfig
 from harness.weights.controls import Control, FineTuned
@@ -34,14 +33,6 @@ SECONDS_A_COMPARISON = 0.002
 ENSEMBLES = 1  # the network of average weights
 
 OBJECTIVE = "generated_best_validation_accuracy"  # what a search makes large
-
-
-class Images(NamedTuple):
-    """A data set of an experiment: as it is configured, read, and where workers find it."""
-
-    config: DataConfig
-    dataset: Dataset
-    stage: Stage
 
 
 class Stages:

@@ -1,41 +1,42 @@
 """Study 2 as trials: for every k, originals, what is generated from them and the controls."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from harness.core.apart import apart
+from harness.core.checks import refuse_duplicates
 from harness.core.config import parse, with_values
 from harness.core.errors import UserError
-from harness.core.stages import Stage, Trial
-from harness.data.config import DataConfig
-from harness.data.dataset import Dataset, dataset_stage, load
+from harness.core.stages import Trial
+from harness.core.study import Study
+from harness.data.dataset import Images, further
 from harness.models.classifiers.networks import NETWORKS
+from harness.models.generators.edition import AUTOENCODERS
 from harness.weights.config import WeightsConfig
 from harness.weights.controls import CONTROLS
 from harness.weights.layout import layout_of, lines
 from harness.weights.planned_network import plan_network
-from harness.weights.stages import Images, Stages
+from harness.weights.stages import Stages
+from harness.weights.tables import CORRECTNESS, WEIGHTS
+from harness.weights.tables import NETWORKS as NETWORKS_TABLE
 
 EXPORTERS = {"networks": "write_best", "more networks": "write_more"}
 AXES = ("k", "subsets", "generators", "seeds", "also", "vary")  # swept without `vary`
 
 
-class Weights:
+class Weights(Study):
     """Can a diffusion model write network weights, and are they new or copies?"""
 
     name = "weights"
+    title = "Study 2: weights written by diffusion"
     Config = WeightsConfig
-    registries = (NETWORKS, CONTROLS)
-    axes = ("k", "subset")
-    loaders = {"networks.json": "harness.weights.exported:load"}  # of what `exporter` writes, by a file of it
-    apart = ("network", "parameters", "varied", "generator")  # each value has a search of its own
+    tables = (WEIGHTS, NETWORKS_TABLE, CORRECTNESS)
+    registries = (NETWORKS, CONTROLS, AUTOENCODERS)
+    loaders = {"networks.json": "harness.weights.exported:load"}
 
-    def trials(
-        self, config: WeightsConfig, data: DataConfig, dataset: Dataset, stage: Stage, seed: int
-    ) -> list[Trial]:
+    def trials(self, config: WeightsConfig, images: Images, seed: int) -> list[Trial]:
         """Returns a trial for each data set, seed, variation, k, subset and run of the generator.
 
         Raises `UserError` for values that are invalid or do not fit the data.
@@ -43,12 +44,12 @@ class Weights:
         found: list[Trial] = []
         for varied, one in variations(config):
             check(one)
-            for images in [Images(data, dataset, stage), *_further(one, data, seed)]:
-                images.dataset.labelled(images.config.labels_per_class)
-                channels, size = images.dataset.images.shape[1:3]
-                planned = plan_network(one, channels, size, len(images.dataset.classes))
+            for each in [images, *further(images, one.also, seed, "weights.also")]:
+                each.dataset.labelled(each.config.labels_per_class)
+                channels, size = each.dataset.images.shape[1:3]
+                planned = plan_network(one, channels, size, len(each.dataset.classes))
                 for number in config.seeds or [seed]:
-                    stages = Stages(one, images, planned, number, varied)
+                    stages = Stages(one, each, planned, number, varied)
                     found += [
                         stages.trial(k, subset, generator)
                         for k in one.k
@@ -104,19 +105,6 @@ def _text(varied: Mapping[str, Any]) -> str:
     return ", ".join(f"{path} = {json.dumps(value)}" for path, value in varied.items())
 
 
-def _further(config: WeightsConfig, data: DataConfig, seed: int) -> list[Images]:
-    """Reads the further data sets. Raises `UserError`."""
-    found = []
-    for other in config.also:
-        read = load(other, seed)
-        found.append(Images(other, read, dataset_stage(other, seed, read.fingerprint)))
-    titles = [data.title, *(one.config.title for one in found)]
-    twice = [title for title, count in Counter(titles).items() if count > 1]
-    if twice:
-        raise UserError(f"weights.also: two data sets are called {twice[0]!r}; give each a label")
-    return found
-
-
 def check(config: WeightsConfig) -> None:
     """Raises `UserError` naming the value that is out of range."""
     size = config.checkpoint_count
@@ -135,9 +123,7 @@ def check(config: WeightsConfig) -> None:
         "controls": [control.name for control in config.controls],
     }
     for what, values in given.items():
-        twice = [value for value, count in Counter(values).items() if count > 1]
-        if twice:
-            raise UserError(f"weights.{what}: {twice[0]} is given twice")
+        refuse_duplicates(values, f"weights.{what}")
 
 
 STUDY = Weights()

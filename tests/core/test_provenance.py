@@ -7,7 +7,7 @@ import harness
 from harness.core import provenance as module
 from harness.core.errors import UserError
 from harness.core.provenance import provenance
-from harness.core.rows import COMMON
+from harness.core.tables import COMMON
 
 
 def test_every_fact_is_a_column_that_all_tables_have():

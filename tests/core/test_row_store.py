@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from harness.core import row_store
 from harness.core.errors import UserError
 from harness.core.row_store import RowStore
-from harness.core.rows import SCHEMA_VERSION, TABLES, Outcome, schema, to_table
+from harness.core.rows import Outcome
 from harness.core.storage import Storage
+from harness.core.tables import SCHEMA_VERSION
+from harness.sweep import studies
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -45,7 +47,7 @@ def claim(storage, run, number=1):
 
 
 def record(storage, run, outcomes, compact=False):
-    journal = RowStore(storage).journal(run)
+    journal = RowStore(storage, studies.tables()).journal(run)
     for one in outcomes:
         journal.record(one)
     if compact:
@@ -58,20 +60,20 @@ def record(storage, run, outcomes, compact=False):
 
 
 def keys(storage, table="features"):
-    return RowStore(storage).tables()[table]["key"].to_pylist()
+    return RowStore(storage, studies.tables()).tables()[table]["key"].to_pylist()
 
 
 def values(storage, column, table="features"):
-    found = RowStore(storage).tables()[table]
+    found = RowStore(storage, studies.tables()).tables()[table]
     return dict(zip(found["key"].to_pylist(), found[column].to_pylist(), strict=True))
 
 
 def test_a_place_without_rows_has_empty_tables_of_the_pinned_schema(storage):
-    tables = RowStore(storage).tables()
-    assert set(tables) == set(TABLES)
+    tables = RowStore(storage, studies.tables()).tables()
+    assert set(tables) == set(studies.tables())
     for name, table in tables.items():
         assert len(table) == 0
-        assert table.schema.equals(schema(name))
+        assert table.schema.equals(studies.tables()[name].schema)
 
 
 def test_an_outcome_is_there_as_soon_as_it_is_recorded(storage):
@@ -83,11 +85,11 @@ def test_an_outcome_is_there_as_soon_as_it_is_recorded(storage):
 def test_journal_and_parquet_hold_the_same(storage):
     outcomes = [outcome("a"), outcome("b", "failed"), outcome("c", accuracy=0.25, correct=[False] * 17)]
     journal = record(storage, "run-1", outcomes)
-    before = RowStore(storage).tables()
+    before = RowStore(storage, studies.tables()).tables()
     journal.compact()
-    after = RowStore(storage).tables()
+    after = RowStore(storage, studies.tables()).tables()
     assert storage.names("rows/run-1") == ["correctness.parquet", "features.parquet", "tables.json"]
-    for name in TABLES:
+    for name in studies.tables():
         assert before[name].to_pylist() == after[name].to_pylist()
         assert before[name].schema.equals(after[name].schema)
     assert len(after["features"]) == 3
@@ -118,7 +120,7 @@ def test_a_journal_cut_off_anywhere_keeps_its_whole_lines(cut):
 def test_nothing_recorded_is_lost_when_a_process_dies(tmp_path):
     """On a disk a line is there before `record` returns: nobody closes the file here."""
     storage = Storage(str(tmp_path))
-    journal = RowStore(storage).journal("run-1")
+    journal = RowStore(storage, studies.tables()).journal("run-1")
     assert journal._file is not None
     for number, key in enumerate("abc", start=1):
         journal.record(outcome(key))
@@ -128,7 +130,7 @@ def test_nothing_recorded_is_lost_when_a_process_dies(tmp_path):
 
 def test_an_interrupt_while_an_outcome_is_written_does_not_lose_it(tmp_path, monkeypatch):
     storage = Storage(str(tmp_path / "results"))
-    journal = RowStore(storage).journal("run-1")
+    journal = RowStore(storage, studies.tables()).journal("run-1")
     journal.record(outcome("a"))
 
     def interrupt(_):
@@ -202,7 +204,7 @@ def test_more_runs_than_are_read_in_one_go_are_found(storage):
 
 def test_an_object_store_gets_a_new_part_with_each_flush_and_only_what_is_new(tmp_path):
     storage = Storage(f"memory://{uuid.uuid4().hex}")
-    journal = RowStore(storage).journal("run-1")
+    journal = RowStore(storage, studies.tables()).journal("run-1")
     for key in "abc":
         journal.record(outcome(key))
         journal.flush()
@@ -215,7 +217,7 @@ def test_an_object_store_gets_a_new_part_with_each_flush_and_only_what_is_new(tm
 def test_rows_wait_for_an_object_store_that_does_not_answer(monkeypatch):
     monkeypatch.setattr(row_store, "FLUSH_SECONDS", 0.01)
     storage = Storage(f"memory://{uuid.uuid4().hex}")
-    journal = RowStore(storage).journal("run-1")
+    journal = RowStore(storage, studies.tables()).journal("run-1")
     write, failures = Storage.write, []
 
     def refuse(self, path, content):
@@ -253,7 +255,7 @@ def test_the_first_success_stands_before_failures_and_repetitions(
         record(storage, run, [one], compact)
     assert values(storage, "test_accuracy") == {"a": expected}
     assert values(storage, "status") == {"a": "ok"}
-    assert len(RowStore(storage).tables()["correctness"]) == 1
+    assert len(RowStore(storage, studies.tables()).tables()["correctness"]) == 1
 
 
 def test_of_failures_alone_one_stays(storage):
@@ -292,7 +294,7 @@ def test_one_row_a_trial_whatever_was_recorded(recorded):
         key: min((status != "ok", began, f"run-{run}") for k, status, began, run in recorded if k == key)
         for key in {one[0] for one in recorded}
     }
-    found = RowStore(storage).tables()["features"].to_pylist()
+    found = RowStore(storage, studies.tables()).tables()["features"].to_pylist()
     got = {row["key"]: (row["status"] != "ok", row["began_at"], row["run"]) for row in found}
     assert got == expected
     assert len(found) == len(expected)
@@ -301,7 +303,7 @@ def test_one_row_a_trial_whatever_was_recorded(recorded):
 
 def test_missing_numbers_are_null(storage):
     record(storage, "run-1", [outcome("a", accuracy=float("inf"))], compact=True)
-    row = RowStore(storage).tables()["features"].to_pylist()[0]
+    row = RowStore(storage, studies.tables()).tables()["features"].to_pylist()[0]
     assert row["validation_accuracy"] is None
     assert row["test_accuracy"] is None
     assert row["pool"] is None
@@ -318,7 +320,7 @@ def newer_journal(storage):
 
 
 def newer_table(storage):
-    table = to_table("features", outcome("a").tables["features"])
+    table = studies.tables()["features"].filled(outcome("a").tables["features"])
     newer = {"harness_schema_version": str(SCHEMA_VERSION + 1)}
     sink = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(newer), sink)
@@ -332,26 +334,28 @@ def test_rows_of_a_newer_schema_are_refused(storage, write):
     record(storage, "run-1", [outcome("a")])
     write(storage)
     with pytest.raises(UserError, match=f"schema version {SCHEMA_VERSION + 1}.*install a newer"):
-        RowStore(storage).tables()
+        RowStore(storage, studies.tables()).tables()
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"schema_version": "x"}'])
 def test_an_unreadable_schema_file_is_refused(storage, content):
     storage.write("rows/SCHEMA.json", content)
     with pytest.raises(UserError, match=r"SCHEMA\.json: not readable"):
-        RowStore(storage).tables()
+        RowStore(storage, studies.tables()).tables()
 
 
 def test_a_broken_table_is_refused_with_its_name(storage):
     record(storage, "run-1", [outcome("a")], compact=True)
     storage.write("rows/run-1/features.parquet", b"PAR1 and then nothing")
     with pytest.raises(UserError, match=r"run-1/features\.parquet: not a readable Parquet file"):
-        RowStore(storage).tables()
+        RowStore(storage, studies.tables()).tables()
 
 
 def test_tables_of_an_older_run_with_fewer_columns_are_read(storage):
-    table = to_table("features", outcome("old", run="run-0").tables["features"]).drop_columns(
-        ["head", "fit_seconds"]
+    table = (
+        studies.tables()["features"]
+        .filled(outcome("old", run="run-0").tables["features"])
+        .drop_columns(["head", "fit_seconds"])
     )
     sink = io.BytesIO()
     pq.write_table(table, sink)
@@ -372,13 +376,13 @@ def experiment(tmp_path):
         [outcome(key, accuracy=number / 10) for number, key in enumerate("cabx")],
         compact=True,
     )
-    rows = RowStore(storage)
+    rows = RowStore(storage, studies.tables())
     rows.write_experiment("mine", ["a", "b", "c", "not yet run"], rows.tables())
     return tmp_path / "mine"
 
 
 def test_an_experiments_tables_hold_its_own_trials_in_the_order_of_its_plan(experiment):
-    assert sorted(path.stem for path in experiment.iterdir()) == sorted(TABLES)
+    assert sorted(path.stem for path in experiment.iterdir()) == sorted(studies.tables())
     assert pq.read_table(experiment / "features.parquet")["key"].to_pylist() == ["a", "b", "c"]
     assert pq.read_table(experiment / "correctness.parquet")["key"].to_pylist() == ["a", "b", "c"]
 
@@ -406,8 +410,8 @@ def test_the_rows_of_one_trial_keep_their_order(tmp_path):
     storage = Storage(str(tmp_path))
     common = {"key": "a", "status": "ok", "run": "run-1", "began_at": 0.0}
     tables = {"networks": [{**common, "index": index} for index in (3, 1, 2)]}
-    rows = RowStore(storage)
+    rows = RowStore(storage, studies.tables())
     record(storage, "run-1", [Outcome("a", "weights", False, tables)], compact=True)
     rows.write_experiment("mine", ["a"], rows.tables())
     assert pq.read_table(tmp_path / "mine" / "networks.parquet")["index"].to_pylist() == [3, 1, 2]
-    assert pa.types.is_int64(schema("networks").field("index").type)
+    assert pa.types.is_int64(studies.tables()["networks"].schema.field("index").type)

@@ -3,11 +3,10 @@
 import json
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.core.rows import COMMON, SCHEMA_VERSION, TABLES, _packed, _unpacked, schema, to_table
+from harness.core.rows import _packed, _unpacked
 
 
 @given(st.lists(st.booleans(), max_size=70), st.floats(), st.integers(), st.text())
@@ -29,14 +28,3 @@ def test_a_journal_line_gives_back_what_it_was_made_of(bits, number, whole, text
 def test_numpy_scalars_become_numbers():
     packed = _packed({"a": np.int64(3), "b": np.float32(0.5), "c": np.bool_(True)})
     assert json.dumps(packed) == '{"a": 3, "b": 0.5, "c": true}'
-
-
-def test_a_column_outside_the_schema_is_an_error():
-    with pytest.raises(KeyError, match="no column"):
-        to_table("features", [{"key": "a", "colour": 1}])
-
-
-def test_every_table_starts_with_the_same_columns():
-    for name in TABLES:
-        assert schema(name).names[: len(COMMON)] == list(COMMON)
-        assert schema(name).metadata[b"harness_schema_version"] == str(SCHEMA_VERSION).encode()

@@ -1,6 +1,7 @@
 """Where images come from: Parquet in the Hub's layout, a folder, the Hub; and how they become one array."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from harness.core.errors import UserError
 from harness.data.config import SOURCES, DataConfig
 from harness.data.dataset import load
 from harness.data.source import Record, decode
+from harness.testing.datasets import DataSetContract
 
 
 def config(place=None, **settings):
@@ -169,13 +171,6 @@ def test_a_file_that_is_no_parquet_is_named(tmp_path, content):
     refused("train.parquet: not a readable Parquet file", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["parquet", "folder"])
-def test_a_place_that_is_not_there_is_refused(tmp_path, name):
-    refused("nowhere", tmp_path / "nowhere", name=name)
-    with pytest.raises(UserError, match=r"data\.path is missing"):
-        load(DataConfig(name=name), 0)
-
-
 def tree(root, places):
     for number, place in enumerate(places):
         (root / place).parent.mkdir(parents=True, exist_ok=True)
@@ -231,6 +226,55 @@ def test_a_folder_without_folders_is_refused(tmp_path):
 def test_a_folder_whose_folders_are_empty_holds_no_images(tmp_path):
     (tmp_path / "cat").mkdir()
     refused("holds no images", tmp_path, name="folder")
+
+
+def written(tmp_path, name):
+    """Returns the configuration of twenty images of two classes, as the data set `name` reads them."""
+    if name == "digits":
+        return DataConfig()
+    if name == "folder":
+        tree(tmp_path, [f"{kind}/{number}.png" for kind in ("dog", "cat") for number in range(10)])
+        return config(tmp_path, name=name)
+    if name == "parquet":
+        parquet(tmp_path / "train.parquet", [png(n) for n in range(12)], [0, 1] * 6, names=["cat", "dog"])
+        parquet(tmp_path / "test.parquet", [png(n) for n in range(20, 28)], [0, 1] * 4)
+        return config(tmp_path)
+    raise AssertionError(f"add data set {name!r} to `written`, or a class like `TestHub`")
+
+
+class TestDataSets(DataSetContract):
+    """Every registered data set that needs no network."""
+
+    @pytest.fixture(params=[name for name in SOURCES.names() if name != "hub"])
+    def config(self, request, tmp_path):
+        return written(tmp_path, request.param)
+
+    def change(self, config):
+        if config.name == "digits":
+            super().change(config)
+        elif config.name == "folder":
+            (Path(config.path) / "cat" / "3.png").write_bytes(png(99))
+        else:
+            parquet(Path(config.path) / "test.parquet", [png(n) for n in range(21, 29)], [0, 1] * 4)
+
+
+class TestFolderOfSplits(DataSetContract):
+    """A folder whose first level is the splits."""
+
+    @pytest.fixture
+    def config(self, tmp_path):
+        sizes = {"train": 6, "VAL": 2, "test": 3}
+        places = [
+            f"{split}/{kind}/{n}.png"
+            for split in sizes
+            for kind in ("cat", "dog")
+            for n in range(sizes[split])
+        ]
+        tree(tmp_path, places)
+        return config(tmp_path, name="folder")
+
+    def change(self, config):
+        (Path(config.path) / "test" / "cat" / "0.png").write_bytes(png(99))
 
 
 def decoded(*images, **settings):
@@ -317,6 +361,8 @@ def hub(monkeypatch):
 
         def load_dataset(path, revision=None):
             asked.update(path=path, revision=revision)
+            if path != "someone/pets":
+                raise FileNotFoundError(f"no such data set: {path}")
             if isinstance(splits, Exception):
                 raise splits
             return {name: FakeSplit(rows, features) for name, rows in splits.items()}
@@ -335,6 +381,22 @@ def row(number, label, **changed):
 
 def hub_config(**settings):
     return DataConfig(**{"name": "hub", "path": "someone/pets", **settings})
+
+
+class TestHub(DataSetContract):
+    """The Hub, with a module in place of its library."""
+
+    @pytest.fixture
+    def config(self, hub):
+        self.splits = {
+            "train": [row(number, number % 2) for number in range(14)],
+            "test": [row(number, number % 2) for number in range(20, 26)],
+        }
+        hub(self.splits)
+        return hub_config()
+
+    def change(self, config):
+        self.splits["test"][0] = row(99, 0)
 
 
 def test_a_split_of_the_hub_whose_labels_are_withheld_is_left_out(hub):

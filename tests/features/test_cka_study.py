@@ -12,15 +12,15 @@ import torch
 from harness.core import stages
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.core.rows import to_table
 from harness.data.config import DataConfig
-from harness.data.dataset import dataset_stage, load
+from harness.data.dataset import Images
 from harness.features.cka.config import CKAConfig
 from harness.features.cka.study import STUDY
 from harness.features.extract import extract, open_denoiser
 from harness.models.encoders.encoder import Random, open_encoder
-from harness.sweep.experiment import STUDIES
+from harness.sweep import studies
 from harness.sweep.plan import missing_stages
+from harness.sweep.studies import STUDIES
 
 CKA = {
     "backbone": {"name": "unet", "block_out_channels": [8, 16], "layers_per_block": 1, "timesteps": 100},
@@ -40,9 +40,8 @@ CKA = {
 def trials_of(seed=0, data=None, **cka):
     """Returns the data set and the trials of an experiment like the above, but for what is given."""
     config = parse(DataConfig, {"max_train": 40, "max_validation": 5, "max_test": 5, **(data or {})}, "data")
-    dataset = load(config, seed)
-    stage = dataset_stage(config, seed, dataset.fingerprint)
-    return dataset, STUDY.trials(parse(CKAConfig, {**CKA, **cka}, "cka"), config, dataset, stage, seed)
+    images = Images.read(config, seed)
+    return images.dataset, STUDY.trials(parse(CKAConfig, {**CKA, **cka}, "cka"), images, seed)
 
 
 def rows_of(trials, workshop):
@@ -131,7 +130,7 @@ def test_rows_are_what_whole_matrices_give(workshop):
     assert checked["random"] == 3 * 4 * 4
     assert len({frozenset((side(row, "a"), side(row, "b"))) for row in rows}) == len(rows)
     assert len({trial.key for trial in trials}) == len(trials)
-    to_table("similarity", [{**row, "schema_version": 1} for row in rows])
+    studies.tables()["similarity"].filled([{**row, "schema_version": 1} for row in rows])
 
 
 def test_a_timestep_costs_one_pass_whatever_is_compared(workshop):

@@ -7,12 +7,12 @@ import pytest
 from tiny_features import pick, trials_of
 
 from harness.core.errors import UserError
-from harness.core.rows import to_table
 from harness.core.stages import run
 from harness.data.dataset import open_dataset
 from harness.features.probe import image_passes, read_features
 from harness.features.stages import Tap
 from harness.models.backbones.backbone import UNet
+from harness.sweep import studies
 
 QUICK = {
     "name": "difformer",
@@ -83,7 +83,7 @@ def test_a_combined_head_gives_one_row(workshop, head):
     outcome = run(one, workshop, "cpu")
     assert not outcome.failed, outcome.tables["features"][0]["error"]
     (row,) = outcome.tables["features"]
-    assert len(to_table("features", [row])) == 1
+    assert len(studies.tables()["features"].filled([row])) == 1
     assert (row["features"], row["block"], row["timestep"]) == ("combined", None, None)
     assert (row["block_name"], row["pool"], row["backbone"]) == ("2+5 at t 0+50", 2, "unet")
     assert row["head"] == (head if isinstance(head, str) else "difformer")

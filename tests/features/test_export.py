@@ -15,9 +15,9 @@ import harness
 from harness.cli import main
 from harness.core.errors import UserError
 from harness.core.row_store import RowStore
-from harness.core.rows import TABLES, to_table
 from harness.core.storage import Storage
-from harness.data.dataset import load as load_dataset
+from harness.data.dataset import Images
+from harness.sweep import studies
 from harness.sweep.experiment import load_experiment
 from harness.sweep.export import choose
 from harness.sweep.plan import all_trials
@@ -61,8 +61,12 @@ def exported(swept, tmp_path_factory):
 def recorded(path, results):
     """Returns the trials of an experiment, its data set and its recorded tables."""
     experiment = load_experiment(path, [])
-    dataset = load_dataset(experiment.data, experiment.seed)
-    return all_trials(experiment, dataset), dataset, RowStore(Storage(results)).tables()
+    images = Images.read(experiment.data, experiment.seed)
+    return (
+        all_trials(experiment, images),
+        images.dataset,
+        RowStore(Storage(results), studies.tables()).tables(),
+    )
 
 
 def correct_of(tables, key):
@@ -219,7 +223,9 @@ def rows(trials, accuracies, status="ok"):
         {"key": trial.key, "status": status, "validation_accuracy": value, **trial.axes}
         for trial, value in zip(trials, accuracies, strict=True)
     ]
-    return {name: to_table(name, found if name == "features" else []) for name in TABLES}
+    return {
+        name: studies.tables()[name].filled(found if name == "features" else []) for name in studies.tables()
+    }
 
 
 def test_the_best_on_validation_is_chosen_and_the_first_between_equals(swept):

@@ -13,18 +13,19 @@ from torch import nn
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.core.rows import WHEN_AND_WHERE, to_table
 from harness.core.seeds import stream
 from harness.core.stages import run
 from harness.core.storage import Storage
+from harness.core.tables import WHEN_AND_WHERE
 from harness.data.config import DataConfig
-from harness.data.dataset import dataset_stage, load, open_dataset
+from harness.data.dataset import Images, open_dataset
 from harness.features.extract import open_denoiser
 from harness.features.finetune.config import FinetuneConfig
 from harness.features.finetune.evaluate import predict
 from harness.features.finetune.study import STUDY
 from harness.features.finetune.task import FineTuning, fine_tuning, read_head
 from harness.models.backbones.denoiser import Denoiser
+from harness.sweep import studies
 from harness.training import noise
 from harness.training.config import Augment
 from harness.training.tasks import Draws
@@ -44,16 +45,15 @@ def tuned_trials(seed=0, data=None, **settings):
     """Returns the data set and the trials of the smallest experiment, but for what is given."""
     data = parse(DataConfig, {**DATA, **(data or {})}, "data")
     config = parse(FinetuneConfig, {**FINETUNE, **settings}, "finetune")
-    dataset = load(data, seed)
-    stage = dataset_stage(data, seed, dataset.fingerprint)
-    return dataset, STUDY.trials(config, data, dataset, stage, seed)
+    images = Images.read(data, seed)
+    return images.dataset, STUDY.trials(config, images, seed)
 
 
 def rows_of(trial, workshop):
     outcome = run(trial, workshop, "cpu")
     assert not outcome.failed, outcome.tables["features"][0]["error"]
     for name, rows in outcome.tables.items():
-        assert len(to_table(name, rows)) == len(rows)
+        assert len(studies.tables()[name].filled(rows)) == len(rows)
     return outcome.tables["features"][0], outcome.tables["correctness"][0]
 
 

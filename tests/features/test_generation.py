@@ -13,10 +13,9 @@ from tiny_features import DATA, FEATURES, pick, trials_of, unet_and_scheduler
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.core.rows import to_table
 from harness.core.stages import run
 from harness.data.config import DataConfig
-from harness.data.dataset import dataset_stage, load, open_dataset
+from harness.data.dataset import Images, open_dataset
 from harness.features.generation import compare
 from harness.features.generation.compare import encode, grid
 from harness.features.generation.config import GenerationConfig
@@ -24,6 +23,7 @@ from harness.features.generation.sample import FILE, as_grey_levels, sample
 from harness.features.generation.study import STUDY
 from harness.features.study import STUDY as FEATURES_STUDY
 from harness.models.backbones.denoiser import Denoiser, save_pipeline
+from harness.sweep import studies
 from harness.sweep.experiment import load_experiment
 
 SHAPE = (1, 8, 8)
@@ -42,16 +42,15 @@ def generation_of(seed=0, data=None, **generation):
     """Returns the data set and the trials of a small experiment."""
     data = parse(DataConfig, {**DATA, **(data or {})}, "data")
     config = parse(GenerationConfig, {**GENERATION, **generation}, "generation")
-    dataset = load(data, seed)
-    stage = dataset_stage(data, seed, dataset.fingerprint)
-    return dataset, STUDY.trials(config, data, dataset, stage, seed)
+    images = Images.read(data, seed)
+    return images.dataset, STUDY.trials(config, images, seed)
 
 
 def row_of(trial, workshop):
     outcome = run(trial, workshop, "cpu")
     (row,) = outcome.tables["generation"]
     assert not outcome.failed, row["error"]
-    assert len(to_table("generation", [row])) == 1
+    assert len(studies.tables()["generation"].filled([row])) == 1
     return row
 
 

@@ -1,20 +1,17 @@
-"""The contract that every head keeps. A head that is added needs one line in `CASES`."""
-
-import json
+"""The contract suite on every head, and what each of them does. A head that is added needs one line in `CASES`."""
 
 import numpy as np
 import pytest
-import torch
 from scipy.special import softmax
-from sklearn.datasets import make_blobs
 from sklearn.metrics import log_loss
 
-from harness.core.config import parse, part_of
+from harness.core.config import parse
 from harness.core.errors import UserError
 from harness.features.config import FeaturesConfig
-from harness.features.heads.head import HEADS, Labelled, head_of, refuse_twins
+from harness.features.heads.head import HEADS, Labelled, refuse_twins
 from harness.features.heads.linear import Linear
 from harness.features.heads.mlp import MLP
+from harness.testing.heads import HeadContract, blobs, maps
 
 QUICK = {"steps": 60, "batch": 32, "learning_rate": 0.01}
 CASES = {
@@ -38,144 +35,15 @@ CASES = {
     },
     "knn": {"name": "knn", "neighbours": [1, 5]},
 }
-SHAPES = [(6,), (3, 1, 1), (4, 5, 5)]
 
 
-@pytest.fixture(params=HEADS.names())
-def head(request):
-    """Every registered head, small enough for a test."""
-    assert request.param in CASES, f"add a line for head {request.param!r} to CASES"
-    return parse(FeaturesConfig, {"heads": [CASES[request.param]]}, "features").heads[0]
+class TestHeads(HeadContract):
+    """Every registered head."""
 
-
-def blobs(classes=4, width=6, n=300):
-    x, y = make_blobs(n, width, centers=classes, cluster_std=1.0, random_state=0)
-    x = ((x - x.mean(0)) / x.std(0)).astype(np.float32)
-    return Labelled(x[: n // 2], y[: n // 2]), Labelled(x[n // 2 :], y[n // 2 :])
-
-
-def test_a_head_carries_its_registered_name_and_a_version(head):
-    assert HEADS.load(head.name) is type(head)
-    assert type(head).model_fields["name"].default == head.name
-    assert isinstance(head.version, int)
-
-
-def test_a_heads_values_survive_the_journey_to_a_worker(head):
-    values = json.loads(json.dumps(head.keyed()))
-    assert part_of(HEADS, values).keyed() == values
-
-
-def test_a_head_learns_what_is_easy(head):
-    train, validation = blobs()
-    fitted = head.fit(train, validation, 4, 0, "cpu")
-    predicted = fitted.predict(validation.x_ND)
-    assert predicted.shape == validation.labels_N.shape
-    assert predicted.dtype.kind in "iu"
-    assert set(predicted) <= set(range(4))
-    assert np.mean(predicted == validation.labels_N) > 0.95
-    assert fitted.regularisation is None or fitted.regularisation > 0
-
-
-def test_a_head_is_the_same_every_time(head):
-    train, validation = blobs()
-    torch.manual_seed(0)
-    first = head.fit(train, validation, 4, 3, "cpu")
-    torch.manual_seed(1)
-    second = head.fit(train, validation, 4, 3, "cpu")
-    np.testing.assert_array_equal(first.predict(validation.x_ND), second.predict(validation.x_ND))
-    assert first.regularisation == second.regularisation
-
-
-def test_a_head_predicts_each_sample_by_itself(head):
-    train, validation = blobs()
-    fitted = head.fit(train, validation, 4, 0, "cpu")
-    alone = [int(fitted.predict(x_D[None])[0]) for x_D in validation.x_ND[:40]]
-    np.testing.assert_array_equal(fitted.predict(validation.x_ND)[:40], alone)
-
-
-def test_a_head_leaves_its_data_and_torchs_random_state_alone(head):
-    train, validation = blobs()
-    before = [array.copy() for part in (train, validation) for array in part]
-    state = torch.random.get_rng_state()
-    head.fit(train, validation, 4, 0, "cpu").predict(validation.x_ND)
-    for array, expected in zip((*train, *validation), before, strict=True):
-        np.testing.assert_array_equal(array, expected)
-    assert torch.equal(torch.random.get_rng_state(), state)
-
-
-def test_a_head_bears_a_class_that_training_lacks(head):
-    train, validation = blobs()
-    seen = train.labels_N != 2
-    fitted = head.fit(Labelled(train.x_ND[seen], train.labels_N[seen]), validation, 4, 0, "cpu")
-    known = validation.labels_N != 2
-    assert np.mean(fitted.predict(validation.x_ND)[known] == validation.labels_N[known]) > 0.7
-
-
-@pytest.mark.parametrize(("width", "n"), [(1, 60), (200, 40)])
-def test_a_head_takes_one_feature_or_more_than_samples(head, width, n):
-    train, validation = blobs(2, width, n)
-    fitted = head.fit(train, validation, 2, 0, "cpu")
-    assert np.mean(fitted.predict(validation.x_ND) == validation.labels_N) > 0.8
-
-
-def test_a_head_bears_few_samples(head):
-    train, validation = blobs(2, 3, 4)
-    assert head.fit(train, validation, 2, 0, "cpu").predict(validation.x_ND).shape == (2,)
-
-
-def maps(shape, classes=3, n=60):
-    """Feature maps whose classes differ in the mean of every pixel."""
-    draw = np.random.default_rng(0)
-    centre = 2 * draw.normal(size=(classes, *shape))
-    labels = np.arange(n) % classes
-    x = (centre[labels] + draw.normal(size=(n, *shape))).astype(np.float32)
-    return Labelled(x[: n // 2], labels[: n // 2]), Labelled(x[n // 2 :], labels[n // 2 :])
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_fitted_heads_weights_can_be_loaded_again(head, shape):
-    train, validation = maps(shape)
-    fitted = head.fit(train, validation, 3, 0, "cpu")
-    scores = fitted.scores(validation.x)
-    assert scores.shape == (30, 3)
-    again = head.network(shape, 3)
-    again.load_state_dict(fitted.network.state_dict())
-    np.testing.assert_array_equal(fitted._replace(network=again.eval()).scores(validation.x), scores)
-    assert np.mean(scores.argmax(1) == validation.labels_N) > 0.8
-
-
-def test_heads_of_other_shapes_refuse_each_others_weights(head):
-    train, validation = maps((4, 5, 5))
-    fitted = head.fit(train, validation, 3, 0, "cpu")
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        head.network((5, 5, 5), 3).load_state_dict(fitted.network.state_dict())
-
-
-def test_a_head_that_learns_by_steps_gives_all_its_parameters_a_gradient(head):
-    if not head.trained_by_steps:
-        pytest.skip("solved, not stepped")
-    network = head.network((4, 3, 3), 3)
-    draw = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.5, generator=draw)
-    x = torch.randn(8, 4, 3, 3, generator=draw)
-    torch.nn.functional.cross_entropy(network(x), torch.arange(8) % 3).backward()
-    assert all(float(one.grad.abs().sum()) > 0 for one in network.parameters())
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_features_that_are_no_numbers_are_an_error(head, bad):
-    train, validation = blobs()
-    train.x[3, 2] = bad
-    with pytest.raises(FloatingPointError, match=r"not finite|the loss is nan"):
-        head.fit(train, validation, 4, 0, "cpu")
-
-
-def test_a_head_may_have_a_label_which_changes_no_result(head):
-    labelled = parse(FeaturesConfig, {"heads": [{**CASES[head.name], "label": "my-own_1.0"}]}, "f").heads[0]
-    assert (labelled.name, labelled.axis, head.axis) == (head.name, "my-own_1.0", head.name)
-    assert labelled.keyed() == head.keyed()
-    assert head_of(json.loads(json.dumps(head.keyed()))) == head
+    @pytest.fixture(params=HEADS.names())
+    def head(self, request):
+        assert request.param in CASES, f"add a line for head {request.param!r} to CASES"
+        return parse(FeaturesConfig, {"heads": [CASES[request.param]]}, "features").heads[0]
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "attention", "difformer"])

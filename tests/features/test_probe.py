@@ -13,14 +13,15 @@ from sklearn.linear_model import LogisticRegression
 from tiny_features import FEATURES, pick, trials_of
 
 from harness.core.errors import UserError
-from harness.core.rows import TABLES, WHEN_AND_WHERE, to_table
 from harness.core.stages import Code, Stage, run
 from harness.core.storage import Storage
+from harness.core.tables import WHEN_AND_WHERE, Role
 from harness.data.dataset import open_dataset
 from harness.features.probe import read_features, split
 from harness.features.study import STUDY
 from harness.models.backbones.backbone import UNet
 from harness.models.backbones.denoiser import build_unet, load_denoiser, save_pipeline
+from harness.sweep import studies
 
 
 def rows_of(trials, workshop):
@@ -28,7 +29,7 @@ def rows_of(trials, workshop):
     for outcome in outcomes:
         assert not outcome.failed, outcome.tables["features"][0]["error"]
         for name, rows in outcome.tables.items():
-            assert len(to_table(name, rows)) == len(rows)
+            assert len(studies.tables()[name].filled(rows)) == len(rows)
     return {outcome.key: outcome.tables for outcome in outcomes}
 
 
@@ -309,7 +310,7 @@ def test_the_study_searches_over_its_axes_and_not_over_its_controls():
     for trial in trials:
         assert set(STUDY.axes) <= set(trial.axes)
         assert trial.searchable == (trial.axes["features"] == "trained")
-        assert trial.objective in TABLES["features"]
+        assert trial.objective in studies.tables()["features"].names(Role.METRIC)
 
 
 def test_another_data_set_is_probed_with_the_same_backbone(workshop):

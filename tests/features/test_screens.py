@@ -9,13 +9,13 @@ from sklearn.preprocessing import StandardScaler
 from tiny_features import pick, trials_of
 
 from harness.core.errors import UserError
-from harness.core.rows import to_table
 from harness.core.stages import run
 from harness.features.choose import screen_share
 from harness.features.extract import images_of
 from harness.features.probe import read_features
 from harness.features.quick_probe import best_left_out, left_out
 from harness.features.study import STUDY
+from harness.sweep import studies
 
 SETTINGS = {"timesteps": [0, 20, 50], "heads": ["linear", "ridge"], "controls": []}
 
@@ -109,7 +109,7 @@ def test_a_screen_ends_in_a_row_of_the_images_that_were_passed(workshop):
     outcome = run(screen, workshop, "cpu")
     assert not outcome.failed, outcome.tables["features"][0]["error"]
     (row,) = outcome.tables["features"]
-    to_table("features", [row])
+    studies.tables()["features"].filled([row])
     assert set(outcome.tables) == {"features"}
     assert row["features"] == "screen"
     assert row.get("test_accuracy") is None

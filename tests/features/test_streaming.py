@@ -13,7 +13,6 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from tiny_features import pick, trials_of
 
 from harness.core.errors import UserError
-from harness.core.rows import to_table
 from harness.core.stages import run
 from harness.data.dataset import open_dataset
 from harness.features.heads.head import Labelled, head_of
@@ -23,6 +22,7 @@ from harness.features.streaming.kept import WEIGHTS
 from harness.features.streaming.sums import Gathered
 from harness.features.streaming.way import by_memory, recipe, sums_bytes
 from harness.models.backbones.backbone import UNet
+from harness.sweep import studies
 
 RIDGE = {"heads": [{"name": "ridge", "strengths": [1e-3, 0.1, 10.0]}], "controls": []}
 
@@ -31,7 +31,7 @@ def row_of(trial, workshop):
     outcome = run(trial, workshop, "cpu")
     assert not outcome.failed, outcome.tables["features"][0]["error"]
     for name, rows in outcome.tables.items():
-        to_table(name, rows)
+        studies.tables()[name].filled(rows)
     return outcome.tables["features"][0]
 
 

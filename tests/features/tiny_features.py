@@ -6,7 +6,7 @@ import torch
 
 from harness.core.config import parse
 from harness.data.config import DataConfig
-from harness.data.dataset import dataset_stage, load
+from harness.data.dataset import Images
 from harness.features.config import FeaturesConfig
 from harness.features.study import STUDY
 
@@ -25,9 +25,8 @@ def trials_of(seed=0, data=None, **features):
     """Returns the data set and the trials of an experiment like the above, but for what is given."""
     data = parse(DataConfig, {**DATA, **(data or {})}, "data")
     config = parse(FeaturesConfig, {**FEATURES, **features}, "features")
-    dataset = load(data, seed)
-    stage = dataset_stage(data, seed, dataset.fingerprint)
-    return dataset, STUDY.trials(config, data, dataset, stage, seed)
+    images = Images.read(data, seed)
+    return images.dataset, STUDY.trials(config, images, seed)
 
 
 def pick(trials, **axes):

@@ -14,7 +14,6 @@ from harness.core.config import parse
 from harness.core.errors import UserError
 from harness.models.encoders.encoder import (
     ENCODERS,
-    Encoder,
     Pixels,
     Pretrained,
     Random,
@@ -22,6 +21,7 @@ from harness.models.encoders.encoder import (
     select,
 )
 from harness.models.encoders.vision import preparation_of, quiet
+from harness.testing.encoders import EncoderContract
 
 CPU = torch.device("cpu")
 EXTRAS = {"inception": "pytorch_fid"}  # encoders that need a library which is not always there
@@ -152,28 +152,16 @@ def test_pixels_are_the_images(workshop, images):
     assert list(encoder.features(images)) == encoder.layers == ["pooled"]
 
 
-@pytest.mark.parametrize("name", ENCODERS.names())
-def test_every_registered_encoder_keeps_the_contract(name, tmp_path, workshop, images):
-    if name in EXTRAS:
-        pytest.importorskip(EXTRAS[name])
-    tiny_encoders.saved(tmp_path, "resnet")
-    model = ENCODERS.load(name)
-    needed = {"path": str(tmp_path)} if name == "pretrained" else {}
-    encoder = parse(model, {"name": name, "label": "mine", **needed}, "encoder")
-    assert isinstance(encoder, Encoder)
-    assert encoder.called == "mine"
-    stage = encoder.stage(3)
-    assert stage.key == encoder.model_copy(update={"label": None, "layers": "all"}).stage(3).key
-    seeing = open_encoder(stage, workshop, CPU)
-    everything, pooled = seeing.features(images), seeing.pooled(images)
-    assert list(everything) == seeing.layers
-    assert seeing.layers[-1] == "pooled"
-    torch.testing.assert_close(everything["pooled"], pooled)
-    assert all(value.shape[0] == 5 and value.ndim == 2 for value in everything.values())
-    assert all(value.dtype == torch.float32 and not value.requires_grad for value in everything.values())
-    one = seeing.features(images, seeing.layers[:1])
-    assert list(one) == seeing.layers[:1]
-    torch.testing.assert_close(seeing.pooled(images[2:3]), pooled[2:3], atol=1e-5, rtol=1e-4)
+class TestContract(EncoderContract):
+    """Every registered encoder."""
+
+    @pytest.fixture(params=ENCODERS.names())
+    def encoder(self, request, tmp_path):
+        if request.param in EXTRAS:
+            pytest.importorskip(EXTRAS[request.param])
+        tiny_encoders.saved(tmp_path / "weights", "resnet")
+        needed = {"path": str(tmp_path / "weights")} if request.param == "pretrained" else {}
+        return parse(ENCODERS.load(request.param), {"name": request.param, **needed}, "encoder")
 
 
 def test_a_stage_is_named_by_its_weights(tmp_path):

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from harness.models.generators.edition import AUTOENCODERS, build
 from harness.models.generators.latent_denoiser import LatentDenoiser
-from harness.models.generators.parameter_autoencoder import ParameterAutoencoder, TiledAutoencoder, build
+from harness.models.generators.parameter_autoencoder import ParameterAutoencoder, TiledAutoencoder
+from harness.testing.generators import AutoencoderContract, DenoiserContract
 from harness.weights.presets import PRESETS
 
 LENGTH = 2048  # of the location of both editions
@@ -116,22 +118,33 @@ def test_the_published_size_loses_nothing_either():
     assert (reached.abs().sum(1) > 0).all()
 
 
+CASES = {
+    "2024-02": {"channels": [3, 2], "decoder_channels": [4, 3], "kernel": 5, "latent": None},
+    "2024-12": {"channels": [3, 2], "decoder_channels": None, "kernel": 5, "latent": 4},
+}
+
+
+class TestAutoencoders(AutoencoderContract):
+    """Every registered edition."""
+
+    @pytest.fixture(params=AUTOENCODERS.names())
+    def settings(self, request):
+        assert request.param in CASES, f"add a line for autoencoder {request.param!r} to CASES"
+        return {"edition": request.param, **CASES[request.param]}
+
+
+class TestDenoiser(DenoiserContract):
+    """The denoiser, with each kind of normalisation."""
+
+    @pytest.fixture(params=["group", "batch"])
+    def build(self, request):
+        return lambda latent: LatentDenoiser(latent, [4, 8], 3, request.param)
+
+
 MODELS = {
     "2024-02": lambda norm: TiledAutoencoder(83, [3, 2], [4, 3], 5, norm),
     "2024-12": lambda norm: ParameterAutoencoder(83, [3, 2], 5, 4, norm),
 }
-
-
-@pytest.mark.parametrize("edition", MODELS)
-def test_latent_noise_meets_what_is_kept_of_the_latent(edition):
-    torch.manual_seed(0)
-    model = MODELS[edition]("none")
-    vectors = torch.randn(3, 83)
-    noise = torch.randn(3, model.latent)
-    with torch.no_grad():
-        expected = model.decode(0.25 * model.encode(vectors) + noise)
-        torch.testing.assert_close(model(vectors, noise, 0.25), expected)
-        assert model.decode(model.encode(vectors)).shape == (3, 83)
 
 
 @pytest.mark.parametrize("edition", MODELS)

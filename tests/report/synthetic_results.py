@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from harness.core.row_store import RowStore
-from harness.core.rows import TABLES, to_table
 from harness.core.storage import Storage
+from harness.sweep.studies import tables as declared_tables
 
 Row = dict[str, Any]
 COMMON: Row = {
@@ -386,11 +386,14 @@ def failed(row: Row, error: str = TRACEBACK) -> Row:
 
 def arrow(*parts: dict[str, list[Row]]) -> dict[str, pa.Table]:
     """Returns all tables of the pinned schema with the rows of `parts`."""
-    return {name: to_table(name, [row for part in parts for row in part.get(name, [])]) for name in TABLES}
+    return {
+        name: table.filled(row for part in parts for row in part.get(name, []))
+        for name, table in declared_tables().items()
+    }
 
 
 def write(storage: Storage, experiment: str, *parts: dict[str, list[Row]]) -> None:
     """Writes an experiment's tables as a sweep does."""
     tables = arrow(*parts)
     keys = [key for table in tables.values() for key in table["key"].to_pylist()]
-    RowStore(storage).write_experiment(experiment, dict.fromkeys(keys), tables)
+    RowStore(storage, declared_tables()).write_experiment(experiment, dict.fromkeys(keys), tables)

@@ -12,6 +12,7 @@ import synthetic_results as synthetic
 from harness.core.storage import Storage
 from harness.report.figures import FIGURES
 from harness.report.page import write_report
+from harness.sweep import studies
 
 pytestmark = pytest.mark.browser
 
@@ -52,7 +53,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         row["kind"] = HOSTILE if row["kind"] == "gaussian" else row["kind"]
     storage = Storage(str(tmp_path_factory.mktemp("results")))
     synthetic.write(storage, "study", features, weights)
-    return Path(write_report(storage, "study"))
+    return Path(write_report(storage, "study", studies.tables()))
 
 
 def start(folder: Path, *flags: str) -> Any:

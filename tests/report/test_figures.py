@@ -1,9 +1,8 @@
-"""Figures: the contract that every registered one keeps, and their numbers against plain pandas."""
+"""Figures: the contract suite on every registered one, and their numbers against plain pandas."""
 
 import json
 
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 import synthetic_results as synthetic
 from scipy.stats import spearmanr
@@ -20,9 +19,9 @@ from harness.report.figures.scatter import clouds, most_a_view, thinned, traces
 from harness.report.figures.search_regret import regret
 from harness.report.figures.similarity_cases import bars, published_bars, with_largest
 from harness.report.figures.similarity_range import published_range, ranges
-from harness.report.sections import SECTIONS
 from harness.report.tables import Tables, from_arrow
 from harness.report.transfer import transfer
+from harness.testing.figures import FigureContract
 
 
 @pytest.fixture(scope="module")
@@ -69,50 +68,28 @@ def single(study_one: dict, small_weights: dict) -> Tables:
     return from_arrow(synthetic.arrow(part))
 
 
-@pytest.mark.parametrize("name", FIGURES.names())
-class TestContract:
-    """What the page relies on."""
+class TestFigures(FigureContract):
+    """Every registered figure."""
 
-    def test_words(self, name: str) -> None:
-        figure = FIGURES.load(name)
-        assert isinstance(figure, Figure)
-        assert figure.title
-        assert figure.study in SECTIONS
-        assert figure.reading[0].isupper()
-        assert figure.reading.endswith(".")
+    @pytest.fixture(params=FIGURES.names())
+    def figure(self, request: pytest.FixtureRequest) -> Figure:
+        return FIGURES.load(request.param)
 
-    def test_views(self, name: str, whole: Tables) -> None:
-        views = FIGURES.load(name).views(whole)
-        assert not isinstance(views, Absent)
-        choices = [tuple(view.choice.items()) for view in views]
-        assert len(set(choices)) == len(choices)
-        assert len({tuple(view.choice) for view in views}) == 1
-        for view in views:
-            assert view.figure.to_plotly_json()["data"]
-            assert all(isinstance(value, str | None) for value in view.choice.values())
-        for choice in views[0].choice:
-            assert any(view.choice[choice] is not None for view in views)
-        drawn, again = (
-            json.dumps([view.figure.to_plotly_json() for view in found])
-            for found in (views, FIGURES.load(name).views(whole))
-        )
-        assert drawn == again
-        for view in views[:3]:  # it takes Plotly long to look at them
-            assert go.Figure(view.figure.to_plotly_json()).data  # raises for what Plotly does not know
+    @pytest.fixture
+    def tables(self, whole: Tables) -> Tables:
+        return whole
 
-    def test_no_rows(self, name: str) -> None:
-        views = FIGURES.load(name).views(from_arrow(synthetic.arrow({})))
-        assert isinstance(views, Absent)
-        assert views.why.endswith(".")
+    def test_no_rows(self, figure: Figure) -> None:
+        assert isinstance(figure.views(from_arrow(synthetic.arrow({}))), Absent)
 
-    def test_all_failed(self, name: str, failed: Tables) -> None:
-        assert isinstance(FIGURES.load(name).views(failed), Absent)
+    def test_all_failed(self, figure: Figure, failed: Tables) -> None:
+        assert isinstance(figure.views(failed), Absent)
 
-    def test_numbers_missing(self, name: str, without_numbers: Tables) -> None:
-        assert isinstance(FIGURES.load(name).views(without_numbers), Absent)
+    def test_numbers_missing(self, figure: Figure, without_numbers: Tables) -> None:
+        assert isinstance(figure.views(without_numbers), Absent)
 
-    def test_single_trial(self, name: str, single: Tables) -> None:
-        views = FIGURES.load(name).views(single)
+    def test_single_trial(self, figure: Figure, single: Tables) -> None:
+        views = figure.views(single)
         assert isinstance(views, Absent) or len(views) == len({view.choice.get("space") for view in views})
 
 

@@ -13,11 +13,12 @@ import pytest
 import synthetic_results as synthetic
 
 from harness.core.errors import UserError
-from harness.core.rows import SCHEMA_VERSION
 from harness.core.storage import Storage
+from harness.core.tables import SCHEMA_VERSION
 from harness.report.figures import FIGURES
 from harness.report.page import embedded, write_report
 from harness.report.sections import SECTIONS
+from harness.sweep import studies
 
 HOSTILE = '</script><script>alert("1")</script><img src=x onerror=alert(1)>\x00 & \u2028 $title %{x} ${y}'
 
@@ -47,7 +48,9 @@ class Reader(HTMLParser):
 
 def written(storage: Storage, *parts: dict, experiment: str = "study") -> str:
     synthetic.write(storage, experiment, *parts)
-    assert write_report(storage, experiment) == storage.describe(f"{experiment}/report.html")
+    assert write_report(storage, experiment, studies.tables()) == storage.describe(
+        f"{experiment}/report.html"
+    )
     return storage.read(f"{experiment}/report.html").decode()
 
 
@@ -215,7 +218,7 @@ def test_tables_of_one_study_suffice(storage: Storage, small_features: dict) -> 
     synthetic.write(storage, "study", small_features)
     for name in ("weights", "networks", "correctness"):
         storage.remove(f"study/{name}.parquet")
-    write_report(storage, "study")
+    write_report(storage, "study", studies.tables())
     assert "no paired test" in storage.read("study/report.html").decode()
 
 
@@ -272,16 +275,16 @@ def test_unknown_experiment_names_the_nearest(storage: Storage, small_features: 
     with pytest.raises(
         UserError, match=r"no tables of experiment 'quikstart'.*did you mean 'quickstart'.*known: quickstart$"
     ):
-        write_report(storage, "quikstart")
+        write_report(storage, "quikstart", studies.tables())
     with pytest.raises(UserError, match="no tables"):
-        write_report(storage, "")
+        write_report(storage, "", studies.tables())
 
 
 def test_unreadable_and_foreign_tables(storage: Storage, small_features: dict) -> None:
     synthetic.write(storage, "study", small_features)
     storage.write("study/weights.parquet", b"PAR1 but not really")
     with pytest.raises(UserError, match=r"weights\.parquet: not a readable table"):
-        write_report(storage, "study")
+        write_report(storage, "study", studies.tables())
 
 
 def test_newer_schema_is_refused(storage: Storage, small_features: dict) -> None:
@@ -291,7 +294,7 @@ def test_newer_schema_is_refused(storage: Storage, small_features: dict) -> None
     newer = {**table.schema.metadata, b"harness_schema_version": str(SCHEMA_VERSION + 1).encode()}
     pq.write_table(table.replace_schema_metadata(newer), path)
     with pytest.raises(UserError, match=f"schema version {SCHEMA_VERSION + 1}.*install a newer harness"):
-        write_report(storage, "study")
+        write_report(storage, "study", studies.tables())
 
 
 def test_object_store() -> None:
@@ -299,7 +302,7 @@ def test_object_store() -> None:
     synthetic.write(
         storage, "study", synthetic.feature_rows(blocks=(1, 2), timesteps=(1, 2), pools=(1,), n=50)
     )
-    assert write_report(storage, "study").startswith("memory://")
+    assert write_report(storage, "study", studies.tables()).startswith("memory://")
 
 
 @pytest.mark.slow
@@ -316,7 +319,9 @@ def test_ten_thousand_rows_within_five_seconds(storage: Storage) -> None:
     program = (
         "import sys; from harness.core.storage import Storage; from harness.report.page import write_report; "
     )
-    program += "write_report(Storage(sys.argv[1]), 'big')"
+    program += (
+        "from harness.sweep import studies; write_report(Storage(sys.argv[1]), 'big', studies.tables())"
+    )
     began = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime  # other work on the machine does not count
     subprocess.run([sys.executable, "-c", program, storage.url], check=True)
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - began < 5

@@ -8,8 +8,9 @@ import pandas as pd
 import yaml
 
 from harness.core.row_store import RowStore
-from harness.core.rows import TABLES, WHEN_AND_WHERE
 from harness.core.storage import Storage
+from harness.core.tables import WHEN_AND_WHERE
+from harness.sweep import studies
 
 SMALL = {
     "data": {"name": "digits", "labels_per_class": 5},
@@ -69,7 +70,7 @@ def finish(process, seconds=500):
 def rows(storage, experiment="small"):
     """Returns every table of an experiment, without the columns that say when and where a row was made."""
     tables = {}
-    for name in TABLES:
+    for name in studies.tables():
         table = pd.read_parquet(io.BytesIO(storage.read(f"{experiment}/{name}.parquet")))
         tables[name] = table.drop(columns=list(WHEN_AND_WHERE), errors="ignore")
     return tables
@@ -80,16 +81,16 @@ ELSEWHERE = ("similarity", "generation")  # tables of studies that the small exp
 
 def assert_equal(found, expected, *names):
     """Checks that two sweeps measured the same, bit for bit, and each trial once."""
-    for name in names or TABLES:
+    for name in names or studies.tables():
         assert len(expected[name]) or name in ELSEWHERE
         pd.testing.assert_frame_equal(found[name], expected[name], check_exact=True)
-    for name in {"features", "weights"} & set(names or TABLES):
+    for name in {"features", "weights"} & set(names or studies.tables()):
         assert found[name].key.is_unique
 
 
 def recordings(storage: Storage):
     """Returns how often each trial was recorded, over all runs, before duplicates are dropped."""
-    store = RowStore(storage)
+    store = RowStore(storage, studies.tables())
     runs = store._runs()
     ended = store._ended(runs)
     assert set(ended) == set(runs)

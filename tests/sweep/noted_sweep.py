@@ -11,6 +11,7 @@ from harness.core.artifacts import ArtifactStore
 from harness.core.row_store import RowStore
 from harness.core.stages import Code, Stage, Trial, Workshop
 from harness.core.storage import Storage
+from harness.sweep import studies
 
 STAGES, TRIALS = 6, 16
 
@@ -45,7 +46,7 @@ def main():
     from harness.sweep.on_ray import OnRay
 
     storage = Storage(chosen.results)
-    RowStore(storage).begin()
+    RowStore(storage, studies.tables()).begin()
     workshop = Workshop(ArtifactStore(storage), {"run": chosen.name})
     ended = []
     with connected(chosen.address):

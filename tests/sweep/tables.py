@@ -3,13 +3,14 @@
 import pandas as pd
 
 from harness.core.row_store import RowStore
-from harness.core.rows import TABLES, WHEN_AND_WHERE
 from harness.core.storage import Storage
+from harness.core.tables import WHEN_AND_WHERE
+from harness.sweep import studies
 
 
 def rows(results, experiment="tiny"):
     """Returns every table of an experiment, without the columns that say when and where a row was made."""
-    tables = {name: pd.read_parquet(results / experiment / f"{name}.parquet") for name in TABLES}
+    tables = {name: pd.read_parquet(results / experiment / f"{name}.parquet") for name in studies.tables()}
     return {name: table.drop(columns=list(WHEN_AND_WHERE), errors="ignore") for name, table in tables.items()}
 
 
@@ -18,7 +19,7 @@ ELSEWHERE = ("similarity", "generation")  # tables of studies that the small exp
 
 def assert_equal(first, second):
     """Checks that two sweeps measured the same, bit for bit."""
-    for name in TABLES:
+    for name in studies.tables():
         assert len(first[name]) or name in ELSEWHERE
         pd.testing.assert_frame_equal(first[name], second[name], check_exact=True)
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from harness.cli import main
-from harness.core.rows import SCHEMA_VERSION, schema
+from harness.core.tables import SCHEMA_VERSION
+from harness.sweep import studies
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{letter}: &{letter} [{', '.join([f'*{before}'] * 9)}]\n"
@@ -355,12 +356,12 @@ def part(table, metadata):
         ("run/tables.json", "[]", ["tables.json", "restore or remove"]),
         (
             "run/features.parquet",
-            part(schema("features"), {"harness_schema_version": str(NEWER)}),
+            part(studies.tables()["features"].schema, {"harness_schema_version": str(NEWER)}),
             ["features.parquet", f"version {NEWER}"],
         ),
         (
             "run/features.parquet",
-            part(schema("features"), {"harness_schema_version": "x"}),
+            part(studies.tables()["features"].schema, {"harness_schema_version": "x"}),
             "features.parquet",
         ),
         ("run/features.parquet", part(pa.schema({"block": pa.string()}), {}), ["features.parquet", "block"]),

@@ -1,7 +1,10 @@
 """What `list` and `describe` say."""
 
+from pathlib import Path
+
 import pytest
 
+import harness
 from harness.core.errors import UserError
 from harness.sweep.catalogue import catalogue, describe, registries
 
@@ -55,3 +58,16 @@ def test_a_part_that_several_studies_share_is_listed_once():
 def test_a_file_that_is_not_there_is_refused():
     with pytest.raises(UserError, match="no such file"):
         describe("nowhere.yaml")
+
+
+def test_the_data_dictionary_in_the_docs_is_what_the_tables_declare():
+    """Write it anew with: python -m harness describe tables > docs/tables.md"""
+    written = (Path(harness.__file__).parents[1] / "docs" / "tables.md").read_text()
+    assert written == describe("tables") + "\n"
+
+
+def test_a_table_is_described_by_its_columns():
+    text = describe("networks")
+    assert "| `max_similarity` | double | metric | share, 0 to 1 | IoU to the most similar original" in text
+    assert "table" in catalogue()
+    assert "options" not in text

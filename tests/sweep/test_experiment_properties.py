@@ -148,7 +148,7 @@ def outcome(path, given=()):
     """Plans an experiment; returns its trials, or None if it was refused in one line."""
     try:
         experiment = load_experiment(str(path), list(given))
-        trials = plan.all_trials(experiment, dataset.load(experiment.data, experiment.seed))
+        trials = plan.all_trials(experiment, dataset.Images.read(experiment.data, experiment.seed))
         keys = [trial.key for trial in trials]  # values without a fingerprint would fail here
     except UserError as error:
         message = str(error)

@@ -15,12 +15,13 @@ from tiny_models import save_ddpm
 import harness
 from harness.core.config import Config, parse
 from harness.core.stages import Code
-from harness.data.dataset import load
+from harness.data.dataset import Images
 from harness.models.classifiers.build import build
 from harness.models.encoders import inception
-from harness.sweep.experiment import STUDIES, Experiment
+from harness.sweep.experiment import Experiment
 from harness.sweep.plan import all_trials
 from harness.sweep.searches import quick_looks
+from harness.sweep.studies import STUDIES
 
 UNET = {"name": "unet", "block_out_channels": [8, 16], "layers_per_block": 1}
 NETWORK = {"name": "convnet", "channels": [8], "groups": 2}
@@ -117,7 +118,7 @@ def planned(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inception, "find_spec", lambda name: True)  # the library is asked for when it is run
         found = experiments(tmp_path_factory.mktemp("files"))
-        datasets = [load(one.data, one.seed) for one in found]
+        datasets = [Images.read(one.data, one.seed) for one in found]
         yield Planned(found, datasets, keys(found, datasets))
 
 

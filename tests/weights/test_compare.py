@@ -15,11 +15,12 @@ from scipy.stats import binomtest, mannwhitneyu, norm
 from tiny_weights import WEIGHTS, trials_of
 
 from harness.core.errors import UserError
-from harness.core.rows import TABLES, WHEN_AND_WHERE, to_table
 from harness.core.stages import run
 from harness.core.storage import Storage
+from harness.core.tables import WHEN_AND_WHERE, Role
 from harness.metrics import maps
 from harness.models.classifiers.convnet import ConvNet
+from harness.sweep import studies
 from harness.training import checkpoint
 from harness.weights.checkpoints import NETWORK, chosen, held_out, open_checkpoints
 from harness.weights.compare import Group, difference, majority, novelty, where
@@ -154,7 +155,7 @@ def rows_of(trial, workshop):
     outcome = run(trial, workshop, "cpu")
     assert not outcome.failed, outcome.tables["weights"][0]["error"]
     for name, rows in outcome.tables.items():
-        assert len(to_table(name, rows)) == len(rows)
+        assert len(studies.tables()[name].filled(rows)) == len(rows)
     return outcome.tables
 
 
@@ -335,8 +336,9 @@ def test_every_column_of_the_tables_is_there(done):
     """Missing is null, and a column that nobody fills would be missing everywhere."""
     for tables in done[3].values():
         for name, rows in tables.items():
-            assert set(TABLES[name]) <= {column for row in rows for column in row}
-            assert not {column for row in rows for column in row} - set(to_table(name, rows).column_names)
+            found, declared = {column for row in rows for column in row}, studies.tables()[name]
+            assert {column.name for column in declared.columns} <= found
+            assert not found - set(declared.schema.names)
         nothing = {column for column, value in tables["weights"][0].items() if value is None}
         assert nothing == {"error", "preset", "varied"}
 
@@ -641,4 +643,4 @@ def test_the_study_searches_over_its_axes():
     assert STUDY.name == "weights"
     for trial in trials_of()[1]:
         assert set(STUDY.axes) <= set(trial.axes)
-        assert trial.objective in TABLES["weights"]
+        assert trial.objective in studies.tables()["weights"].names(Role.METRIC)

@@ -1,28 +1,25 @@
-"""The contract of controls, and what each of them does. A control that is added needs one line in `CASES`."""
+"""The contract suite on every control, and what each does. A control that is added needs one line in `CASES`."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from harness.core.config import parse, part_of
+from harness.core.config import parse
 from harness.core.errors import UserError
+from harness.testing.controls import FURTHER, MIXING, ControlContract, made, material_of
 from harness.weights.config import WeightsConfig
 from harness.weights.controls import (
     CONTROLS,
-    TRAJECTORIES,
     AbsoluteNoise,
     Average,
     DecodedGaussian,
     FineTuned,
     Gaussian,
-    Material,
     Noise,
     OtherSeed,
 )
 from harness.weights.layout import Layout
-from harness.weights.vectors import normaliser
 
 CASES = {
     "noise": {"name": "noise", "networks": 7, "scales": [0.1, 0.5]},
@@ -33,96 +30,20 @@ CASES = {
     "fine_tuned": {"name": "fine_tuned", "networks": 7, "every": 2, "learning_rate": 0.1},
     "other_seed": {"name": "other_seed", "networks": 7},
 }
-DRAW = np.random.default_rng(0)
-LAYOUT = Layout(("a", "b"), ((5, 4), (10,)))
-RAW = DRAW.normal(2, 3, (12, 30)).astype(np.float32)
-FURTHER = {"other_seed": DRAW.normal(size=(9, 30)), "fine_tuned": DRAW.normal(size=(7, 30))}
-MIXING = DRAW.normal(size=(30, 4)).astype(np.float32)
 
 
-def material_of(raw=RAW, layout=LAYOUT):
-    """Originals with a linear autoencoder of four numbers, and the trajectories that a study may add."""
-    scale = normaliser(raw, layout)
-    return Material(
-        originals_KP=scale.normalise(raw),
-        layout=layout,
-        scale=scale,
-        encode=lambda vectors: vectors @ MIXING,
-        decode=lambda latents: latents @ MIXING.T,
-        other_seed_OP=FURTHER["other_seed"].astype(np.float32),
-        fine_tuned_FP=FURTHER["fine_tuned"].astype(np.float32),
-    )
-
-
-@pytest.fixture(params=CONTROLS.names())
-def control(request):
+class TestControls(ControlContract):
     """Every registered control."""
-    assert request.param in CASES, f"add a line for control {request.param!r} to CASES"
-    return parse(WeightsConfig, {"controls": [CASES[request.param]]}, "weights").controls[0]
 
+    @pytest.fixture(params=CONTROLS.names())
+    def control(self, request):
+        assert request.param in CASES, f"add a line for control {request.param!r} to CASES"
+        return parse(WeightsConfig, {"controls": [CASES[request.param]]}, "weights").controls[0]
 
-def made(control, seed=0, raw=RAW):
-    return control.make(material_of(raw), np.random.default_rng(seed))
-
-
-def test_a_control_carries_its_registered_name(control):
-    assert CONTROLS.load(control.name) is type(control)
-    assert type(control).model_fields["name"].default == control.name
-
-
-def test_a_controls_values_survive_the_journey_to_a_worker(control):
-    values = json.loads(json.dumps(control.keyed()))
-    assert part_of(CONTROLS, values).keyed() == values
-
-
-def test_a_control_makes_as_many_networks_as_asked_for_of_each_setting(control):
-    groups = made(control)
-    assert groups
-    for setting, vectors in groups.items():
-        assert setting is None or isinstance(setting, float)
-        assert vectors.shape == (7, 30)
-        assert np.isfinite(vectors).all()
-    assert control.count() == sum(len(vectors) for vectors in groups.values())
-
-
-def test_a_control_says_which_trajectories_it_needs(control):
-    assert set(control.needs) <= set(TRAJECTORIES)
-    bare = replace(material_of(), other_seed_OP=None, fine_tuned_FP=None)
-    if control.needs:
-        with pytest.raises(ValueError, match="has not provided the trajectory"):
-            control.make(bare, np.random.default_rng(0))
-    else:
-        assert control.make(bare, np.random.default_rng(0))
-
-
-def test_a_control_is_the_same_for_the_same_draw_and_another_for_another(control):
-    one, same, other = made(control), made(control), made(control, seed=1)
-    for setting in one:
-        np.testing.assert_array_equal(one[setting], same[setting])
-        assert bool(control.needs) == np.array_equal(one[setting], other[setting])
-
-
-def test_a_control_leaves_its_material_alone(control):
-    material = material_of()
-    for array in (material.originals_KP, material.other_seed_OP, material.fine_tuned_FP):
-        array.flags.writeable = False
-    assert control.make(material, np.random.default_rng(0))
-
-
-def test_a_control_imposes_nothing_on_what_it_returns(control):
-    """What is returned may be changed: the originals and the trajectories stay as they are."""
-    material, untouched = material_of(), material_of()
-    for vectors in control.make(material, np.random.default_rng(0)).values():
-        vectors += 1
-    np.testing.assert_array_equal(material.originals_KP, untouched.originals_KP)
-    np.testing.assert_array_equal(material.other_seed_OP, untouched.other_seed_OP)
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_control_bears_few_originals(control, count):
-    for vectors in made(control, raw=RAW[:count]).values():
-        assert vectors.shape == (7, 30)
-        assert np.isfinite(vectors).all()
+    def test_another_draw_makes_other_networks_unless_they_were_collected(self, control):
+        one, other = made(control), made(control, seed=1)
+        for setting in one:
+            assert bool(control.needs) == np.array_equal(one[setting], other[setting])
 
 
 def test_latents_are_encoded_only_for_who_asks():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.models.generators.parameter_autoencoder import build
+from harness.models.generators.edition import build
 from harness.weights.config import AutoencoderConfig, WeightsConfig
 from harness.weights.sizes import check_models
 

@@ -2,7 +2,7 @@
 
 from harness.core.config import parse
 from harness.data.config import DataConfig
-from harness.data.dataset import dataset_stage, load
+from harness.data.dataset import Images
 from harness.weights.config import WeightsConfig
 from harness.weights.study import STUDY
 
@@ -39,6 +39,5 @@ def trials_of(seed=0, data=None, **weights):
     """Returns the data set and the trials of an experiment like the above, but for what is given."""
     data = parse(DataConfig, {**DATA, **(data or {})}, "data")
     config = parse(WeightsConfig, {**WEIGHTS, **weights}, "weights")
-    dataset = load(data, seed)
-    stage = dataset_stage(data, seed, dataset.fingerprint)
-    return dataset, STUDY.trials(config, data, dataset, stage, seed)
+    images = Images.read(data, seed)
+    return images.dataset, STUDY.trials(config, images, seed)

@@ -1,13 +1,13 @@
 """CKA as trials: one for each group of representations that are compared, and many rows from each."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from harness.core.checks import refuse_duplicates
 from harness.core.errors import UserError
 from harness.core.stages import Code, Stage, Trial, Work, shards
-from harness.data.config import DataConfig
-from harness.data.dataset import Dataset
+from harness.core.study import Shared, Study
+from harness.data.dataset import Dataset, Images
 from harness.features.cka.config import CKAConfig
 from harness.features.stages import (
     Reading,
@@ -16,6 +16,7 @@ from harness.features.stages import (
     features_stages,
     stored_pool,
 )
+from harness.features.tables import SIMILARITY
 from harness.metrics.cka import LEAST_IMAGES
 from harness.models.backbones.backbone import BACKBONES, BackbonePlan, Block
 from harness.models.encoders.encoder import ENCODERS, Encoder
@@ -30,20 +31,19 @@ Place = dict[str, Any]  # which representation: the columns of one side of a row
 Pieces = Mapping[str, tuple[Stage, ...]]
 
 
-class CKA:
+class CKA(Study):
     """Which representations are alike: blocks, timesteps, pools, backbones and other networks?"""
 
     name = "cka"
+    title = "Study 1: which representations are alike"
     Config = CKAConfig
+    tables = (SIMILARITY,)
     registries = (BACKBONES, ENCODERS)
-    axes = ("a_block", "a_timestep", "a_pool", "b_network")
-    shares = ("features", ("backbone", "train"))
+    shared = Shared("features", ("backbone", "train"))
 
-    def trials(
-        self, config: CKAConfig, data: DataConfig, dataset: Dataset, stage: Stage, seed: int
-    ) -> list[Trial]:
+    def trials(self, config: CKAConfig, images: Images, seed: int) -> list[Trial]:
         """Returns all trials of an experiment; raises `UserError` for what cannot be compared."""
-        return _Comparisons(config, data, dataset, stage, seed).trials()
+        return _Comparisons(config, images, seed).trials()
 
 
 class Network(NamedTuple):
@@ -58,10 +58,10 @@ class Network(NamedTuple):
 class _Comparisons:
     """Makes the trials, which share everything but what they compare."""
 
-    def __init__(
-        self, config: CKAConfig, data: DataConfig, dataset: Dataset, stage: Stage, seed: int
-    ) -> None:
-        self.config, self.data, self.dataset, self.stage, self.seed = config, data, dataset, stage, seed
+    def __init__(self, config: CKAConfig, images: Images, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.data, self.dataset, self.stage = images
+        dataset, stage = self.dataset, self.stage
         self.images = min(config.images, len(dataset.labelled(None)))
         if self.images < LEAST_IMAGES:
             raise UserError(f"cka: {self.images} training images; unbiased CKA needs at least {LEAST_IMAGES}")
@@ -69,10 +69,10 @@ class _Comparisons:
         plan = config.backbone.plan(dataset.images.shape[2], dataset.images.shape[1])
         self.timesteps = plan.steps(config.timesteps, "cka.timesteps")
         self.network = self._network(BACKBONE, plan, backbone_stage(plan, config.train, stage, seed))
-        _refuse_twice("pools", config.pools)
-        _refuse_twice("against", config.against)
+        refuse_duplicates(config.pools, "cka.pools")
+        refuse_duplicates(config.against, "cka.against")
         labels = [BACKBONE, UNTRAINED, *(encoder.called for encoder in config.encoders), *config.others]
-        _refuse_twice("encoders and others", labels, "; give each a label of its own")
+        refuse_duplicates(labels, "cka.encoders and others", "; give each a label of its own")
 
     def trials(self) -> list[Trial]:
         """Returns a trial for each group that has something to compare."""
@@ -243,12 +243,6 @@ def _common(places: Sequence[Place], column: str) -> Any:
     """Returns the value that all places have in a column, or None."""
     values = [place.get(column) for place in places]
     return values[0] if all(value == values[0] for value in values) else None
-
-
-def _refuse_twice(what: str, values: Sequence[Any], remedy: str = "") -> None:
-    twice = [value for value, count in Counter(values).items() if count > 1]
-    if twice:
-        raise UserError(f"cka.{what}: {twice[0]} is given twice{remedy}")
 
 
 STUDY = CKA()

@@ -1,16 +1,17 @@
 """Fine-tuning as trials: a training run for every block, timestep, pool and head."""
 
-from collections import Counter
 from itertools import product
 from typing import NamedTuple
 
+from harness.core.checks import refuse_duplicates
 from harness.core.errors import UserError
 from harness.core.stages import Code, Stage, Trial, Work
-from harness.data.config import DataConfig
-from harness.data.dataset import Dataset
+from harness.core.study import Shared, Study
+from harness.data.dataset import Images
 from harness.features.finetune.config import FinetuneConfig
 from harness.features.heads.head import HEADS, Head, refuse_twins
 from harness.features.stages import EXTRACTION, MULTIPLICATIONS_PER_SECOND, regularised_backbones
+from harness.features.tables import CORRECTNESS, FEATURES
 from harness.models.backbones.backbone import BACKBONES, BackbonePlan, Block, multiplications
 from harness.training.config import TRAINING
 from harness.training.regularisers import REGULARISERS
@@ -29,23 +30,20 @@ class Setting(NamedTuple):
     head: Head
 
 
-class Finetune:
+class Finetune(Study):
     """How much better is the backbone up to a block when it learns together with its head?"""
 
     name = "finetune"
+    title = "Study 1: fine-tuning"
     Config = FinetuneConfig
+    tables = (FEATURES, CORRECTNESS)
     registries = (BACKBONES, HEADS, REGULARISERS)
-    axes = ("block", "timestep", "pool", "head")
-    apart = ("backbone", "regulariser")
-    shares = ("features", ("backbone", "train", "regularisers"))
-    loaders = {
-        "extractor.json": "harness.features.extractor:load"
-    }  # of what `exporter` writes, by a file of it
+    shared = Shared("features", ("backbone", "train", "regularisers"))
+    loaders = {"extractor.json": "harness.features.extractor:load"}
 
-    def trials(
-        self, config: FinetuneConfig, data: DataConfig, dataset: Dataset, stage: Stage, seed: int
-    ) -> list[Trial]:
+    def trials(self, config: FinetuneConfig, images: Images, seed: int) -> list[Trial]:
         """Returns all trials of an experiment; raises `UserError` for settings that the backbone does not have."""
+        data, dataset, stage = images
         plan = config.backbone.plan(dataset.images.shape[2], dataset.images.shape[1])
         grid = product(
             check(config, plan),
@@ -132,14 +130,13 @@ def check(config: FinetuneConfig, plan: BackbonePlan) -> list[Block]:
     """Returns the blocks to tune up to; raises `UserError` naming the value that cannot be."""
     blocks = plan.select(config.blocks)
     smallest = min(blocks, key=lambda block: block.size)
-    for pool, count in Counter(config.pools).items():
+    refuse_duplicates(config.pools, "finetune.pools")
+    for pool in config.pools:
         if not 1 <= pool <= smallest.size:
             raise UserError(
                 f"finetune.pools: {pool} is not between 1 and {smallest.size}, the size of block "
                 f"{smallest.number}'s feature map"
             )
-        if count > 1:
-            raise UserError(f"finetune.pools: {pool} is given twice")
     for head in config.heads:
         if not learns_by_steps(head):
             raise UserError(

@@ -1,14 +1,15 @@
 """Generation as trials: for each training of a backbone and each encoder, how far samples are from real images."""
 
-from collections import Counter
 from typing import Any
 
+from harness.core.checks import refuse_duplicates
 from harness.core.errors import UserError
 from harness.core.stages import Code, Stage, Trial, Work, shards
-from harness.data.config import DataConfig
-from harness.data.dataset import Dataset
+from harness.core.study import Shared, Study
+from harness.data.dataset import Dataset, Images
 from harness.features.generation.config import GenerationConfig
 from harness.features.stages import MULTIPLICATIONS_PER_SECOND, regularised_backbones
+from harness.features.tables import GENERATION
 from harness.models.backbones.backbone import BACKBONES, BackbonePlan, multiplications
 from harness.models.encoders.encoder import ENCODERS, Encoder
 from harness.training.config import NOISE
@@ -22,24 +23,25 @@ SECONDS_AN_IMAGE = 0.005  # to encode, a guess for one CPU core
 OBJECTIVE = "frechet"  # shown as failed or done; no search looks at these trials
 
 
-class Generation:
+class Generation(Study):
     """How good are the samples of the backbone whose features are probed?"""
 
     name = "generation"
+    title = "Study 1: generation beside recognition"
     Config = GenerationConfig
+    tables = (GENERATION,)
     registries = (BACKBONES, ENCODERS, REGULARISERS)
-    axes = ("regulariser", "encoder")
-    shares = ("features", ("backbone", "train", "regularisers"))
+    shared = Shared("features", ("backbone", "train", "regularisers"))
 
-    def trials(
-        self, config: GenerationConfig, data: DataConfig, dataset: Dataset, stage: Stage, seed: int
-    ) -> list[Trial]:
+    def trials(self, config: GenerationConfig, images: Images, seed: int) -> list[Trial]:
         """Returns a trial for each regulariser and encoder; raises `UserError` for what cannot be drawn."""
-        channels, size = dataset.images.shape[1:3]
+        channels, size = images.dataset.images.shape[1:3]
         plan = config.backbone.plan(size, channels)
-        check(config, plan, dataset)
-        comparison = _Comparison(config, data, dataset, stage, seed, plan)
-        backbones = regularised_backbones(plan, config.train, config.regularisers, stage, seed, self.name)
+        check(config, plan, images.dataset)
+        comparison = _Comparison(config, images, seed, plan)
+        backbones = regularised_backbones(
+            plan, config.train, config.regularisers, images.stage, seed, self.name
+        )
         encoders = [(encoder, encoder.stage(channels)) for encoder in config.encoders]
         return [
             comparison.trial(regulariser, backbone, encoder, network)
@@ -62,9 +64,8 @@ def check(config: GenerationConfig, plan: BackbonePlan, dataset: Dataset) -> Non
     for what, count in (("samples", sample_count(config, dataset)), ("real", real_count(config, dataset))):
         if count < 2:
             raise UserError(f"generation.{what}: {count} image has no covariance; 2 are needed at least")
-    for name, count in Counter(encoder.called for encoder in config.encoders).items():
-        if count > 1:
-            raise UserError(f"generation.encoders: {name!r} is given twice; give each a label of its own")
+    called = [encoder.called for encoder in config.encoders]
+    refuse_duplicates(called, "generation.encoders", "; give each a label of its own")
 
 
 def sample_count(config: GenerationConfig, dataset: Dataset) -> int:
@@ -80,16 +81,9 @@ def real_count(config: GenerationConfig, dataset: Dataset) -> int:
 class _Comparison:
     """Makes trials that share everything but the backbone and the encoder."""
 
-    def __init__(
-        self,
-        config: GenerationConfig,
-        data: DataConfig,
-        dataset: Dataset,
-        stage: Stage,
-        seed: int,
-        plan: BackbonePlan,
-    ) -> None:
-        self.config, self.data, self.stage, self.seed, self.plan = config, data, stage, seed, plan
+    def __init__(self, config: GenerationConfig, images: Images, seed: int, plan: BackbonePlan) -> None:
+        self.config, self.seed, self.plan = config, seed, plan
+        self.data, dataset, self.stage = images
         self.fingerprint, self.shape = dataset.fingerprint, list(dataset.images.shape[1:])
         self.samples, self.real = sample_count(config, dataset), real_count(config, dataset)
         # Distances fall with the number of images, so fewer held-out images would be another measure.

@@ -117,7 +117,19 @@ class Head(Config):
 
     @abstractmethod
     def fit(self, train: Labelled, validation: Labelled, classes: int, seed: int, device: str) -> Fitted:
-        """Trains on `train`; whatever is chosen is chosen on `validation`. Called once a trial."""
+        """Trains on `train`; whatever is chosen is chosen on `validation`. Called once a trial.
+
+        Features are float32 [N, D] or [N, C, P, P], with any N from 2 on, more numbers than samples or fewer; labels
+        are class numbers below `classes`. A head must bear a class that `train` or `validation` lacks, and training
+        samples of one class alone: such a class keeps its column of scores, and the others are learnt as well.
+
+        All randomness comes from `seed`: the same arguments give the same weights on the same device, whatever the
+        global random state of torch, NumPy and Python, which stays as it is. The samples stay as they are too. What
+        is returned predicts each sample by itself.
+
+        Raises `FloatingPointError` with the words "not finite" if a training feature is NaN or infinite
+        (`least_squares.refuse_infinite`), or if the loss becomes so (the common loop does).
+        """
 
 
 def head_of(values: Mapping[str, Any]) -> Head:

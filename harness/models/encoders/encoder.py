@@ -45,7 +45,11 @@ PREPROCESSING = ("preprocessor_config.json", "processor_config.json")  # the fir
 
 
 class OpenEncoder(Protocol):
-    """An encoder ready to run: frozen, in evaluation mode."""
+    """An encoder ready to run: frozen, in evaluation mode.
+
+    The vectors of an image do not depend on the rest of its batch nor on any random state, and carry no gradient. An
+    encoder whose stage was made for grey images sees images of one channel.
+    """
 
     layers: list[str]  # from the input on; the last is `POOLED`
 
@@ -88,7 +92,8 @@ class Encoder(Config):
     def stage(self, channels: int) -> Stage:
         """Returns what holds the encoder, for images of `channels`; called once a plan. Raises `UserError`.
 
-        Its `config["opener"]`, "module:function", makes an `OpenEncoder` of the artifact's folder.
+        Its `config["opener"]`, "module:function", makes an `OpenEncoder` of the artifact's folder. The stage depends
+        on neither `label` nor `layers`, and making it twice gives the same network.
         """
 
 

@@ -5,21 +5,10 @@ N networks, P numbers in a vector, L in its latent, C channels.
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
-
-
-def build(settings: Mapping[str, Any], length: int) -> "VectorAutoencoder":
-    """Returns an untrained autoencoder of vectors with `length` numbers; `settings` are `AutoencoderConfig`'s."""
-    if settings["edition"] == "2024-02":
-        decoder = settings["decoder_channels"] or settings["channels"][::-1]
-        return TiledAutoencoder(length, settings["channels"], decoder, settings["kernel"], settings["norm"])
-    return ParameterAutoencoder(
-        length, settings["channels"], settings["kernel"], settings["latent"], settings["norm"]
-    )
 
 
 def norm_layer(kind: str, channels: int) -> nn.Module:
@@ -30,7 +19,11 @@ def norm_layer(kind: str, channels: int) -> nn.Module:
 
 
 class VectorAutoencoder(nn.Module, ABC):
-    """Base of both: vectors [N, length], latents [N, latent]."""
+    """Base of all editions: vectors [N, length], latents [N, latent].
+
+    Every number of a vector moves the latent, and is moved by it. In evaluation mode each vector is encoded, and each
+    latent decoded, by itself. Weights are drawn from torch's global generator, which the caller has seeded.
+    """
 
     length: int
     latent: int

@@ -49,7 +49,8 @@ class Figure:
     """One figure of the page.
 
     `views` is called once, with all rows of the experiment. It returns one view for each choice, all with
-    the same choice names, or says why the rows do not suffice. Users' strings go into a plot through
+    the same choice names, or says why the rows do not suffice, as when every trial failed. It leaves the rows as
+    they are, and draws None, never NaN, for what is missing. Users' strings go into a plot through
     `words.label`, because Plotly reads most of its texts as HTML.
     """
 

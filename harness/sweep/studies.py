@@ -1,0 +1,40 @@
+"""The studies, by name, and the tables that they fill: the one place that names them."""
+
+from harness.core.errors import UserError
+from harness.core.registry import Registry
+from harness.core.study import Study
+from harness.core.tables import Table
+
+STUDIES = Registry(
+    "study",
+    {
+        "features": "harness.features.study:STUDY",
+        "cka": "harness.features.cka.study:STUDY",
+        "finetune": "harness.features.finetune.study:STUDY",
+        "generation": "harness.features.generation.study:STUDY",
+        "weights": "harness.weights.study:STUDY",
+    },
+)
+
+
+def study(name: str) -> Study:
+    """Returns the study called `name`; raises `UserError` with the nearest name."""
+    found: Study = STUDIES.load(name)
+    return found
+
+
+def studies() -> list[Study]:
+    """Returns all studies, in the order in which they were registered."""
+    return [study(name) for name in STUDIES.names()]
+
+
+def tables() -> dict[str, Table]:
+    """Returns the declared tables of all studies by name; raises `UserError` if two disagree on one."""
+    found: dict[str, Table] = {}
+    for one in studies():
+        for table in one.tables:
+            if found.setdefault(table.name, table) != table:
+                raise UserError(
+                    f"study {one.name!r} declares table {table.name!r} unlike another study; rename it"
+                )
+    return found

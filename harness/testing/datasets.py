@@ -1,0 +1,163 @@
+"""The contract of a data set: a source module with `read(config: DataConfig) -> Source`, see `harness.data.source`.
+
+Subclass `DataSetContract` and define the fixture `config`: a `DataConfig` that names the registered source and points
+to a small data set, of twenty images or so in at least two classes, that the test has written into `tmp_path`. Where
+its content can be changed, define `change` too.
+"""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from harness.core.errors import UserError
+from harness.data.config import SOURCES, DataConfig
+from harness.data.dataset import SPLITS, load
+from harness.data.source import Record, Source, decode
+from harness.testing.checks import random_state_left_alone, seed_everything
+
+NOWHERE = "/nowhere/no-such-data"
+
+
+def read(config: DataConfig) -> Source:
+    """Returns what the source reads, its records as a list."""
+    source: Source = SOURCES.load(config.name)(config)
+    return source._replace(records=list(source.records))
+
+
+def refusal(config: DataConfig) -> str:
+    """Returns the message of the `UserError` that reading must end in."""
+    with pytest.raises(UserError) as caught:
+        read(config)
+    return str(caught.value)
+
+
+def _pixels(record: Record, config: DataConfig) -> bytes:
+    return decode([record], config)[0].tobytes()
+
+
+class DataSetContract:
+    """What every data set must do. A subclass defines the fixture `config`."""
+
+    @pytest.fixture
+    def config(self) -> DataConfig:
+        """The data set to test."""
+        raise NotImplementedError(
+            "define the fixture `config`, which returns the DataConfig of a small data set"
+        )
+
+    def change(self, config: DataConfig) -> None:
+        """Changes the pixels of one image of the data set in place. Skips where nobody can."""
+        pytest.skip("this data set cannot be changed; define `change` where it can")
+
+    def test_it_is_registered(self, config: DataConfig) -> None:
+        assert config.name in SOURCES.names()
+        assert callable(SOURCES.load(config.name)), "a data set is a function read(config) -> Source"
+        assert config.title, "tables need a name for the data set"
+
+    def test_classes_are_distinct_names(self, config: DataConfig) -> None:
+        classes = list(read(config).classes)
+        assert len(classes) >= 2, "the data set of the test needs two classes"
+        assert all(isinstance(name, str) and name for name in classes), "class names must be text"
+        assert len(set(classes)) == len(classes), "class names must differ"
+
+    def test_labels_are_places_in_the_list_of_classes(self, config: DataConfig) -> None:
+        source = read(config)
+        for record in source.records:
+            assert isinstance(record.label, int), f"{record.where}: a label must be an int"
+            assert 0 <= record.label < len(source.classes), (
+                f"{record.where}: label {record.label} is no class"
+            )
+
+    def test_splits_have_known_names(self, config: DataConfig) -> None:
+        splits = Counter(record.split for record in read(config).records)
+        assert set(splits) <= {*SPLITS, None}, (
+            f"a split is one of {', '.join(SPLITS)} or None, not {set(splits)}"
+        )
+        assert splits["train"] or splits[None], "there must be images to train on"
+
+    def test_images_are_encoded_files_or_grey_levels(self, config: DataConfig) -> None:
+        for record in read(config).records:
+            if isinstance(record.image, bytes):
+                continue
+            assert isinstance(record.image, np.ndarray), f"{record.where}: an image is bytes or an array"
+            assert record.image.dtype == np.uint8, f"{record.where}: an array must be uint8"
+            shape = record.image.shape
+            assert len(shape) == 2 or shape[2:] == (3,), f"{record.where}: [H, W] or [H, W, 3], not {shape}"
+
+    def test_messages_can_name_each_image(self, config: DataConfig) -> None:
+        places = [record.where for record in read(config).records]
+        assert all(place and "\n" not in place for place in places), "`where` must be one line"
+        assert len(set(places)) == len(places), "`where` must tell images apart"
+
+    def test_the_order_is_the_same_every_time(self, config: DataConfig) -> None:
+        """An image's place names its noise draws and, with the seed, its split."""
+        found = []
+        for state in (0, 1):
+            seed_everything(state)
+            found.append(read(config))
+        first, second = found
+        assert list(first.classes) == list(second.classes), "classes must come in the same order"
+        counts = [len(list(source.records)) for source in found]
+        assert counts[0] == counts[1], f"two readings must give as many images, not {counts}"
+        for one, other in zip(first.records, second.records, strict=True):
+            assert one[1:] == other[1:], (
+                f"images must come in the same order: {one.where}, then {other.where}"
+            )
+            assert np.array_equal(one.image, other.image), f"{one.where}: two readings differ"
+
+    def test_it_leaves_the_global_random_state_alone(self, config: DataConfig) -> None:
+        with random_state_left_alone("reading a data set"):
+            read(config)
+
+    @pytest.mark.parametrize("channels", [None, 1, 3])
+    def test_images_are_decoded(self, config: DataConfig, channels: int | None) -> None:
+        records = list(read(config).records)
+        images = decode(records, config.model_copy(update={"channels": channels}))
+        assert images.dtype == np.uint8
+        assert images.shape[0] == len(records)
+        assert images.shape[1] in ((channels,) if channels else (1, 3)), "images must be [N, C, H, W]"
+        assert images.shape[2] == images.shape[3], "images must be square; set `size` in the test's config"
+
+    def test_pixels_and_labels_stay_together(self, config: DataConfig) -> None:
+        """Through reading, splitting and decoding, as many times as each occurs."""
+        first_channels = decode(list(read(config).records)[:1], config).shape[1]
+        config = config.model_copy(update={"channels": first_channels})
+        expected = Counter((_pixels(record, config), record.label) for record in read(config).records)
+        dataset = load(config, 0)
+        pairs = zip(dataset.images, dataset.labels, strict=True)
+        found = Counter((image.tobytes(), int(label)) for image, label in pairs)
+        assert found == expected
+
+    def test_the_sources_splits_are_kept(self, config: DataConfig) -> None:
+        named = Counter(record.split for record in read(config).records)
+        dataset = load(config, 0)
+        together = np.concatenate([dataset.splits[name] for name in SPLITS])
+        assert sorted(together.tolist()) == list(range(len(dataset.images))), "every image is in one split"
+        if named["test"]:
+            assert len(dataset.splits["test"]) == named["test"], "the source's own test split must be kept"
+        if named["validation"]:
+            assert len(dataset.splits["validation"]) == named["validation"]
+
+    def test_the_same_content_has_the_same_fingerprint(self, config: DataConfig) -> None:
+        assert load(config, 0).fingerprint == load(config, 0).fingerprint
+        few = config.model_copy(update={"classes": list(read(config).classes)[::-1]})
+        assert load(few, 0).fingerprint != load(config, 0).fingerprint, "the order of classes is content"
+
+    def test_other_content_has_another_fingerprint(self, config: DataConfig) -> None:
+        before = load(config, 0).fingerprint
+        self.change(config)
+        assert load(config, 0).fingerprint != before, (
+            "an image was changed and the fingerprint was not: the source must read what is there now"
+        )
+
+    def test_a_place_that_is_not_there_is_refused_in_one_line(self, config: DataConfig) -> None:
+        words = refusal(config.model_copy(update={"path": NOWHERE}))
+        assert NOWHERE in words, f"the refusal must name the place that was given: {words}"
+        assert "\n" not in words
+
+    def test_a_missing_place_is_refused_in_one_line(self, config: DataConfig) -> None:
+        if config.path is None:
+            pytest.skip("this data set needs no path")
+        words = refusal(config.model_copy(update={"path": None}))
+        assert "data.path" in words, f"the refusal must name the key that is missing: {words}"

@@ -1,0 +1,1 @@
+"""One part of each kind, as a package outside the harness has them."""

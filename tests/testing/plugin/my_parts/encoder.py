@@ -1,0 +1,50 @@
+"""How bright an image is, and how much that varies: an encoder of two numbers a channel."""
+
+import json
+from typing import Literal
+
+from harness.core.stages import Stage
+from harness.models.encoders.encoder import POOLED, Encoder, select
+
+
+class Brightness(Encoder):
+    """Mean and deviation of each channel."""
+
+    name: Literal["brightness"] = "brightness"
+
+    def stage(self, channels: int) -> Stage:
+        """Nothing can go wrong but a layer that is not there."""
+        select(self.layers, [POOLED], self.called)
+        config = {"opener": "my_parts.encoder:open_brightness"}
+        return Stage(kind="encoder", version=1, maker="my_parts.encoder:save_brightness", config=config)
+
+
+def save_brightness(stage, folder, context):
+    """Writes what the encoder is; it has no weights."""
+    (folder / "encoder.json").write_text(json.dumps(dict(stage.config)))
+
+
+def open_brightness(folder):
+    """Returns what runs."""
+    return OpenBrightness()
+
+
+class OpenBrightness:
+    """Has no weights, so that it is frozen as it is."""
+
+    layers = [POOLED]
+
+    def to(self, device):
+        """Has nothing to move."""
+        return self
+
+    def features(self, x_BCHW, layers=None):
+        """Returns the only layer."""
+        return {POOLED: self.pooled(x_BCHW)}
+
+    def pooled(self, x_BCHW):
+        """Returns float32 [B, 2 C]."""
+        import torch
+
+        x_BCN = x_BCHW.float().flatten(2)
+        return torch.cat([x_BCN.mean(2), x_BCN.std(2)], 1)
