@@ -277,6 +277,8 @@ def test_every_string_that_leads_to_code_is_followed_by_somebody_known():
 def test_strings_are_followed_in_known_places():
     found = {}
     for module in MODULES:
+        if folder(module) == "testing":  # contract suites follow what they test
+            continue
         functions = [node for node in ast.walk(tree(module)) if isinstance(node, ast.FunctionDef)]
         for function in functions:
             for node in ast.walk(function):
