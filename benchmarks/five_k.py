@@ -4,8 +4,8 @@
     python benchmarks/five_k.py EXPERIMENT --set weights.k=[1,10,50,200,500]
 
 Runs the experiment's largest K from nothing, then all of its K from nothing, in one process each, and adds up the
-seconds of every stage and trial but those of autoencoders and denoisers, as they were recorded. One pool and its
-predictions serve every K.
+seconds of every stage and trial but those of autoencoders and denoisers, as recorded. All K share one set of
+checkpoints and its predictions.
 """
 
 import argparse
@@ -26,7 +26,7 @@ EXPERIMENT = {
         "network": {"name": "convnet", "channels": [16, 32, 32]},
         "train": {"epochs": 30, "batch": 64, "learning_rate": 0.01, "schedule": "cosine"},
         "parameters": ["norm2", "norm3"],
-        "pool": {"every": 1, "unit": "epoch", "learning_rate": 0.02, "batch": 64},
+        "checkpoints": {"every": 1, "unit": "epoch", "learning_rate": 0.02, "batch": 64},
         "k": [10, 50, 100, 150, 200],
         "autoencoder": {"channels": [16, 32, 32, 16], "latent": 32, "train": {"steps": 300, "workers": 0}},
         "diffusion": {"channels": [16, 32, 64], "train": {"steps": 300, "workers": 0}},
@@ -71,7 +71,7 @@ def main() -> None:
             else yaml.safe_load(path.read_text())["weights"]["k"]
         )
         largest = seconds(path, [*chosen.set, f"weights.k=[{max(ks)}]"])
-        five = seconds(path, [*chosen.set, f"weights.pool.size={max(ks)}"])
+        five = seconds(path, [*chosen.set, f"weights.checkpoints.size={max(ks)}"])
     for kind in sorted(five, key=lambda one: -five[one]):
         note = "  (left out)" if kind in LEARNT else ""
         print(f"{kind:16} {largest[kind]:8.1f} s {five[kind]:8.1f} s{note}")

@@ -61,7 +61,7 @@ def main() -> None:
     start_P = flatten(model.state_dict(), layout)
     vectors_NP = start_P + 0.05 * torch.randn(chosen.networks, layout.length)
     images = torch.randint(0, 256, (chosen.images, 3, chosen.size, chosen.size), dtype=torch.uint8)
-    share, total = share_before(settings, layout)
+    share, total = share_before(settings, layout.names)
     print(
         f"{chosen.network} at {chosen.size} px, {chosen.parameters} ({layout.length:,} numbers): "
         f"{total / 1e6:.1f} million multiply-accumulates, {share:.1%} before the first varied parameter; "

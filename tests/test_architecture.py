@@ -1,6 +1,7 @@
 """The picture of the design: which folder may import which, and what starts without torch and ray."""
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -150,6 +151,145 @@ def test_pickle_is_nowhere():
     assert not [line for lines in used.values() for line in lines]
 
 
+# Strings "module:attribute" lead to code too. Those in registries, and those that `load_attribute` is given as they
+# stand, are followed while a sweep is planned; all others name what workers run, or what `apart` runs elsewhere.
+WHERE = re.compile(r"harness(\.\w+)+:\w+")
+HEAVY_TO_PLAN = ("torch", "diffusers", "transformers", "safetensors.torch", "ray")
+RUN_LATER = {  # whose strings are followed by workers, by exports or in another process
+    "calls": {"Code", "train", "_train", "apart"},
+    "names": {"builder", "loaders", "maker", "opener", "FACTORY"},
+    "functions": {"exporter"},
+}
+LOADING = {  # who follows a string that it was given
+    "harness.core.apart": {"_call"},
+    "harness.core.registry": {"load"},
+    "harness.core.stages": {"ensure", "run"},
+    "harness.models.classifiers.build": {"build"},
+    "harness.models.encoders.encoder": {"open_encoder"},
+    "harness.sweep.export": {"export", "load"},
+    "harness.training.launch": {"_train_here", "_work"},
+}
+STILL_TORCH = {  # TODO: run by `apart`
+    "harness.models.backbones.checkpoint:check_tensors",
+    "harness.models.backbones.adm_weights:check",
+}
+
+
+def tree(module):
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def called(node):
+    """Returns the last name of what a call calls."""
+    return getattr(node.func, "attr", getattr(node.func, "id", ""))
+
+
+def strings(node):
+    """Returns all "module:attribute" strings below a node."""
+    constants = (one.value for one in ast.walk(node) if isinstance(one, ast.Constant))
+    return {value for value in constants if isinstance(value, str) and WHERE.fullmatch(value)}
+
+
+def followed_while_planning(module):
+    """Returns the strings of a module that a plan may import."""
+    calls = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
+    found = set()
+    for node in calls:
+        if called(node) == "Registry":
+            found |= strings(node)
+        elif called(node) == "load_attribute" and node.args:
+            found |= strings(node.args[0])
+    return found
+
+
+def followed_later(module):
+    """Returns the strings of a module that no plan imports."""
+    found = set()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Call) and called(node) in RUN_LATER["calls"]:
+            found |= strings(node)
+        elif isinstance(node, ast.FunctionDef) and node.name in RUN_LATER["functions"]:
+            found |= strings(node)
+        elif isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value in RUN_LATER["names"]:
+                    found |= strings(value)
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if {getattr(target, "id", None) for target in targets} & RUN_LATER["names"]:
+                found |= strings(node.value)
+    return found
+
+
+@cache
+def imports_at_once(module):
+    """Returns what importing a module imports, without what its functions do when they are called."""
+    found, waiting = set(), list(tree(module).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not (
+            isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        ):
+            waiting += ast.iter_child_nodes(node)
+    return frozenset(found)
+
+
+def heavy(module):
+    """Returns the heavy libraries that importing a module brings with it, and the modules that import them."""
+    found, seen, waiting = {}, set(), [module]
+    while waiting:
+        one = waiting.pop()
+        parents = [one.rsplit(".", up)[0] for up in range(one.count(".") + 1)]
+        for name in {name for parent in parents for name in imports_at_once(parent)} | set(parents):
+            if name in MODULES and name not in seen:
+                seen.add(name)
+                waiting.append(name)
+            found |= {
+                library: one for library in HEAVY_TO_PLAN if name == library or name.startswith(f"{library}.")
+            }
+    return found
+
+
+PLANNED = sorted({where for module in MODULES for where in followed_while_planning(module)})
+
+
+@pytest.mark.parametrize("where", PLANNED)
+def test_a_plan_follows_no_string_to_torch(where):
+    module = where.partition(":")[0]
+    assert module in MODULES
+    assert bool(heavy(module)) == (where in STILL_TORCH), f"{where} brings {heavy(module)}"
+
+
+def test_planning_itself_brings_nothing_heavy():
+    for module in ("harness.sweep.run", "harness.sweep.plan", "harness.sweep.catalogue"):
+        assert heavy(module) == {}
+    assert "torch" in heavy("harness.training.launch")  # otherwise nothing would be found anywhere
+
+
+def test_every_string_that_leads_to_code_is_followed_by_somebody_known():
+    for module in MODULES:
+        unknown = strings(tree(module)) - followed_while_planning(module) - followed_later(module)
+        assert not unknown, f"{module}: who imports {sorted(unknown)}, and when?"
+
+
+def test_strings_are_followed_in_known_places():
+    found = {}
+    for module in MODULES:
+        if folder(module) == "testing":  # contract suites follow what they test
+            continue
+        functions = [node for node in ast.walk(tree(module)) if isinstance(node, ast.FunctionDef)]
+        for function in functions:
+            for node in ast.walk(function):
+                loads = isinstance(node, ast.Call) and called(node) == "load_attribute"
+                if loads and not strings(node.args[0]):
+                    found.setdefault(module, set()).add(function.name)
+    assert found == LOADING
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_says_what_it_is_for(module):
     text = ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8")))
@@ -188,6 +328,49 @@ def test_an_experiment_is_read_and_planned_without_torch_and_ray(tmp_path):
     )
     assert python(program) == "[]"
     assert not (tmp_path / "none").exists()
+
+
+def test_users_networks_are_planned_and_described_without_torch(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+    from tiny_encoders import saved
+
+    from harness.models.classifiers.build import build
+
+    network = build({"name": "convnet", "widths": [8], "groups": 2, "channels": 1, "size": 8, "classes": 10})
+    for ending, save in ((".safetensors", save_file), (".pt", torch.save)):
+        folder = tmp_path / ending.removeprefix(".")
+        folder.mkdir()
+        for number in range(6):
+            torch.nn.init.normal_(network.norm1.weight)
+            save(network.state_dict(), folder / f"{number}{ending}")
+    small = {"name": "convnet", "channels": [8], "groups": 2}
+    common = {"k": [3], "generate": 2, "autoencoder": {"channels": [4], "latent": 2}, "controls": []}
+    saved(tmp_path / "resnet", "resnet")
+    pretrained = {"name": "pretrained", "path": str(tmp_path / "resnet")}
+    sections = {
+        "tensors": {"network": small, "parameters": ["norm1"]},
+        "pickles": {"network": small, "parameters": ["norm1"]},
+        "pretrained": {"network": pretrained, "parameters": ["classifier*"]},
+    }
+    for name, folder in (("tensors", "safetensors"), ("pickles", "pt")):
+        sections[name]["checkpoints"] = {"path": str(tmp_path / folder), "held_out": 2}
+    for name, section in sections.items():
+        experiment = {"data": {"name": "digits"}, "weights": {**common, **section}}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(experiment))
+    program = (
+        "from harness.core.storage import Storage\n"
+        "from harness.sweep.catalogue import describe\n"
+        "from harness.sweep.experiment import load_experiment\n"
+        "from harness.sweep.run import plan_experiment\n"
+        f"for name in {sorted(sections)!r}:\n"
+        f"    file = {str(tmp_path)!r} + '/' + name + '.yaml'\n"
+        f"    plan = plan_experiment(load_experiment(file, []), Storage({str(tmp_path / 'none')!r}))\n"
+        "    assert plan.to_run == 1\n"
+        "assert 'multiply-accumulates an image' in describe(file)\n"
+        f"print([name for name in {HEAVY} if name in ('torch', 'ray', 'diffusers', 'optuna')])"
+    )
+    assert python(program) == "[]"
 
 
 def test_the_report_reads_rows_without_torch_and_ray():

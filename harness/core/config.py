@@ -192,6 +192,14 @@ def _check_scalar(node: yaml.Node) -> None:
         raise _refusal(f"the integer {node.value[:20]}... has {len(node.value)} digits", node)
 
 
+def with_values(values: Mapping[str, Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Returns `values` with those of `given` put at their paths, such as `path.to.key`. Raises `UserError`."""
+    merged = json.loads(json.dumps(values, default=str))
+    for path, value in given.items():
+        _assign(merged, path.split("."), json.loads(json.dumps(value)), f"{where}: {path}")
+    return merged
+
+
 def with_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     """Returns `values` with each "path.to.key=value" of `settings` applied; values are read as YAML."""
     merged = json.loads(json.dumps(values, default=str))
@@ -204,23 +212,23 @@ def with_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[st
             value = _plain_yaml(text)
         except yaml.YAMLError as error:
             raise UserError(f"--set {setting!r}: the value is not valid YAML: {_problem(error)}") from None
-        _assign(merged, steps, json.loads(json.dumps(value)), setting)
+        _assign(merged, steps, json.loads(json.dumps(value)), f"--set {setting!r}")
     return merged
 
 
-def _assign(values: Any, path: list[str], value: Any, setting: str) -> None:
+def _assign(values: Any, path: list[str], value: Any, where: str) -> None:
     for depth, step in enumerate(path):
         last = depth == len(path) - 1
         if isinstance(values, list):
             if not step.isdecimal() or int(step) >= len(values):
-                raise UserError(f"--set {setting!r}: {step!r} is no place in a list of {len(values)}")
+                raise UserError(f"{where}: {step!r} is no place in a list of {len(values)}")
             place: Any = int(step)
         elif isinstance(values, dict):
             place = step
             if not last and values.get(step) is None:
                 values[step] = {}
         else:
-            raise UserError(f"--set {setting!r}: {'.'.join(path[:depth])!r} holds {values!r}, not a mapping")
+            raise UserError(f"{where}: {'.'.join(path[:depth])!r} holds {values!r}, not a mapping")
         if last:
             values[place] = value
         else:

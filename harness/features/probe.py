@@ -34,7 +34,7 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
     row = {
         "way": "cached",
         "dimensions": math.prod(x_MCPP.shape[1:]),
-        "parameters": sum(one.numel() for one in fitted.network.parameters()),
+        "parameter_count": sum(one.numel() for one in fitted.network.parameters()),
         "regularisation": fitted.regularisation,
         "train_n": len(train.labels_N),
         "image_passes": image_passes(trial),

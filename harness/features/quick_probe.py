@@ -36,7 +36,7 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
     row = {
         "way": "cached",
         "dimensions": x_MD.shape[1],
-        "parameters": (x_MD.shape[1] + 1) * len(dataset.classes),
+        "parameter_count": (x_MD.shape[1] + 1) * len(dataset.classes),
         "regularisation": strength,
         "train_n": len(labels_M) - 1,
         "image_passes": image_passes(trial),

@@ -42,7 +42,7 @@ FEATURES = Table(
         Column("way", TEXT, Role.SETUP, "cached or streamed: whether features were stored"),
         Column("dimensions", INTEGER, Role.METRIC, "numbers that the head sees of an image"),
         Column(
-            "parameters",
+            "parameter_count",
             INTEGER,
             Role.METRIC,
             "that are learnt: the head's; with finetuned the encoder's too",

@@ -1,6 +1,6 @@
 """What tells the trials of study 2 apart, and their numbers over several runs of the same setup."""
 
-import re
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +27,15 @@ RUNS = ("seed", "generator")  # repetitions: what differs in these alone may be 
 # Paths of `vary` that have a column of their own.
 SAID = (
     *("autoencoder.parameter_noise", "autoencoder.latent_noise", "autoencoder.latent", "diffusion.timesteps"),
-    *("pool.optimizer", "sampler", "sampling_steps", "parameters", "buffers", "preset", "network.name"),
+    *(
+        "checkpoints.optimizer",
+        "sampler",
+        "sampling_steps",
+        "parameters",
+        "buffers",
+        "preset",
+        "network.name",
+    ),
 )
 NOISES = ("none", "parameters", "latents", "both")
 
@@ -77,11 +85,15 @@ def noise_cases(parameters: pd.Series, latents: pd.Series) -> pd.Series:
 
 
 def unsaid(varied: Any) -> str | None:
-    """Returns of "path = value, path = value" what no column says; None if that is nothing."""
+    """Returns "path = value, ..." for the settings in a JSON object that have no column; None if there are none."""
     if not isinstance(varied, str):
         return None
-    parts = re.split(r", (?=[\w.]+ = )", varied)
-    return ", ".join(part for part in parts if part.split(" = ")[0] not in SAID) or None
+    settings = {path: value for path, value in json.loads(varied).items() if path not in SAID}
+    return ", ".join(f"{path} = {_short(value)}" for path, value in settings.items()) or None
+
+
+def _short(value: Any) -> str:
+    return " ".join(map(str, value)) or "none" if isinstance(value, list) else json.dumps(value).strip('"')
 
 
 def in_order(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -93,7 +105,7 @@ def in_order(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
             for case in keys["noise"]
         ]
     if "parameters" in keys:
-        least = frame.groupby("parameters")["length"].transform("min").fillna(0)
+        least = frame.groupby("parameters")["parameter_count"].transform("min").fillna(0)
         keys["parameters"] = [
             f"{int(length):012} {name}" if isinstance(name, str) else None
             for name, length in zip(keys["parameters"], least, strict=True)

@@ -87,7 +87,7 @@ class ControlContract:
         assert set(control.needs) <= set(TRAJECTORIES), f"`needs` may name {', '.join(TRAJECTORIES)}"
         bare = replace(material_of(), other_seed_OP=None, fine_tuned_FP=None)
         if control.needs:
-            with pytest.raises(ValueError, match="has not added the trajectory"):
+            with pytest.raises(ValueError, match="has not provided the trajectory"):
                 control.make(bare, np.random.default_rng(0))
         else:
             assert control.make(bare, np.random.default_rng(0))

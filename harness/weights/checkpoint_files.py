@@ -1,10 +1,10 @@
-"""Users' own checkpoints, read: tensors by the network's names, out of files as training scripts leave them.
+"""Reads users' own checkpoints: tensors by the network's names, from files as training scripts write them.
 
-Pickles are read as plain tensors only: none of their code runs. `harness.weights.brought` says which files there are.
+Pickles are read as plain tensors only: none of their code runs. `harness.weights.user_checkpoints` lists the files.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -16,17 +16,17 @@ from harness.core.errors import UserError
 from harness.core.fingerprint import checksum
 from harness.core.stages import Stage, Workshop
 from harness.models.classifiers.build import WEIGHTS, build, tensors
-from harness.models.classifiers.networks import Outline, familiar
+from harness.models.classifiers.networks import Outline, canonical_names
 from harness.weights.layout import Layout
 from harness.weights.vectors import flatten
 
-DEEPEST = 8  # wrappers in each other: a pickle may hold itself
+DEEPEST = 8  # nested wrappers: a pickle may contain itself
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which scripts keep a state dict
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, Lightning
 COUNTER = "num_batches_tracked"  # of a batch norm: changes nothing
 
-# Other names that tensors have in the world, and those that `familiar` knows: ViTs of earlier releases of
-# transformers, and the ResNets for CIFAR that most repositories copy.
+# Other names in use for tensors, and what `canonical_names` calls them: ViTs of earlier releases of transformers, and
+# the ResNets for CIFAR that most repositories copy.
 ELSEWHERE: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"^vit\.encoder\.layer\.(\d+)\.": r"vit.layers.\1.",
     r"\.attention\.attention\.(query|key|value)\.": lambda match: f".attention.{match[1][0]}_proj.",
@@ -40,21 +40,24 @@ ELSEWHERE: dict[str, str | Callable[[re.Match[str]], str]] = {
 State = dict[str, torch.Tensor]
 
 
-def check(files: Sequence[Path], base: Path, outline: Outline, layout: Layout) -> None:
+def check(files: Sequence[str], base: str, shapes: Sequence[Any], names: Mapping[str, Any]) -> None:
     """Raises `UserError` for the first file that does not fit; holds two checkpoints in memory at a time.
 
-    `base` is the last of `files` unless the user named one.
+    `base` is the last of `files` unless the user named one. `shapes` and `names` are the network's outline and the
+    layout of its varied parameters as JSON-like values: a plan calls this in another process.
     """
-    base_state = read(base, outline)
-    _check_base(base_state, base, outline, layout, base not in files)
-    for file in files:
-        _check(read(file, outline) if file != base else base_state, file, outline, layout, base_state)
+    outline, layout, base_file = Outline.from_json(shapes), Layout.from_json(names), Path(base)
+    base_state = read(base_file, outline)
+    _check_base(base_state, base_file, outline, layout, base not in files)
+    for file in map(Path, files):
+        state = read(file, outline) if file != base_file else base_state
+        _check(state, file, outline, layout, base_state)
 
 
 def make_network(stage: Stage, folder: Path, workshop: Workshop) -> None:
     """Writes the base network: all parameters and buffers."""
     network = build(stage.config["network"])
-    path = _unchanged(stage.options["path"], stage.config["brought"])
+    path = _unchanged(stage.options["path"], stage.config["checksum"])
     state = {**network.state_dict(), **read(path, tensors(network))}
     save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
 
@@ -62,8 +65,8 @@ def make_network(stage: Stage, folder: Path, workshop: Workshop) -> None:
 def make_trajectory(stage: Stage, folder: Path, workshop: Workshop) -> None:
     """Writes the varied parameters of each checkpoint, and its step."""
     outline = tensors(build(stage.needs["network"].config["network"]))
-    layout = Layout(tuple(stage.config["names"]), tuple(tuple(shape) for shape in stage.config["shapes"]))
-    paths = zip(stage.options["paths"], stage.config["brought"], strict=True)
+    layout = Layout.from_json(stage.config["layout"])
+    paths = zip(stage.options["paths"], stage.config["checksums"], strict=True)
     vectors_NP = torch.stack([flatten(read(_unchanged(*path), outline), layout) for path in paths])
     steps_N = torch.tensor(stage.config["steps"], dtype=torch.int64)
     save_file({"vectors": vectors_NP, "steps": steps_N}, folder / "vectors.safetensors")
@@ -73,17 +76,17 @@ def make_trajectory(stage: Stage, folder: Path, workshop: Workshop) -> None:
 def read(file: Path, outline: Outline) -> State:
     """Returns the tensors of a checkpoint by the network's names, float32.
 
-    Looks through wrappers and prefixes, and knows the names of torchvision and timm. Raises `UserError` for what is
-    no plain tensors, and for tensors that the network does not have, has in another shape, or that are not finite.
+    Looks through wrappers and prefixes, and knows the names of torchvision and timm. Raises `UserError` for anything
+    but plain tensors, and for tensors that the network does not have, has in another shape, or that are not finite.
     """
     shapes = {**outline.parameters, **outline.buffers}
     state = _translated(_plain(_load(file), file), shapes)
     missing = [name for name in outline.parameters if name not in state]
     for name, value in state.items():
         if name not in shapes:
-            lacks = f", and lacks {missing[0]!r}" if missing else ""
+            lacks = f", but lacks {missing[0]!r}" if missing else ""
             raise UserError(
-                f"{file}: has a tensor {name!r} that the network has not{lacks}; give checkpoints of it, "
+                f"{file}: has a tensor {name!r} that the network does not have{lacks}; give checkpoints of it, "
                 f"with names such as {_examples(shapes)}"
             )
         if tuple(value.shape) != shapes[name]:
@@ -93,11 +96,7 @@ def read(file: Path, outline: Outline) -> State:
             )
         if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
             kind = (
-                "no numbers"
-                if value.is_meta
-                else value.dtype
-                if value.layout == torch.strided
-                else value.layout
+                "no data" if value.is_meta else value.dtype if value.layout == torch.strided else value.layout
             )
             raise UserError(
                 f"{file}: {name!r} holds {kind}, not plain floating-point numbers; save it dense and unquantised"
@@ -117,35 +116,35 @@ def _unchanged(path: str, expected: str) -> Path:
 
 
 def _check_base(state: State, file: Path, outline: Outline, layout: Layout, named: bool) -> None:
-    """Raises `UserError` if a base network is not whole."""
+    """Raises `UserError` if a base network is incomplete."""
     missing = [name for name in (*outline.parameters, *outline.buffers) if name not in state]
     if not missing:
         return
     if not named and set(state) <= set(layout.names):
         raise UserError(
-            f"{file}: holds the varied parameters alone; give weights.pool.base, a file with all parameters"
+            f"{file}: holds only the varied parameters; give weights.checkpoints.base, a file with all parameters"
         )
     raise UserError(
-        f"{file}: lacks {missing[0]!r} (tensors that are missing: {len(missing)}); the base network must be whole"
-        + ("" if named else ": give it as weights.pool.base")
+        f"{file}: lacks {missing[0]!r} (missing tensors: {len(missing)}); the base network must be complete"
+        + ("" if named else ": give it as weights.checkpoints.base")
     )
 
 
 def _check(state: State, file: Path, outline: Outline, layout: Layout, base: State) -> None:
-    """Raises `UserError` if a checkpoint lacks tensors, or is not the base network but for the varied ones."""
+    """Raises `UserError` if a checkpoint lacks tensors, or differs from the base network in fixed ones."""
     whole = any(name in outline.parameters and name not in layout.names for name in state)
     needed = dict.fromkeys([*layout.names, *(outline.parameters if whole else ())])
     missing = [name for name in needed if name not in state]
     if missing:
         raise UserError(
-            f"{file}: lacks {missing[0]!r} (tensors that are missing: {len(missing)}); a checkpoint holds the varied "
+            f"{file}: lacks {missing[0]!r} (missing tensors: {len(missing)}); a checkpoint holds the varied "
             "parameters, or all of them"
         )
     for name in outline.parameters:
         if name in state and name not in layout.names and not torch.equal(state[name], base[name]):
             raise UserError(
                 f"{file}: {name!r} differs from the base network's, but is not among weights.parameters; add it "
-                "there (`parameters: [all]` takes everything), or bring checkpoints with the rest frozen"
+                "there (`parameters: [all]` takes everything), or use checkpoints trained with the rest frozen"
             )
 
 
@@ -180,15 +179,11 @@ def _plain(found: Any, file: Path) -> State:
         )
         found = found if inner is None else found[inner]
     if not isinstance(found, dict) or not found:
-        raise UserError(f"{file}: holds no tensors by name; save model.state_dict()")
+        raise UserError(f"{file}: holds no named tensors; save model.state_dict()")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            wrong = (
-                f"{type(value).__name__}, no tensor"
-                if isinstance(name, str)
-                else "number where a name belongs"
-            )
-            raise UserError(f"{file}: {name!r} is a {wrong}; save model.state_dict() alone")
+            wrong = f"of type {type(value).__name__}, not a tensor" if isinstance(name, str) else "not a name"
+            raise UserError(f"{file}: {name!r} is {wrong}; save model.state_dict() alone")
     state = {name: value for name, value in found.items() if not name.endswith(COUNTER)}
     while prefix := next((one for one in PREFIXES if state and _all_begin(state, one)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
@@ -201,7 +196,7 @@ def _all_begin(names: Iterable[str], prefix: str) -> bool:
 
 def _translated(state: State, names: Iterable[str]) -> State:
     """Returns the tensors by the network's names, where they have those of torchvision, timm or transformers."""
-    ours = {theirs: name for name, theirs in familiar(names).items()}
+    ours = {theirs: name for name, theirs in canonical_names(names).items()}
     translated: State = {}
     for name, value in state.items():
         for pattern, now in ELSEWHERE.items() if name not in ours.values() else ():
@@ -215,5 +210,5 @@ def _translated(state: State, names: Iterable[str]) -> State:
 
 
 def _examples(names: Iterable[str]) -> str:
-    first, theirs = next(iter(familiar(names).items()))
+    first, theirs = next(iter(canonical_names(names).items()))
     return repr(first) if first == theirs else f"{first!r} or {theirs!r}"

@@ -1,4 +1,4 @@
-"""A trial of study 2: originals, what was generated from them and the controls, evaluated side by side."""
+"""A trial of study 2: originals, the networks generated from them and the controls, evaluated side by side."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -27,16 +27,16 @@ from harness.metrics.copying import (
 from harness.metrics.inference import mcnemar, paired_difference_interval
 from harness.metrics.maps import flat_map, thinned
 from harness.metrics.similarity import error_iou, most_similar_other, pack, root_mean_square_distance
-from harness.weights.controls import CONTROLS, Control, Material
-from harness.weights.originals import (
+from harness.weights.checkpoints import (
     ENOUGH_HELD_OUT,
     VECTORS,
     chosen,
     held_out,
-    open_pool,
+    open_checkpoints,
     open_trajectory,
-    read_predictions,
 )
+from harness.weights.controls import CONTROLS, Control, Material
+from harness.weights.predict import read_predictions
 from harness.weights.vectors import Normaliser, normaliser
 
 MAPS = "maps.safetensors"
@@ -51,7 +51,7 @@ Columns = dict[str, np.ndarray]  # a number for each network [N], NaN where ther
 
 
 class Vectors(NamedTuple):
-    """Networks of one kind and setting: parameters as they are."""
+    """Networks of one kind and setting, with raw parameters."""
 
     kind: str
     setting: float | None
@@ -69,11 +69,11 @@ class Group:
     )  # parameters, normalised as the originals are; P = 0 for a vote, which has none of its own
     right_validation_NM: np.ndarray
     right_test_NM: np.ndarray
-    columns: Columns  # what else their rows say
+    columns: Columns  # further columns of their rows
 
     @cached_property
     def best(self) -> int:
-        """The network that is most accurate on validation; the first of equals."""
+        """The network that is most accurate on validation; the first if several tie."""
         return int(self.right_validation_NM.mean(1).argmax())
 
     @cached_property
@@ -87,23 +87,23 @@ class Group:
 
 
 def make_contenders(stage: Stage, folder: Path, workshop: Workshop) -> None:
-    """Writes the vectors of all networks that stand beside the originals, kind after kind, and which is which.
+    """Writes the vectors of all networks that are compared with the originals, kind after kind, and their kinds.
 
-    The maps beside them hold the originals, then the held-out checkpoints, then these.
+    The maps hold the originals, then the held-out checkpoints, then these.
     """
-    from harness.weights.generate import open_codec  # it loads diffusers, and `run` has no need of it
+    from harness.weights.generate import open_codec  # it loads diffusers, which `run` does not need
 
-    pool = open_pool(stage.needs["pool"], workshop)
-    places_K = chosen(pool, stage.config)
-    originals_KP = pool.vectors_NP[places_K]
-    scale = normaliser(originals_KP, pool.layout)
+    checkpoints = open_checkpoints(stage.needs["checkpoints"], workshop)
+    places_K = chosen(checkpoints, stage.config)
+    originals_KP = checkpoints.vectors_NP[places_K]
+    scale = normaliser(originals_KP, checkpoints.layout)
     codec = open_codec(stage.needs["autoencoder"], workshop)
     made = {
         name: load_file(workshop.file(stage.needs[name], VECTORS)) for name in ("generated", "reconstruction")
     }
     material = Material(
         originals_KP=scale.normalise(originals_KP),
-        layout=pool.layout,
+        layout=checkpoints.layout,
         scale=scale,
         encode=lambda vectors_NP: codec.encode(scale.restore(vectors_NP)),
         decode=lambda latents_NL: scale.normalise(codec.decode(latents_NL)),
@@ -120,12 +120,12 @@ def make_contenders(stage: Stage, folder: Path, workshop: Workshop) -> None:
     save_file({"vectors": vectors_NP, "places": places_K}, folder / VECTORS)
     groups = [{"kind": one.kind, "setting": one.setting, "count": len(one.vectors_NP)} for one in others]
     (folder / GROUPS).write_text(json.dumps(groups), encoding="utf-8")
-    checkpoints = [
+    collected = [
         Vectors("original", None, originals_KP),
-        Vectors("held_out", None, pool.vectors_NP[held_out(pool, places_K)]),
+        Vectors("held_out", None, checkpoints.vectors_NP[held_out(checkpoints, places_K)]),
     ]
     seed = stream(stage.config["seed"], "map") % 2**32
-    save_file(_maps([*checkpoints, *others], codec.encode, scale.normalise, seed), folder / MAPS)
+    save_file(_maps([*collected, *others], codec.encode, scale.normalise, seed), folder / MAPS)
 
 
 def _trajectory(name: str, stage: Stage, scale: Normaliser, workshop: Workshop) -> np.ndarray | None:
@@ -135,7 +135,7 @@ def _trajectory(name: str, stage: Stage, scale: Normaliser, workshop: Workshop) 
 
 
 def _controls(stage: Stage, material: Material) -> Iterator[Vectors]:
-    """Yields what each control makes, one setting at a time; more controls leave the others' draws alone."""
+    """Yields what each control makes, one setting at a time; adding controls does not change what others draw."""
     config = stage.config
     for settings in config["controls"]:
         control: Control = part_of(CONTROLS, settings)
@@ -176,7 +176,7 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[Row]]:
         by_kind[kind] for kind in ("original", "generated", "reconstructed")
     )
     fresh = by_kind.get("held_out", originals)
-    # too few say nothing of how far apart checkpoints are: then each original is compared with the others
+    # too few do not show how far apart checkpoints are: then each original is compared with the others
     fresh = fresh if len(fresh.normal_NP) >= ENOUGH_HELD_OUT else originals
     threshold = newness_threshold(fresh.columns["distance"])
     row = {
@@ -201,22 +201,22 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[Row]]:
 
 
 def _evaluated(trial: Trial, workshop: Workshop) -> tuple[list[Group], Row]:
-    """Returns all groups, the originals first, and what the trial's row says of the pool."""
+    """Returns all groups, the originals first, and the columns of the trial's row about the checkpoints."""
     dataset = open_dataset(trial.needs["dataset"], workshop)
-    pool = open_pool(trial.needs["pool"], workshop)
+    checkpoints = open_checkpoints(trial.needs["checkpoints"], workshop)
     made, maps = (load_file(workshop.file(trial.needs["contenders"], name)) for name in (VECTORS, MAPS))
     places_K = made["places"]
-    places_H = held_out(pool, places_K)
-    checkpoints = np.concatenate([places_K, places_H])
-    raw_NP = np.concatenate([pool.vectors_NP[checkpoints], made["vectors"]])
-    normal_NP = normaliser(pool.vectors_NP[places_K], pool.layout).normalise(raw_NP)
+    places_H = held_out(checkpoints, places_K)
+    collected_N = np.concatenate([places_K, places_H])
+    raw_NP = np.concatenate([checkpoints.vectors_NP[collected_N], made["vectors"]])
+    normal_NP = normaliser(checkpoints.vectors_NP[places_K], checkpoints.layout).normalise(raw_NP)
     answers_NM = read_predictions(trial.reads["originals"], workshop)
     right_NM = _right(
-        np.concatenate([answers_NM[checkpoints], read_predictions(trial.reads["contenders"], workshop)]),
+        np.concatenate([answers_NM[collected_N], read_predictions(trial.reads["contenders"], workshop)]),
         dataset,
     )
     steps_N = np.full(len(raw_NP), np.nan)
-    steps_N[: len(checkpoints)] = pool.steps_N[checkpoints]
+    steps_N[: len(collected_N)] = checkpoints.steps_N[collected_N]
     columns = {
         **dict(zip(COORDINATES, np.hstack([maps["latent"], maps["weight"]]).T, strict=True)),
         "step": steps_N,
@@ -234,8 +234,8 @@ def _evaluated(trial: Trial, workshop: Workshop) -> tuple[list[Group], Row]:
         group.columns["max_similarity"] = _most_alike(group, groups[0])
     about = {
         **trial.config["columns"],
-        "length": pool.layout.length,
-        "trajectories": len(np.unique(pool.trajectory_N[places_K])),
+        "parameter_count": checkpoints.layout.length,
+        "trajectories": len(np.unique(checkpoints.trajectory_N[places_K])),
         "permuted": trial.config["permuted"],
     }
     return [group for group in groups if len(group.right_test_NM)], about
@@ -267,7 +267,7 @@ def _group(
 
 
 def majority(predicted_KM: np.ndarray, classes: int) -> np.ndarray:
-    """Returns the class [M] that most of K networks predict for each image; of equals the lowest."""
+    """Returns the class [M] that most of K networks predict for each image; the lowest if several tie."""
     images_M = np.arange(predicted_KM.shape[1])
     votes_MC = np.zeros((len(images_M), classes), np.int32)
     for predicted_M in predicted_KM:
@@ -310,7 +310,8 @@ def _most_alike(group: Group, originals: Group) -> np.ndarray:
 
 
 def difference(right_a_M: np.ndarray, right_b_M: np.ndarray) -> Row:
-    """Returns how much more accurate generated networks' best (a) is than the originals' (b), and how surely.
+    """Returns how much more accurate the best generated network (a) is than the best original (b), with its
+    uncertainty.
 
     The 95 % interval is Newcombe's for paired proportions; the test is McNemar's exact one.
     """
@@ -324,7 +325,7 @@ def difference(right_a_M: np.ndarray, right_b_M: np.ndarray) -> Row:
 
 
 def novelty(generated: Group, originals: Group, fresh: Group, threshold: float) -> Row:
-    """Returns the columns that say whether generated networks are new, beside checkpoints that nothing learnt from.
+    """Returns the columns that say whether generated networks are new; `fresh` are networks that nothing learnt from.
 
     New are those at least `threshold` away from all originals; good those at least as accurate as the median one.
     """
@@ -349,7 +350,7 @@ def novelty(generated: Group, originals: Group, fresh: Group, threshold: float) 
 
 
 def _or_null(value: Any) -> Any:
-    """Returns a value as a row keeps it: none for what is not a number."""
+    """Returns a value as a row keeps it: None for NaN."""
     return None if isinstance(value, float) and np.isnan(value) else value
 
 

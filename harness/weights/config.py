@@ -24,6 +24,8 @@ from harness.weights.controls import (
 )
 from harness.weights.presets import with_preset
 
+NETWORKS_AT_ONCE = 16  # evaluated in one batch; a shard of predictions holds whole batches
+
 Width = Annotated[int, Field(ge=1, le=65_536)]  # channels of a layer
 Pattern = Annotated[str, Field(min_length=1, max_length=200)]
 Count = Annotated[int, Field(le=1_000_000)]  # networks: a plan names every shard of them
@@ -43,7 +45,7 @@ class Training(TrainConfig):
         return values
 
     def on(self, examples: int) -> TrainConfig:
-        """Returns the same by steps, for so many training images."""
+        """Returns the same settings in steps, for `examples` training images."""
         an_epoch = ceil(examples / self.batch)
         values = self.model_dump(exclude={"epochs", "decay_epochs"})
         if self.epochs is not None:
@@ -53,8 +55,8 @@ class Training(TrainConfig):
         return TrainConfig(**values)
 
 
-class PoolConfig(Config):
-    """The checkpoints: training goes on with all but the varied parameters frozen; or files that there are."""
+class CheckpointsConfig(Config):
+    """How checkpoints are collected: by training only the varied parameters, or from existing files."""
 
     every: int = Field(1, ge=1, le=1_000_000)  # steps, or epochs, from one checkpoint to the next
     unit: Literal["step", "epoch"] = "step"
@@ -63,11 +65,11 @@ class PoolConfig(Config):
     momentum: float = Field(0.0, ge=0, lt=1)  # SGD only
     weight_decay: float = Field(0.0, ge=0)
     batch: int = Field(64, ge=1)
-    trajectories: int = Field(1, ge=1, le=1000)  # trainings to collect from, each with its own draws
+    trajectories: int = Field(1, ge=1, le=1000)  # training runs to collect from, each with its own seed
     held_out: int = Field(
         20, ge=0, le=100_000
     )  # further checkpoints, evenly spread, that nothing learns from
-    # checkpoints beside those; None: the largest k, or of a folder all files
+    # checkpoints apart from those; None: the largest k, or all files of a folder
     size: int | None = Field(None, ge=1, le=1_000_000)
     path: str | None = None  # a folder of checkpoints instead: *.safetensors, *.pt, *.pth, *.bin, by name
     base: str | None = None  # with path: a file with all parameters; None: the last checkpoint
@@ -82,14 +84,16 @@ class PoolConfig(Config):
 class AutoencoderConfig(Config):
     """The autoencoder of parameter vectors."""
 
-    edition: str = "2024-12"  # of the paper: whose layers
+    edition: str = "2024-12"  # of the paper: determines the layers
     channels: list[Width] = Field([64, 128, 256, 256, 32], min_length=1, max_length=30)
-    # edition 2024-02 alone; None: as the encoder, mirrored
+    # edition 2024-02 only; None: the encoder's, reversed
     decoder_channels: list[Width] | None = Field(None, min_length=1, max_length=30)
-    kernel: int = Field(7, ge=3, le=1023)  # edition 2024-02: the stride too
-    latent: int | None = Field(128, ge=1, le=1_000_000)  # edition 2024-02 has what its strides leave: None
+    kernel: int = Field(7, ge=3, le=1023)  # in edition 2024-02 also the stride
+    latent: int | None = Field(
+        128, ge=1, le=1_000_000
+    )  # None in edition 2024-02, where it follows from the strides
     norm: Literal["group", "batch", "none"] = "group"
-    normalise: Literal["tensor", "none"] = "tensor"  # each tensor to mean 0 and deviation 1, or as it is
+    normalise: Literal["tensor", "none"] = "tensor"  # each tensor to mean 0 and deviation 1, or unchanged
     noise: Literal["added", "mixed"] = "added"  # x + f e, or (1 - f) x + f e
     parameter_noise: float = Field(0.001, ge=0)
     latent_noise: float = Field(0.1, ge=0)
@@ -117,21 +121,21 @@ class AutoencoderConfig(Config):
         settings = self.keyed()
         edition_of(settings).check(settings)
         if self.noise == "mixed" and max(self.parameter_noise, self.latent_noise) > 1:
-            raise ValueError("noise = mixed: parameter_noise and latent_noise are shares, at most 1")
+            raise ValueError("noise = mixed: parameter_noise and latent_noise are fractions, at most 1")
         _check_norm(self.norm, self.train)
         return self
 
     def numbers(self, length: int) -> int:
-        """Returns how many numbers the latent of a vector with `length` of them has; 0: its strides leave none."""
+        """Returns the size of the latent of a vector of `length` numbers; 0 if the strides leave nothing."""
         settings = self.keyed()
         return edition_of(settings).latent(settings, length)
 
 
 def _check_norm(norm: str, train: TrainConfig) -> None:
-    """Raises `ValueError` where the number of workers, which changes no result, would change the statistics."""
+    """Raises `ValueError` where the number of workers, which must not affect results, would change the statistics."""
     if norm == "batch" and train.workers not in (0, 1, [1, 1]):
         raise ValueError(
-            f"norm = batch: its statistics are those of one worker's share; give train.workers 0 or 1, not "
+            f"norm = batch: each worker would have statistics of its own; set train.workers to 0 or 1, not "
             f"{train.workers}, or norm: group"
         )
 
@@ -143,8 +147,8 @@ class DiffusionConfig(Config):
     kernel: int = Field(7, ge=3, le=1023)
     norm: Literal["group", "batch"] = "group"
     timesteps: int = Field(1000, ge=1, le=100_000)
-    standardise: bool = True  # latents to mean 0 and deviation 1 first
-    clip: bool = False  # the estimate of the clean latent to -1 .. 1 while sampling
+    standardise: bool = True  # latents to mean 0 and deviation 1 before training
+    clip: bool = False  # the estimate of the clean latent to [-1, 1] while sampling
     full_batch: bool = False  # a batch is all k latents, whatever train.batch says
     train: TrainConfig = TrainConfig(steps=2000, batch=50, learning_rate=1e-3, schedule="cosine", workers=0)
 
@@ -160,27 +164,27 @@ class WeightsConfig(Config):
     """The `weights:` section of an experiment."""
 
     preset: Literal["2024-02", "2024-12"] | None = (
-        None  # values of the paper's edition for all that is left out
+        None  # values of that edition of the paper for everything that is left out
     )
     network: Annotated[Network, part(NETWORKS)] = ConvNet()
     train: Training = Training(steps=1000, batch=64, learning_rate=1e-2, schedule="cosine")
-    augment: Augment | None = None  # crops and mirror images, while the networks are trained and collected
-    # names, beginnings of names, patterns with *, the paper's names (bn-16-18), or all
+    augment: Augment | None = None  # crops and horizontal flips, in training and collection
+    # names, prefixes of names, patterns with *, the paper's names (bn-16-18), or all
     parameters: list[Pattern] = Field(["norm"], min_length=1)
     buffers: Literal["base", "collected"] = (
         "base"  # running statistics: of the base network, or in the vector
     )
-    pool: PoolConfig = PoolConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
     k: list[Count] = Field([10, 50, 200, 300], min_length=1)
     subsets: list[Literal["first", "strided", "random"]] = Field(["strided"], min_length=1)
     autoencoder: AutoencoderConfig = AutoencoderConfig()
-    # how much validation accuracy the median reconstructed network may lose before generation is given up
+    # how much validation accuracy the median reconstructed network may lose before generation is abandoned
     gate: float | None = Field(0.1, ge=0, le=1)
     diffusion: DiffusionConfig = DiffusionConfig()
     generate: int = Field(200, ge=1, le=1_000_000)  # networks to generate
     generators: int = Field(
         1, ge=1, le=1000
-    )  # runs of autoencoder and diffusion model, each with its own draws
+    )  # runs of autoencoder and diffusion model, each with its own seed
     sampler: Literal["ddpm", "ddim"] = "ddpm"
     sampling_steps: int = Field(1000, ge=1)  # of the diffusion's timesteps, evenly spaced
     controls: list[Annotated[Control, part(CONTROLS)]] = [
@@ -197,7 +201,7 @@ class WeightsConfig(Config):
     )  # None: the experiment's
     also: list[DataConfig] = []  # further data sets, each with networks of its own
     memory_gb: float = unkeyed(1.0, gt=0)  # of activations while networks are evaluated
-    shard: int = unkeyed(256, ge=1)  # networks in one artifact of predictions: what a lost machine costs
+    shard: int = unkeyed(256, ge=1)  # networks in one artifact of predictions: what losing a machine costs
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
 
@@ -208,7 +212,7 @@ class WeightsConfig(Config):
             raise ValueError("expected a mapping, such as {autoencoder.latent_noise: [0, 0.1]}")
         for path, values in vary.items():
             if "=" in path or not all(path.strip().split(".")):
-                raise ValueError(f"{path!r} is no path to a value, such as autoencoder.latent_noise")
+                raise ValueError(f"{path!r} is not a path to a value, such as autoencoder.latent_noise")
             if isinstance(values, dict) and values:
                 raise ValueError(f"a path is one key: {path}.{next(iter(values))}: [VALUE, ...]")
             if isinstance(values, list):
@@ -218,8 +222,13 @@ class WeightsConfig(Config):
         return vary
 
     @property
+    def checkpoint_count(self) -> int:
+        """How many checkpoints there are to learn from."""
+        return self.checkpoints.size or max(self.k)
+
+    @property
     def given(self) -> dict[str, Any]:
-        """The values as they were given, before the preset's were added: what `vary` starts from."""
+        """The values as given, without those of the preset: what `vary` starts from."""
         return self._given
 
     @model_validator(mode="wrap")

@@ -1,4 +1,4 @@
-"""Networks that no diffusion model wrote, which stand beside the generated ones.
+"""Controls: networks that no diffusion model wrote, to compare the generated ones with.
 
 A control is a `Control`; `make` sees a `Material` and returns the normalised parameters of its networks. No torch.
 """
@@ -31,7 +31,7 @@ CONTROLS = Registry(
         "decoded_gaussian": "harness.weights.controls:DecodedGaussian",
     },
 )
-TRAJECTORIES = ("other_seed", "fine_tuned")  # what a control may need besides the originals
+TRAJECTORIES = ("other_seed", "fine_tuned")  # what a control may need in addition to the originals
 
 
 def _different(scales: list[float]) -> list[float]:
@@ -56,12 +56,12 @@ class Material:
     scale: "Normaliser"
     encode: Callable[[np.ndarray], np.ndarray]  # [N, P] -> [N, L]; as `decode`, without noise
     decode: Callable[[np.ndarray], np.ndarray]  # [N, L] -> [N, P]
-    other_seed_OP: np.ndarray | None = None  # a trajectory with other draws, oldest first
-    fine_tuned_FP: np.ndarray | None = None  # training that went on from the last of the originals
+    other_seed_OP: np.ndarray | None = None  # a trajectory with another seed, oldest first
+    fine_tuned_FP: np.ndarray | None = None  # training resumed from the last of the originals
 
     @cached_property
     def latents_KL(self) -> np.ndarray:
-        """The originals' latents, encoded when they are first asked for."""
+        """The originals' latents, encoded on first use."""
         return self.encode(self.originals_KP)
 
 
@@ -70,16 +70,16 @@ class Control(Config):
 
     name: str
     version: ClassVar[int | None] = 1  # raise it when the same values would give other networks
-    needs: ClassVar[tuple[str, ...]] = ()  # which of `TRAJECTORIES` the study has to add
+    needs: ClassVar[tuple[str, ...]] = ()  # which of `TRAJECTORIES` the study must provide
     networks: int = Field(20, ge=1, le=1_000_000)  # how many to make, of each setting
 
     @abstractmethod
     def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
-        """Returns normalised vectors [networks, P] by setting, None for a control that has none. Once a trial.
+        """Returns normalised vectors [networks, P] by setting, None for a control without settings.
 
-        All randomness comes from `draw`, and the global random state stays as it is. The material stays as it is too,
-        also when what is returned is changed. A control must bear a single original. Raises `ValueError` where a
-        trajectory that it `needs` is missing.
+        Called once per trial. All randomness comes from `draw`; the global random state must not change, nor may the
+        material, even if the caller changes what is returned. A control must work with a single original. Raises
+        `ValueError` if a trajectory that it `needs` is missing.
         """
 
     def count(self) -> int:
@@ -98,13 +98,13 @@ class Noise(Control):
         return self.networks * len(self.scales)
 
     def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
-        """Adds noise of each scale to originals taken at random."""
+        """Adds noise of each scale to randomly chosen originals."""
         chosen_NP = _some(material, self.networks, draw)
         return {scale: chosen_NP + scale * draw.standard_normal(chosen_NP.shape) for scale in self.scales}
 
 
 class AbsoluteNoise(Control):
-    """An original plus Gaussian noise on its parameters as they are."""
+    """An original plus Gaussian noise on its raw parameters."""
 
     name: Literal["absolute_noise"] = "absolute_noise"
     scales: Scales = [0.001, 0.01, 0.1]
@@ -114,7 +114,7 @@ class AbsoluteNoise(Control):
         return self.networks * len(self.scales)
 
     def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
-        """Adds noise of each scale to originals taken at random."""
+        """Adds noise of each scale to randomly chosen originals."""
         chosen_NP, deviation_P = _some(material, self.networks, draw), material.scale.deviation_P
         return {
             scale: chosen_NP + scale / deviation_P * draw.standard_normal(chosen_NP.shape)
@@ -123,17 +123,17 @@ class AbsoluteNoise(Control):
 
 
 class Gaussian(Control):
-    """A Gaussian a coordinate, with the originals' mean and deviation (arXiv 2506.07998)."""
+    """A Gaussian per coordinate, with the originals' mean and deviation (arXiv 2506.07998)."""
 
     name: Literal["gaussian"] = "gaussian"
 
     def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
-        """Draws every parameter by itself."""
+        """Draws every parameter independently."""
         return {None: _gaussian(material.originals_KP, self.networks, draw)}
 
 
 class Average(Control):
-    """The average of a few originals taken at random (arXiv 2506.07998 takes 16)."""
+    """The average of a few randomly chosen originals (arXiv 2506.07998 takes 16)."""
 
     name: Literal["average"] = "average"
     of: int = Field(16, ge=2)
@@ -147,47 +147,48 @@ class Average(Control):
 
 
 class DecodedGaussian(Control):
-    """What the decoder makes of a Gaussian with the mean and deviation of each of the originals' latents.
+    """The decoder applied to a Gaussian with the mean and deviation of each of the originals' latents.
 
-    It tells what the diffusion model adds to the autoencoder.
+    It shows what the diffusion model adds to the autoencoder.
     """
 
     name: Literal["decoded_gaussian"] = "decoded_gaussian"
 
     def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
-        """Draws every number of a latent by itself."""
+        """Draws every number of a latent independently."""
         return {None: material.decode(_gaussian(material.latents_KL, self.networks, draw))}
 
 
 class FineTuned(Control):
-    """Checkpoints of training that goes on from the last of the originals (the paper leaves its recipe out).
+    """Checkpoints of training that resumes from the last of the originals (the paper does not give its recipe).
 
-    Only the varied parameters are trained, with the optimiser, batch and data of the pool and draws of their own.
+    Only the varied parameters are trained, on the same data, with the optimiser and batch size that collected the
+    originals and a training seed of their own.
     """
 
     name: Literal["fine_tuned"] = "fine_tuned"
     needs: ClassVar[tuple[str, ...]] = ("fine_tuned",)
     every: int = Field(1, ge=1, le=1_000_000)  # steps from one checkpoint to the next
-    learning_rate: float | None = Field(None, gt=0)  # None: the pool's
+    learning_rate: float | None = Field(None, gt=0)  # None: that of the originals
 
     def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
-        """Takes the checkpoints as they are, evenly spread."""
+        """Takes evenly spread checkpoints."""
         return {None: _evenly(material.fine_tuned_FP, self.networks)}
 
 
 class OtherSeed(Control):
-    """Checkpoints of a training with other draws, collected as the originals are."""
+    """Checkpoints of a training run with another seed, collected as the originals are."""
 
     name: Literal["other_seed"] = "other_seed"
     needs: ClassVar[tuple[str, ...]] = ("other_seed",)
 
     def make(self, material: Material, draw: np.random.Generator) -> dict[float | None, np.ndarray]:
-        """Takes the checkpoints as they are, evenly spread."""
+        """Takes evenly spread checkpoints."""
         return {None: _evenly(material.other_seed_OP, self.networks)}
 
 
 def _some(material: Material, count: int, draw: np.random.Generator) -> np.ndarray:
-    """Returns originals taken at random, with repetition [count, P]."""
+    """Returns randomly chosen originals [count, P], with repetition."""
     return material.originals_KP[draw.integers(len(material.originals_KP), size=count)]
 
 
@@ -198,8 +199,8 @@ def _gaussian(vectors_NP: np.ndarray, count: int, draw: np.random.Generator) -> 
 
 
 def _evenly(vectors_NP: np.ndarray | None, count: int) -> np.ndarray:
-    """Returns `count` of the vectors, evenly spread to the last; some twice where there are fewer."""
+    """Returns `count` of the vectors, evenly spread up to the last; with repetition where there are fewer."""
     if vectors_NP is None:
-        raise ValueError("the study has not added the trajectory that this control needs")
+        raise ValueError("the study has not provided the trajectory that this control needs")
     places = np.linspace(0, len(vectors_NP) - 1, count) if count > 1 else np.array([len(vectors_NP) - 1])
     return vectors_NP[np.round(places).astype(int)]

@@ -14,13 +14,13 @@ from harness.core.errors import UserError
 from harness.data.transforms import as_input
 from harness.models.classifiers.build import build
 from harness.models.classifiers.split import Split
+from harness.weights.config import NETWORKS_AT_ONCE
 from harness.weights.layout import Layout
-from harness.weights.stages import NETWORKS_AT_ONCE
 from harness.weights.vectors import unflatten
 
 IMAGES_AT_ONCE = 256
 CACHE = 2**24  # bytes of activations that a CPU works on at once
-FEWEST_IMAGES = 8  # fewer are not worth starting the operations for
+FEWEST_IMAGES = 8  # fewer do not pay for launching the operations
 
 
 class Evaluator:
@@ -59,8 +59,8 @@ class Evaluator:
     ) -> np.ndarray:
         """Returns predicted classes [N, M] (uint8, or int32 beyond 256 classes) of N networks for M images (uint8).
 
-        Logits that are no numbers count as the lowest: a network that has no others predicts class 0, and its
-        accuracy shows it. `say(line)` shows progress.
+        NaN logits count as the lowest: a network with nothing but NaN predicts class 0, which its accuracy
+        shows. `say(line)` shows progress.
         """
         device, size = self._device, self._size
         groups = [
@@ -93,7 +93,7 @@ def _one_by_one(
 def _fitting(
     network: nn.Module, layout: Layout, image_CHW: torch.Tensor, images: int, memory_gb: float, together: int
 ) -> tuple[Split, int]:
-    """Returns the network, cut, and how many of `images` go through it at once.
+    """Returns the split network, and how many of `images` pass through it at once.
 
     Raises `UserError` if not even one image fits into `memory_gb`.
     """
@@ -102,7 +102,7 @@ def _fitting(
         split = Split(network, layout.names, image_CHW.expand(count, *image_CHW.shape).contiguous())
         before, after = split.bytes_an_image()
         fits = int(memory_gb * 2**30 // max(1, before + together * after))
-        if image_CHW.device.type == "cpu":  # what a core has at hand is read several times faster
+        if image_CHW.device.type == "cpu":  # what fits into a core's cache is read several times faster
             fits = min(fits, max(FEWEST_IMAGES, CACHE // max(1, together * after)))
         if fits >= count:
             return split, count
@@ -118,17 +118,20 @@ def _folds(layout: Layout, device: torch.device) -> bool:
     """Says whether several networks are faster in one batch than one after the other.
 
     Where norms and biases vary all networks share the matrices, and are folded into one batch. Varied convolutions
-    become grouped ones, at which CPUs are slow.
+    become grouped ones, which are slow on CPUs.
     """
     return device.type != "cpu" or all(len(shape) == 1 for shape in layout.shapes)
 
 
-def share_before(settings: Mapping[str, Any], layout: Layout) -> tuple[float, int]:
-    """Returns the share of a network's multiply-accumulates before its first varied parameter, and all of them."""
+def share_before(settings: Mapping[str, Any], names: Sequence[str]) -> tuple[float, int]:
+    """Returns the share of a network's multiply-accumulates that precede its first varied parameter, and their total.
+
+    `settings` build the network; `names` are those of the varied parameters.
+    """
     network = build(settings)
     x_BCHW = torch.zeros(2, settings["channels"], settings["size"], settings["size"])
-    split = Split(network, layout.names, x_BCHW)
-    varied = {name: value for name, value in network.state_dict().items() if name in layout.names}
+    split = Split(network, names, x_BCHW)
+    varied = {name: value for name, value in network.state_dict().items() if name in names}
     costs = []
     kept: list[torch.Tensor] = []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Takes generated networks of a trial home: the best on validation, or ones that the same generator draws now."""
+"""Exports generated networks of a trial: the best on validation, or new ones from the same generator."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,9 @@ from harness.core.stages import Stage, Trial, Workshop
 from harness.data.card import estimate, line, origin_lines
 from harness.data.dataset import open_dataset
 from harness.weights import exported
+from harness.weights.checkpoints import LAYOUT, NETWORK, VECTORS
 from harness.weights.layout import Layout
-from harness.weights.originals import LAYOUT, NETWORK, VECTORS, predict, read_predictions
+from harness.weights.predict import predict, read_predictions
 from harness.weights.vectors import unflatten
 
 Row = Mapping[str, Any]
@@ -42,9 +43,7 @@ def write_best(
     predicted_GM = read_predictions(trial.reads["contenders"], workshop)[begin:end]
     said = _write(trial, row, origin, vectors_GP, predicted_GM, 0, folder, workshop)
     if origin["networks"] > len(vectors_GP):
-        said.append(
-            f"the sweep has no more than {len(vectors_GP)}; `python -m harness generate` draws others"
-        )
+        said.append(f"the sweep generated only {len(vectors_GP)}; `python -m harness generate` draws more")
     return said
 
 
@@ -53,11 +52,11 @@ def write_more(
 ) -> list[str]:
     """Draws `origin["networks"]` further networks from the trial's generator, as it was trained, and writes them all.
 
-    They are others than the trial's own, whose numbers come before. Raises `UserError` where the generator is no
-    longer in the results.
+    They continue the numbering of the trial's own networks, and differ from them. Raises `UserError` if the generator
+    is no longer in the results.
     """
     drawn = trial.needs["contenders"].needs["generated"]
-    for stage in (trial.needs["network"], trial.needs["pool"], *drawn.needs.values()):
+    for stage in (trial.needs["network"], trial.needs["checkpoints"], *drawn.needs.values()):
         _there(stage, workshop)
     first = drawn.config["generate"]
     more = replace(drawn, config={**drawn.config, "generate": origin["networks"], "first": first})
@@ -84,13 +83,13 @@ def _write(
     folder: Path,
     workshop: Workshop,
 ) -> list[str]:
-    """Writes networks of which `first` is the number of the first, the best on validation first."""
+    """Writes networks, the best on validation first; they are numbered from `first`."""
     dataset = open_dataset(trial.needs["dataset"], workshop)
     validation, test = (dataset.labels[dataset.splits[name]] for name in ("validation", "test"))
     right_V = (predicted_GM[:, : len(validation)] == validation).mean(1)
     right_T = (predicted_GM[:, len(validation) :] == test).mean(1)
     best = np.argsort(-right_V, kind="stable")[: origin["networks"]]
-    layout = Layout.load(workshop.file(trial.needs["pool"], LAYOUT))
+    layout = Layout.load(workshop.file(trial.needs["checkpoints"], LAYOUT))
     base = load_file(workshop.file(trial.needs["network"], NETWORK))
     written = []
     for place, number in enumerate(best):
@@ -151,14 +150,14 @@ def _card(trial: Trial, row: Row, origin: Row, about: exported.About, layout: La
             "",
             "## How good they are, and how new",
             f"- Test accuracy of the first {100 * accuracies[0]:.2f} %, of all {100 * min(accuracies):.2f} to "
-            f"{100 * max(accuracies):.2f} %. They are in the order of validation accuracy; test had no part in it.",
+            f"{100 * max(accuracies):.2f} %. They are ordered by validation accuracy; the test split played no part.",
             f"- In the sweep: best generated {estimate(row, 'generated_best_accuracy')}, best original "
             f"{estimate(row, 'original_best_accuracy')}, average of all weights "
             f"{estimate(row, 'ensemble_accuracy')}.",
-            f"- Copying score Z_U {_number(row, 'copying_z')} (far below 0: nearer to the checkpoints that they were "
-            f"learnt from than held-out checkpoints are); variance {_number(row, 'variance_ratio')} times that of "
-            f"the originals; {_share(row, 'new_share')} new, {_share(row, 'new_and_good_share')} new and as accurate "
-            "as the median original.",
+            f"- Copying score Z_U {_number(row, 'copying_z')} (far below 0: nearer to the checkpoints that the "
+            f"generator learnt from than held-out checkpoints are); variance {_number(row, 'variance_ratio')} times "
+            f"that of the originals; {_share(row, 'new_share')} new, {_share(row, 'new_and_good_share')} new and as "
+            "accurate as the median original.",
             "",
             *origin_lines(trial, row, dataset),
             "",

@@ -33,7 +33,8 @@ from harness.training.config import TrainConfig
 from harness.training.device import pick_device
 from harness.training.launch import train
 from harness.training.tasks import Autoencoding, Denoising
-from harness.weights.originals import VECTORS, chosen, open_pool, predict
+from harness.weights.checkpoints import VECTORS, chosen, open_checkpoints
+from harness.weights.predict import predict
 from harness.weights.vectors import Normaliser, normaliser
 
 MODEL = "model.safetensors"
@@ -93,12 +94,12 @@ class Codec:
 
 
 def originals_of(stage: Stage, workshop: Workshop) -> tuple[np.ndarray, np.ndarray, Normaliser]:
-    """Returns the places in the pool of an autoencoder's k originals, their raw vectors [k, P] and its normaliser."""
-    pool = open_pool(stage.needs["pool"], workshop)
-    places_K = chosen(pool, stage.config)
-    raw_KP = pool.vectors_NP[places_K]
+    """Returns the indices of an autoencoder's k originals, their raw vectors [k, P] and its normaliser."""
+    checkpoints = open_checkpoints(stage.needs["checkpoints"], workshop)
+    places_K = chosen(checkpoints, stage.config)
+    raw_KP = checkpoints.vectors_NP[places_K]
     if stage.config["autoencoder"]["normalise"] == "tensor":
-        return places_K, raw_KP, normaliser(raw_KP, pool.layout)
+        return places_K, raw_KP, normaliser(raw_KP, checkpoints.layout)
     return places_K, raw_KP, Normaliser(np.zeros(raw_KP.shape[1]), np.ones(raw_KP.shape[1]))
 
 
@@ -114,7 +115,7 @@ def open_codec(autoencoder: Stage, workshop: Workshop) -> Codec:
 
 
 def draws_seed(config: Mapping[str, Any]) -> int:
-    """Returns the seed of all draws of one run of the generator; the first keeps the experiment's."""
+    """Returns the seed of one run of the generator; the first run has the experiment's."""
     run = config["generator"]
     return config["seed"] if run == 0 else stream(config["seed"], "generator", run) % 2**63
 
@@ -142,7 +143,7 @@ def autoencoding(stage: Stage, workshop: Workshop) -> Autoencoding:
 
 
 def make_reconstruction(stage: Stage, folder: Path, workshop: Workshop) -> None:
-    """Writes the k originals as the autoencoder gives them back, and what that costs some of them.
+    """Writes the reconstructions of the k originals, and the accuracy that reconstruction costs some of them.
 
     Raises `NotReconstructed` if the median accuracy on validation falls by more than the `gate`.
     """
@@ -164,8 +165,8 @@ def make_reconstruction(stage: Stage, folder: Path, workshop: Workshop) -> None:
         raise NotReconstructed(
             f"reconstructed networks reach {reconstructed:.3f} on validation where the originals have "
             f"{originals:.3f} (medians of {len(picked)}): the autoencoder cannot reconstruct; train it longer "
-            "(autoencoder.train.steps), give it a larger latent or fewer parameters, or set gate: null to go on "
-            "anyway"
+            "(autoencoder.train.steps), give it a larger latent or fewer parameters, or set gate: null to "
+            "continue anyway"
         )
     (folder / GATE).write_text(json.dumps(measured), encoding="utf-8")
     save_arrays({"reconstructed": reconstructed_KP, "places": places_K.astype(np.int64)}, folder / VECTORS)

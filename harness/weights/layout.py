@@ -8,12 +8,12 @@ from fnmatch import fnmatchcase
 from itertools import groupby
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.core.errors import UserError
-from harness.models.classifiers.networks import Outline, familiar
+from harness.models.classifiers.networks import Outline, canonical_names
 
-MOST_TOLD = 12  # tensors that people are told of one by one
+MOST_TOLD = 12  # tensors that are listed one by one
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,23 @@ class Layout:
         """How many numbers a vector has."""
         return sum(self.sizes)
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the layout as JSON-like values."""
+        return {"names": list(self.names), "shapes": [list(shape) for shape in self.shapes]}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> "Layout":
+        """Reads what `to_json` returns."""
+        return Layout(tuple(values["names"]), tuple(tuple(shape) for shape in values["shapes"]))
+
     def save(self, path: Path) -> None:
         """Writes the layout as JSON."""
-        path.write_text(json.dumps({"names": self.names, "shapes": self.shapes}))
+        path.write_text(json.dumps(self.to_json()))
 
     @staticmethod
     def load(path: Path) -> "Layout":
         """Reads what `save` wrote."""
-        values = json.loads(path.read_text())
-        return Layout(tuple(values["names"]), tuple(tuple(shape) for shape in values["shapes"]))
+        return Layout.from_json(json.loads(path.read_text()))
 
 
 def layout_of(
@@ -52,11 +60,11 @@ def layout_of(
 ) -> Layout:
     """Returns the layout of the parameters that any of `patterns` names, in the network's order.
 
-    A pattern is "all", a key of `locations`, a name, the beginning of one, or a glob with `*`; names are those of the
+    A pattern is "all", a key of `locations`, a name, a prefix of one, or a glob with `*`; names are those of the
     network or of torchvision and timm. With collected buffers each module's running statistics follow its varied
     parameters. Raises `UserError` if a pattern names nothing.
     """
-    called = familiar(outline.parameters)
+    called = canonical_names(outline.parameters)
     chosen: set[str] = set()
     for pattern in patterns:
         found = set(called) if pattern == "all" else _named(locations.get(pattern, [pattern]), called)
@@ -75,8 +83,8 @@ def layout_of(
 
 
 def lines(outline: Outline, layout: Layout, locations: Mapping[str, Sequence[str]]) -> list[str]:
-    """Returns what people are told about the varied parameters: how many, which, and what buffers do."""
-    called = familiar([*outline.parameters, *outline.buffers])
+    """Returns lines about the varied parameters: how many, which, and how buffers are treated."""
+    called = canonical_names([*outline.parameters, *outline.buffers])
     shapes = dict(zip(layout.names, layout.shapes, strict=True))
     varied = [name for name in layout.names if name in outline.parameters]
     count = sum(prod(shapes[name]) for name in varied)
@@ -92,7 +100,7 @@ def lines(outline: Outline, layout: Layout, locations: Mapping[str, Sequence[str
         f"varied: {count:,} of {of:,} parameters, in {len(varied)} of {len(outline.parameters)} tensors",
         *told,
         _about_buffers(outline, layout),
-        f"parts with names: {', '.join(['all', *locations])}",
+        f"named parts: {', '.join(['all', *locations])}",
     ]
 
 
@@ -106,9 +114,10 @@ def _about_buffers(outline: Outline, layout: Layout) -> str:
     if not numbers:
         return "buffers: the network has none"
     if not collected:
-        return f"buffers: all {numbers:,} running statistics are the base network's"
+        return f"buffers: all {numbers:,} running statistics stay those of the base network"
     return (
-        f"buffers: {collected:,} of {numbers:,} running statistics are in the vector, the others the base's"
+        f"buffers: {collected:,} of {numbers:,} running statistics are in the vector, the others stay those of the "
+        "base network"
     )
 
 
@@ -133,5 +142,5 @@ def _names_nothing(
     question = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     return UserError(
         f"weights.parameters: {pattern!r} names no parameter; {question}known: {', '.join(['all', *locations])}, "
-        f"names of parameters such as {list(called.values())[-1]}, beginnings of names, and patterns with *"
+        f"names of parameters such as {list(called.values())[-1]}, prefixes of names, and patterns with *"
     )

@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "parameters": _LOCATION,
         "buffers": "base",  # inferred
-        "pool": {
+        "checkpoints": {
             "every": 1,
             "unit": "epoch",
             "learning_rate": 1e-4,  # "about"
@@ -85,7 +85,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "parameters": _LOCATION,
         "buffers": "base",
-        "pool": {
+        "checkpoints": {
             "every": 1,
             "unit": "step",
             "learning_rate": 0.03,

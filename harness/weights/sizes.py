@@ -1,4 +1,4 @@
-"""Whether the networks that generate fit what they are to generate. No torch."""
+"""Checks that autoencoder and diffusion model fit the parameters that they are to generate. No torch."""
 
 from harness.core.errors import UserError
 from harness.models.generators.edition import edition_of
@@ -6,7 +6,7 @@ from harness.weights.config import AutoencoderConfig, WeightsConfig
 
 
 def check_models(config: WeightsConfig, length: int) -> None:
-    """Raises `UserError` where autoencoder or diffusion model cannot be; `length` is how many parameters vary."""
+    """Raises `UserError` where autoencoder or diffusion model cannot be built for `length` varied parameters."""
     places = _places(config.autoencoder, length)
     latent = config.autoencoder.numbers(length)
     if latent > length:
@@ -16,15 +16,15 @@ def check_models(config: WeightsConfig, length: int) -> None:
         )
     if config.sampling_steps > config.diffusion.timesteps:
         raise UserError(
-            f"weights.sampling_steps = {config.sampling_steps} is more than diffusion.timesteps = "
-            f"{config.diffusion.timesteps}; give at most as many"
+            f"weights.sampling_steps = {config.sampling_steps} exceeds diffusion.timesteps = "
+            f"{config.diffusion.timesteps}; give at most that many"
         )
     _check_norms(config, length, places, latent)
     _check_batches(config, places[-1], latent)
 
 
 def _places(autoencoder: AutoencoderConfig, length: int) -> list[int]:
-    """Returns how many places each strided layer leaves; raises `UserError` if one has nothing to stride over."""
+    """Returns how many positions each strided layer outputs; raises `UserError` if one has nothing to stride over."""
     settings = autoencoder.keyed()
     least, places = edition_of(settings).places(settings, length)
     if length < least:
@@ -36,7 +36,7 @@ def _places(autoencoder: AutoencoderConfig, length: int) -> list[int]:
 
 
 def _check_norms(config: WeightsConfig, length: int, places: list[int], latent: int) -> None:
-    """Raises `UserError` where a group norm would see a single value, which it makes zero."""
+    """Raises `UserError` where a group norm would see a single value, which it turns into zero."""
     autoencoder, diffusion = config.autoencoder, config.diffusion
     numbers = [width * place for width, place in zip(autoencoder.channels, places, strict=True)]
     if autoencoder.norm == "group" and 1 in numbers:
@@ -57,7 +57,7 @@ def _check_batches(config: WeightsConfig, places: int, latent: int) -> None:
         batch = min(config.k) if part.full_batch else part.train.batch
         if part.norm == "batch" and batch * numbers == 1:
             raise UserError(
-                f"weights.{name}.norm = batch: one number of one network is nothing to normalise; give a larger "
+                f"weights.{name}.norm = batch: a single value cannot be normalised; give a larger "
                 "batch or norm: group"
             )
         workers = part.train.workers

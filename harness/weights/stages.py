@@ -1,6 +1,7 @@
 """The stages of study 2: from a trained network over its checkpoints to everything that is compared with them."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -9,16 +10,15 @@ from harness.core.seeds import stream
 from harness.core.stages import Code, Stage, Trial, Work, shards
 from harness.data.dataset import Images
 from harness.training.config import TRAINING, TrainConfig
-from harness.weights.brought import brought
-from harness.weights.config import WeightsConfig
+from harness.weights.config import NETWORKS_AT_ONCE, WeightsConfig
 from harness.weights.controls import Control, FineTuned
-from harness.weights.layout import layout_of
-from harness.weights.sizes import check_models
+from harness.weights.planned_network import PlannedNetwork
+from harness.weights.user_checkpoints import user_stages
 
-NETWORK = Code("network", 2, "harness.weights.originals:make_network", uses=(TRAINING,))
-TRAJECTORY = Code("trajectory", 1, "harness.weights.originals:make_trajectory", uses=(TRAINING,))
-POOL = Code("pool", 2, "harness.weights.originals:make_pool")
-PREDICTIONS = Code("predictions", 2, "harness.weights.originals:make_predictions")
+NETWORK = Code("network", 2, "harness.weights.collect:make_network", uses=(TRAINING,))
+TRAJECTORY = Code("trajectory", 1, "harness.weights.collect:make_trajectory", uses=(TRAINING,))
+CHECKPOINTS = Code("checkpoints", 2, "harness.weights.collect:make_checkpoints")
+PREDICTIONS = Code("predictions", 2, "harness.weights.predict:make_predictions")
 AUTOENCODER = Code("autoencoder", 2, "harness.weights.generate:make_autoencoder", uses=(TRAINING,))
 RECONSTRUCTION = Code(
     "reconstruction", 1, "harness.weights.generate:make_reconstruction", uses=(PREDICTIONS,)
@@ -31,67 +31,61 @@ SECONDS_A_STEP = 0.01  # guesses for one CPU core, until there are measurements
 SECONDS_A_NETWORK = 0.02
 SECONDS_A_COMPARISON = 0.002
 ENSEMBLES = 1  # the network of average weights
-NETWORKS_AT_ONCE = 16  # evaluated together
 
 OBJECTIVE = "generated_best_validation_accuracy"  # what a search makes large
 
 
 class Stages:
-    """Makes the stages of one data set, seed and variation; one pool serves every k."""
+    """Makes the stages of one data set, seed and variation; one set of checkpoints serves every k. Reads no files."""
 
-    def __init__(self, config: WeightsConfig, images: Images, seed: int, varied: str) -> None:
-        self.config, self.images, self.seed, self.varied = config, images, seed, varied
-        data, dataset, _ = images
-        channels, size = dataset.images.shape[1:3]
-        network = config.network
-        self.outline = network.outline(channels, size, len(dataset.classes))
-        self.layout = layout_of(self.outline, config.parameters, network.locations(), config.buffers)
-        check_models(config, self.layout.length)
-        self.settings = network.settings(channels, size, len(dataset.classes))
-        self.labelled = len(dataset.labelled(data.labels_per_class))
+    def __init__(
+        self,
+        config: WeightsConfig,
+        images: Images,
+        planned: PlannedNetwork,
+        seed: int,
+        varied: Mapping[str, Any],
+    ) -> None:
+        """Raises `UserError` where running statistics would be those of another network."""
+        self.config, self.images, self.planned, self.seed, self.varied = config, images, planned, seed, varied
+        self.layout = planned.layout
+        self.labelled = len(images.dataset.labelled(images.config.labels_per_class))
         self.learning = {
-            "network": self.settings,
-            "labels_per_class": data.labels_per_class,
+            "network": planned.settings,
+            "labels_per_class": images.config.labels_per_class,
             "augment": config.augment.keyed() if config.augment else None,
         }
-        self.start = network.start(channels, size, len(dataset.classes))
         self._check_statistics()
-        self.checkpoints = pool_size(config) + config.pool.held_out  # in the pool, those held out among them
-        if config.pool.path is not None:
-            self.network, trajectory = brought(
-                config.pool, self.settings, self.outline, self.layout, self.checkpoints
-            )
-            if config.pool.size is None:  # all that there are
-                self.checkpoints = len(trajectory.config["steps"])
-            self.pool = self._pool([trajectory])
+        self.count = config.checkpoint_count + config.checkpoints.held_out  # of checkpoints
+        if planned.user_checkpoints is not None:
+            self.network, trajectory = user_stages(planned.user_checkpoints, planned.settings, self.layout)
+            if config.checkpoints.size is None:  # all of them
+                self.count = len(planned.user_checkpoints.files)
+            self.checkpoints = self._checkpoints([trajectory])
         else:
             self.network = self._network(0)
-            self.pool = self._collected()
-        self.predictions = self._predictions(self.pool, self.checkpoints)
-
-    @property
-    def whole(self) -> bool:
-        """Whether all parameters vary: then trajectories begin from networks of their own."""
-        return set(self.outline.parameters) <= set(self.layout.names)
+            self.checkpoints = self._collected()
+        self.predictions = self._predictions(self.checkpoints, self.count)
 
     @property
     def permuted(self) -> bool:
         """Whether the originals come from networks whose neurons may be in another order."""
-        return self.config.pool.path is None and self.whole and self.config.pool.trajectories > 1
+        collected = self.planned.user_checkpoints is None
+        return collected and self.planned.whole and self.config.checkpoints.trajectories > 1
 
     def _collected(self) -> Stage:
-        pool = self.config.pool
-        each = ceil(self.checkpoints / pool.trajectories)
-        return self._pool([self._trajectory(number, each) for number in range(pool.trajectories)])
+        trajectories = self.config.checkpoints.trajectories
+        each = ceil(self.count / trajectories)
+        return self._checkpoints([self._trajectory(number, each) for number in range(trajectories)])
 
     def _check_statistics(self) -> None:
-        """Raises `UserError` where running statistics would be those of another network."""
-        if not self.whole or not self.outline.buffers or self.config.buffers == "collected":
+        planned = self.planned
+        if not planned.whole or not planned.outline.buffers or self.config.buffers == "collected":
             return
         if self.permuted:
             raise UserError(
-                f"weights.pool.trajectories = {self.config.pool.trajectories} of whole networks with running "
-                "statistics: they differ between the networks; set weights.buffers: collected"
+                f"weights.checkpoints.trajectories = {self.config.checkpoints.trajectories} of whole networks with "
+                "running statistics: they differ between the networks; set weights.buffers: collected"
             )
         if any("other_seed" in control.needs for control in self.config.controls):
             raise UserError(
@@ -102,57 +96,63 @@ class Stages:
     def _network(self, number: int) -> Stage:
         """Returns the stage with the base network, or with that of a further trajectory of whole networks."""
         train = self.config.train.on(self.labelled)
-        needs = {"dataset": self.images.stage} | ({} if self.start is None else {"start": self.start})
+        needs = {"dataset": self.images.stage} | (
+            {} if self.planned.start is None else {"start": self.planned.start}
+        )
         return Stage(
             kind="network",
             code=NETWORK,
-            config={**self.learning, "train": train.keyed(), "seed": _draws(self.seed, "network", number)},
+            config={
+                **self.learning,
+                "train": train.keyed(),
+                "seed": _training_seed(self.seed, "network", number),
+            },
             needs=needs,
             options={"train": train.model_dump(mode="json")},
             work=Work(seconds=train.steps * SECONDS_A_STEP),
             trains=train.workers != 0,
         )
 
-    def _trajectory(self, number: int, checkpoints: int, every: int | None = None) -> Stage:
-        """Returns the stage with one training that goes on from its network; `every` checkpoint is so many steps."""
+    def _trajectory(self, number: int, count: int, every: int | None = None) -> Stage:
+        """Returns the stage with one training run from its network on, saving `count` checkpoints `every` N steps."""
         return self._collection(
-            {"network": self._network(number) if self.whole else self.network},
-            checkpoints,
+            {"network": self._network(number) if self.planned.whole else self.network},
+            count,
             every or self._every,
-            self.config.pool.learning_rate,
-            {"draws": _draws(self.seed, "trajectory", number)},
+            self.config.checkpoints.learning_rate,
+            {"seed": _training_seed(self.seed, "trajectory", number)},
         )
 
     @property
     def _every(self) -> int:
         """Steps from one checkpoint to the next."""
-        pool = self.config.pool
-        return pool.every * (ceil(self.labelled / pool.batch) if pool.unit == "epoch" else 1)
+        config = self.config.checkpoints
+        return config.every * (ceil(self.labelled / config.batch) if config.unit == "epoch" else 1)
 
     def _collection(
         self,
         needs: dict[str, Stage],
-        checkpoints: int,
+        count: int,
         every: int,
         learning_rate: float,
         more: dict[str, Any],
     ) -> Stage:
-        pool = self.config.pool
+        config = self.config.checkpoints
         train = TrainConfig(
-            steps=checkpoints * every,
-            batch=pool.batch,
+            steps=count * every,
+            batch=config.batch,
             learning_rate=learning_rate,
-            optimizer=pool.optimizer,
-            momentum=pool.momentum,
-            weight_decay=pool.weight_decay,
-            workers=pool.workers,
+            optimizer=config.optimizer,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            workers=config.workers,
         )
         return Stage(
             kind="trajectory",
             code=TRAJECTORY,
             config={
                 **self.learning,
-                "layout": {"names": list(self.layout.names), "shapes": [list(s) for s in self.layout.shapes]},
+                "layout": self.layout.to_json(),
                 "buffers": self.config.buffers,
                 "every": every,
                 "train": train.keyed(),
@@ -161,23 +161,23 @@ class Stages:
             needs={"dataset": self.images.stage, **needs},
             options={"train": train.model_dump(mode="json")},
             work=Work(seconds=train.steps * SECONDS_A_STEP),
-            trains=pool.workers != 0,
+            trains=config.workers != 0,
         )
 
-    def _pool(self, trajectories: Sequence[Stage]) -> Stage:
+    def _checkpoints(self, trajectories: Sequence[Stage]) -> Stage:
         return Stage(
-            kind="pool",
-            code=POOL,
-            config={"checkpoints": self.checkpoints, "held_out": self.config.pool.held_out},
+            kind="checkpoints",
+            code=CHECKPOINTS,
+            config={"count": self.count, "held_out": self.config.checkpoints.held_out},
             needs={f"trajectory {number}": stage for number, stage in enumerate(trajectories)},
         )
 
     def _predictions(self, vectors: Stage, networks: int) -> tuple[Stage, ...]:
-        """Returns the stages that hold what so many networks, whose vectors a stage holds, say of the images."""
+        """Returns the stages with the predictions of the first `networks` of a stage of vectors."""
         needs = {
             "dataset": self.images.stage,
             "network": self.network,
-            "pool": self.pool,
+            "checkpoints": self.checkpoints,
             "vectors": vectors,
         }
         return tuple(
@@ -204,7 +204,7 @@ class Stages:
                 **chosen,
                 "autoencoder": config.autoencoder.keyed(),
             },
-            needs={"pool": self.pool},
+            needs={"checkpoints": self.checkpoints},
             options={"train": config.autoencoder.train.model_dump(mode="json")},
             work=Work(seconds=config.autoencoder.train.steps * SECONDS_A_STEP),
             trains=config.autoencoder.train.workers != 0,
@@ -216,7 +216,7 @@ class Stages:
             needs={
                 "dataset": self.images.stage,
                 "network": self.network,
-                "pool": self.pool,
+                "checkpoints": self.checkpoints,
                 "autoencoder": autoencoder,
             },
         )
@@ -224,7 +224,11 @@ class Stages:
             kind="denoiser",
             code=DENOISER,
             config={**autoencoder.config, "diffusion": config.diffusion.keyed()},
-            needs={"pool": self.pool, "autoencoder": autoencoder, "reconstruction": reconstruction},
+            needs={
+                "checkpoints": self.checkpoints,
+                "autoencoder": autoencoder,
+                "reconstruction": reconstruction,
+            },
             options={"train": config.diffusion.train.model_dump(mode="json")},
             work=Work(seconds=config.diffusion.train.steps * SECONDS_A_STEP),
             trains=config.diffusion.train.workers != 0,
@@ -238,7 +242,7 @@ class Stages:
                 "sampler": config.sampler,
                 "sampling_steps": config.sampling_steps,
             },
-            needs={"pool": self.pool, "autoencoder": autoencoder, "denoiser": denoiser},
+            needs={"checkpoints": self.checkpoints, "autoencoder": autoencoder, "denoiser": denoiser},
             work=Work(seconds=config.sampling_steps * SECONDS_A_STEP),
         )
         return {"autoencoder": autoencoder, "reconstruction": reconstruction, "generated": generated}
@@ -256,21 +260,21 @@ class Stages:
         return found
 
     def _other_seed(self, control: Control) -> Stage:
-        """As long a training as a trajectory of the pool's, with fewer checkpoints."""
-        number = self.config.pool.trajectories
-        steps = self._every * ceil(self.checkpoints / number)
+        """Returns a further training run as long as those of the originals, with fewer checkpoints."""
+        number = self.config.checkpoints.trajectories
+        steps = self._every * ceil(self.count / number)
         return self._trajectory(number, control.networks, max(1, steps // control.networks))
 
     def _fine_tuned(self, control: Control, k: int, subset: str) -> Stage:
         every = control.every if isinstance(control, FineTuned) else 1
         rate = control.learning_rate if isinstance(control, FineTuned) else None
         return self._collection(
-            {"network": self.network, "pool": self.pool},
+            {"network": self.network, "checkpoints": self.checkpoints},
             control.networks,
             every,
-            rate or self.config.pool.learning_rate,
+            rate or self.config.checkpoints.learning_rate,
             {
-                "draws": _draws(self.seed, "fine-tuned"),
+                "seed": _training_seed(self.seed, "fine-tuned"),
                 "after": {"k": k, "subset": subset, "seed": self.seed},
             },
         )
@@ -288,7 +292,7 @@ class Stages:
                 "controls": [control.keyed() for control in self.config.controls],
             },
             needs={
-                "pool": self.pool,
+                "checkpoints": self.checkpoints,
                 **self._generation(k, subset, number),
                 **self._for_controls(k, subset),
             },
@@ -310,7 +314,9 @@ class Stages:
                 "k": k,
                 "subset": subset,
                 "generator": number,
-                "varied": self.varied or None,
+                "varied": json.dumps(self.varied, ensure_ascii=False, sort_keys=True)
+                if self.varied
+                else None,
             },
             config={
                 "permuted": self.permuted,
@@ -322,7 +328,7 @@ class Stages:
             needs={
                 "dataset": self.images.stage,
                 "network": self.network,
-                "pool": self.pool,
+                "checkpoints": self.checkpoints,
                 "contenders": contenders,
             },
             reads={"originals": self.predictions, "contenders": self._predictions(contenders, others)},
@@ -330,12 +336,12 @@ class Stages:
         )
 
     def _columns(self) -> dict[str, Any]:
-        """Returns what rows say of how the originals were collected and the networks generated."""
+        """Returns the columns that say how the originals were collected and the networks generated."""
         config = self.config
         return {
             "buffers": config.buffers,
             "preset": config.preset,
-            "optimizer": None if config.pool.path is not None else config.pool.optimizer,
+            "optimizer": None if config.checkpoints.path is not None else config.checkpoints.optimizer,
             "parameter_noise": config.autoencoder.parameter_noise,
             "latent_noise": config.autoencoder.latent_noise,
             "latent": config.autoencoder.numbers(self.layout.length),
@@ -345,11 +351,6 @@ class Stages:
         }
 
 
-def pool_size(config: WeightsConfig) -> int:
-    """Returns how many checkpoints there are to learn from."""
-    return config.pool.size or max(config.k)
-
-
-def _draws(seed: int, *names: object) -> int:
+def _training_seed(seed: int, *names: object) -> int:
     """Returns the seed of one training: the experiment's for the first of its kind."""
     return seed if names[-1] == 0 else stream(seed, *names) % 2**63

@@ -1,12 +1,13 @@
 """Study 2 as trials: for every k, originals, what is generated from them and the controls."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
+from harness.core.apart import apart
 from harness.core.checks import refuse_duplicates
-from harness.core.config import parse, with_settings
+from harness.core.config import parse, with_values
 from harness.core.errors import UserError
 from harness.core.stages import Trial
 from harness.core.study import Study
@@ -16,12 +17,13 @@ from harness.models.generators.edition import AUTOENCODERS
 from harness.weights.config import WeightsConfig
 from harness.weights.controls import CONTROLS
 from harness.weights.layout import layout_of, lines
-from harness.weights.stages import Stages, pool_size
+from harness.weights.planned_network import plan_network
+from harness.weights.stages import Stages
 from harness.weights.tables import CORRECTNESS, WEIGHTS
 from harness.weights.tables import NETWORKS as NETWORKS_TABLE
 
 EXPORTERS = {"networks": "write_best", "more networks": "write_more"}
-AXES = ("k", "subsets", "generators", "seeds", "also", "vary")  # swept by themselves
+AXES = ("k", "subsets", "generators", "seeds", "also", "vary")  # swept without `vary`
 
 
 class Weights(Study):
@@ -35,17 +37,19 @@ class Weights(Study):
     loaders = {"networks.json": "harness.weights.exported:load"}
 
     def trials(self, config: WeightsConfig, images: Images, seed: int) -> list[Trial]:
-        """Returns a trial for each data set, seed, variation, k, way to take k from the pool, and generator run.
+        """Returns a trial for each data set, seed, variation, k, subset and run of the generator.
 
-        Raises `UserError` for what cannot be.
+        Raises `UserError` for values that are invalid or do not fit the data.
         """
         found: list[Trial] = []
         for varied, one in variations(config):
             check(one)
             for each in [images, *further(images, one.also, seed, "weights.also")]:
                 each.dataset.labelled(each.config.labels_per_class)
+                channels, size = each.dataset.images.shape[1:3]
+                planned = plan_network(one, channels, size, len(each.dataset.classes))
                 for number in config.seeds or [seed]:
-                    stages = Stages(one, each, number, varied)
+                    stages = Stages(one, each, planned, number, varied)
                     found += [
                         stages.trial(k, subset, generator)
                         for k in one.k
@@ -55,32 +59,31 @@ class Weights(Study):
         return found
 
     def exporter(self, trial: Trial, kind: str) -> str | None:
-        """Returns the function that takes a trial's generated networks home, "module:function"."""
+        """Returns the function that exports a trial's generated networks, "module:function"."""
         return f"harness.weights.export:{EXPORTERS[kind]}" if kind in EXPORTERS else None
 
     def describe(self, config: WeightsConfig, size: int, channels: int) -> list[str]:
-        """Returns lines about the network for such images: which parameters vary, and what lies before them."""
-        from harness.weights.evaluate import share_before
-
+        """Returns lines about the network for such images: which parameters vary, and what precedes them."""
         found: list[str] = []
         for varied, one in variations(config):
             outline = one.network.outline(channels, size, 10)
             layout = layout_of(outline, one.parameters, one.network.locations(), one.buffers)
-            before, total = share_before(one.network.settings(channels, size, 10), layout)
+            settings = one.network.settings(channels, size, 10)
+            before, total = apart("harness.weights.evaluate:share_before", settings, layout.names)
             found += [
                 f"network {one.network.name}, images of {size} pixels and {channels} channels, 10 classes"
-                + (f" ({varied})" if varied else ""),
+                + (f" ({_text(varied)})" if varied else ""),
                 *lines(outline, layout, one.network.locations()),
-                f"cost {total / 1e6:,.1f} million multiply-accumulates an image; {before:.1%} of them lie before "
+                f"cost {total / 1e6:,.1f} million multiply-accumulates an image; {before:.1%} of them precede "
                 "the first varied parameter and are computed once for all networks",
             ]
         return found
 
 
-def variations(config: WeightsConfig) -> list[tuple[str, WeightsConfig]]:
-    """Returns every combination of what `vary` sets, "path = value, ...", with the values it then has.
+def variations(config: WeightsConfig) -> list[tuple[dict[str, Any], WeightsConfig]]:
+    """Returns every combination of what `vary` sets, values by path, with the configuration that follows from it.
 
-    Raises `UserError` for a path or a value that cannot be.
+    Raises `UserError` for a path or a value that is not allowed.
     """
     for path in config.vary:
         if path.split(".")[0] in AXES:
@@ -88,26 +91,29 @@ def variations(config: WeightsConfig) -> list[tuple[str, WeightsConfig]]:
     given = {name: value for name, value in config.given.items() if name != "vary"}
     found = []
     for values in product(*config.vary.values()):
-        settings = [f"{path}={json.dumps(value)}" for path, value in zip(config.vary, values, strict=True)]
-        text = ", ".join(f"{path} = {_short(value)}" for path, value in zip(config.vary, values, strict=True))
-        one = parse(WeightsConfig, with_settings(given, settings), "weights.vary") if settings else config
-        found.append((text, one))
+        varied = dict(zip(config.vary, values, strict=True))
+        one = (
+            parse(WeightsConfig, with_values(given, varied, "weights.vary"), "weights.vary")
+            if varied
+            else config
+        )
+        found.append((varied, one))
     return found
 
 
-def _short(value: Any) -> str:
-    return " ".join(map(str, value)) or "none" if isinstance(value, list) else json.dumps(value).strip('"')
+def _text(varied: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path} = {json.dumps(value)}" for path, value in varied.items())
 
 
 def check(config: WeightsConfig) -> None:
     """Raises `UserError` naming the value that is out of range."""
-    size = pool_size(config)
+    size = config.checkpoint_count
     for k in config.k:
         if k < 1:
             raise UserError(f"weights.k: {k} is less than 1, the smallest number of originals")
         if k > size:
             raise UserError(
-                f"weights.k: {k} is not between 1 and {size}, the size of the pool (weights.pool.size)"
+                f"weights.k: {k} is not between 1 and {size}, the number of checkpoints (weights.checkpoints.size)"
             )
     given: dict[str, Sequence[Any]] = {
         "k": config.k,

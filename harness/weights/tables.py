@@ -27,7 +27,7 @@ WEIGHTS = Table(
     (
         Column("network", TEXT, Role.SETUP, "name or path of the original network"),
         Column("parameters", TEXT, Role.SETUP, "names and patterns that choose the parameters which vary"),
-        Column("length", INTEGER, Role.IDENTITY, "how many numbers vary"),
+        Column("parameter_count", INTEGER, Role.IDENTITY, "how many numbers vary"),
         Column("buffers", TEXT, Role.SETUP, "running statistics: base (the network's) or collected"),
         Column("preset", TEXT, Role.SETUP, "edition of the paper; null for none"),
         Column("k", INTEGER, Role.AXIS, "originals that the generator learns from", "networks"),
@@ -51,7 +51,7 @@ WEIGHTS = Table(
             "varied",
             TEXT,
             Role.SETUP,
-            'what `vary` sets in this trial, "path = value, ..."; null for nothing',
+            "what `vary` sets in this trial: a JSON object of values by path; null for nothing",
         ),
         *_summary("original", expected=True),
         *estimate("ensemble_accuracy", "on test, of the network of average weights", expected=True),

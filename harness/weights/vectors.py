@@ -1,4 +1,4 @@
-"""Networks as flat vectors, their normalisation, and which of a pool to take."""
+"""Networks as flat vectors, their normalisation, and the choice of checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Normaliser:
 
 
 def normaliser(originals_KP: np.ndarray, layout: Layout) -> Normaliser:
-    """Measures mean and deviation, one of each a tensor (p-diff, 2024-12 edition)."""
+    """Measures mean and deviation, one of each per tensor (p-diff, 2024-12 edition)."""
     pieces = np.split(originals_KP.astype(np.float64), np.cumsum(layout.sizes)[:-1], axis=1)
     means = [piece.mean() for piece in pieces]
     deviations = [piece.std() or 1.0 for piece in pieces]
@@ -51,7 +51,7 @@ def normaliser(originals_KP: np.ndarray, layout: Layout) -> Normaliser:
 def choose(size: int, k: int, subset: str, draw: np.random.Generator) -> np.ndarray:
     """Returns which `k` of `size` checkpoints to take: the first, evenly spread (the last among them) or at random.
 
-    Those of a smaller k are among those of a larger one, if `draw` is at the same place.
+    A smaller k gives a subset of a larger one, if `draw` is in the same state.
     """
     if subset == "first":
         return np.arange(k)
@@ -60,10 +60,10 @@ def choose(size: int, k: int, subset: str, draw: np.random.Generator) -> np.ndar
 
 
 def spread(size: int) -> np.ndarray:
-    """Returns 0..size - 1 in an order whose every beginning is evenly spread.
+    """Returns 0..size - 1 in an order of which every prefix is evenly spread.
 
-    The ends come first, then always the middle of the widest gap, so that the gaps of one beginning
-    differ by at most a factor of two and a rounding.
+    The ends come first, then always the middle of the widest gap, so that the gaps of a prefix
+    differ by at most a factor of two, up to rounding.
     """
     order, gaps = [size - 1, 0][:size], [(1 - size, 0, size - 1)]  # a heap: widest gap first, then leftmost
     while len(order) < size:
@@ -77,7 +77,7 @@ def spread(size: int) -> np.ndarray:
 
 
 def withheld(total: int, count: int) -> np.ndarray:
-    """Returns which of `total` checkpoints, in their order, are kept from everything that learns: evenly spread."""
+    """Returns which of `total` checkpoints, in order, are withheld from everything that learns: evenly spread."""
     places = ((np.arange(count) + 0.5) * total / max(count, 1)).astype(int)
     held_out_N = np.zeros(total, bool)
     held_out_N[places] = True

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from harness.core.config import Config, parse, part, read_yaml, unkeyed, with_settings
+from harness.core.config import Config, parse, part, read_yaml, unkeyed, with_settings, with_values
 from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
 from harness.core.registry import Registry
@@ -287,3 +287,12 @@ def test_a_section_given_in_part_keeps_the_rest_of_its_own_default():
     assert parse(_Outer, {}, "x").middle.train == _Inner(steps=100, batch=200)
     assert parse(_Outer, {"middle": {"train": {"steps": 5}}}, "x").middle.train == _Inner(steps=5, batch=20)
     assert parse(_Middle, {"train": {"batch": 5}}, "x").train == _Inner(steps=10, batch=5)
+
+
+def test_values_are_put_at_their_paths():
+    values = {"train": {"steps": 5}, "heads": ["linear"]}
+    found = with_values(values, {"train.batch": 2, "heads": [], "data.size": None}, "weights.vary")
+    assert found == {"train": {"steps": 5, "batch": 2}, "heads": [], "data": {"size": None}}
+    assert values == {"train": {"steps": 5}, "heads": ["linear"]}
+    with pytest.raises(UserError, match=r"weights\.vary: train\.steps\.x: 'train\.steps' holds 5"):
+        with_values(values, {"train.steps.x": 1}, "weights.vary")

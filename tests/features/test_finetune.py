@@ -178,7 +178,7 @@ def test_a_small_experiment_runs_from_plan_to_rows(workshop):
         learnt = fine_tuning(trial.needs["tuned"], workshop).model()
         encoder = sum(one.numel() for one in learnt.encoder.parameters() if one.requires_grad)
         assert 0 < encoder < sum(one.numel() for one in tuned.parameters())
-        assert row["parameters"] == encoder + sum(one.numel() for one in learnt.head.parameters())
+        assert row["parameter_count"] == encoder + sum(one.numel() for one in learnt.head.parameters())
 
 
 def backbone(trial):

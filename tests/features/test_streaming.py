@@ -91,7 +91,7 @@ def test_streamed_ridge_is_cached_ridge(workshop, settings):
     for trial, other in zip(cached, streamed, strict=True):
         one, two = row_of(trial, workshop), row_of(other, workshop)
         assert (one["way"], two["way"]) == ("cached", "streamed")
-        for name in ("regularisation", "train_n", "dimensions", "parameters", "image_passes"):
+        for name in ("regularisation", "train_n", "dimensions", "parameter_count", "image_passes"):
             assert one[name] == two[name], name
         for name in ("validation_accuracy", "test_accuracy"):
             assert one[name] == pytest.approx(two[name], abs=1e-9), name

@@ -57,7 +57,7 @@ def test_rows_of_streamed_heads(workshop):
         channels = stage_of(trial).config["channels"]
         dimensions = channels * trial.axes["pool"] ** 2
         layers = [(dimensions, 10)] if trial.axes["head"] == "linear" else [(dimensions, 8), (8, 10)]
-        assert row["parameters"] == sum((inputs + 1) * outputs for inputs, outputs in layers)
+        assert row["parameter_count"] == sum((inputs + 1) * outputs for inputs, outputs in layers)
         assert row["dimensions"] == dimensions
         assert row["fit_seconds"] > 0
     assert len({stage_of(trial).job for trial in trials}) == 1

@@ -218,7 +218,7 @@ def test_images_are_standardised_where_the_network_says_so():
     torch.testing.assert_close(network(IMAGES), plain(((IMAGES + 1) / 2 - mean) / deviation))
     assert list(network.state_dict()) == list(plain.state_dict())
     with pytest.raises(
-        UserError, match=r"image_mean = \[0\.5\]: expected a number for each of the images' 3"
+        UserError, match=r"image_mean = \[0\.5\]: expected one number per channel of the images, 3"
     ):
         ResNet(image_mean=[0.5], image_std=[0.5]).outline(3, 16, 5)
     with pytest.raises(UserError, match="give image_mean and image_std, or neither"):
@@ -264,7 +264,7 @@ def test_networks_by_name_take_checkpoints_of_their_own_kind(tmp_path, workshop)
     network = ViT(width=8, depth=2, heads=2, path=str(tmp_path))
     state = opened(network, workshop).state_dict()
     assert all(torch.equal(value, state[key]) for key, value in theirs.state_dict().items())
-    with pytest.raises(UserError, match=r"weights\.network\.path .*this vit is no vit-tiny"):
+    with pytest.raises(UserError, match=r"weights\.network\.path .*this vit is not a vit-tiny"):
         ViTTiny(path=str(tmp_path)).settings(3, 16, 5)
 
 
@@ -321,7 +321,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, monkeypatch):
         parse(Pretrained, {"path": str(tmp_path / "nowhere")}, "network").settings(3, 16, 5)
     saved(tmp_path, "vit")
     network = Pretrained(path=str(tmp_path))
-    with pytest.raises(UserError, match=r"cannot go through pretrained .*; set data\.size to 16"):
+    with pytest.raises(UserError, match=r"cannot pass through pretrained .*; set data\.size to 16"):
         network.outline(3, 32, 5)
     with pytest.raises(UserError, match="reads images of 3 channels, the data has 4"):
         network.outline(4, 16, 5)

@@ -10,7 +10,14 @@ from harness.core.config import parse
 from harness.core.errors import UserError
 from harness.models.classifiers.build import build
 from harness.models.classifiers.mlp import build_mlp
-from harness.models.classifiers.networks import ConvNet, ConvNeXtTiny, ResNet18, ViTBase, ViTTiny, familiar
+from harness.models.classifiers.networks import (
+    ConvNet,
+    ConvNeXtTiny,
+    ResNet18,
+    ViTBase,
+    ViTTiny,
+    canonical_names,
+)
 from harness.models.generators.latent_denoiser import LatentDenoiser
 from harness.models.generators.parameter_autoencoder import ParameterAutoencoder
 from harness.weights.config import WeightsConfig
@@ -112,7 +119,7 @@ def test_options_that_do_not_go_together_are_refused_in_one_line(settings, words
             "patch = 4 does not divide images of 30 pixels; give one of 1, 2, 3, 5, 6, 10, 15, 30",
         ),
         (ViTTiny(patch=16), 8, "patch = 16 does not divide"),
-        (ConvNeXtTiny(), 4, "images of 3 x 4 x 4 cannot go through convnext-tiny"),
+        (ConvNeXtTiny(), 4, "images of 3 x 4 x 4 cannot pass through convnext-tiny"),
         (ConvNeXtTiny(patch=4), 16, "give a larger data.size or a smaller network"),
     ],
 )
@@ -132,10 +139,10 @@ def test_stem_and_patch_follow_the_images():
     assert ViTBase(patch=8).architecture(3, 224)["patch_size"] == 8
 
 
-def test_familiar_names_are_those_of_torchvision_and_timm():
+def test_canonical_names_are_those_of_torchvision_and_timm():
     """As torchvision's `resnet18` and timm's `convnext_tiny` and `vit_tiny_patch16_224` list them."""
     outline = ResNet18().outline(3, 32, 10)
-    names = familiar([*outline.parameters, *outline.buffers])
+    names = canonical_names([*outline.parameters, *outline.buffers])
     blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
     modules = [
         "conv1",
@@ -149,7 +156,7 @@ def test_familiar_names_are_those_of_torchvision_and_timm():
     assert [name for name in names.values() if name.startswith("layer4.0.bn2.")] == [
         f"layer4.0.bn2.{one}" for one in ("weight", "bias", "running_mean", "running_var")
     ]
-    assert set(familiar(ViTTiny().outline(3, 32, 10).parameters).values()) == {
+    assert set(canonical_names(ViTTiny().outline(3, 32, 10).parameters).values()) == {
         "cls_token",
         "pos_embed",
         *(
@@ -166,7 +173,7 @@ def test_familiar_names_are_those_of_torchvision_and_timm():
             for one in ("weight", "bias")
         ),
     }
-    convnext = set(familiar(ConvNeXtTiny().outline(3, 32, 10).parameters).values())
+    convnext = set(canonical_names(ConvNeXtTiny().outline(3, 32, 10).parameters).values())
     assert {
         "stem.0.weight",
         "stages.2.blocks.8.conv_dw.bias",

@@ -115,7 +115,7 @@ def feature_rows(
             "timestep": timestep,
             **noise_level(timestep),
             "way": None if kind in ("pixels", "finetuned") else "cached",
-            "parameters": PARAMETERS.get(head, 10) * pool * pool,
+            "parameter_count": PARAMETERS.get(head, 10) * pool * pool,
             "image_passes": None if kind == "pixels" else 500 if kind == "screen" else 5000,
             "pool": pool,
             "head": head,
@@ -326,7 +326,7 @@ def _trial(given: Row, networks: list[Row], rng: np.random.Generator, n: int) ->
     row: Row = {
         "network": "resnet18",
         "parameters": "bn-16-18",
-        "length": 2048,
+        "parameter_count": 2048,
         "buffers": "base",
         "preset": "2024-12",
         "optimizer": "adamw",

@@ -1,5 +1,6 @@
 """Study 2 in words and tables: what is selected, compared, averaged, said."""
 
+import json
 import re
 from typing import Any
 
@@ -212,7 +213,7 @@ def test_a_network_that_is_varied_as_a_whole_is_named_once() -> None:
     setups = [
         {
             "network": name,
-            "varied": f'network = {{"name": "{name}", "depths": [1, 1]}}',
+            "varied": json.dumps({"network": {"name": name, "depths": [1, 1]}}),
             "generator": generator,
         }
         for name in ("resnet", "vit")
@@ -275,7 +276,7 @@ def test_missing_numbers_are_called_missing(small_weights: dict) -> None:
 
 
 def test_rows_of_an_older_schema_make_the_section(small_weights: dict) -> None:
-    known = {"network", "parameters", "length", "k", "subset", "generated_minus_original", "p_value"}
+    known = {"network", "parameters", "parameter_count", "k", "subset", "generated_minus_original", "p_value"}
     measured = {"kind", "setting", "index", "selected", "max_similarity", "distance", "key", "k", "subset"}
     weights, networks = (
         [
@@ -297,7 +298,9 @@ def test_rows_of_an_older_schema_make_the_section(small_weights: dict) -> None:
 
 def test_what_users_write_is_text(small_weights: dict) -> None:
     bad = "<img src=x>"
-    first = one_trial(small_weights, parameters=bad, varied=f"pool.path = {bad}", network=bad, data=bad)
+    first = one_trial(
+        small_weights, parameters=bad, varied=json.dumps({"checkpoints.path": bad}), network=bad, data=bad
+    )
     other = one_trial(small_weights, key="other")
     tables = first._replace(weights=pd.concat([first.weights, other.weights]), networks=first.networks)
     html = section(tables) + answer_weights.to_html(trialled(tables)) + answer_weights.published_note(tables)

@@ -1,5 +1,7 @@
 """Figures: the contract suite on every registered one, and their numbers against plain pandas."""
 
+import json
+
 import pandas as pd
 import pytest
 import synthetic_results as synthetic
@@ -241,7 +243,7 @@ def test_heads_stand_at_their_best_setting(study_one: dict) -> None:
         same = rows[(rows["features"] == "trained") & (rows["head"] == head)]
         best = same.loc[same["validation_accuracy"].idxmax()]
         assert accuracy == pytest.approx(100 * best["validation_accuracy"], abs=1e-3)
-        assert parameters == best["parameters"]
+        assert parameters == best["parameter_count"]
     assert one.parameters == sorted(one.parameters)
     assert several.settings == ["3+6+9 at t 1+50+300"]
 
@@ -365,7 +367,7 @@ def swept() -> Tables:
     ]
     rows = synthetic.weight_rows(ks=(10, 200), subsets=("first",), generated=6, n=100, setups=setups)
     for row in rows["weights"]:  # as a sweep with `vary` says it
-        row["varied"] = f"autoencoder.latent_noise = {row['latent_noise']}, seed_of_tests = 1"
+        row["varied"] = json.dumps({"autoencoder.latent_noise": row["latent_noise"], "seed_of_tests": 1})
     return from_arrow(synthetic.arrow(rows))
 
 

@@ -95,9 +95,12 @@ def test_nothing_that_users_write_becomes_markup(
     strings += ("regulariser", "encoder", "sampler", "a_network", "b_network", "a_block_name", "b_block_name")
     features = hostile(small_features["features"], strings)
     features[0] = synthetic.failed(features[0], HOSTILE)
-    own = (*strings, "parameters", "preset", "optimizer", "buffers", "varied")
+    own = (*strings, "parameters", "preset", "optimizer", "buffers")
     networks = hostile(small_weights["networks"], ("subset",))
-    weights = [{**row, "varied": "pool.path = x"} for row in small_weights["weights"]]
+    weights = [
+        {**row, "varied": json.dumps({"checkpoints.path": HOSTILE if place < 3 else "x"})}
+        for place, row in enumerate(small_weights["weights"])
+    ]
     for row in networks:
         row["kind"] = HOSTILE if row["kind"] == "gaussian" else row["kind"]
     parts = {

@@ -38,10 +38,11 @@ def test_noise_is_one_of_four_cases_unless_scales_differ() -> None:
 
 def test_what_has_a_column_of_its_own_is_not_said_again() -> None:
     assert (
-        unsaid("autoencoder.latent_noise = 0, autoencoder.train.steps = 50") == "autoencoder.train.steps = 50"
+        unsaid('{"autoencoder.latent_noise": 0, "autoencoder.train.steps": 50}')
+        == "autoencoder.train.steps = 50"
     )
-    assert unsaid('sampler = ddim, pool = {"a": 1, "b": 2}') == 'pool = {"a": 1, "b": 2}'
-    assert unsaid("parameters = conv1 fc") is None
+    assert unsaid('{"sampler": "ddim", "train": {"a": 1, "b": 2}}') == 'train = {"a": 1, "b": 2}'
+    assert unsaid('{"parameters": ["conv1", "fc"]}') is None
     assert unsaid(None) is None
 
 
@@ -49,7 +50,7 @@ def test_noise_and_locations_stand_in_an_order_that_means_something() -> None:
     frame = pd.DataFrame(
         {
             "parameters": ["all", "conv1", "all", "conv1", None],
-            "length": [3778, 72, 3778, 72, None],
+            "parameter_count": [3778, 72, 3778, 72, None],
             "noise": ["none", "both", "latents", "parameters", "none"],
         }
     )

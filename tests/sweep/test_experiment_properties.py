@@ -39,7 +39,7 @@ RICH = {
         "network": {"name": "convnet", "channels": [8, 8], "groups": 4},
         "train": {"steps": 5, "batch": 4},
         "parameters": ["norm2", "fc"],
-        "pool": {"every": 2, "learning_rate": 0.1, "held_out": 2, "size": 6, "workers": 0},
+        "checkpoints": {"every": 2, "learning_rate": 0.1, "held_out": 2, "size": 6, "workers": 0},
         "k": [2, 3],
         "subsets": ["first", "random"],
         "autoencoder": {"channels": [4, 4], "kernel": 3, "latent": 4, "train": {"steps": 2, "workers": 0}},

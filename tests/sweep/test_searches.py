@@ -102,7 +102,7 @@ def test_a_study_that_does_not_choose_is_run_whole(tmp_path):
     weights = {
         "network": {"name": "convnet", "channels": [8, 8]},
         "parameters": ["norm"],
-        "pool": {"workers": 0},
+        "checkpoints": {"workers": 0},
         "k": [2, 4],
         "autoencoder": {"channels": [4, 4], "latent": 8},
     }

@@ -77,7 +77,9 @@ def experiments(folder):
                 "controls": [],
             },
         },
-        "given": {"weights": {**weights, "pool": {"path": str(checkpoints), "held_out": 2}, "controls": []}},
+        "given": {
+            "weights": {**weights, "checkpoints": {"path": str(checkpoints), "held_out": 2}, "controls": []}
+        },
     }
     data = {"name": "digits", "labels_per_class": 4, "max_validation": 30, "max_test": 40}
     return [
@@ -197,11 +199,11 @@ DEPENDENTS = {
     "start": ["copied/weights"],
     "network": COLLECTED,
     "trajectory": COLLECTED,
-    "brought network": ["given/weights"],
-    "brought trajectory": ["given/weights"],
+    "user network": ["given/weights"],
+    "user trajectory": ["given/weights"],
     **dict.fromkeys(
         (
-            "pool",
+            "checkpoints",
             "predictions",
             "autoencoder",
             "reconstruction",

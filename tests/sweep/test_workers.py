@@ -13,7 +13,7 @@ from tables import assert_equal, rows
 from tiny import write_tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-TRAINED = ("dataset", "backbone", "network", "pool", "autoencoder", "denoiser")
+TRAINED = ("dataset", "backbone", "network", "checkpoints", "autoencoder", "denoiser")
 
 
 def sweep(experiment, results, *options):

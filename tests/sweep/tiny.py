@@ -16,7 +16,7 @@ TINY = {
         "network": {"name": "convnet", "channels": [8, 8]},
         "train": {"steps": 40, "batch": 16, "learning_rate": 0.01},
         "parameters": ["norm"],
-        "pool": {"learning_rate": 0.1, "batch": 16},
+        "checkpoints": {"learning_rate": 0.1, "batch": 16},
         "k": [4, 8],
         "autoencoder": {"channels": [4, 4], "latent": 8, "train": {"steps": 30, "batch": 8, "workers": 0}},
         "diffusion": {"channels": [4, 8], "train": {"steps": 30, "batch": 8, "workers": 0}},

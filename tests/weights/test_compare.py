@@ -22,8 +22,8 @@ from harness.metrics import maps
 from harness.models.classifiers.convnet import ConvNet
 from harness.sweep import studies
 from harness.training import checkpoint
+from harness.weights.checkpoints import NETWORK, chosen, held_out, open_checkpoints
 from harness.weights.compare import Group, difference, majority, novelty, where
-from harness.weights.originals import NETWORK, chosen, held_out, open_pool
 from harness.weights.study import STUDY
 
 
@@ -151,7 +151,7 @@ def test_good_is_as_accurate_as_the_median_original_and_new_is_far_from_all():
     assert row["distance_ratio"] == pytest.approx(1.5)  # the median of .5, .5, .25 and .2, over .25
 
 
-OF_TWELVE = {**WEIGHTS["pool"], "size": 12}
+OF_TWELVE = {**WEIGHTS["checkpoints"], "size": 12}
 
 
 def rows_of(trial, workshop):
@@ -187,21 +187,21 @@ def generated(trial):
 
 
 def originals_of(trial, workshop):
-    """Returns the pool and where in it the originals of a trial are."""
-    pool = open_pool(trial.needs["pool"], workshop)
-    return pool, chosen(pool, trial.needs["contenders"].config)
+    """Returns the checkpoints and where in it the originals of a trial are."""
+    checkpoints = open_checkpoints(trial.needs["checkpoints"], workshop)
+    return checkpoints, chosen(checkpoints, trial.needs["contenders"].config)
 
 
 def contenders(trial, workshop):
     """Returns the vectors of every kind of network but a vote, as parameters."""
-    pool, places = originals_of(trial, workshop)
+    checkpoints, places = originals_of(trial, workshop)
     names = [key for key in KINDS if key[0] not in ("original", "held_out", "vote")]
     vectors = load_file(workshop.file(trial.needs["contenders"], "vectors.safetensors"))["vectors"]
     edges = np.cumsum([KINDS[name] or trial.axes["k"] for name in names])
     assert edges[-1] == len(vectors)
     return {
-        ("original", None): pool.vectors_NP[places],
-        ("held_out", None): pool.vectors_NP[held_out(pool, places)],
+        ("original", None): checkpoints.vectors_NP[places],
+        ("held_out", None): checkpoints.vectors_NP[held_out(checkpoints, places)],
         **dict(zip(names, np.split(vectors, edges[:-1]), strict=True)),
     }
 
@@ -360,12 +360,12 @@ def test_a_vote_is_that_of_the_originals(done):
 def test_distances_are_to_the_nearest_original_without_oneself(done):
     _, trials, workshop, tables = done
     for trial in trials:
-        pool, places = originals_of(trial, workshop)
-        originals = pool.vectors_NP[places].astype(np.float64)
-        edges = [0, *np.cumsum(pool.layout.sizes)]
+        checkpoints, places = originals_of(trial, workshop)
+        originals = checkpoints.vectors_NP[places].astype(np.float64)
+        edges = [0, *np.cumsum(checkpoints.layout.sizes)]
         pieces = [originals[:, a:b] for a, b in pairwise(edges)]
-        deviation = np.repeat([piece.std() for piece in pieces], pool.layout.sizes)
-        steps = pool.steps_N[places]
+        deviation = np.repeat([piece.std() for piece in pieces], checkpoints.layout.sizes)
+        steps = checkpoints.steps_N[places]
         for (kind, setting), vectors in contenders(trial, workshop).items():
             for index, row in enumerate(group(tables[trial.axes["k"]], kind, setting)[0]):
                 kept = [n for n in range(len(places)) if kind != "original" or n != index]
@@ -381,10 +381,10 @@ def test_distances_are_to_the_nearest_original_without_oneself(done):
 def test_checkpoints_know_their_step_and_what_is_made_has_none(done):
     _, trials, workshop, tables = done
     for trial in trials:
-        pool, places = originals_of(trial, workshop)
+        checkpoints, places = originals_of(trial, workshop)
         rows = tables[trial.axes["k"]]
-        for kind, its in (("original", places), ("held_out", held_out(pool, places))):
-            assert [row["step"] for row in group(rows, kind)[0]] == list(pool.steps_N[its])
+        for kind, its in (("original", places), ("held_out", held_out(checkpoints, places))):
+            assert [row["step"] for row in group(rows, kind)[0]] == list(checkpoints.steps_N[its])
         assert {row["step"] for row in group(rows, "generated")[0]} == {None}
 
 
@@ -408,7 +408,7 @@ def test_the_panel_of_a_trial_is_that_of_its_rows(done):
         median = np.median([one["test_accuracy"] for one in group(tables, "original")[0]])
         both = [one["new"] and one["test_accuracy"] >= median for one in generated]
         assert row["new_and_good_share"] == np.mean(both)
-        assert (row["trajectories"], row["permuted"], row["length"]) == (1, False, 16)
+        assert (row["trajectories"], row["permuted"], row["parameter_count"]) == (1, False, 16)
 
 
 def test_maps_place_all_networks_but_reconstructions(done):
@@ -424,7 +424,7 @@ def test_maps_place_all_networks_but_reconstructions(done):
 
 def test_where_nothing_is_held_out_the_originals_are_compared_with_each_other(done):
     _, _, workshop, _ = done
-    few = {"pool": {**WEIGHTS["pool"], "held_out": 0, "size": 12}, "controls": []}
+    few = {"checkpoints": {**WEIGHTS["checkpoints"], "held_out": 0, "size": 12}, "controls": []}
     tables = rows_of(trials_of(k=[6], **few)[1][0], workshop)
     assert {row["kind"] for row in tables["networks"]} == {
         "original", "vote", "ensemble", "generated", "reconstructed"
@@ -437,9 +437,9 @@ def test_where_nothing_is_held_out_the_originals_are_compared_with_each_other(do
 def test_the_ensemble_is_the_network_of_average_weights(done):
     dataset, trials, workshop, tables = done
     for trial in trials:
-        pool, places = originals_of(trial, workshop)
+        checkpoints, places = originals_of(trial, workshop)
         network = trained_network(trial, workshop)
-        mean = torch.from_numpy(pool.vectors_NP[places].mean(0))
+        mean = torch.from_numpy(checkpoints.vectors_NP[places].mean(0))
         network.norm2.weight.data, network.norm2.bias.data = mean[:8], mean[8:]
         test = dataset.splits["test"]
         with torch.no_grad():
@@ -467,21 +467,22 @@ def test_large_noise_hurts_and_small_noise_does_not(done):
     assert large < original
 
 
-def test_one_pool_serves_every_k(done):
+def test_one_set_of_checkpoints_serves_every_k(done):
     _, trials, workshop, _ = done
-    assert len({trial.needs["pool"].key for trial in trials}) == 1
+    assert len({trial.needs["checkpoints"].key for trial in trials}) == 1
     assert len({stage.key for trial in trials for stage in trial.reads["originals"]}) == 1
     assert len({generated(trial).key for trial in trials}) == 2
-    pool = open_pool(trials[0].needs["pool"], workshop)
-    assert pool.vectors_NP.shape == (12 + 4, pool.layout.length)
-    assert pool.layout.names == ("norm2.weight", "norm2.bias")
+    checkpoints = open_checkpoints(trials[0].needs["checkpoints"], workshop)
+    assert checkpoints.vectors_NP.shape == (12 + 4, checkpoints.layout.length)
+    assert checkpoints.layout.names == ("norm2.weight", "norm2.bias")
 
 
-def test_the_pool_is_the_varied_parameters_along_training_and_nothing_else_moves(done, monkeypatch):
+def test_checkpoints_are_the_varied_parameters_along_training_and_nothing_else_moves(done, monkeypatch):
     _, trials, workshop, _ = done
-    pool = trials[0].needs["pool"]
-    trajectory = pool.needs["trajectory 0"]
-    vectors, layout = open_pool(pool, workshop).vectors_NP, open_pool(pool, workshop).layout
+    checkpoints = trials[0].needs["checkpoints"]
+    trajectory = checkpoints.needs["trajectory 0"]
+    opened = open_checkpoints(checkpoints, workshop)
+    vectors, layout = opened.vectors_NP, opened.layout
     start, seen = trained_network(trials[0], workshop).state_dict(), []
     save = checkpoint.save
 
@@ -491,10 +492,10 @@ def test_the_pool_is_the_varied_parameters_along_training_and_nothing_else_moves
         save(progress, folder)
 
     monkeypatch.setattr(checkpoint, "save", watch)
-    kept = workshop.file(pool, "vectors.safetensors").read_bytes()
-    for stage in (trajectory, pool):
+    kept = workshop.file(checkpoints, "vectors.safetensors").read_bytes()
+    for stage in (trajectory, checkpoints):
         workshop.store.discard(stage.kind, stage.key)
-    assert workshop.file(pool, "vectors.safetensors").read_bytes() == kept
+    assert workshop.file(checkpoints, "vectors.safetensors").read_bytes() == kept
     assert seen[-1]["step"] == 32
     for state in seen:
         for name, value in state.items():
@@ -509,16 +510,16 @@ def test_the_pool_is_the_varied_parameters_along_training_and_nothing_else_moves
 
 def test_only_what_is_new_is_made_for_another_k(done, monkeypatch):
     _, _, workshop, _ = done
-    (trial,) = trials_of(k=[3], pool=OF_TWELVE)[1]
+    (trial,) = trials_of(k=[3], checkpoints=OF_TWELVE)[1]
     present = {name: workshop.has(stage) for name, stage in trial.needs.items()}
-    assert present == {"dataset": True, "network": True, "pool": True, "contenders": False}
+    assert present == {"dataset": True, "network": True, "checkpoints": True, "contenders": False}
     read = {name: [workshop.has(stage) for stage in stages] for name, stages in trial.reads.items()}
     assert read == {"originals": [True], "contenders": [False]}
 
 
 def test_a_single_original_has_no_other_to_be_compared_with(done):
     _, _, workshop, _ = done
-    (trial,) = trials_of(k=[1], pool=OF_TWELVE)[1]
+    (trial,) = trials_of(k=[1], checkpoints=OF_TWELVE)[1]
     tables = rows_of(trial, workshop)
     (row,) = group(tables, "original")[0]
     for column in (
@@ -574,18 +575,20 @@ def test_rows_do_not_depend_on_how_evaluation_is_cut(done, tmp_path):
 def test_the_originals_of_a_trial_are_those_of_its_subset(done, subset):
     """None of them is held out, and those of a smaller k are among them."""
     _, _, workshop, _ = done
-    smaller, larger = trials_of(k=[3, 6], pool={**WEIGHTS["pool"], "size": 12}, subsets=[subset])[1]
-    pool, places = originals_of(larger, workshop)
-    assert not pool.held_out_N[places].any()
+    smaller, larger = trials_of(
+        k=[3, 6], checkpoints={**WEIGHTS["checkpoints"], "size": 12}, subsets=[subset]
+    )[1]
+    checkpoints, places = originals_of(larger, workshop)
+    assert not checkpoints.held_out_N[places].any()
     assert set(originals_of(smaller, workshop)[1]) < set(places)
-    free = np.flatnonzero(~pool.held_out_N)
+    free = np.flatnonzero(~checkpoints.held_out_N)
     assert (list(places) == list(free[:6])) == (subset == "first")
     assert len(np.unique(places)) == 6
 
 
 def test_what_only_changes_the_speed_changes_no_key():
     slow = trials_of()[1]
-    faster = {name: {**WEIGHTS[name], "workers": 4} for name in ("train", "pool")}
+    faster = {name: {**WEIGHTS[name], "workers": 4} for name in ("train", "checkpoints")}
     assert [trial.key for trial in trials_of(**faster)[1]] == [trial.key for trial in slow]
 
 
@@ -595,10 +598,10 @@ def test_what_only_changes_the_speed_changes_no_key():
         {"network": {"name": "convnet", "channels": [8, 4], "groups": 2}},
         {"train": {**WEIGHTS["train"], "steps": 61}},
         {"parameters": ["norm1"]},
-        {"pool": {"every": 3, "workers": 0}},
-        {"pool": {**WEIGHTS["pool"], "size": 20}},
-        {"pool": {**WEIGHTS["pool"], "held_out": 3}},
-        {"pool": {**WEIGHTS["pool"], "trajectories": 2}},
+        {"checkpoints": {"every": 3, "workers": 0}},
+        {"checkpoints": {**WEIGHTS["checkpoints"], "size": 20}},
+        {"checkpoints": {**WEIGHTS["checkpoints"], "held_out": 3}},
+        {"checkpoints": {**WEIGHTS["checkpoints"], "trajectories": 2}},
         {"autoencoder": {**WEIGHTS["autoencoder"], "latent_noise": 0.2}},
         {"diffusion": {**WEIGHTS["diffusion"], "timesteps": 21}},
         {"generate": 6},
@@ -616,7 +619,7 @@ def test_what_changes_a_number_changes_every_key(change):
     ("change", "words"),
     [
         ({"k": [0]}, ["k", "0"]),
-        ({"k": [13], "pool": {"size": 12}}, ["weights.k", "13 is not between 1 and 12"]),
+        ({"k": [13], "checkpoints": {"size": 12}}, ["weights.k", "13 is not between 1 and 12"]),
         ({"k": [3, 3]}, ["weights.k", "3 is given twice"]),
         ({"subsets": ["first", "first"]}, ["weights.subsets", "first is given twice"]),
         ({"subsets": ["last"]}, ["subsets"]),
@@ -625,7 +628,7 @@ def test_what_changes_a_number_changes_every_key(change):
             ["channels = 7", "not divisible by groups = 2"],
         ),
         ({"network": {"name": "convnet", "channels": [0]}}, ["channels"]),
-        ({"sampling_steps": 21}, ["sampling_steps = 21 is more than diffusion.timesteps = 20"]),
+        ({"sampling_steps": 21}, ["sampling_steps = 21 exceeds diffusion.timesteps = 20"]),
         ({"parameters": ["bn2"]}, ["'bn2' names no parameter"]),
         ({"autoencoder": {"kernel": 4}}, ["kernel = 4", "must be odd"]),
         ({"diffusion": {"kernel": 4}}, ["kernel = 4", "must be odd"]),

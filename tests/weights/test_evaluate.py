@@ -113,6 +113,6 @@ def test_the_share_of_the_cost_before_the_first_varied_parameter():
     convolutions = 64 * 9 * 8, 16 * 9 * 8 * 8
     total = sum(convolutions) + 80
     for patterns, before in ((["conv1"], 0), (["norm1"], convolutions[0]), (["norm2"], sum(convolutions))):
-        share, found = evaluate.share_before(settings, layout(patterns))
+        share, found = evaluate.share_before(settings, layout(patterns).names)
         assert found == total
         assert share == pytest.approx(before / total)

@@ -141,7 +141,7 @@ def test_those_that_there_are_are_written_where_more_are_asked_for(swept, tmp_pa
     folder = str(tmp_path / "x")
     assert main(["export", swept[0], "--results", swept[1], "--networks", "1000", "--to", folder]) == 0
     assert len(harness.load(folder)) == 12
-    assert "no more than 12; `python -m harness generate` draws others" in capsys.readouterr().out
+    assert "generated only 12; `python -m harness generate` draws more" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def make_dataset(stage, folder, workshop):
     """Nothing reads it: predictions are made up."""
 
 
-def make_pool(stage, folder, workshop):
+def make_checkpoints(stage, folder, workshop):
     """Checkpoints that differ in two directions, far from zero; every seventh is held out."""
     draw = np.random.default_rng(0)
     centre = draw.normal(size=LAYOUT.length) + np.repeat([3.0, -1.0], LAYOUT.sizes)
@@ -72,9 +72,9 @@ def make_pool(stage, folder, workshop):
 
 
 def stages_of(k=12, run=0, gate=None, **values):
-    """Returns the stages from pool to generated networks of a small experiment."""
+    """Returns the stages from checkpoints to generated networks of a small experiment."""
     config = parse(WeightsConfig, {**TINY, **values}, "weights")
-    pool = Stage("pool", Code("pool", 1, "test_generate:make_pool"), {})
+    checkpoints = Stage("checkpoints", Code("checkpoints", 1, "test_generate:make_checkpoints"), {})
     dataset = Stage("dataset", Code("dataset", 1, "test_generate:make_dataset"), {})
     maker = "harness.weights.generate:make_"
     chosen = {"k": k, "subset": "first", "seed": 5, "generator": run}
@@ -82,20 +82,20 @@ def stages_of(k=12, run=0, gate=None, **values):
         "autoencoder",
         Code("autoencoder", 1, maker + "autoencoder"),
         {**chosen, "autoencoder": config.autoencoder.keyed()},
-        {"pool": pool},
+        {"checkpoints": checkpoints},
         options={"train": config.autoencoder.train.model_dump(mode="json")},
     )
     reconstruction = Stage(
         "reconstruction",
         Code("reconstruction", 1, maker + "reconstruction"),
         {"gate": gate},
-        {"dataset": dataset, "network": dataset, "pool": pool, "autoencoder": autoencoder},
+        {"dataset": dataset, "network": dataset, "checkpoints": checkpoints, "autoencoder": autoencoder},
     )
     denoiser = Stage(
         "denoiser",
         Code("denoiser", 1, maker + "denoiser"),
         {**autoencoder.config, "diffusion": config.diffusion.keyed()},
-        {"pool": pool, "autoencoder": autoencoder},
+        {"checkpoints": checkpoints, "autoencoder": autoencoder},
         options={"train": config.diffusion.train.model_dump(mode="json")},
     )
     generated = Stage(
@@ -107,10 +107,10 @@ def stages_of(k=12, run=0, gate=None, **values):
             "sampler": config.sampler,
             "sampling_steps": config.sampling_steps,
         },
-        {"pool": pool, "autoencoder": autoencoder, "denoiser": denoiser},
+        {"checkpoints": checkpoints, "autoencoder": autoencoder, "denoiser": denoiser},
     )
     return {
-        "pool": pool,
+        "checkpoints": checkpoints,
         "autoencoder": autoencoder,
         "reconstruction": reconstruction,
         "denoiser": denoiser,
@@ -129,8 +129,8 @@ def vectors_of(stage, workshop):
     return load_file(workshop.file(stage, "vectors.safetensors"))
 
 
-def pool_vectors(shop):
-    return vectors_of(stages_of()["pool"], shop)["vectors"]
+def checkpoint_vectors(shop):
+    return vectors_of(stages_of()["checkpoints"], shop)["vectors"]
 
 
 # The codec
@@ -139,7 +139,7 @@ def pool_vectors(shop):
 def test_originals_are_the_k_that_nothing_holds_out(shop):
     places, raw, _ = originals_of(stages_of(k=5)["autoencoder"], shop)
     assert places.tolist() == [0, 1, 2, 4, 5]
-    np.testing.assert_array_equal(raw, pool_vectors(shop)[places])
+    np.testing.assert_array_equal(raw, checkpoint_vectors(shop)[places])
 
 
 def test_each_tensor_is_normalised_or_all_stay(shop):
@@ -156,7 +156,7 @@ def test_each_tensor_is_normalised_or_all_stay(shop):
 def test_the_codec_is_the_autoencoder_around_the_normaliser_whatever_its_batches(shop):
     stage = stages_of()["autoencoder"]
     codec = open_codec(stage, shop)
-    raw, scale = pool_vectors(shop), originals_of(stage, shop)[2]
+    raw, scale = checkpoint_vectors(shop), originals_of(stage, shop)[2]
     with torch.no_grad():
         latents = codec.model.encode(torch.from_numpy(scale.normalise(raw)))
         decoded = scale.restore(codec.model.decode(latents).numpy())
@@ -223,16 +223,19 @@ def test_both_editions_go_from_checkpoints_to_networks(edition, shop):
 
 @pytest.fixture
 def predictions(monkeypatch):
-    """Networks near the pool's middle are right about 9 of 10 images; `seen` collects the vectors asked about."""
+    """Networks near the originals' mean are right about 9 of 10 images; `seen` collects the vectors asked about."""
     seen = []
     labels = np.arange(40) % 4
 
     def predict(raw_NP, needs, workshop, splits):
         assert splits == ("validation",)
-        assert {"dataset", "network", "pool"} <= set(needs)
+        assert {"dataset", "network", "checkpoints"} <= set(needs)
         seen.append(raw_NP)
-        pool = pool_vectors(workshop)
-        near_N = np.abs(raw_NP - pool.mean(0)).mean(1) < 2 * np.abs(pool - pool.mean(0)).mean()
+        checkpoints = checkpoint_vectors(workshop)
+        near_N = (
+            np.abs(raw_NP - checkpoints.mean(0)).mean(1)
+            < 2 * np.abs(checkpoints - checkpoints.mean(0)).mean()
+        )
         wrong_M = np.arange(40) < 4
         return np.where(near_N[:, None] & ~wrong_M, labels, 3 - labels)
 
@@ -251,8 +254,8 @@ BROKEN = {**TINY["autoencoder"], "normalise": "none", "train": {"steps": 0}}
 
 def test_an_autoencoder_that_reconstructs_passes_the_gate(shop, predictions):
     stage = stages_of(gate=0.1, autoencoder=LEARNT)["reconstruction"]
-    made, pool = vectors_of(stage, shop), pool_vectors(shop)
-    originals = pool[made["places"]]
+    made, checkpoints = vectors_of(stage, shop), checkpoint_vectors(shop)
+    originals = checkpoints[made["places"]]
     assert made["reconstructed"].shape == (12, LAYOUT.length)
     error = (
         np.square(made["reconstructed"] - originals).mean() / np.square(originals - originals.mean(0)).mean()

@@ -208,7 +208,7 @@ def test_people_are_told_what_varies():
     told = lines(RESNET18, layout("resnet18", ["bn-16-18"]), locations)
     assert told[0] == "varied: 2,048 of 11,227,812 parameters, in 4 of 62 tensors"
     assert told[1] == f"  {LAST}0.normalization.weight (layer4.1.bn1.weight) 512"
-    assert told[-2] == "buffers: all 9,600 running statistics are the base network's"
+    assert told[-2] == "buffers: all 9,600 running statistics stay those of the base network"
     assert "bn-10-14" in told[-1]
     told = lines(RESNET18, layout("resnet18", ["bn-16-18"], buffers="collected"), locations)
     assert told[0] == "varied: 2,048 of 11,227,812 parameters, in 4 of 62 tensors"
@@ -218,7 +218,7 @@ def test_people_are_told_what_varies():
         "  fc.weight 10 x 8",
         "  fc.bias 10",
         "buffers: the network has none",
-        "parts with names: all",
+        "named parts: all",
     ]
 
 

@@ -33,14 +33,14 @@ BAD = {
     "steps": (
         {"sampling_steps": 1001},
         2048,
-        r"sampling_steps = 1001 is more than diffusion\.timesteps = 1000",
+        r"sampling_steps = 1001 exceeds diffusion\.timesteps = 1000",
     ),
     "one number": ({"autoencoder": {"latent": 2, "channels": [4, 1]}}, 4, r"layer 2 leaves one number of 4"),
     "one latent": ({"autoencoder": {"latent": 1}, "diffusion": {"channels": [1]}}, 64, r"latent = 1 needs"),
     "batch": (
         {"autoencoder": {"latent": 8, "norm": "batch", "train": {"batch": 1}}},
         32,
-        r"weights\.autoencoder\.norm = batch: one number of one network",
+        r"weights\.autoencoder\.norm = batch: a single value cannot",
     ),
     "full batch": (
         {"autoencoder": {"full_batch": True, "train": {"workers": 4}}, "k": [3, 9]},
@@ -69,8 +69,8 @@ def test_what_is_just_enough_goes():
 CONFLICTS = {
     "a latent is needed": ({"latent": None}, "latent = None"),
     "a latent follows": ({**TILED, "latent": 12}, "latent = 12"),
-    "widths": ({**TILED, "decoder_channels": [4, 4]}, "as many as the 4"),
-    "no decoder": ({"decoder_channels": [4]}, "2024-02 alone"),
+    "widths": ({**TILED, "decoder_channels": [4, 4]}, "expected 4, as many"),
+    "no decoder": ({"decoder_channels": [4]}, "only for edition 2024-02"),
     "shares": ({"noise": "mixed", "latent_noise": 1.5}, "at most 1"),
     "workers": ({"norm": "batch", "train": {"workers": [1, 2]}}, "norm = batch.*not \\[1, 2\\]"),
 }

@@ -1,5 +1,7 @@
 """Study 2 as a plan: which trials there are, what they share, and what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 from tiny_weights import WEIGHTS, trials_of
@@ -31,7 +33,7 @@ def test_a_trial_for_each_k_subset_and_run_of_the_generator():
         (k, subset, run) for k in (2, 5) for subset in ("first", "random") for run in range(3)
     ]
     assert len({trial.key for trial in trials}) == 12
-    assert len(stages(trials, "pool")) == 1
+    assert len(stages(trials, "checkpoints")) == 1
     assert len(stages(trials, "autoencoder")) == 12
 
 
@@ -45,15 +47,16 @@ def test_runs_of_the_generator_share_everything_but_what_is_generated():
 def test_vary_is_every_combination_and_only_what_it_touches_is_made_anew():
     vary = {"autoencoder.latent_noise": [0.0, 0.1], "parameters": [["norm2"], ["norm1", "fc.bias"]]}
     _, trials = trials_of(k=[4], vary=vary)
-    assert axes(trials, "parameters", "varied") == [
-        ("norm2", "autoencoder.latent_noise = 0.0, parameters = norm2"),
-        ("norm1 fc.bias", "autoencoder.latent_noise = 0.0, parameters = norm1 fc.bias"),
-        ("norm2", "autoencoder.latent_noise = 0.1, parameters = norm2"),
-        ("norm1 fc.bias", "autoencoder.latent_noise = 0.1, parameters = norm1 fc.bias"),
+    assert [(trial.axes["parameters"], json.loads(trial.axes["varied"])) for trial in trials] == [
+        ("norm2", {"autoencoder.latent_noise": 0.0, "parameters": ["norm2"]}),
+        ("norm1 fc.bias", {"autoencoder.latent_noise": 0.0, "parameters": ["norm1", "fc.bias"]}),
+        ("norm2", {"autoencoder.latent_noise": 0.1, "parameters": ["norm2"]}),
+        ("norm1 fc.bias", {"autoencoder.latent_noise": 0.1, "parameters": ["norm1", "fc.bias"]}),
     ]
+    assert axes(trials_of(k=[4])[1], "varied") == [(None,)]
     assert [trial.config["columns"]["latent_noise"] for trial in trials] == [0.0, 0.0, 0.1, 0.1]
     assert len(stages(trials, "network")) == 1
-    assert len(stages(trials, "pool")) == 2
+    assert len(stages(trials, "checkpoints")) == 2
     assert len(stages(trials, "autoencoder")) == 4
 
 
@@ -86,7 +89,7 @@ def test_further_data_sets_have_networks_of_their_own():
     _, trials = trials_of(k=[4], also=also)
     assert [trial.data for trial in trials] == ["digits", "fewer digits"]
     assert len(stages(trials, "network")) == 2
-    with pytest.raises(UserError, match=r"two data sets are called 'digits'"):
+    with pytest.raises(UserError, match=r"weights\.also: digits is given twice"):
         trials_of(also=[{"name": "digits"}])
 
 
@@ -97,7 +100,7 @@ def test_further_data_sets_have_networks_of_their_own():
         ({"vary": {"autoencoder.latnt": [3]}}, ["autoencoder.latnt", "did you mean 'latent"]),
         ({"vary": {"autoencoder.latent": ["four"]}}, ["autoencoder.latent", "four"]),
         ({"vary": {"autoencoder.latent": []}}, ["autoencoder.latent", "at least 1"]),
-        ({"k": [13], "pool": {"size": 12, "workers": 0}}, ["weights.k", "13 is not between 1 and 12"]),
+        ({"k": [13], "checkpoints": {"size": 12, "workers": 0}}, ["weights.k", "13 is not between 1 and 12"]),
         ({"k": [0]}, ["weights.k", "0 is less than 1"]),
         ({"k": [6, 6]}, ["weights.k", "6 is given twice"]),
         ({"seeds": [1, 1]}, ["weights.seeds", "1 is given twice"]),
@@ -111,8 +114,8 @@ def test_further_data_sets_have_networks_of_their_own():
         ({"vary": {"autoencoder": {"latent": [2, 3]}}}, ["vary: a path is one key: autoencoder.latent: ["]),
         ({"vary": {"autoencoder.latent": [2, 3, 2]}}, ["autoencoder.latent: 2 is given twice"]),
         ({"vary": {"autoencoder.latent_noise": [0, 0.0]}}, ["autoencoder.latent_noise: 0 is given twice"]),
-        ({"vary": {"": [1]}}, ["vary: '' is no path"]),
-        ({"vary": {"generate=3; x": [1]}}, ["'generate=3; x' is no path"]),
+        ({"vary": {"": [1]}}, ["vary: '' is not a path"]),
+        ({"vary": {"generate=3; x": [1]}}, ["'generate=3; x' is not a path"]),
         ({"vary": 3}, ["vary = 3: expected a mapping, such as {autoencoder.latent_noise: [0, 0.1]}"]),
         ({"vary": {"autoencoder.latent": [2, "x"]}}, ['weights.vary: autoencoder.latent = "x"']),
     ],
@@ -127,7 +130,7 @@ def test_what_cannot_be_is_refused_in_one_line(weights, words):
 
 def test_what_varies_is_told_even_where_it_is_nothing():
     trials = trials_of(vary={"controls": [[], ["noise"]]}, k=[6])[1]
-    assert [trial.axes["varied"] for trial in trials] == ["controls = none", "controls = noise"]
+    assert [trial.axes["varied"] for trial in trials] == ['{"controls": []}', '{"controls": ["noise"]}']
 
 
 RESNET = {"name": "resnet", "widths": [8, 8], "depths": [1, 1]}
@@ -157,7 +160,7 @@ def test_a_description_counts_what_varies_and_what_lies_before():
     text = "\n".join(STUDY.describe(config, 8, 1))
     assert "16 of" in text
     assert "100.0%" not in text
-    assert " 0.0% of them lie before" in text  # conv1 is the first
+    assert " 0.0% of them precede" in text  # conv1 is the first
 
 
 def test_epochs_become_steps():

@@ -1,4 +1,4 @@
-"""Networks as vectors, normalised, and which of a pool are taken."""
+"""Networks as vectors, normalised, and which of a set of checkpoints are taken."""
 
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ from harness.weights.layout import Layout
 from harness.weights.vectors import choose, normaliser, withheld
 
 LAYOUT = Layout(("a", "b", "c"), ((2, 3), (4,), ()))
-POOL = (
+CHECKPOINTS = (
     np.random.default_rng(0)
     .normal([5] * 6 + [-3] * 4 + [0], [2] * 6 + [0.1] * 4 + [7], (9, 11))
     .astype(np.float32)
@@ -19,7 +19,7 @@ POOL = (
 
 
 def test_each_tensor_is_normalised_to_mean_0_and_deviation_1():
-    normal = normaliser(POOL, LAYOUT).normalise(POOL)
+    normal = normaliser(CHECKPOINTS, LAYOUT).normalise(CHECKPOINTS)
     assert normal.dtype == np.float32
     for piece in (normal[:, :6], normal[:, 6:10], normal[:, 10:]):
         assert piece.mean() == pytest.approx(0, abs=1e-5)
@@ -27,16 +27,16 @@ def test_each_tensor_is_normalised_to_mean_0_and_deviation_1():
 
 
 def test_normalising_is_undone():
-    scale = normaliser(POOL, LAYOUT)
-    np.testing.assert_allclose(scale.restore(scale.normalise(POOL)), POOL, rtol=1e-5, atol=1e-5)
+    scale = normaliser(CHECKPOINTS, LAYOUT)
+    np.testing.assert_allclose(scale.restore(scale.normalise(CHECKPOINTS)), CHECKPOINTS, rtol=1e-5, atol=1e-5)
 
 
 def test_a_tensor_that_never_varies_becomes_zero_and_comes_back():
-    pool = POOL.copy()
-    pool[:, 6:10] = 0.25
-    scale = normaliser(pool, LAYOUT)
-    np.testing.assert_array_equal(scale.normalise(pool)[:, 6:10], 0)
-    np.testing.assert_array_equal(scale.restore(scale.normalise(pool))[:, 6:10], 0.25)
+    checkpoints = CHECKPOINTS.copy()
+    checkpoints[:, 6:10] = 0.25
+    scale = normaliser(checkpoints, LAYOUT)
+    np.testing.assert_array_equal(scale.normalise(checkpoints)[:, 6:10], 0)
+    np.testing.assert_array_equal(scale.restore(scale.normalise(checkpoints))[:, 6:10], 0.25)
 
 
 SIZES = st.integers(1, 400).flatmap(lambda size: st.tuples(st.just(size), st.integers(1, size)))
@@ -90,7 +90,7 @@ def test_checkpoints_are_withheld_evenly(total_and_count):
 
 
 @given(st.integers(1, 100))
-def test_all_of_a_pool_are_all_however_they_are_taken(size):
+def test_all_of_a_set_are_all_however_they_are_taken(size):
     for subset in ("first", "strided", "random"):
         np.testing.assert_array_equal(choose(size, size, subset, np.random.default_rng(1)), range(size))
 

@@ -12,7 +12,7 @@ WEIGHTS = {
     "network": {"name": "convnet", "channels": [8, 8], "groups": 2},
     "train": {"steps": 60, "batch": 50, "learning_rate": 0.02, "schedule": "constant", **HERE},
     "parameters": ["norm2"],
-    "pool": {"every": 2, "held_out": 4, **HERE},
+    "checkpoints": {"every": 2, "held_out": 4, **HERE},
     "k": [6, 12],
     "autoencoder": {"channels": [4, 4], "kernel": 3, "latent": 4, "train": {"steps": 8, "batch": 6, **HERE}},
     "diffusion": {

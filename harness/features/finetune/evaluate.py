@@ -26,7 +26,7 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
     )
     row = {
         "dimensions": math.prod(about["shape"]),
-        "parameters": about["parameters"],
+        "parameter_count": about["parameters"],
         "train_n": len(dataset.labelled(tuned.config["labels_per_class"])),
         "image_passes": tuned.work.image_passes + len(predicted_M) * trial.config["draws"],
         **accuracy(right_validation).columns("validation_accuracy"),

@@ -19,7 +19,7 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
     row = {
         "way": "streamed",
         "dimensions": math.prod((stage.config["channels"], stage.config["pool"], stage.config["pool"])),
-        "parameters": kept.parameters,
+        "parameter_count": kept.parameters,
         "regularisation": kept.regularisation,
         "train_n": len(dataset.labelled(trial.config["labels_per_class"])) * trial.config["views"],
         "image_passes": stage.work.image_passes,

@@ -1,4 +1,4 @@
-"""The original networks of study 2, built: images in [-1, 1] to logits. `networks` beside this configures them."""
+"""Builds the original networks of study 2: images in [-1, 1] to logits. Their configuration is in `networks`."""
 
 import json
 from collections import OrderedDict
@@ -20,8 +20,8 @@ from harness.models.classifiers.networks import NETWORKS, Outline, ResNets, Tran
 from harness.models.encoders.vision import Preparation, preparation_of, quiet
 
 WEIGHTS = "network.safetensors"
-HEAD_SEED = 0  # of the head that takes the place of a checkpoint's, for other classes
-NOT_ARCHITECTURE = (  # of a config.json: where it came from, and what its classes are called
+HEAD_SEED = 0  # of the head that replaces that of a checkpoint for other classes
+NOT_ARCHITECTURE = (  # of a config.json: its origin, and the names of its classes
     "_name_or_path",
     "architectures",
     "dtype",
@@ -34,11 +34,11 @@ NOT_ARCHITECTURE = (  # of a config.json: where it came from, and what its class
 
 
 class Classifier(nn.Module):
-    """A classifier of transformers that returns logits. Its tensors have the names that they have there."""
+    """A classifier of transformers that returns logits. Its tensors keep their names."""
 
     def __init__(self, network: PreTrainedModel, preparation: Preparation | None) -> None:
         super().__init__()
-        self.__dict__["network"] = network  # no child: that would put its name before all others
+        self.__dict__["network"] = network  # not a child module, whose name would prefix all others
         self._parameters, self._buffers = network._parameters, network._buffers
         self._modules = network._modules
         self.preparation = preparation
@@ -49,7 +49,7 @@ class Classifier(nn.Module):
         return super().train(mode)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Returns logits [B, classes] for images in [-1, 1], prepared as the pretrained checkpoint wants them."""
+        """Returns logits [B, classes] for images in [-1, 1], prepared as the pretrained checkpoint expects them."""
         if self.preparation is not None:
             x_BCHW = self.preparation(x_BCHW)
         logits: torch.Tensor = self.__dict__["network"](pixel_values=x_BCHW).logits
@@ -84,7 +84,7 @@ def build_mlp(settings: Mapping[str, Any]) -> nn.Module:
 
 
 def build_transformers(settings: Mapping[str, Any]) -> nn.Module:
-    """Returns a classifier of transformers, untrained; with the architecture of its checkpoint if it has one."""
+    """Returns an untrained classifier of transformers, with the architecture of its checkpoint if it has one."""
     checkpoint = settings["checkpoint"]
     if checkpoint is not None:
         config = _config(checkpoint["config"], settings["classes"])
@@ -109,7 +109,7 @@ def build_transformers(settings: Mapping[str, Any]) -> nn.Module:
 
 
 def outline_of(settings: Mapping[str, Any]) -> Outline:
-    """Returns names and shapes of a network's tensors; raises `UserError` if such images cannot go through it."""
+    """Returns names and shapes of a network's tensors; raises `UserError` if such images cannot pass through it."""
     channels, size = settings["channels"], settings["size"]
     _check_channels(settings)
     with torch.device("meta"):
@@ -119,7 +119,7 @@ def outline_of(settings: Mapping[str, Any]) -> Outline:
                 network(torch.zeros(2, channels, size, size))
         except (RuntimeError, ValueError) as error:
             raise UserError(
-                f"weights.network: images of {channels} x {size} x {size} cannot go through {settings['name']} "
+                f"weights.network: images of {channels} x {size} x {size} cannot pass through {settings['name']} "
                 f"({_first_line(error)}); {_other_size(settings)}"
             ) from None
     return tensors(network)
@@ -141,7 +141,7 @@ def tensors(network: nn.Module) -> Outline:
 def read_checkpoint(path: str, revision: str | None) -> dict[str, Any]:
     """Returns `config`, the architecture of an image classifier of transformers, and its `preparation` of images.
 
-    Raises `UserError` for what is none.
+    Raises `UserError` if there is none.
     """
     try:
         with quiet():
@@ -164,7 +164,7 @@ def read_checkpoint(path: str, revision: str | None) -> dict[str, Any]:
 
 
 def make_start(stage: Stage, folder: Path, workshop: Workshop) -> None:
-    """Writes a checkpoint's tensors, with a drawn head if it is for other classes. Raises `UserError`."""
+    """Writes a checkpoint's tensors, with a random head if the classes differ. Raises `UserError`."""
     path, revision = stage.options["path"], stage.options["revision"]
     settings = stage.config["network"]
     with torch.random.fork_rng(devices=[]):
@@ -177,7 +177,7 @@ def make_start(stage: Stage, folder: Path, workshop: Workshop) -> None:
     for name, value in drawn.items():
         if name not in head and (name not in found or found[name].shape != value.shape):
             raise UserError(
-                f"weights.network.path {path!r}: the weights lack {name!r} of {list(value.shape)}; save the whole "
+                f"weights.network.path {path!r}: the weights lack {name!r} of {list(value.shape)}; save the complete "
                 "classifier with save_pretrained"
             )
     kept = all(name in found and found[name].shape == drawn[name].shape for name in head)
@@ -187,7 +187,7 @@ def make_start(stage: Stage, folder: Path, workshop: Workshop) -> None:
 
 
 def _load(path: str, revision: str | None) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a checkpoint, those alone that it has."""
+    """Returns the tensors that a checkpoint has, without those that transformers initialises."""
     try:
         with quiet():
             network, info = AutoModelForImageClassification.from_pretrained(
@@ -232,7 +232,7 @@ def _shrink_stem(network: PreTrainedModel) -> None:
 
 
 def _check_channels(settings: Mapping[str, Any]) -> None:
-    """Raises `UserError` for images that a network does not read; pretrained ones have a single channel repeated."""
+    """Raises `UserError` for images that a network cannot read; pretrained ones repeat a single channel."""
     reads = settings["checkpoint"]["config"].get("num_channels", 3) if settings["checkpoint"] else None
     if reads is not None and settings["channels"] not in (1, reads):
         raise UserError(
@@ -243,8 +243,8 @@ def _check_channels(settings: Mapping[str, Any]) -> None:
         given = settings.get(option)
         if given is not None and len(given) != settings["channels"]:
             raise UserError(
-                f"weights.network.{option} = {given}: expected a number for each of the images' "
-                f"{settings['channels']} channels"
+                f"weights.network.{option} = {given}: expected one number per channel of "
+                f"the images, {settings['channels']}"
             )
 
 

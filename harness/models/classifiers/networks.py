@@ -1,21 +1,23 @@
-"""The original networks of study 2 as data: their options, and what parameters they will have. No torch here.
+"""The original networks of study 2 as data: their options and the shapes of their parameters. No torch here.
 
-A `Network` is configuration. `outline` says which parameters it has without drawing them, so that a plan can name
-them; `harness.models.classifiers.build` makes the network itself from its `settings`. The networks of transformers
-may start from a pretrained checkpoint, `path`: the architecture is then the checkpoint's.
+A `Network` is configuration. `outline` lists its parameters without initialising them, so that a plan can name them;
+`harness.models.classifiers.build` makes the network itself from its `settings`. Those of transformers may start
+from a pretrained checkpoint, `path`: the architecture is then the checkpoint's.
 """
 
 import itertools
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from harness.core.apart import apart
 from harness.core.config import Config
 from harness.core.errors import UserError
-from harness.core.registry import Registry, load_attribute
+from harness.core.fingerprint import fingerprint
+from harness.core.registry import Registry
 from harness.core.stages import Code, Stage
 from harness.models.encoders.encoder import Pretrained as Encoder
 
@@ -51,6 +53,11 @@ class Outline(NamedTuple):
     parameters: Shapes
     buffers: Shapes  # floating-point ones only: running statistics
 
+    @staticmethod
+    def from_json(values: Sequence[Mapping[str, Sequence[int]]]) -> "Outline":
+        """Reads parameters and buffers as JSON keeps them."""
+        return Outline(*({name: tuple(shape) for name, shape in shapes.items()} for shapes in values))
+
 
 class Network(Config):
     """Base of all networks. Images are square, [channels, size, size].
@@ -63,7 +70,7 @@ class Network(Config):
 
     @property
     def called(self) -> str:
-        """What the network is called in rows and figures."""
+        """The name of the network in rows and figures."""
         return self.name
 
     def settings(self, channels: int, size: int, classes: int) -> dict[str, Any]:
@@ -72,14 +79,14 @@ class Network(Config):
 
     @abstractmethod
     def outline(self, channels: int, size: int, classes: int) -> Outline:
-        """Returns what the network consists of; raises `UserError` where such images cannot go through it."""
+        """Returns names and shapes of the tensors; raises `UserError` if such images cannot pass through."""
 
     def locations(self) -> dict[str, list[str]]:
         """Returns names for parts of the network, and the patterns of parameters that each stands for."""
         return {}
 
     def start(self, channels: int, size: int, classes: int) -> Stage | None:
-        """Returns what holds the weights from which training starts; None draws them. Raises `UserError`."""
+        """Returns the stage with the weights that training starts from, None for random ones. Raises `UserError`."""
         return None
 
 
@@ -104,7 +111,7 @@ class ConvNet(Network):
         return {"name": values["name"], "widths": values["channels"], "groups": values["groups"]}
 
     def outline(self, channels: int, size: int, classes: int) -> Outline:
-        """Refuses a group norm that would see a single value: it makes it zero, or refuses it."""
+        """Refuses a group norm that would see a single value, which it turns into zero or refuses itself."""
         shapes: Shapes = {}
         for number, (before, after) in enumerate(itertools.pairwise([channels, *self.channels]), start=1):
             size = size if number == 1 else -(-size // 2)
@@ -131,7 +138,7 @@ class MLP(Network):
     builder: ClassVar[str] = "harness.models.classifiers.build:build_mlp"
 
     def outline(self, channels: int, size: int, classes: int) -> Outline:
-        """Takes images of every size."""
+        """Takes images of any size."""
         shapes: Shapes = {}
         widths = [channels * size * size, *self.widths]
         for number, (before, after) in enumerate(itertools.pairwise(widths), start=1):
@@ -144,14 +151,14 @@ class MLP(Network):
 
 
 class Transformers(Network):
-    """Base of the networks of transformers: from scratch, or as a pretrained checkpoint has them.
+    """Base of the networks of transformers: from scratch, or with the weights of a pretrained checkpoint.
 
-    In settings, `checkpoint` stands for `path`: the checkpoint's configuration and preprocessing.
+    In settings, `checkpoint` takes the place of `path`: the checkpoint's configuration and preprocessing.
     """
 
     path: str | None = Field(None, min_length=1)  # a folder that save_pretrained wrote, or an id of the Hub
     revision: str | None = None  # of the Hub: a commit, a tag or a branch
-    # what images in [0, 1] are standardised with, a number a channel; None: images in [-1, 1], as they are
+    # to standardise images in [0, 1], one number per channel; None: images in [-1, 1], unchanged
     image_mean: list[float] | None = Field(None, min_length=1)
     image_std: list[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
     builder: ClassVar[str] = "harness.models.classifiers.build:build_transformers"
@@ -164,7 +171,7 @@ class Transformers(Network):
         for option in ("stem", "patch", "image_mean"):
             given = getattr(self, option, None)
             if self.path is not None and given is not None:
-                raise ValueError(f"{option} = {given}: a checkpoint has its own; leave out {option} or path")
+                raise ValueError(f"{option} = {given}: a checkpoint has its own; omit {option} or path")
         return self
 
     @abstractmethod
@@ -182,11 +189,12 @@ class Transformers(Network):
         return {**values, "checkpoint": None if self.path is None else self._checkpoint(self.path)}
 
     def outline(self, channels: int, size: int, classes: int) -> Outline:
-        """Builds the network without memory for its tensors, and sends an image without pixels through it."""
-        outline: Outline = load_attribute("harness.models.classifiers.build:outline_of")(
-            self.settings(channels, size, classes)
-        )
-        return outline
+        """Builds the network on the meta device, in another process, and runs an image without data through it."""
+        settings = self.settings(channels, size, classes)
+        key = fingerprint(settings)
+        if key not in _outlines:
+            _outlines[key] = Outline.from_json(apart("harness.models.classifiers.build:outline_of", settings))
+        return _outlines[key]
 
     def start(self, channels: int, size: int, classes: int) -> Stage | None:
         """Reads the configuration and takes checksums; the weights of the Hub are fetched when it is made."""
@@ -209,16 +217,18 @@ class Transformers(Network):
         )
 
     def _checkpoint(self, path: str) -> dict[str, Any]:
-        checkpoint: dict[str, Any] = load_attribute("harness.models.classifiers.build:read_checkpoint")(
-            path, self.revision
+        checkpoint: dict[str, Any] = apart(
+            "harness.models.classifiers.build:read_checkpoint", path, self.revision
         )
         if not self.fits(checkpoint["config"]):
             raise UserError(
-                f"weights.network.path {path!r}: this {checkpoint['config']['model_type']} is no {self.name}: give "
-                "network: {name: pretrained, path: ...}, which takes any"
+                f"weights.network.path {path!r}: this {checkpoint['config']['model_type']} is not a {self.name}; "
+                "give network: {name: pretrained, path: ...}, which takes any"
             )
         return checkpoint
 
+
+_outlines: dict[str, Outline] = {}  # by settings, on which they depend alone
 
 _ARCHITECTURE = ("model_type", "hidden_sizes", "hidden_size", "depths", "num_hidden_layers", "layer_type")
 
@@ -240,7 +250,7 @@ class ResNets(Transformers):
         return self.stem == "small" if self.stem else size < SMALL
 
     def architecture(self, channels: int, size: int) -> dict[str, Any]:
-        """The stem for small images is none of transformers' options: `build_transformers` puts it in."""
+        """transformers has no option for the stem for small images: `build_transformers` replaces it."""
         widths, depths, bottleneck = self.blocks()
         return {
             "num_channels": channels,
@@ -281,7 +291,7 @@ class ResNet18(ResNets):
     name: Literal["resnet18"] = "resnet18"
 
     def blocks(self) -> tuple[list[int], list[int], bool]:
-        """Two blocks a stage."""
+        """Two blocks per stage."""
         return [64, 128, 256, 512], [2, 2, 2, 2], False
 
     def locations(self) -> dict[str, list[str]]:
@@ -441,7 +451,7 @@ class ConvNeXtBase(ConvNeXts):
 
 
 class Pretrained(Transformers):
-    """Any image classifier of transformers, as its checkpoint has it."""
+    """Any image classifier of transformers, with the architecture of its checkpoint."""
 
     name: Literal["pretrained"] = "pretrained"
     path: str = Field(min_length=1)
@@ -453,11 +463,11 @@ class Pretrained(Transformers):
         return self.path.rstrip("/").rpartition("/")[2] or self.path
 
     def architecture(self, channels: int, size: int) -> dict[str, Any]:
-        """There is none without the checkpoint."""
+        """Not available without the checkpoint."""
         raise NotImplementedError("a pretrained network has the architecture of its checkpoint")
 
     def locations(self) -> dict[str, list[str]]:
-        """Those of the networks above where the checkpoint is one of their kind; else by transformers' habits."""
+        """Those of the networks above for checkpoints of their kind; else by the conventions of transformers."""
         config = self.keyed()["checkpoint"]["config"]
         if config["model_type"] == "resnet":
             return resnet_locations(config["depths"], config["layer_type"] == "bottleneck")
@@ -501,9 +511,9 @@ def convnext_locations(depths: list[int]) -> dict[str, list[str]]:
     }
 
 
-# By the beginning of transformers' names. The braces count its groups, then each group plus one: torchvision counts
+# By the prefix of transformers' names. The braces count its groups, then each group plus one: torchvision counts
 # stages, convolutions and norms from 1.
-_FAMILIAR: dict[str, dict[str, str]] = {
+_CANONICAL: dict[str, dict[str, str]] = {
     "resnet.": {
         r"embedder\.embedder\.convolution": "conv1",
         r"embedder\.embedder\.normalization": "bn1",
@@ -541,21 +551,21 @@ _HEADS = {  # the last layer: transformers' name, then that of torchvision or ti
 }
 
 
-def familiar(names: Iterable[str]) -> dict[str, str]:
-    """Returns what torchvision (ResNet) or timm (ViT, ConvNeXt) calls the tensors of a network of transformers.
+def canonical_names(names: Iterable[str]) -> dict[str, str]:
+    """Returns the names in torchvision (ResNet) or timm (ViT, ConvNeXt) for tensors of a network of transformers.
 
-    Their `attn.qkv` is cut in three: `attn.q`, `attn.k`, `attn.v`. Other networks' names stay as they are.
+    Their `attn.qkv` is split into `attn.q`, `attn.k`, `attn.v`. Names of other networks are returned unchanged.
     """
     names = list(names)
-    kind = next((kind for kind in _FAMILIAR for name in names if name.startswith(kind)), None)
-    return {name: _familiar(name, kind) if kind else name for name in names}
+    kind = next((kind for kind in _CANONICAL for name in names if name.startswith(kind)), None)
+    return {name: _canonical_name(name, kind) if kind else name for name in names}
 
 
-def _familiar(name: str, kind: str) -> str:
+def _canonical_name(name: str, kind: str) -> str:
     head, theirs = _HEADS[kind]
     if name.startswith(head):
         return theirs + name.removeprefix(head)
-    for pattern, form in _FAMILIAR[kind].items():
+    for pattern, form in _CANONICAL[kind].items():
         match = re.fullmatch(rf"{re.escape(kind)}{pattern}(|\.weight|\.bias|\.running_\w+|\.num_\w+)", name)
         if match:
             *parts, ending = match.groups()

@@ -1,8 +1,7 @@
-"""Cuts a network where some of its parameters first matter: what comes before is the same for every value of them.
+"""Splits a network where some of its parameters first matter: what precedes is the same for every value of them.
 
 The network is traced once with `torch.export` into a graph of operations; those that depend on the varied parameters
-are the rest, all others run once for any number of networks. The cut goes through the middle of a block where the
-parameters do.
+are the rest, all others run once for any number of networks. The split may lie in the middle of a block.
 """
 
 import warnings
@@ -26,7 +25,7 @@ def _batch_norm(
     momentum: float,
     epsilon: float,
 ) -> tuple[torch.Tensor]:
-    """Takes the place of what `torch.export` makes of it, for which `vmap` has no rule but a loop."""
+    """Replaces the operator that `torch.export` produces, for which `vmap` has no rule but a loop."""
     return (nn.functional.batch_norm(x, mean, variance, weight, bias, False, momentum, epsilon),)
 
 
@@ -36,7 +35,7 @@ INSTEAD: dict[Any, Any] = {torch.ops.aten._native_batch_norm_legit_no_training.d
 class Split:
     """A network as two functions: `prefix(x)` and `rest(varied, kept)`; logits are exactly the network's.
 
-    For batches of the shape with which it was made, in evaluation mode.
+    For batches of the traced shape, in evaluation mode.
     """
 
     def __init__(self, network: nn.Module, names: Sequence[str], x_BCHW: torch.Tensor) -> None:
@@ -71,18 +70,18 @@ class Split:
         self._prefix = _leading_to(self._kept, operations)
 
     def prefix(self, x_BCHW: torch.Tensor) -> list[torch.Tensor]:
-        """Returns what the rest needs of a batch of images."""
+        """Returns what the rest needs from a batch of images."""
         values = {**self._fixed, self._image: x_BCHW}
         return _run(self._prefix, values, self._kept)
 
     def rest(self, varied: Mapping[str, torch.Tensor], kept: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Returns logits [B, classes] for one value of the varied parameters. Fit for `torch.func.vmap`."""
+        """Returns logits [B, classes] for one value of the varied parameters. Works under `torch.func.vmap`."""
         values = {**self._fixed, **dict(zip(self._kept, kept, strict=True))}
         values |= {self._varied[name]: value for name, value in varied.items() if name in self._varied}
         return _run(self._rest, values, [self._output])[0]
 
     def bytes_an_image(self) -> tuple[int, int]:
-        """Returns the most memory that is needed at a time for one image: in the prefix, and for a network's rest."""
+        """Returns the peak memory for one image: of the prefix, and of the rest for one network."""
         images = self._image.meta["val"].shape[0]
         kept = sum(map(_size, self._kept))
         return (
@@ -92,7 +91,7 @@ class Split:
 
 
 def _leading_to(wanted: Iterable[fx.Node], operations: Sequence[fx.Node]) -> list[fx.Node]:
-    """Returns those of the operations that `wanted` need, themselves included, in their order."""
+    """Returns the operations that `wanted` need, themselves included, in order."""
     found: set[fx.Node] = set()
     waiting = list(wanted)
     while waiting:
@@ -104,7 +103,7 @@ def _leading_to(wanted: Iterable[fx.Node], operations: Sequence[fx.Node]) -> lis
 
 
 def _last_uses(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
-    """Returns which values are not needed any more after each operation."""
+    """Returns the values that are no longer needed after each operation."""
     last = {before: node for node in nodes for before in node.all_input_nodes}
     found: dict[fx.Node, list[fx.Node]] = {}
     for before, node in last.items():
@@ -113,7 +112,7 @@ def _last_uses(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
 
 
 def _run(nodes: Sequence[fx.Node], values: Values, results: Sequence[fx.Node]) -> list[Any]:
-    """Runs operations one after the other; forgets what none that follows needs."""
+    """Runs operations in order; drops values that no later operation needs."""
     spent = _last_uses(nodes)
     for node in nodes:
         args: Any = map_arg(node.args, values.__getitem__)
@@ -126,7 +125,7 @@ def _run(nodes: Sequence[fx.Node], values: Values, results: Sequence[fx.Node]) -
 
 
 def _most(nodes: Sequence[fx.Node], results: Sequence[fx.Node]) -> int:
-    """Returns the most bytes that `_run` holds at a time of what it has computed."""
+    """Returns the peak size in bytes of the values that `_run` has computed."""
     spent, computed = _last_uses(nodes), set(nodes)
     held, most = 0, 0
     for node in nodes:
@@ -137,6 +136,6 @@ def _most(nodes: Sequence[fx.Node], results: Sequence[fx.Node]) -> int:
 
 
 def _size(node: fx.Node) -> int:
-    """Returns the bytes of a value; an operation of several results is counted by them, where they are taken."""
+    """Returns the bytes of a value; an operation with several results counts where they are unpacked."""
     value = node.meta.get("val")
     return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0

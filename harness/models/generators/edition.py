@@ -1,4 +1,4 @@
-"""The contract of an autoencoder's edition: which layers it has, what their sizes are, how it is built. No torch.
+"""The contract of an autoencoder's edition: its layers, their sizes, how it is built. No torch.
 
 `settings` are the values of study 2's `autoencoder:` section: `channels` and `kernel` of the strided layers,
 `decoder_channels`, `latent` and `norm`. P is the length of a vector.
@@ -23,10 +23,10 @@ AUTOENCODERS = Registry(
 
 
 class Places(NamedTuple):
-    """What the strided layers of an encoder leave of a vector."""
+    """The positions that the strided layers of an encoder output for a vector."""
 
     least: int  # numbers that a vector needs, so that every layer has something to stride over
-    after: list[int]  # places after each layer, for the length that was asked about
+    after: list[int]  # positions after each layer, for the given length
 
 
 class Edition(ABC):
@@ -38,11 +38,11 @@ class Edition(ABC):
 
     @abstractmethod
     def places(self, settings: Mapping[str, Any], length: int) -> Places:
-        """Returns how many places each strided layer leaves of a vector of `length` numbers."""
+        """Returns how many positions each strided layer outputs for a vector of `length` numbers."""
 
     @abstractmethod
     def latent(self, settings: Mapping[str, Any], length: int) -> int:
-        """Returns how many numbers the latent of a vector of `length` numbers has; 0 if its strides leave none."""
+        """Returns the size of the latent of a vector of `length` numbers; 0 if the strides leave nothing."""
 
     @abstractmethod
     def build(self, settings: Mapping[str, Any], length: int) -> "VectorAutoencoder":

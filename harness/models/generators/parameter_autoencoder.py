@@ -1,4 +1,4 @@
-"""The autoencoders of flat parameter vectors, one for each edition of p-diff (arXiv 2402.13144, section 3.2).
+"""Autoencoders of flat parameter vectors, one per edition of p-diff (arXiv 2402.13144, section 3.2).
 
 N networks, P numbers in a vector, L in its latent, C channels.
 """
@@ -12,7 +12,7 @@ from torch import nn
 
 
 def norm_layer(kind: str, channels: int) -> nn.Module:
-    """Returns a normalisation of [N, channels, numbers]: "group" (each sample by itself), "batch" or "none"."""
+    """Returns a normalisation of [N, channels, numbers]: "group" (per sample), "batch" or "none"."""
     if kind == "group":
         return nn.GroupNorm(1, channels)
     return nn.BatchNorm1d(channels) if kind == "batch" else nn.Identity()
@@ -66,7 +66,7 @@ class ParameterAutoencoder(VectorAutoencoder):
         self.up = nn.Sequential(*up)
 
     def encode(self, vectors_NP: torch.Tensor) -> torch.Tensor:
-        """Returns latents [N, latent]; zeros fill the vector up to a multiple of all strides."""
+        """Returns latents [N, latent]; the vector is padded with zeros to a multiple of all strides."""
         return self.down(nn.functional.pad(vectors_NP, (0, self.padded - self.length))[:, None])
 
     def decode(self, latents_NL: torch.Tensor) -> torch.Tensor:
@@ -77,9 +77,9 @@ class ParameterAutoencoder(VectorAutoencoder):
 class TiledAutoencoder(VectorAutoencoder):
     """1-D convolutions whose stride is their kernel, and transposed ones back; Tanh (edition 2024-02).
 
-    The latent is what the strides leave: 4 x 3 of 2048 numbers for 4 stages of 5 with 4 channels. Where a length is
-    no multiple of the stride, that stage's kernel is wider by the remainder, in both directions, so that every number
-    is seen and reached: 2048 -> 409 -> 81 -> 16 -> 3.
+    The size of the latent follows from the strides: 4 x 3 for 2048 numbers, 4 stages of stride 5 and 4 channels. If a
+    length is not a multiple of the stride, that stage's kernel is wider by the remainder, in encoder and decoder, so
+    that every number is read and written: 2048 -> 409 -> 81 -> 16 -> 3.
     """
 
     def __init__(

@@ -13,14 +13,14 @@ class Strided(Edition):
     """Convolutions of stride 2 with ELU, then a linear layer to a latent of any size."""
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """The latent has a size of its own, and the decoder is the encoder mirrored."""
+        """The latent has a size of its own, and the decoder mirrors the encoder."""
         if settings["latent"] is None:
             raise ValueError("latent = None: edition 2024-12 needs a number")
         if settings["decoder_channels"] is not None:
-            raise ValueError(f"decoder_channels = {settings['decoder_channels']}: for edition 2024-02 alone")
+            raise ValueError(f"decoder_channels = {settings['decoder_channels']}: only for edition 2024-02")
 
     def places(self, settings: Mapping[str, Any], length: int) -> Places:
-        """Each layer leaves half, rounded up."""
+        """Each layer halves the length, rounding up."""
         stages = len(settings["channels"])
         return Places(2 ** (stages - 1) + 1, [-(-length // 2**layer) for layer in range(1, stages + 1)])
 

@@ -1,4 +1,4 @@
-"""Edition 2024-02 of the autoencoder of parameter vectors, whose latent is what its strides leave."""
+"""Edition 2024-02 of the autoencoder of parameter vectors, whose latent follows from its strides."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,20 +17,18 @@ class Tiled(Edition):
         latent, decoder, channels = (settings[name] for name in ("latent", "decoder_channels", "channels"))
         if latent is not None:
             raise ValueError(
-                f"latent = {latent}: edition 2024-02 has what its strides leave and takes null alone"
+                f"latent = {latent}: in edition 2024-02 it follows from the strides and must be null"
             )
         if decoder is not None and len(decoder) != len(channels):
-            raise ValueError(
-                f"decoder_channels = {decoder}: expected as many as the {len(channels)} channels"
-            )
+            raise ValueError(f"decoder_channels = {decoder}: expected {len(channels)}, as many as channels")
 
     def places(self, settings: Mapping[str, Any], length: int) -> Places:
-        """Each layer leaves a place for each whole stride."""
+        """Each layer outputs one position per whole stride."""
         kernel, stages = settings["kernel"], len(settings["channels"])
         return Places(kernel**stages, [length // kernel**layer for layer in range(1, stages + 1)])
 
     def latent(self, settings: Mapping[str, Any], length: int) -> int:
-        """Returns the last layer's channels times its places."""
+        """Returns the channels of the last layer times its positions."""
         last: int = settings["channels"][-1] * self.places(settings, length).after[-1]
         return last
 

@@ -99,7 +99,7 @@ def ordered(frame: pd.DataFrame, axis: str) -> list[tuple[Any, pd.DataFrame]]:
     if axis == "noise":
         values.sort(key=lambda value: NOISES.index(value.split(" ")[0]))
     elif axis == "parameters":  # the fewest numbers first
-        lengths = frame.groupby(axis)["length"].min().fillna(0).to_dict()
+        lengths = frame.groupby(axis)["parameter_count"].min().fillna(0).to_dict()
         values.sort(key=lengths.__getitem__)
     groups = [(value, frame[frame[axis] == value]) for value in values]
     missing = frame[frame[axis].isna()]
@@ -207,7 +207,7 @@ def views(tables: Tables) -> list[View] | Absent:
         return Absent(f"Nothing but the {same} varies: the table above says all.")
     accuracies = [name for name in frame.columns if "_accuracy" in name]
     frame = frame[
-        [*SETUP, "k", "subset", "length", *RUNS, *accuracies]
+        [*SETUP, "k", "subset", "parameter_count", *RUNS, *accuracies]
     ]  # each further one costs at every selection
     drawn: list[tuple[str, dict[str, str], pd.DataFrame]] = []
     for axis in (axis for axis in AXES if axis in swept):

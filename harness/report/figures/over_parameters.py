@@ -42,12 +42,12 @@ def best_heads(frame: pd.DataFrame) -> list[Heads]:
     """Returns each head's best row on validation, by kind of features."""
     found = []
     for kind in KINDS:
-        rows = frame[frame["features"] == kind].dropna(subset=["parameters", "head"])
-        rows = highest(rows, ["head"]).sort_values("parameters", kind="stable")
+        rows = frame[frame["features"] == kind].dropna(subset=["parameter_count", "head"])
+        rows = highest(rows, ["head"]).sort_values("parameter_count", kind="stable")
         if len(rows):
             numbers = (percentages(rows[f"validation_accuracy{end}"]) for end in ("", "_low", "_high"))
             settings = [_setting(row) for row in rows.to_dict("records")]
-            parameters = [int(value) for value in rows["parameters"]]
+            parameters = [int(value) for value in rows["parameter_count"]]
             found.append(Heads(kind, [plain(head) for head in rows["head"]], settings, parameters, *numbers))
     return found
 
@@ -118,14 +118,14 @@ def views(tables: Tables) -> list[View] | Absent:
     frame = known(tables, *KINDS)
     if frame.empty:
         return Absent(NO_PROBES)
-    if frame["parameters"].isna().all():
+    if frame["parameter_count"].isna().all():
         return Absent("No head has its number of parameters in the table.")
-    if frame.dropna(subset=["parameters"])["head"].nunique() < 2:
+    if frame.dropna(subset=["parameter_count"])["head"].nunique() < 2:
         return Absent("All probes use one head: nothing to compare.")
     return [
         View(choice, draw(best_heads(rows), published_heads()))
         for choice, rows in split(frame, varied(frame, WHAT))
-        if rows["parameters"].notna().any()
+        if rows["parameter_count"].notna().any()
     ]
 
 

@@ -15,7 +15,7 @@ WHAT = (
 ESTIMATES = [
     f"{split}_accuracy{end}" for split in ("validation", "test") for end in ("", "_low", "_high", "_n")
 ]
-COLUMNS = ["features", *WHAT, *AXES, "block_name", "sigma", "log_snr", "parameters", *ESTIMATES]
+COLUMNS = ["features", *WHAT, *AXES, "block_name", "sigma", "log_snr", "parameter_count", *ESTIMATES]
 COLUMNS += ["seed", "began_at", "train_n", "image_passes"]  # and no others: each costs at every selection
 NO_PROBES = "No probe on a trained backbone's features has a validation accuracy."
 

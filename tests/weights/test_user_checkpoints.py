@@ -1,4 +1,4 @@
-"""Users' own checkpoints as a pool: read however they were saved, refused in one line where they do not fit."""
+"""Users' own checkpoints: read however they were saved, refused in one line where they do not fit."""
 
 import pickle
 from pathlib import Path
@@ -12,12 +12,12 @@ from tiny_weights import WEIGHTS, trials_of
 from harness.core.config import parse
 from harness.core.errors import UserError
 from harness.models.classifiers.build import build, tensors
-from harness.models.classifiers.networks import ConvNeXt, ResNet, ViT, familiar
-from harness.weights.brought import brought, steps_of
+from harness.models.classifiers.networks import ConvNeXt, ResNet, ViT, canonical_names
 from harness.weights.checkpoint_files import read
-from harness.weights.config import PoolConfig, WeightsConfig
+from harness.weights.checkpoints import chosen, open_checkpoints, open_trajectory
+from harness.weights.config import CheckpointsConfig, WeightsConfig
 from harness.weights.layout import Layout, layout_of
-from harness.weights.originals import chosen, open_pool, open_trajectory
+from harness.weights.user_checkpoints import read_user_checkpoints, steps_of, user_stages
 from harness.weights.vectors import flatten
 
 RESNET = ResNet(widths=[4, 8], depths=[1, 1])
@@ -26,7 +26,7 @@ CONVNEXT = ConvNeXt(widths=[4, 8], depths=[1, 1])
 LAST = "resnet.encoder.stages.1.layers.0.layer.1.normalization."
 
 
-class Brought:
+class Given:
     """Checkpoints of a network: the same but for its varied parameters, and for running statistics."""
 
     def __init__(self, network=RESNET, patterns=("layer2.0.bn2",), buffers="base", count=3):
@@ -46,8 +46,9 @@ class Brought:
         return name in self.layout.names or "running" in name
 
     def stages(self, folder, base=None, least=1):
-        pool = PoolConfig(path=str(folder), base=None if base is None else str(base))
-        return brought(pool, self.settings, self.outline, self.layout, least)
+        config = CheckpointsConfig(path=str(folder), base=None if base is None else str(base))
+        found = read_user_checkpoints(config, self.outline, self.layout, least)
+        return user_stages(found, self.settings, self.layout)
 
     def vectors(self):
         return torch.stack([flatten(state, self.layout) for state in self.states]).numpy()
@@ -64,7 +65,7 @@ def contiguous(state):
 
 def theirs(state):
     """Returns a state dict by the names of torchvision or timm, `attn.qkv` in one."""
-    named = {familiar(state)[name]: value for name, value in state.items()}
+    named = {canonical_names(state)[name]: value for name, value in state.items()}
     for name in [name for name in named if ".attn.q." in name]:
         parts = [named.pop(name.replace(".q.", f".{one}.")) for one in "qkv"]
         named[name.replace(".q.", ".qkv.")] = torch.cat(parts)
@@ -118,7 +119,7 @@ def prefixed(state):
 )
 @pytest.mark.parametrize("buffers", ["base", "collected"])
 def test_checkpoints_are_read_however_they_were_saved(network, ending, change, buffers, tmp_path, workshop):
-    given = Brought(network, ["norm"], buffers)
+    given = Given(network, ["norm"], buffers)
     save = save_file if ending == ".safetensors" else torch.save
     given.written(tmp_path, save, ending, change)
     base, trajectory = given.stages(tmp_path)
@@ -138,10 +139,12 @@ def test_checkpoints_are_read_however_they_were_saved(network, ending, change, b
 
 
 def test_checkpoints_may_hold_the_varied_parameters_alone(tmp_path, workshop):
-    given = Brought()
+    given = Given()
     (tmp_path / "all").mkdir()
     given.written(tmp_path / "all", change=lambda state: {name: state[name] for name in given.layout.names})
-    with pytest.raises(UserError, match=r"step16\.safetensors: holds the varied .*give weights\.pool\.base"):
+    with pytest.raises(
+        UserError, match=r"step16\.safetensors: holds only the varied .*give weights\.checkpoints\.base"
+    ):
         given.stages(tmp_path / "all")
     for place in (
         tmp_path / "base.pt",
@@ -155,7 +158,7 @@ def test_checkpoints_may_hold_the_varied_parameters_alone(tmp_path, workshop):
 
 
 def test_2_comes_before_10(tmp_path, workshop):
-    given = Brought(count=12)
+    given = Given(count=12)
     given.written(tmp_path)
     (tmp_path / "notes.txt").write_text("not a checkpoint")
     vectors_NP, steps_N = open_trajectory(given.stages(tmp_path)[1], workshop)
@@ -182,7 +185,7 @@ def test_steps_are_the_numbers_that_grow(names, steps):
 
 
 def test_stages_are_named_by_the_content_of_the_files(tmp_path):
-    given = Brought()
+    given = Given()
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         given.written(tmp_path / name)
@@ -193,11 +196,11 @@ def test_stages_are_named_by_the_content_of_the_files(tmp_path):
     network, trajectory = given.stages(tmp_path / "two")
     assert network.key == one[0].key
     assert trajectory.key != one[1].key
-    assert one[1].key != Brought(patterns=["layer2.0.bn2", "fc"]).stages(tmp_path / "one")[1].key
+    assert one[1].key != Given(patterns=["layer2.0.bn2", "fc"]).stages(tmp_path / "one")[1].key
 
 
 def test_files_are_read_again_only_when_they_change(tmp_path, monkeypatch):
-    given = Brought().written(tmp_path)
+    given = Given().written(tmp_path)
     first = given.stages(tmp_path)
     monkeypatch.setattr("harness.weights.checkpoint_files.read", lambda *_: pytest.fail("read again"))
     assert given.stages(tmp_path) == first
@@ -207,7 +210,7 @@ def test_files_are_read_again_only_when_they_change(tmp_path, monkeypatch):
 
 
 def test_running_statistics_may_differ_where_the_bases_are_used(tmp_path):
-    given = Brought().written(tmp_path)
+    given = Given().written(tmp_path)
     assert not torch.equal(given.states[0][f"{LAST}running_mean"], given.states[1][f"{LAST}running_mean"])
     given.stages(tmp_path)
 
@@ -222,15 +225,15 @@ def refusal(given, tmp_path, **more):
 
 
 def test_folders_without_enough_checkpoints_are_refused(tmp_path):
-    given = Brought()
+    given = Given()
     assert "no such folder" in refusal(given, tmp_path / "nowhere")
     assert "no such folder" in refusal(given, "x" * 5000)
     assert "has no checkpoints, *.safetensors, *.pt" in refusal(given, tmp_path)
     given.written(tmp_path)
-    assert "has 3 checkpoints, but weights.k and weights.pool.held_out ask for 4" in refusal(
+    assert "has 3 checkpoints, but weights.k and weights.checkpoints.held_out ask for 4" in refusal(
         given, tmp_path, least=4
     )
-    assert "weights.pool.base" in refusal(given, tmp_path, base=tmp_path / "nothing.pt")
+    assert "weights.checkpoints.base" in refusal(given, tmp_path, base=tmp_path / "nothing.pt")
     assert len(given.stages(tmp_path, least=3)) == 2
 
 
@@ -245,15 +248,18 @@ STEM = "resnet.embedder.embedder.convolution.weight"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda state: without(state, f"{LAST}bias"), f"lacks '{LAST}bias' (tensors that are missing: 1)"),
+        (lambda state: without(state, f"{LAST}bias"), f"lacks '{LAST}bias' (missing tensors: 1)"),
         (lambda state: without(state, STEM), f"lacks '{STEM}'"),
         (
             lambda state: {**state, FC: torch.zeros(7, 8)},
             f"'{FC}' is of shape [7, 8], in weights.network it is [5, 8]",
         ),
         (lambda state: {**state, FC: torch.zeros(7, 8)}, "weights.network it is [5, 8]; give checkpoints"),
-        (lambda state: {**state, "extra": torch.zeros(1)}, "has a tensor 'extra' that the network has not"),
-        (lambda state: {"features.0.weight": torch.zeros(1)}, f"and lacks '{STEM}'; give checkpoints of it"),
+        (
+            lambda state: {**state, "extra": torch.zeros(1)},
+            "has a tensor 'extra' that the network does not have",
+        ),
+        (lambda state: {"features.0.weight": torch.zeros(1)}, f"but lacks '{STEM}'; give checkpoints of it"),
         (lambda state: {"features.0.weight": torch.zeros(1)}, "or 'conv1.weight'"),
         (
             lambda state: {**state, FC: torch.full((5, 8), torch.nan)},
@@ -276,7 +282,7 @@ STEM = "resnet.embedder.embedder.convolution.weight"
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_named(change, words, tmp_path):
-    given = Brought().written(tmp_path)
+    given = Given().written(tmp_path)
     save_file(change(contiguous(given.states[1])), tmp_path / "step9.safetensors")
     message = refusal(given, tmp_path)
     assert message.startswith(f"{tmp_path / 'step9.safetensors'}: ")
@@ -284,10 +290,10 @@ def test_a_checkpoint_that_does_not_fit_is_named(change, words, tmp_path):
 
 
 def test_a_base_that_is_not_whole_is_refused(tmp_path):
-    given = Brought().written(tmp_path)
+    given = Given().written(tmp_path)
     statistics = f"{LAST}running_var"
     torch.save(without(given.base, statistics), tmp_path / "base.pt")
-    assert f"base.pt: lacks '{statistics}' (tensors that are missing: 1)" in refusal(
+    assert f"base.pt: lacks '{statistics}' (missing tensors: 1)" in refusal(
         given, tmp_path, base=tmp_path / "base.pt"
     )
 
@@ -311,7 +317,7 @@ class Sprung:
     ],
 )
 def test_a_pickle_of_more_than_plain_tensors_is_never_opened(trap, tmp_path):
-    given = Brought().written(tmp_path, torch.save, ".pt")
+    given = Given().written(tmp_path, torch.save, ".pt")
     trap(tmp_path / "sprung", tmp_path / "step9.pt")
     message = refusal(given, tmp_path)
     assert message.startswith(f"{tmp_path / 'step9.pt'}: is a pickle of more than plain tensors")
@@ -331,20 +337,23 @@ def in_itself():
         (lambda file: file.write_bytes(b""), "cannot be read"),
         (lambda file: file.write_bytes(b"nothing that was ever saved"), "step9.pt: "),
         (lambda file: file.write_bytes(file.read_bytes()[:2000]), "cannot be read"),
-        (lambda file: torch.save([torch.zeros(2)], file), "holds no tensors by name"),
-        (lambda file: torch.save({}, file), "holds no tensors by name"),
-        (lambda file: torch.save({"a": torch.zeros(1), "epoch": 3}, file), "'epoch' is a int, no tensor"),
-        (lambda file: torch.save({0: torch.zeros(1)}, file), "0 is a number where a name belongs"),
-        (lambda file: torch.save(in_itself(), file), "'model' is a dict, no tensor"),
+        (lambda file: torch.save([torch.zeros(2)], file), "holds no named tensors"),
+        (lambda file: torch.save({}, file), "holds no named tensors"),
+        (
+            lambda file: torch.save({"a": torch.zeros(1), "epoch": 3}, file),
+            "'epoch' is of type int, not a tensor",
+        ),
+        (lambda file: torch.save({0: torch.zeros(1)}, file), "0 is not a name"),
+        (lambda file: torch.save(in_itself(), file), "'model' is of type dict, not a tensor"),
         (
             lambda file: torch.save({FC: torch.zeros(5, 8).to_sparse()}, file),
             "holds torch.sparse_coo, not plain",
         ),
-        (lambda file: torch.save({FC: torch.zeros(5, 8, device="meta")}, file), "holds no numbers"),
+        (lambda file: torch.save({FC: torch.zeros(5, 8, device="meta")}, file), "holds no data"),
     ],
 )
 def test_a_file_that_is_no_state_dict_is_named(write, words, tmp_path):
-    given = Brought().written(tmp_path, torch.save, ".pt")
+    given = Given().written(tmp_path, torch.save, ".pt")
     write(tmp_path / "step9.pt")
     message = refusal(given, tmp_path)
     assert message.startswith(f"{tmp_path / 'step9.pt'}: ")
@@ -352,7 +361,7 @@ def test_a_file_that_is_no_state_dict_is_named(write, words, tmp_path):
 
 
 def test_numbers_of_8_bits_are_read(tmp_path):
-    given = Brought().written(tmp_path)
+    given = Given().written(tmp_path)
     small = {FC: contiguous(given.states[1])[FC].to(torch.float8_e4m3fn)}
     save_file({**contiguous(given.base), **small}, tmp_path / "step9.safetensors")
     state = read(tmp_path / "step9.safetensors", tensors(build(given.settings)))
@@ -360,16 +369,16 @@ def test_numbers_of_8_bits_are_read(tmp_path):
 
 
 def test_hidden_files_are_no_checkpoints_and_endings_may_be_large(tmp_path):
-    given = Brought().written(tmp_path)
+    given = Given().written(tmp_path)
     (tmp_path / "._step9.safetensors").write_bytes(b"what a Mac leaves behind")
     _, trajectory = given.stages(tmp_path)
-    count = len(trajectory.config["brought"])
+    count = len(trajectory.config["checksums"])
     torch.save(given.states[1], tmp_path / "step99.PT")
-    assert len(given.stages(tmp_path)[1].config["brought"]) == count + 1
+    assert len(given.stages(tmp_path)[1].config["checksums"]) == count + 1
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
-    given = Brought().written(tmp_path)
+    given = Given().written(tmp_path)
 
     def refuse(self):
         raise PermissionError(13, "Permission denied")
@@ -379,14 +388,14 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 
 
 def test_a_damaged_safetensors_file_is_named(tmp_path):
-    given = Brought().written(tmp_path)
+    given = Given().written(tmp_path)
     file = tmp_path / "step2.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
     assert refusal(given, tmp_path).startswith(f"{file}: cannot be read")
 
 
 def test_files_that_change_after_the_plan_are_noticed(tmp_path, workshop):
-    given = Brought().written(tmp_path)
+    given = Given().written(tmp_path)
     network, trajectory = given.stages(tmp_path)
     save_file(contiguous(given.states[0]), tmp_path / "step16.safetensors")
     for stage in (network, trajectory):
@@ -395,17 +404,15 @@ def test_files_that_change_after_the_plan_are_noticed(tmp_path, workshop):
 
 
 @pytest.mark.parametrize(("parameters", "same"), [(["norm2"], True), (["all"], False)])
-def test_another_seed_goes_on_from_the_network_that_was_brought_unless_all_of_it_varies(
-    parameters, same, tmp_path
-):
+def test_another_seed_goes_on_from_the_users_network_unless_all_of_it_varies(parameters, same, tmp_path):
     network = parse(WeightsConfig, WEIGHTS, "weights").network
     state = build(network.settings(1, 8, 10)).state_dict()
     for number in range(6):
         save_file(
             {**state, "norm2.weight": state["norm2.weight"] + number}, tmp_path / f"{number}.safetensors"
         )
-    pool = {"path": str(tmp_path), "held_out": 0, "workers": 0}
-    (trial,) = trials_of(parameters=parameters, pool=pool, k=[6])[1]
+    checkpoints = {"path": str(tmp_path), "held_out": 0, "workers": 0}
+    (trial,) = trials_of(parameters=parameters, checkpoints=checkpoints, k=[6])[1]
     needs = trial.needs["contenders"].needs
     assert (needs["other_seed"].needs["network"].key == trial.needs["network"].key) is same
     assert needs["fine_tuned"].needs["network"].key == trial.needs["network"].key
@@ -419,8 +426,8 @@ def test_all_checkpoints_of_a_folder_may_be_chosen_unless_a_size_is_given(tmp_pa
             {**state, "norm2.weight": state["norm2.weight"] + number}, tmp_path / f"{number}.safetensors"
         )
     for size, last in ((None, 8), (3, 3)):
-        pool = {"path": str(tmp_path), "held_out": 1, "size": size, "workers": 0}
-        (trial,) = trials_of(parameters=["norm2"], pool=pool, k=[2])[1]
-        found = open_pool(trial.needs["pool"], workshop)
+        checkpoints = {"path": str(tmp_path), "held_out": 1, "size": size, "workers": 0}
+        (trial,) = trials_of(parameters=["norm2"], checkpoints=checkpoints, k=[2])[1]
+        found = open_checkpoints(trial.needs["checkpoints"], workshop)
         places = chosen(found, {"k": 2, "subset": "strided", "seed": 0})
         assert list(found.steps_N[places]) == [0, last]

@@ -8,68 +8,75 @@ from tiny_weights import WEIGHTS, trials_of
 
 from harness.core.errors import UserError
 from harness.models.classifiers.build import build
-from harness.weights.originals import NETWORK, Pool, chosen, held_out, open_pool, open_trajectory
+from harness.weights.checkpoints import (
+    NETWORK,
+    Checkpoints,
+    chosen,
+    held_out,
+    open_checkpoints,
+    open_trajectory,
+)
 
 RESNET = {"name": "resnet", "widths": [4, 8], "depths": [1, 1]}
 
 
-def pool_of(workshop, **weights):
-    """Returns the trial, its pool as it was read, and the stage of the pool."""
+def checkpoints_of(workshop, **weights):
+    """Returns the trial, its checkpoints as it was read, and the stage of the checkpoints."""
     trial = trials_of(**weights)[1][0]
-    stage = trial.needs["pool"]
-    return trial, open_pool(stage, workshop), stage
+    stage = trial.needs["checkpoints"]
+    return trial, open_checkpoints(stage, workshop), stage
 
 
 def test_checkpoints_are_held_out_evenly_and_no_original_is_one(workshop):
-    trial, pool, _ = pool_of(workshop, k=[3, 12])
-    assert pool.vectors_NP.shape == (16, 16)
-    assert pool.held_out_N.sum() == 4
-    assert list(pool.steps_N) == list(range(2, 34, 2))
+    trial, checkpoints, _ = checkpoints_of(workshop, k=[3, 12])
+    assert checkpoints.vectors_NP.shape == (16, 16)
+    assert checkpoints.held_out_N.sum() == 4
+    assert list(checkpoints.steps_N) == list(range(2, 34, 2))
     contenders = trial.needs["contenders"].config
-    places = {k: chosen(pool, {**contenders, "k": k}) for k in range(1, 13)}
+    places = {k: chosen(checkpoints, {**contenders, "k": k}) for k in range(1, 13)}
     for k, some in places.items():
         assert len(set(some)) == k
-        assert not pool.held_out_N[some].any()
+        assert not checkpoints.held_out_N[some].any()
         assert set(some) <= set(places[12])
 
 
 @pytest.mark.parametrize("subset", ["first", "strided", "random"])
 def test_subsets_are_nested(workshop, subset):
-    _, pool, _ = pool_of(workshop)
+    _, checkpoints, _ = checkpoints_of(workshop)
     config = {"subset": subset, "seed": 3}
-    small, large = (set(chosen(pool, {**config, "k": k})) for k in (4, 9))
+    small, large = (set(chosen(checkpoints, {**config, "k": k})) for k in (4, 9))
     assert small < large
 
 
 def test_only_what_was_held_out_between_the_originals_is_compared_with():
     steps = np.arange(10, 110, 10)
     held = np.isin(np.arange(10), [1, 4, 6, 9])
-    pool = Pool(np.zeros((10, 1)), steps, np.zeros(10), held, None)
-    assert list(held_out(pool, np.array([0, 2, 5, 8]))) == [1, 4, 6]
-    assert list(held_out(pool, np.array([5, 7]))) == [6]
-    assert list(held_out(pool, np.array([2]))) == []
+    checkpoints = Checkpoints(np.zeros((10, 1)), steps, np.zeros(10), held, None)
+    assert list(held_out(checkpoints, np.array([0, 2, 5, 8]))) == [1, 4, 6]
+    assert list(held_out(checkpoints, np.array([5, 7]))) == [6]
+    assert list(held_out(checkpoints, np.array([2]))) == []
 
 
 def test_trajectories_of_parts_begin_at_one_network_and_go_their_own_ways(workshop):
-    trial, pool, stage = pool_of(
-        workshop, pool={"every": 2, "held_out": 0, "trajectories": 3, "workers": 0}, k=[7]
+    trial, checkpoints, stage = checkpoints_of(
+        workshop, checkpoints={"every": 2, "held_out": 0, "trajectories": 3, "workers": 0}, k=[7]
     )
     assert len(stage.needs) == 3
     assert {one.needs["network"].key for one in stage.needs.values()} == {trial.needs["network"].key}
-    assert list(pool.steps_N) == [2, 2, 2, 4, 4, 4, 6]
-    assert list(pool.trajectory_N) == [0, 1, 2, 0, 1, 2, 0]
+    assert list(checkpoints.steps_N) == [2, 2, 2, 4, 4, 4, 6]
+    assert list(checkpoints.trajectory_N) == [0, 1, 2, 0, 1, 2, 0]
     vectors, steps = open_trajectory(stage.needs["trajectory 1"], workshop)
-    np.testing.assert_array_equal(pool.vectors_NP[[1, 4]], vectors[:2])
+    np.testing.assert_array_equal(checkpoints.vectors_NP[[1, 4]], vectors[:2])
     np.testing.assert_array_equal(steps, [2, 4, 6])
-    assert len(np.unique(pool.vectors_NP, axis=0)) == 7
+    assert len(np.unique(checkpoints.vectors_NP, axis=0)) == 7
     assert not trial.config["permuted"]
 
 
 def test_trajectories_of_whole_networks_have_networks_of_their_own_and_say_so(workshop):
     trial = trials_of(
-        parameters=["all"], pool={"every": 2, "held_out": 0, "trajectories": 2, "workers": 0}, k=[4]
+        parameters=["all"], checkpoints={"every": 2, "held_out": 0, "trajectories": 2, "workers": 0}, k=[4]
     )[1][0]
-    trajectories = trial.needs["pool"].needs
+    trajectories = trial.needs["checkpoints"].needs
     assert len({one.needs["network"].key for one in trajectories.values()}) == 2
     assert trial.config["permuted"]
     first = open_trajectory(trajectories["trajectory 0"], workshop)[0]
@@ -82,31 +89,31 @@ def network_of(trial):
     return build(trial.needs["network"].config["network"])
 
 
-def test_another_seed_is_none_of_the_pools_trajectories(workshop):
-    trial, pool, _ = pool_of(workshop)
+def test_another_seed_is_none_of_the_collected_trajectories(workshop):
+    trial, checkpoints, _ = checkpoints_of(workshop)
     vectors, steps = open_trajectory(trial.needs["contenders"].needs["other_seed"], workshop)
     assert len(vectors) == 2
-    assert steps[-1] == pool.steps_N[-1]
-    gaps = np.abs(vectors[:, None] - pool.vectors_NP[None]).max(2)
+    assert steps[-1] == checkpoints.steps_N[-1]
+    gaps = np.abs(vectors[:, None] - checkpoints.vectors_NP[None]).max(2)
     assert gaps.min() > 0
 
 
 def test_fine_tuning_goes_on_from_the_last_of_the_originals(workshop):
     slow = [{"name": "fine_tuned", "networks": 3, "learning_rate": 1e-9}]
-    trial, pool, _ = pool_of(workshop, k=[6], controls=slow)
+    trial, checkpoints, _ = checkpoints_of(workshop, k=[6], controls=slow)
     vectors, _ = open_trajectory(trial.needs["contenders"].needs["fine_tuned"], workshop)
-    last = chosen(pool, trial.needs["contenders"].config)[-1]
-    np.testing.assert_allclose(vectors, np.repeat(pool.vectors_NP[last : last + 1], 3, 0), atol=1e-6)
+    last = chosen(checkpoints, trial.needs["contenders"].config)[-1]
+    np.testing.assert_allclose(vectors, np.repeat(checkpoints.vectors_NP[last : last + 1], 3, 0), atol=1e-6)
 
 
 def test_an_epoch_is_as_many_steps_as_it_takes_to_see_every_image(workshop):
     data = {"labels_per_class": 7}  # 70 images
-    pool = {"every": 2, "unit": "epoch", "batch": 32, "held_out": 0, "workers": 0}
+    checkpoints = {"every": 2, "unit": "epoch", "batch": 32, "held_out": 0, "workers": 0}
     train = {"epochs": 1.5, "batch": 20, "schedule": "step", "decay_epochs": 1, "workers": 0}
-    trial = trials_of(data=data, pool=pool, k=[2], train=train)[1][0]
+    trial = trials_of(data=data, checkpoints=checkpoints, k=[2], train=train)[1][0]
     assert trial.needs["network"].config["train"]["steps"] == 6  # 1.5 epochs of 4 steps
     assert trial.needs["network"].config["train"]["decay_every"] == 4
-    assert list(open_pool(trial.needs["pool"], workshop).steps_N) == [6, 12]  # 3 steps an epoch
+    assert list(open_checkpoints(trial.needs["checkpoints"], workshop).steps_N) == [6, 12]  # 3 steps an epoch
 
 
 def statistics(weights, name="running_mean"):
@@ -114,12 +121,14 @@ def statistics(weights, name="running_mean"):
 
 
 def test_running_statistics_stay_the_base_networks_and_training_uses_them(workshop):
-    trial, pool, stage = pool_of(workshop, network=RESNET, parameters=["*normalization*"], k=[3])
-    assert not any("running" in name for name in pool.layout.names)
-    from harness.weights import originals
+    trial, checkpoints, stage = checkpoints_of(
+        workshop, network=RESNET, parameters=["*normalization*"], k=[3]
+    )
+    assert not any("running" in name for name in checkpoints.layout.names)
+    from harness.weights import collect
 
     trajectory = stage.needs["trajectory 0"]
-    network = originals.collection(trajectory, workshop).model()
+    network = collect.collection(trajectory, workshop).model()
     base = load_file(workshop.file(trial.needs["network"], NETWORK))
     network(torch.randn(4, 1, 8, 8))
     for name, value in statistics(network.state_dict()).items():
@@ -128,20 +137,22 @@ def test_running_statistics_stay_the_base_networks_and_training_uses_them(worksh
 
 
 def test_running_statistics_are_collected_where_asked_for(workshop):
-    _, pool, _ = pool_of(workshop, network=RESNET, parameters=["*normalization*"], buffers="collected", k=[3])
-    names = [name for name in pool.layout.names if "running_mean" in name]
+    _, checkpoints, _ = checkpoints_of(
+        workshop, network=RESNET, parameters=["*normalization*"], buffers="collected", k=[3]
+    )
+    names = [name for name in checkpoints.layout.names if "running_mean" in name]
     assert names
-    edges = dict(zip(pool.layout.names, np.cumsum([0, *pool.layout.sizes]), strict=False))
+    edges = dict(zip(checkpoints.layout.names, np.cumsum([0, *checkpoints.layout.sizes]), strict=False))
     for name in names:
-        column = pool.vectors_NP[:, edges[name]]
+        column = checkpoints.vectors_NP[:, edges[name]]
         assert len(np.unique(column)) == len(column), "they move from checkpoint to checkpoint"
 
 
 def test_whole_networks_with_statistics_from_several_trainings_need_them_collected():
-    pool = {"held_out": 0, "trajectories": 2, "workers": 0}
+    checkpoints = {"held_out": 0, "trajectories": 2, "workers": 0}
     with pytest.raises(UserError, match=r"buffers: collected"):
-        trials_of(network=RESNET, parameters=["all"], pool=pool)
-    trials_of(network=RESNET, parameters=["all"], pool=pool, buffers="collected")
+        trials_of(network=RESNET, parameters=["all"], checkpoints=checkpoints)
+    trials_of(network=RESNET, parameters=["all"], checkpoints=checkpoints, buffers="collected")
 
 
 def test_views_of_the_images_are_learnt_from_where_asked_for(workshop):
