@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, UNet2DModel
 from diffusers.utils import logging
 
-from harness.models.backbones.backbone import UNet, blocks
-from harness.models.backbones.denoiser import Denoiser, build_unet, load_denoiser, save_pipeline
+from harness.models.backbones.denoiser import Denoiser, load_denoiser, save_pipeline
+from harness.models.backbones.family import blocks, build_network
+from harness.models.backbones.unet import FAMILY, UNet
+from harness.models.noise_processes.process import process_of
 
 logging.disable_progress_bar()
 
@@ -16,16 +18,16 @@ def saved(tmp_path):
     """A pipeline as this software writes it."""
     torch.manual_seed(0)
     plan = UNet(block_out_channels=[8, 16], layers_per_block=1, timesteps=40).plan(8, 1)
-    unet = build_unet(plan.unet)
-    save_pipeline(unet, plan.scheduler, tmp_path / "pipeline")
+    unet = build_network(plan.config)
+    save_pipeline(unet, plan.process, tmp_path / "pipeline")
     return tmp_path / "pipeline", unet
 
 
 def test_a_saved_pipeline_comes_back_ready_for_reading(saved):
     folder, unet = saved
     denoiser = load_denoiser(folder)
-    loaded, scheduler = denoiser.network, denoiser.scheduler
-    assert scheduler.config.num_train_timesteps == 40
+    loaded = denoiser.network
+    assert denoiser.process.timesteps == 40
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     for name, value in unet.state_dict().items():
@@ -42,11 +44,11 @@ def test_diffusers_reads_a_saved_pipeline(saved):
 def unet():
     torch.manual_seed(0)
     plan = UNet(block_out_channels=[8, 16], layers_per_block=1).plan(8, 1)
-    return build_unet(plan.unet).eval().requires_grad_(False)
+    return build_network(plan.config).eval().requires_grad_(False)
 
 
 def denoiser(unet):
-    return Denoiser(unet, DDPMScheduler())
+    return Denoiser(FAMILY, unet, process_of({}))
 
 
 def test_taps_read_what_the_modules_give_out(unet):

@@ -9,7 +9,7 @@ from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
 from harness.core.registry import load_attribute
 from harness.models.backbones.backbone import Backbone, BackbonePlan, Width
-from harness.models.backbones.blocks import blocks
+from harness.models.noise_processes.process import process_of
 
 GROUPS = 32  # of every normalisation in guided-diffusion
 # Of the channels at each resolution, finest first, by image_size: where channel_mult is left out.
@@ -63,7 +63,7 @@ class ADM(Backbone):
         unet, scheduler = self.unet(), self.scheduler()
         load_attribute("harness.models.backbones.adm_weights:check")(path, unet)
         key = fingerprint([unet, scheduler, checksum(path)])
-        return BackbonePlan(unet, scheduler, blocks(unet), str(path), key)
+        return BackbonePlan(unet, process_of(scheduler), str(path), key)
 
     def unet(self) -> dict[str, Any]:
         """Returns the config.json of the same network in diffusers; raises `UserError` for flags that contradict."""
