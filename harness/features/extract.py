@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from harness.core.recent import Recent
 from harness.core.seeds import stream
 from harness.core.stages import Stage, Workshop
 from harness.data.dataset import open_dataset
@@ -69,13 +70,11 @@ def images_of(stage: Stage, workshop: Workshop) -> np.ndarray:
 
 def open_denoiser(stage: Stage, workshop: Workshop) -> Denoiser:
     """Reads a backbone; the last one is kept, for the next shard of the same process."""
-    if stage.key not in _opened:
-        _opened.clear()
-        _opened[stage.key] = load_denoiser(workshop.folder(stage))
-    return _opened[stage.key].to(pick_device(workshop))
+    denoiser = _opened.get(stage.key, lambda: load_denoiser(workshop.folder(stage)))
+    return denoiser.to(pick_device(workshop))
 
 
-_opened: dict[str, Denoiser] = {}
+_opened = Recent[Denoiser]()
 
 
 def extract(

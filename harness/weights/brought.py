@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
+from harness.core.paths import existing_file, existing_path
 from harness.core.registry import load_attribute
 from harness.core.stages import Code, Stage
 from harness.models.classifiers.networks import Outline
@@ -84,7 +85,7 @@ def steps_of(names: Sequence[str]) -> list[int]:
 
 def _checkpoints(pool: PoolConfig, least: int) -> list[Path]:
     """Returns the files of the folder but for the base, 2 before 10."""
-    folder = _path(pool.path or "")
+    folder = existing_path(pool.path or "")
     if folder is None or not folder.is_dir():
         raise UserError(f"weights.pool.path {_short(pool.path)!r}: no such folder; give one with checkpoints")
     base = _file(pool.base) if pool.base is not None else None
@@ -115,20 +116,12 @@ def _natural(file: Path) -> list[Any]:
     return [int(part) if number % 2 else part for number, part in enumerate(parts)]
 
 
-def _path(text: str) -> Path | None:
-    try:
-        path = Path(text).expanduser()
-        return path if text and path.exists() else None
-    except (OSError, RuntimeError, ValueError):  # too long, no such user, a null character
-        return None
-
-
 def _short(text: str | None) -> str:
     return (text or "")[:200]
 
 
 def _file(text: str) -> Path:
-    path = _path(text)
-    if path is None or not path.is_file():
+    path = existing_file(text)
+    if path is None:
         raise UserError(f"weights.pool.base {_short(text)!r}: no such file; give one with all parameters")
     return path

@@ -1,12 +1,12 @@
 """The original checkpoints of guided-diffusion (ADM): which `UNet2DModel` of diffusers they are. No torch."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
+from harness.core.paths import existing_file
 from harness.core.registry import load_attribute
 from harness.models.backbones.backbone import Backbone, BackbonePlan, Width
 from harness.models.noise_processes.process import process_of
@@ -45,12 +45,8 @@ class ADM(Backbone):
 
     def plan(self, size: int, channels: int) -> BackbonePlan:
         """Checks every tensor of the file against the network of these flags, and takes the file's checksum."""
-        try:
-            path = Path(self.path).expanduser()
-            there = path.is_file()
-        except (OSError, RuntimeError, ValueError):  # too long, no such user, a null character
-            there = False
-        if not there:
+        path = existing_file(self.path)
+        if path is None:
             raise UserError(
                 f"backbone.path {self.path[:200]!r}: no such file; give a checkpoint of guided-diffusion, such as "
                 "256x256_diffusion_uncond.pt"

@@ -7,11 +7,12 @@ from typing import Literal
 from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
 from harness.core.registry import load_attribute
+from harness.models import hub
 from harness.models.backbones.backbone import Backbone, BackbonePlan
 from harness.models.backbones.family import family_of, hub_patterns, network_folders, read_network
 from harness.models.backbones.pipeline import WEIGHTS, Parts, Pipeline, Weights
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # models of diffusers have an owner
 
 
 class PretrainedBackbone(Backbone):
@@ -28,7 +29,10 @@ class PretrainedBackbone(Backbone):
 
     def plan(self, size: int, channels: int) -> BackbonePlan:
         """Reads the configurations, checks every tensor's shape and takes the checksum of the weights."""
-        pipeline = Pipeline(find_folder(self.path, self.revision))
+        pipeline = Pipeline(
+            hub.local_folder("backbone", self.path, HUB_ID)
+            or hub.snapshot("backbone", self.path, self.revision, hub_patterns())
+        )
         place = pipeline.network(network_folders())
         config = read_network(place)
         family = family_of(config)
@@ -55,49 +59,3 @@ def _check_images(place: Path, parts: Parts, size: int, channels: int) -> None:
             f"{place} reads images of {parts.size} pixels and {parts.channels} channels, the data has {size} and "
             f"{channels}; set data.size={parts.size} data.channels={parts.channels}"
         )
-
-
-def find_folder(path: str, revision: str | None) -> Path:
-    """Returns a local folder: `path` itself, or what the Hub has by that id. Raises `UserError`."""
-    try:
-        folder = Path(path).expanduser()
-        there = bool(path) and folder.is_dir()
-    except (OSError, RuntimeError, ValueError):  # too long, no such user, a null character
-        there = False
-    if there:
-        return folder
-    if not HUB_ID.fullmatch(path):
-        raise UserError(
-            f"backbone.path {path[:200]!r}: no such folder; give one that save_pretrained wrote, or a model id of "
-            "the Hub, such as google/ddpm-cifar10-32"
-        )
-    return _fetched(path, revision)
-
-
-def _fetched(name: str, revision: str | None) -> Path:
-    """Returns the folder of a model of the Hub, fetched unless the local cache has it."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=hub_patterns()))
-    except GatedRepoError:
-        raise UserError(
-            f"backbone.path {name!r}: the Hub asks you to accept its terms first: on its page, then `hf auth login`"
-        ) from None
-    except RevisionNotFoundError:
-        raise UserError(f"backbone.revision {revision!r}: {name} has no such commit, tag or branch") from None
-    except (RepositoryNotFoundError, HFValidationError):
-        raise UserError(
-            f"backbone.path {name!r}: neither a folder here nor a model of the Hub; private ones need `hf auth login`"
-        ) from None
-    except Exception as error:  # no network, a proxy, a full disk: the client has an error for each
-        raise UserError(
-            f"backbone.path {name!r}: no such folder here, and the Hub cannot be reached ({type(error).__name__}); "
-            f"go online once, or copy it here (`hf download {name} --local-dir FOLDER` elsewhere) and give the folder"
-        ) from None
