@@ -75,7 +75,7 @@ def main() -> None:
     plain = Denoiser(FAMILY, network, process)
     plain.network.to(device)
     plain.device = device
-    read = plain.taps([wanted[-1].name])
+    read = plain.reader([wanted[-1].name])
 
     def published() -> None:
         with torch.no_grad():

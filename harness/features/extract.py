@@ -113,7 +113,7 @@ def read_blocks(
     An image's name in noise draws is its place in the data set; `names_M` gives other ones.
     """
     names_M = index_M if names_M is None else names_M
-    read = denoiser.taps(list(dict.fromkeys(module for module, _ in taps)))
+    read = denoiser.reader(list(dict.fromkeys(module for module, _ in taps)))
     try:
         for begin, x_BCHW in batches(images_NCHW, index_M, batch, denoiser.device):
             index_B = torch.from_numpy(names_M[begin : begin + batch]).to(denoiser.device)

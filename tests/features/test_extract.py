@@ -69,7 +69,7 @@ def test_features_are_the_pooled_activations_of_the_noised_image():
     names = [block.name for block in blocks(denoiser.network.config)]
     x = torch.from_numpy(IMAGES[PLACES]).float() / 127.5 - 1
     noised = add_noise(denoiser, x, torch.from_numpy(PLACES), 30, 0, 5)
-    activations = denoiser.taps(names)(noised, 30)
+    activations = denoiser.reader(names)(noised, 30)
     found = features()
     for module, pool in TAPS:
         value = activations[module]
@@ -111,7 +111,7 @@ def test_draws_are_averaged():
     x = torch.from_numpy(IMAGES[PLACES]).float() / 127.5 - 1
     single = []
     for draw in range(3):
-        read = denoiser.taps(["mid_block"])
+        read = denoiser.reader(["mid_block"])
         single.append(read(add_noise(denoiser, x, torch.from_numpy(PLACES), 30, draw, 5), 30)["mid_block"])
         read.remove()
     expected = torch.stack(single).mean(0).mean((2, 3), keepdim=True)

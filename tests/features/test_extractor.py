@@ -121,7 +121,7 @@ def test_probabilities_are_the_heads_softmax_of_standardised_features(grey, tmp_
 
 def test_features_average_the_draws_of_one_noise_for_all_images(grey):
     x = torch.from_numpy(images()).float() / 127.5 - 1
-    read = Denoiser(*family_unet_and_process()).taps(["mid_block"])
+    read = Denoiser(*family_unet_and_process()).reader(["mid_block"])
     kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 100))[30]
     total = 0
     for draw in range(2):

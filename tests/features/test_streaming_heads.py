@@ -104,7 +104,7 @@ def by_hand(task, cell, seed, steps, batch, rate, decay_every):
         x = draws.augmented("augment", x, Augment())
         noise = draws.normal("noise", x)
         a = DDPMScheduler.from_config(denoiser.process.config).alphas_cumprod[cell["timestep"]]
-        read = denoiser.taps([cell["module"]])
+        read = denoiser.reader([cell["module"]])
         with torch.no_grad():
             activation = read(a.sqrt() * x + (1 - a).sqrt() * noise, cell["timestep"])[cell["module"]]
         read.remove()

@@ -213,7 +213,7 @@ def test_a_self_conditioned_pipeline_is_marked_and_reads_zeros_unless_it_is_give
             expected = network(torch.cat([z, channels], 1), t).sample
             torch.testing.assert_close(denoiser(z, t, given), expected)
     names = [block.name for block in PLAN.blocks]
-    taps = denoiser.taps(names)
+    taps = denoiser.reader(names)
     assert taps(z, 20)["mid_block"].shape == (3, 16, 4, 4)
     taps.remove()
 

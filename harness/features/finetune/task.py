@@ -47,7 +47,7 @@ class Tuned(nn.Module):
 
     def features(self, z_BCHW: torch.Tensor, timestep: int) -> torch.Tensor:
         """Returns the block's pooled feature map [B, C', pool, pool], float32."""
-        read = self._denoiser.taps([self._module])
+        read = self._denoiser.reader([self._module])
         try:
             activation_BCHW = read(z_BCHW, timestep)[self._module]
         finally:

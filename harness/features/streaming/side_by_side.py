@@ -125,7 +125,7 @@ class SideBySide:
         timesteps_N = torch.full((len(z_NCHW),), self._timestep, device=draws.device)
         noised_NCHW = denoiser.noised(z_NCHW, draws.normal("noise", z_NCHW), timesteps_N)
         found: dict[Tap, list[torch.Tensor]] = {tap: [] for tap in self.taps}
-        reader = denoiser.taps(list(dict.fromkeys(module for module, _ in self.taps)))
+        reader = denoiser.reader(list(dict.fromkeys(module for module, _ in self.taps)))
         try:
             for part in noised_NCHW.split(self._batch):
                 with autocast(self._precision, draws.device):

@@ -103,7 +103,7 @@ class Denoiser:
         """Runs the network with the condition that means none; returns all its output channels."""
         return self.family.run(self.network, z_BCHW, self.process.time(steps_B), self._condition)
 
-    def taps(self, modules: Sequence[str]) -> "ActivationReader":
+    def reader(self, modules: Sequence[str]) -> "ActivationReader":
         """Returns what reads the outputs of `modules`, named in the order in which they run. Call `remove` after."""
         return ActivationReader(self, modules)
 

@@ -177,7 +177,7 @@ def test_a_dit_runs_with_the_null_label_and_its_tokens_are_maps(models, tmp_path
     transformer.transformer_blocks[1].register_forward_hook(lambda module, given, out: kept.append(out))
     with torch.no_grad():
         transformer(*noised, torch.tensor([5, 5]))
-    taps = denoiser.taps([plan.blocks[1].name])
+    taps = denoiser.reader([plan.blocks[1].name])
     seen = taps(*noised)[plan.blocks[1].name]
     assert seen.shape == (2, 16, 4, 4)
     for row in range(4):

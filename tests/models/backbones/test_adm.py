@@ -163,7 +163,7 @@ def test_every_block_and_the_output_are_those_of_the_original(reference, saved, 
     x, timesteps_B = torch.randn(2, 3, 16, 16), torch.tensor([7, 800])
     output, blocks = reference(x, timesteps_B)
     torch.testing.assert_close(denoiser.run(x, timesteps_B), output, atol=1e-5, rtol=1e-5)
-    seen = denoiser.taps([block.name for block in plan.blocks])(x, timesteps_B)
+    seen = denoiser.reader([block.name for block in plan.blocks])(x, timesteps_B)
     assert len(seen) == len(blocks)
     for mine, original in zip(seen.values(), blocks, strict=True):
         torch.testing.assert_close(mine, original, atol=1e-5, rtol=1e-5)

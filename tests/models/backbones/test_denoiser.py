@@ -54,7 +54,7 @@ def denoiser(unet):
 def test_taps_read_what_the_modules_give_out(unet):
     names = ["conv_in", "down_blocks.1.attentions.0", "mid_block"]
     x = torch.randn(3, 1, 8, 8)
-    taps = denoiser(unet).taps(names)
+    taps = denoiser(unet).reader(names)
     found = taps(x, 5)
     taps.remove()
     assert list(found) == names
@@ -72,13 +72,13 @@ def test_nothing_runs_after_the_deepest_module(unet):
     ran = []
     for name in table:
         unet.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
-    denoiser(unet).taps([table[2], table[4]])(torch.zeros(1, 1, 8, 8), 0)
+    denoiser(unet).reader([table[2], table[4]])(torch.zeros(1, 1, 8, 8), 0)
     assert ran == table[:5]
 
 
 def test_the_whole_network_may_be_read_and_read_again(unet):
     names = [block.name for block in blocks(unet.config)]
-    read = denoiser(unet).taps(names)
+    read = denoiser(unet).reader(names)
     first = read(torch.ones(2, 1, 8, 8), 0)
     read(torch.zeros(1, 1, 8, 8), 9)
     again = read(torch.ones(2, 1, 8, 8), 0)
@@ -90,22 +90,22 @@ def test_the_whole_network_may_be_read_and_read_again(unet):
 def test_taps_that_are_removed_leave_the_network_as_it_was(unet):
     x = torch.randn(2, 1, 8, 8)
     before = unet(x, 3).sample
-    shallow = denoiser(unet).taps(["conv_in"])
+    shallow = denoiser(unet).reader(["conv_in"])
     shallow(x, 3)
     shallow.remove()
     assert torch.equal(unet(x, 3).sample, before)
-    assert list(denoiser(unet).taps(["mid_block"])(x, 3)) == ["mid_block"]
+    assert list(denoiser(unet).reader(["mid_block"])(x, 3)) == ["mid_block"]
 
 
 def test_a_module_that_is_not_there_cannot_be_tapped(unet):
     with pytest.raises(AttributeError, match="no_block"):
-        denoiser(unet).taps(["no_block"])
+        denoiser(unet).reader(["no_block"])
 
 
 def test_a_module_that_does_not_run_is_reported(unet):
     unet.add_module("unused", torch.nn.Identity())
     with pytest.raises(RuntimeError, match="never reached"):
-        denoiser(unet).taps(["unused"])(torch.zeros(1, 1, 8, 8), 0)
+        denoiser(unet).reader(["unused"])(torch.zeros(1, 1, 8, 8), 0)
 
 
 def test_the_saved_network_is_stock_diffusers(saved):

@@ -91,7 +91,7 @@ def test_costs_are_what_pytorch_counts(config):
     z = torch.zeros(1, config["in_channels"], config["sample_size"], config["sample_size"])
     total = counted(lambda: denoiser.run(z, torch.tensor([3])))
     for block in {*table[::6], middle(config), table[-1]}:
-        taps = denoiser.taps([block.name])
+        taps = denoiser.reader([block.name])
         assert block.cost == pytest.approx(counted(lambda taps=taps: taps(z, 3)), rel=1e-3)
         taps.remove()
         assert block.share == pytest.approx(block.cost / total, rel=1e-3)
@@ -101,7 +101,7 @@ def test_costs_are_what_pytorch_counts(config):
 def test_the_table_is_what_a_pass_gives_out(name):
     config = CONFIGURATIONS[name]
     denoiser, table = denoiser_of(config), blocks(config)
-    taps = denoiser.taps([block.name for block in table])
+    taps = denoiser.reader([block.name for block in table])
     seen = taps(torch.zeros(2, 4, 8, 8), 3)
     assert [tuple(one.shape) for one in seen.values()] == [
         (2, block.channels, block.size, block.size) for block in table
