@@ -117,8 +117,9 @@ class BackbonePlan:
             for block in self.blocks
         ]
         unit = "the VAE's latents" if self.family.latent else "pixels"
+        given = f" with {self.family.condition}" if self.family.condition else ""
         total = self.blocks[-1].cost / self.blocks[-1].share / 1e9
-        lines.append(f"a pass over {unit}: {total:.3g} G multiply-accumulates an image")
+        lines.append(f"a pass over {unit}{given}: {total:.3g} G multiply-accumulates an image")
         levels = ", ".join(
             f"{one}: {_text(self.sigma(one))} / {_text(self.log_snr(one))}" for one in timesteps
         )

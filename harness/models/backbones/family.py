@@ -1,7 +1,7 @@
 """The contract of a backbone family: everything that is asked of one kind of diffusion network. No torch at import.
 
 Adding a family is one file with a subclass of `Family`, one line in `FAMILIES` (or an entry point
-"backbone family.CLASS" of the group `harness.plugins`), and one subclass of
+"backbone_family.CLASS" of the group `harness.plugins`), and one subclass of
 `harness.testing.backbones.BackboneFamilyContract`.
 """
 
@@ -48,7 +48,7 @@ class Family(ABC):
     hub_files: ClassVar[
         Sequence[str]
     ] = ()  # patterns of what is fetched beside network and scheduler; no code
-    condition: ClassVar[str] = "nothing"  # what the network is conditioned on beside the timestep
+    condition: ClassVar[str | None] = None  # what the network is given beside image and timestep, in words
     latent: ClassVar[bool] = False  # noise is added to latents, which have no bounds, not to pixels
 
     @property
