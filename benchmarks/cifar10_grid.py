@@ -72,7 +72,7 @@ def published(denoiser: Denoiser, trials: Sequence[Trial], dataset: Dataset, see
         setting = setting_of(trial)
         torch.manual_seed(stream(seed, *setting) % 2**63)
         name, timestep, pool = trial.axes["block_name"], trial.axes["timestep"], trial.axes["pool"]
-        read = denoiser.taps([name])
+        read = denoiser.reader([name])
 
         def features(
             x: torch.Tensor, read=read, name: str = name, timestep: int = timestep, pool: int = pool

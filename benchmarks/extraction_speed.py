@@ -15,13 +15,14 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
 
 from harness.features.extract import extract
 from harness.models.backbones.adm import ADM
-from harness.models.backbones.backbone import blocks
 from harness.models.backbones.blocks import multiplications
-from harness.models.backbones.denoiser import Denoiser, build_unet
+from harness.models.backbones.denoiser import Denoiser
+from harness.models.backbones.family import blocks, build_network
+from harness.models.backbones.unet import FAMILY
+from harness.models.noise_processes.process import process_of
 
 MATRIX = {"cuda": 8192, "cpu": 1024}
 
@@ -60,9 +61,9 @@ def main() -> None:
         path="", image_size=chosen.size, num_channels=chosen.width, channel_mult=[1, 1, 2, 2, 4, 4],
         num_head_channels=min(64, chosen.width), attention_resolutions=[chosen.size // s for s in (8, 16, 32)],
     )  # fmt: skip
-    config, scheduler = adm.unet(), DDPMScheduler.from_config(adm.scheduler())
+    config, process = adm.unet(), process_of(adm.scheduler())
     torch.manual_seed(0)
-    network = build_unet(config)
+    network = build_network(config)
     table = blocks(config)
     wanted = [table[int(number) - 1] for number in chosen.blocks.split(",")]
     passed = multiplications(table[: wanted[-1].number])
@@ -71,10 +72,10 @@ def main() -> None:
     print(f"{torch.cuda.get_device_name() if device.type == 'cuda' else 'CPU'}, batches of {chosen.batch}")
     print(f"one pass up to block {wanted[-1].number}: {passed / 1e9:.1f} G multiply-accumulates")
 
-    plain = Denoiser(network, scheduler)
+    plain = Denoiser(FAMILY, network, process)
     plain.network.to(device)
     plain.device = device
-    read = plain.taps([wanted[-1].name])
+    read = plain.reader([wanted[-1].name])
 
     def published() -> None:
         with torch.no_grad():
@@ -85,7 +86,7 @@ def main() -> None:
 
     rows = [("plain float32, one block", seconds(published, device), torch.float32)]
     read.remove()
-    ours = Denoiser(network, scheduler).to(device)
+    ours = Denoiser(FAMILY, network, process).to(device)
     taps = [(block.name, min(4, block.size)) for block in wanted]
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if device.type == "cpu":

@@ -26,7 +26,9 @@ from harness.core.stages import Workshop
 from harness.core.storage import Storage
 from harness.data.dataset import Dataset
 from harness.models.backbones.adm import ADM
-from harness.models.backbones.backbone import BackbonePlan, blocks, multiplications
+from harness.models.backbones.backbone import BackbonePlan, multiplications
+from harness.models.backbones.family import blocks
+from harness.models.noise_processes.process import process_of
 from harness.sweep import studies
 from harness.sweep.experiment import Experiment
 from harness.sweep.plan import Plan, make_plan
@@ -49,7 +51,7 @@ class OnPaper(ADM):
     def plan(self, size: int, channels: int) -> BackbonePlan:
         """Returns what a checkpoint would give, but for its name."""
         unet, scheduler = self.unet(), self.scheduler()
-        return BackbonePlan(unet, scheduler, blocks(unet), self.path, fingerprint([unet, scheduler]))
+        return BackbonePlan(unet, process_of(scheduler), self.path, fingerprint([unet, scheduler]))
 
 
 def images(count: int) -> Dataset:

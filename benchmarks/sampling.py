@@ -13,9 +13,9 @@ import argparse
 import time
 
 import torch
-from diffusers import DDPMScheduler
 
 from harness.models.generators.latent_denoiser import LatentDenoiser
+from harness.models.noise_processes.process import process_of
 from harness.sweep.experiment import load_experiment
 from harness.weights.config import WeightsConfig
 from harness.weights.generate import sample_latents
@@ -38,7 +38,7 @@ def compare(name: str, length: int, latents: int, steps: int, device: torch.devi
     latent, settings = config.autoencoder.numbers(length), config.diffusion
     torch.manual_seed(0)
     model = LatentDenoiser(latent, settings.channels, settings.kernel, settings.norm).to(device).eval()
-    alphas = DDPMScheduler(num_train_timesteps=settings.timesteps).alphas_cumprod
+    process = process_of({"num_train_timesteps": settings.timesteps})
     numbers = torch.arange(latents, device=device)
     million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(
@@ -46,7 +46,7 @@ def compare(name: str, length: int, latents: int, steps: int, device: torch.devi
     )
 
     def draw(some: torch.Tensor) -> torch.Tensor:
-        return sample_latents(model, alphas, some, latent, steps=steps, ancestral=True, clip=False, seed=0)
+        return sample_latents(model, process, some, latent, steps=steps, ancestral=True, clip=False, seed=0)
 
     draw(numbers[:1])  # warms up
     took, found = {}, {}

@@ -16,6 +16,7 @@ from harness.core.checks import refuse_duplicates
 from harness.core.config import parse
 from harness.core.errors import UserError, did_you_mean
 from harness.core.fingerprint import canonical
+from harness.core.recent import Recent
 from harness.core.seeds import generator
 from harness.core.stages import Code, Stage, Workshop
 from harness.data.config import SOURCES, DataConfig
@@ -192,13 +193,10 @@ def make(stage: Stage, folder: Path, workshop: Workshop) -> None:
 
 def open_dataset(stage: Stage, workshop: Workshop) -> Dataset:
     """Reads the artifact of a data-set stage; the last one is kept, for the next trial or shard of a process."""
-    if stage.key not in _opened:
-        _opened.clear()
-        _opened[stage.key] = _read(stage, workshop)
-    return _opened[stage.key]
+    return _opened.get(stage.key, lambda: _read(stage, workshop))
 
 
-_opened: dict[str, Dataset] = {}
+_opened = Recent[Dataset]()
 
 
 def _read(stage: Stage, workshop: Workshop) -> Dataset:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from harness.core.errors import UserError
+from harness.core.paths import path_of
 from harness.data.config import DataConfig
 
 
@@ -38,13 +39,9 @@ def place_of(config: DataConfig, what: str) -> Path:
     """Returns `data.path`; raises `UserError` where it is missing or no path. `what` should be there."""
     if not config.path:
         raise UserError(f"data.path is missing: data set {config.name!r} needs {what}")
-    try:
-        place = Path(config.path).expanduser()
-        place.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a null character
-        raise UserError(
-            f"data.path {config.path[:60]!r}: no path: {getattr(error, 'strerror', error)}"
-        ) from None
+    place = path_of(config.path)
+    if place is None:
+        raise UserError(f"data.path {config.path[:60]!r}: no path: too long, or of a user that is not there")
     return place
 
 

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler
 
 from harness.core.config import parse, part_of
 from harness.core.seeds import stream
@@ -13,7 +12,9 @@ from harness.core.stages import Stage, Workshop
 from harness.data.dataset import open_dataset
 from harness.models.backbones.adm_weights import convert
 from harness.models.backbones.checkpoint import copy_pipeline
-from harness.models.backbones.denoiser import build_unet, save_frame, save_pipeline
+from harness.models.backbones.denoiser import save_frame, save_pipeline
+from harness.models.backbones.family import build_network, family_of
+from harness.models.noise_processes.process import NoiseProcess, process_of
 from harness.training import checkpoint
 from harness.training.config import TrainConfig
 from harness.training.launch import train
@@ -22,13 +23,13 @@ from harness.training.tasks import Denoising
 
 
 def train_backbone(stage: Stage, folder: Path, workshop: Workshop) -> None:
-    """Trains the U-Net on the training images, without labels; writes a diffusers pipeline and the loss history."""
+    """Trains the network on the training images, without labels; writes a diffusers pipeline and the loss history."""
     config = parse(TrainConfig, stage.options["train"], "train")
     with workshop.store.scratch() as trained:
         train("harness.features.backbone:denoising", stage, config, stage.config["seed"], trained, workshop)
-        unet = build_unet(stage.config["unet"])
-        unet.load_state_dict(checkpoint.trained_weights(trained))
-        save_pipeline(unet, stage.config["scheduler"], folder, regulariser_of(stage).reads_its_estimate)
+        network = build_network(stage.config["network"])
+        network.load_state_dict(checkpoint.trained_weights(trained))
+        save_pipeline(network, process_in(stage), folder, regulariser_of(stage).reads_its_estimate)
         (folder / "history.json").write_text(json.dumps(checkpoint.read_state(trained)["history"]))
 
 
@@ -36,8 +37,13 @@ def denoising(stage: Stage, workshop: Workshop) -> Denoising:
     """Returns what the backbone learns. Called by every worker."""
     dataset = open_dataset(stage.needs["dataset"], workshop)
     images = torch.from_numpy(dataset.images[dataset.splits["train"]])
-    scheduler = DDPMScheduler.from_config(stage.config["scheduler"])
-    return Denoising(partial(build_unet, stage.config["unet"]), images, scheduler, regulariser_of(stage))
+    build = partial(build_network, stage.config["network"])
+    return Denoising(build, images, process_in(stage), regulariser_of(stage))
+
+
+def process_in(stage: Stage) -> NoiseProcess:
+    """Returns the noise process of a backbone's stage."""
+    return process_of(stage.config["noise"])
 
 
 def regulariser_of(stage: Stage) -> Regulariser:
@@ -48,11 +54,11 @@ def regulariser_of(stage: Stage) -> Regulariser:
 
 def copy_backbone(stage: Stage, folder: Path, workshop: Workshop) -> None:
     """Copies a pretrained backbone to where workers find it, in diffusers' format; an ADM `.pt` is converted."""
-    source = Path(stage.options["source"])
+    source, network = Path(stage.options["source"]), stage.config["network"]
     if source.is_file():
-        convert(source, stage.config["unet"], folder)
-        save_frame(stage.config["scheduler"], folder)
+        convert(source, network, folder)
+        save_frame(family_of(network), process_in(stage), folder)
         return
     seed = stage.config.get("random")
     seed = None if seed is None else stream(seed, "untrained")
-    copy_pipeline(source, stage.config["unet"], stage.config["scheduler"], folder, seed)
+    copy_pipeline(source, network, process_in(stage), folder, seed)

@@ -9,8 +9,9 @@ from harness.data.config import DataConfig
 from harness.features.heads.difformer import DifFormer
 from harness.features.heads.head import HEADS, Head
 from harness.features.heads.linear import Linear
-from harness.models.backbones.backbone import BACKBONES, Backbone, BlockNames, UNet
-from harness.models.backbones.schedule import Timestep
+from harness.models.backbones.backbone import BACKBONES, Backbone, BlockNames
+from harness.models.backbones.unet import UNet
+from harness.models.noise_processes.levels import Timestep
 from harness.training.config import Augment, TrainConfig
 from harness.training.regularisers import PLAIN, REGULARISERS, Regulariser
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from harness.core.recent import Recent
 from harness.core.seeds import stream
 from harness.core.stages import Stage, Workshop
 from harness.data.dataset import open_dataset
@@ -25,6 +26,7 @@ from harness.training.config import Augment
 from harness.training.device import pick_device
 
 FILE = "features.safetensors"
+ModulePool = tuple[str, int]  # a module, and the pool of its features
 
 
 def make_features(stage: Stage, folder: Path, workshop: Workshop) -> None:
@@ -69,20 +71,18 @@ def images_of(stage: Stage, workshop: Workshop) -> np.ndarray:
 
 def open_denoiser(stage: Stage, workshop: Workshop) -> Denoiser:
     """Reads a backbone; the last one is kept, for the next shard of the same process."""
-    if stage.key not in _opened:
-        _opened.clear()
-        _opened[stage.key] = load_denoiser(workshop.folder(stage))
-    return _opened[stage.key].to(pick_device(workshop))
+    denoiser = _opened.get(stage.key, lambda: load_denoiser(workshop.folder(stage)))
+    return denoiser.to(pick_device(workshop))
 
 
-_opened: dict[str, Denoiser] = {}
+_opened = Recent[Denoiser]()
 
 
 def extract(
     denoiser: Denoiser, images_NCHW: np.ndarray, index_M: np.ndarray, **reading: Any
-) -> dict[tuple[str, int], torch.Tensor]:
+) -> dict[ModulePool, torch.Tensor]:
     """Returns features [M, C', pool, pool] by (module, pool); `reading` is what `read_blocks` takes."""
-    found: dict[tuple[str, int], torch.Tensor] = {}
+    found: dict[ModulePool, torch.Tensor] = {}
     for begin, features in read_blocks(denoiser, images_NCHW, index_M, **reading):
         for tap, value in features.items():
             if tap not in found:
@@ -98,7 +98,7 @@ def read_blocks(
     index_M: np.ndarray,
     *,
     timestep: int,
-    taps: Sequence[tuple[str, int]],
+    taps: Sequence[ModulePool],
     draws: int,
     seed: int,
     batch: int,
@@ -106,7 +106,7 @@ def read_blocks(
     augment: Augment | None = None,
     precision: str = "float32",
     names_M: np.ndarray | None = None,
-) -> Iterator[tuple[int, dict[tuple[str, int], torch.Tensor]]]:
+) -> Iterator[tuple[int, dict[ModulePool, torch.Tensor]]]:
     """Yields (place in `index_M`, features [B, C', pool, pool] by (module, pool)) for images at `index_M` (uint8).
 
     One forward pass an image and draw, which ends at the deepest module: `taps` are in the order in which the
@@ -114,11 +114,11 @@ def read_blocks(
     An image's name in noise draws is its place in the data set; `names_M` gives other ones.
     """
     names_M = index_M if names_M is None else names_M
-    read = denoiser.taps(list(dict.fromkeys(module for module, _ in taps)))
+    read = denoiser.reader(list(dict.fromkeys(module for module, _ in taps)))
     try:
         for begin, x_BCHW in batches(images_NCHW, index_M, batch, denoiser.device):
             index_B = torch.from_numpy(names_M[begin : begin + batch]).to(denoiser.device)
-            sums: dict[tuple[str, int], torch.Tensor] = {}
+            sums: dict[ModulePool, torch.Tensor] = {}
             for draw in range(view * draws, (view + 1) * draws):
                 seen_BCHW = x_BCHW
                 if augment is not None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from harness.core.recent import Recent
 from harness.core.seeds import stream
 from harness.core.stages import Stage, Trial, Workshop
 from harness.data.dataset import Dataset, open_dataset
@@ -113,12 +114,10 @@ def standardisation(train_x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _stored(shards: Sequence[Stage], workshop: Workshop) -> torch.Tensor:
     """Returns a tap's features, read a shard after the other; those of the last few are kept between trials."""
     key = (workshop.store.storage.url, *(shard.key for shard in shards))
-    if key not in _kept:
-        while len(_kept) >= TAPS_KEPT:
-            del _kept[next(iter(_kept))]
-        _kept[key] = torch.cat([load_file(workshop.file(shard, FILE))["features"] for shard in shards])
-    return _kept[key]
+    return _kept.get(
+        key, lambda: torch.cat([load_file(workshop.file(shard, FILE))["features"] for shard in shards])
+    )
 
 
 TAPS_KEPT = 4
-_kept: dict[tuple[str, ...], torch.Tensor] = {}
+_kept = Recent[torch.Tensor](TAPS_KEPT)

@@ -56,7 +56,7 @@ def backbone_stage(
             f"regularisers: {regulariser.axis} changes how a backbone is trained, and this one is trained already; "
             "choose a backbone that is trained here, such as unet, or leave regularisers out"
         )
-    shared = {"unet": dict(plan.unet), "scheduler": dict(plan.scheduler)}
+    shared = {"network": dict(plan.config), "noise": dict(plan.process.config)}
     if plan.source is not None:
         return Stage(
             kind="backbone",
@@ -87,7 +87,7 @@ def _regularised(plan: BackbonePlan, regulariser: Regulariser) -> dict[str, Any]
     if regulariser.axis is None:
         return {}
     resolved = regulariser.resolved(plan)
-    return {"unet": resolved.unet(plan.unet), "regulariser": resolved.keyed()}
+    return {"network": resolved.network(plan.config), "regulariser": resolved.keyed()}
 
 
 class Tap(NamedTuple):

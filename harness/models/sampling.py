@@ -1,34 +1,41 @@
-"""The steps from noise to data that samplers share: DDPM's ancestral ones and DDIM's deterministic ones.
+"""The sampling loop, from noise to data: DDPM's ancestral steps or DDIM's deterministic ones, of any noise process.
 
-z_B and estimate_B are batches of anything: images [B, C, H, W] or latents [B, L].
+x_B and estimate_B are batches of anything: images [B, C, H, W] or latents [B, L].
 """
+
+from collections.abc import Callable
 
 import torch
 
-
-def spaced(timesteps: int, steps: int) -> list[int]:
-    """Returns `steps` timesteps spread evenly from the last, where all is noise, down to 0."""
-    return [round(place) for place in torch.linspace(timesteps - 1, 0, steps, dtype=torch.float64).tolist()]
+from harness.models.noise_processes.process import NoiseProcess
 
 
-def step(
-    alphas_cumprod_T: torch.Tensor,
-    z_B: torch.Tensor,
-    estimate_B: torch.Tensor,
-    t: int,
-    following: int,
-    fresh: torch.Tensor | None,
+@torch.no_grad()
+def sample(
+    process: NoiseProcess,
+    predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor],
+    x_B: torch.Tensor,
+    *,
+    steps: int,
+    fresh: Callable[[int], torch.Tensor] | None = None,
+    clip: float | None = None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    """Returns what stands at timestep `following`, after `t`; -1 is the clean image.
+    """Returns the samples that the noise `x_B` leads to in at most `steps` steps.
 
-    Song et al. 2021 (DDIM), equation 12: without `fresh` noise σ = 0, with it σ is equation 16 at η = 1, which is
-    Ho et al. 2020's ancestral step with their smaller variance. The noise is the one that the estimate, clipped as it
-    may be, leaves in the sample.
+    `predict(x_B, steps_B, estimate_B)` is the network's prediction, which may use the estimate of the clean samples
+    of the step before (Chen et al. 2022, algorithm 2), None at first. `fresh(step)` draws the standard normal noise
+    of an ancestral step; None takes deterministic ones. Estimates are kept within ±`clip`. `after_step` is called
+    after every step.
     """
-    a = alphas_cumprod_T[t].double()
-    b = alphas_cumprod_T[following].double() if following >= 0 else torch.ones_like(a)
-    variance = (1 - b) / (1 - a) * (1 - a / b) if fresh is not None else torch.zeros_like(a)
-    epsilon = (z_B - float(a.sqrt()) * estimate_B) / float((1 - a).sqrt())
-    direction = float((1 - b - variance).clamp_min(0).sqrt())
-    mean = float(b.sqrt()) * estimate_B + direction * epsilon
-    return mean if fresh is None else mean + float(variance.sqrt()) * fresh
+    places = process.spaced(steps)
+    estimate_B = None
+    for step, following in zip(places, [*places[1:], None], strict=True):
+        steps_B = torch.full((len(x_B),), step, device=x_B.device)
+        predicted_B = predict(x_B, steps_B, estimate_B).float()
+        estimate_B = process.estimates(predicted_B, x_B, steps_B).clean
+        if clip is not None:
+            estimate_B = estimate_B.clamp(-clip, clip)
+        x_B = process.advance(x_B, estimate_B, step, following, None if fresh is None else fresh(step))
+        after_step()
+    return x_B

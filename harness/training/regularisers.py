@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from harness.models.noise_processes.process import NoiseProcess
+
 REGULARISERS = Registry(
     "regulariser",
     {
@@ -67,22 +69,19 @@ class Regulariser(Config):
         """
         return self
 
-    def unet(self, unet: Mapping[str, Any]) -> dict[str, Any]:
+    def network(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the configuration of the network to train, for that of the backbone without it."""
-        return dict(unet)
+        return dict(config)
 
     def input(
         self,
         network: "nn.Module",
         noised: "torch.Tensor",
-        timesteps_N: "torch.Tensor",
-        alphas_N: "torch.Tensor",
+        steps_N: "torch.Tensor",
+        process: "NoiseProcess",
         draws: Draws,
     ) -> "torch.Tensor":
-        """Returns what the network is given for noised samples [N, ...]; called every step.
-
-        `alphas_N` is the share of signal, the cumulative product of Ho et al. 2020, at each sample's timestep.
-        """
+        """Returns what the network is given for samples [N, ...] that `process` noised; called every step."""
         return noised
 
     @contextmanager
@@ -202,30 +201,29 @@ class SelfConditioning(Regulariser):
 
     reads_its_estimate: ClassVar[bool] = True
 
-    def unet(self, unet: Mapping[str, Any]) -> dict[str, Any]:
+    def network(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Doubles the input channels."""
-        return {**unet, "in_channels": 2 * unet["in_channels"]}
+        return {**config, "in_channels": 2 * config["in_channels"]}
 
     def input(
         self,
         network: "nn.Module",
         noised: "torch.Tensor",
-        timesteps_N: "torch.Tensor",
-        alphas_N: "torch.Tensor",
+        steps_N: "torch.Tensor",
+        process: "NoiseProcess",
         draws: Draws,
     ) -> "torch.Tensor":
         """Returns the noised samples beside their estimates."""
         import torch
-
-        from harness.models.estimate import clean
 
         estimate = torch.zeros_like(noised)
         chosen_M = torch.nonzero(draws.integers("self-conditioning", COIN) < self.probability * COIN)[:, 0]
         if len(chosen_M):
             seen = noised[chosen_M]
             with torch.no_grad():
-                output = network(torch.cat([seen, torch.zeros_like(seen)], 1), timesteps_N[chosen_M])
+                steps_M = steps_N[chosen_M]
+                output = network(torch.cat([seen, torch.zeros_like(seen)], 1), process.time(steps_M))
                 predicted = output if isinstance(output, torch.Tensor) else output.sample
-                found = clean(seen, predicted[:, : seen.shape[1]], alphas_N[chosen_M])
+                found = process.estimates(predicted[:, : seen.shape[1]], seen, steps_M).clean
             estimate[chosen_M] = found.clamp(-1, 1).to(estimate.dtype)
         return torch.cat([noised, estimate], 1)

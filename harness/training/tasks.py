@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from diffusers import DDPMScheduler
 from torch import nn
 
 from harness.core.seeds import stream
 from harness.data.transforms import as_input
+from harness.models.noise_processes.process import NoiseProcess
 from harness.training import noise
 from harness.training.augment import augmented
 from harness.training.config import Augment
@@ -60,7 +60,7 @@ class Task(Protocol):
 
 
 class Denoising:
-    """Predicts the noise in a noised example: ε-prediction, Ho et al. 2020, equation 14.
+    """Predicts of a noised example what its noise process wants; the noise, as in Ho et al. 2020, equation 14.
 
     For images (uint8 [M, C, H, W]) and for latents (float [M, L]) alike.
     """
@@ -69,7 +69,7 @@ class Denoising:
         self,
         build: Callable[[], nn.Module],
         examples: torch.Tensor,
-        scheduler: DDPMScheduler,
+        process: NoiseProcess,
         regulariser: Regulariser = PLAIN,
         noun: str = "images",
     ) -> None:
@@ -77,22 +77,22 @@ class Denoising:
         self.noun = noun
         self.examples = len(examples)
         self._x = examples
-        self._scheduler = scheduler
+        self._process = process
         self._regulariser = regulariser
 
     def loss(self, model: nn.Module, index_N: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Returns the mean squared error of the predicted noise [N], with what the regulariser adds."""
+        """Returns the mean squared error of the prediction [N], with what the regulariser adds."""
         x = as_input(self._x[index_N].to(draws.device))
-        timesteps_N = draws.integers("timestep", self._scheduler.config.num_train_timesteps)
+        steps_N = draws.integers("timestep", self._process.timesteps)
         epsilon = draws.normal("noise", x)
-        noised = self._scheduler.add_noise(x, epsilon, timesteps_N)
-        alphas_N = self._scheduler.alphas_cumprod.to(draws.device)[timesteps_N]
+        noised = self._process.noised(x, epsilon, steps_N)
         network = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-        given = self._regulariser.input(network, noised, timesteps_N, alphas_N, draws)
+        given = self._regulariser.input(network, noised, steps_N, self._process, draws)
         with self._regulariser.listening(network) as heard:
-            output = model(given, timesteps_N)
+            output = model(given, self._process.time(steps_N))
         predicted = output if isinstance(output, torch.Tensor) else output.sample
-        losses_N = (predicted[:, : x.shape[1]] - epsilon).square().flatten(1).mean(1)
+        target = self._process.target(x, epsilon, steps_N)
+        losses_N = (predicted[:, : x.shape[1]] - target).square().flatten(1).mean(1)
         return self._regulariser.penalised(losses_N, heard)
 
     def snapshot(self, model: nn.Module, step: int) -> None:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
@@ -22,12 +21,12 @@ from harness.core.config import parse
 from harness.core.seeds import stream
 from harness.core.stages import Stage, Workshop
 from harness.data.dataset import open_dataset
-from harness.models.backbones.schedule import alphas_cumprod
-from harness.models.estimate import clean
+from harness.models import sampling
 from harness.models.generators.edition import build
 from harness.models.generators.latent_denoiser import LatentDenoiser
 from harness.models.generators.parameter_autoencoder import VectorAutoencoder
-from harness.models.sampling import spaced, step
+from harness.models.noise_processes.process import NoiseProcess
+from harness.models.noise_processes.variance_preserving import VariancePreserving
 from harness.training import checkpoint, noise
 from harness.training.config import TrainConfig
 from harness.training.device import pick_device
@@ -191,7 +190,7 @@ def latent_denoising(stage: Stage, workshop: Workshop) -> Denoising:
     return Denoising(
         partial(_build_denoiser, settings, latents_KL.shape[1]),
         latents_KL,
-        _scheduler(settings),
+        _process(settings),
         noun="networks",
     )
 
@@ -222,7 +221,7 @@ def sample(stage: Stage, workshop: Workshop) -> np.ndarray:
     config, denoising = stage.config, stage.needs["denoiser"]
     settings, device = denoising.config["diffusion"], pick_device(workshop)
     known = _latents(denoising, workshop)
-    model = _build_denoiser(settings, len(known.mean_L))
+    process, model = _process(settings), _build_denoiser(settings, len(known.mean_L))
     model.load_state_dict(load_file(workshop.file(denoising, MODEL)))
     model = model.to(device).eval()
     first = config.get("first", 0)
@@ -232,7 +231,7 @@ def sample(stage: Stage, workshop: Workshop) -> np.ndarray:
     parts = [
         sample_latents(
             model,
-            _scheduler(settings).alphas_cumprod,
+            process,
             numbers_N,
             len(known.mean_L),
             steps=config["sampling_steps"],
@@ -246,10 +245,9 @@ def sample(stage: Stage, workshop: Workshop) -> np.ndarray:
     return (torch.cat(parts).cpu() * known.deviation_L + known.mean_L).numpy()
 
 
-@torch.no_grad()
 def sample_latents(
     model: torch.nn.Module,
-    alphas_cumprod_T: torch.Tensor,
+    process: NoiseProcess,
     numbers_N: torch.Tensor,
     length: int,
     *,
@@ -265,19 +263,20 @@ def sample_latents(
     within -1 and 1.
     """
     address_N3 = torch.stack([numbers_N, torch.zeros_like(numbers_N), torch.zeros_like(numbers_N)], 1)
-    x_NL = noise.normal(stream(seed, "generate"), address_N3, (length,))
-    places = spaced(len(alphas_cumprod_T), steps)
-    for t, following in zip(places, [*places[1:], -1], strict=True):
-        epsilon_NL = model(x_NL, torch.full_like(numbers_N, t))
-        estimate_NL = clean(x_NL, epsilon_NL, alphas_cumprod_T[t].to(x_NL.device).expand(len(x_NL)))
-        if clip:
-            estimate_NL = estimate_NL.clamp(-1, 1)
-        address_N3[:, 1] = t
-        fresh_NL = noise.normal(stream(seed, "ancestral"), address_N3, (length,)) if ancestral else None
-        x_NL = step(alphas_cumprod_T, x_NL, estimate_NL, t, following, fresh_NL)
-        if pace is not None:
-            pace.step()
-    return x_NL
+
+    def fresh(step: int) -> torch.Tensor:
+        address_N3[:, 1] = step
+        return noise.normal(stream(seed, "ancestral"), address_N3, (length,))
+
+    return sampling.sample(
+        process,
+        lambda x_NL, steps_N, _: model(x_NL, process.time(steps_N)),
+        noise.normal(stream(seed, "generate"), address_N3, (length,)),
+        steps=steps,
+        fresh=fresh if ancestral else None,
+        clip=1.0 if clip else None,
+        **({} if pace is None else {"after_step": pace.step}),
+    )
 
 
 class _Pace:
@@ -332,15 +331,12 @@ def _finite(array: np.ndarray, what: str) -> np.ndarray:
     return array
 
 
-def _scheduler(settings: Mapping[str, Any]) -> DDPMScheduler:
+def _process(settings: Mapping[str, Any]) -> VariancePreserving:
     """Linear from 1e-4 to 2e-2 over 1000 timesteps, as in both editions.
 
     Another number of timesteps takes the same way in more or fewer steps, so that every schedule ends in noise alone.
     """
-    left_S = np.concatenate([[0.0], np.log(alphas_cumprod({"num_train_timesteps": PUBLISHED_TIMESTEPS}))])
-    places_T = np.linspace(0, PUBLISHED_TIMESTEPS, settings["timesteps"] + 1)
-    betas_T = -np.expm1(np.diff(np.interp(places_T, np.arange(len(left_S)), left_S)))
-    return DDPMScheduler(num_train_timesteps=settings["timesteps"], trained_betas=betas_T.tolist())
+    return VariancePreserving({"num_train_timesteps": PUBLISHED_TIMESTEPS}).in_steps(settings["timesteps"])
 
 
 def _build_denoiser(settings: Mapping[str, Any], latent: int) -> LatentDenoiser:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from harness.core.apart import apart
 from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
+from harness.core.paths import existing_file, existing_folder
 from harness.core.stages import Code, Stage
 from harness.models.classifiers.networks import Outline
 from harness.weights.config import CheckpointsConfig
@@ -103,8 +104,8 @@ def steps_of(names: Sequence[str]) -> list[int]:
 
 def _list_files(config: CheckpointsConfig, least: int) -> list[Path]:
     """Returns the files of the folder but for the base, 2 before 10."""
-    folder = _path(config.path or "")
-    if folder is None or not folder.is_dir():
+    folder = existing_folder(config.path or "")
+    if folder is None:
         raise UserError(
             f"weights.checkpoints.path {_short(config.path)!r}: no such folder; give one with checkpoints"
         )
@@ -138,21 +139,13 @@ def _natural(file: Path) -> list[Any]:
     return [int(part) if number % 2 else part for number, part in enumerate(parts)]
 
 
-def _path(text: str) -> Path | None:
-    try:
-        path = Path(text).expanduser()
-        return path if text and path.exists() else None
-    except (OSError, RuntimeError, ValueError):  # too long, no such user, a null character
-        return None
-
-
 def _short(text: str | None) -> str:
     return (text or "")[:200]
 
 
 def _file(text: str) -> Path:
-    path = _path(text)
-    if path is None or not path.is_file():
+    path = existing_file(text)
+    if path is None:
         raise UserError(
             f"weights.checkpoints.base {_short(text)!r}: no such file; give one with all parameters"
         )

@@ -11,7 +11,7 @@ from harness.core.stages import run
 from harness.data.dataset import open_dataset
 from harness.features.probe import image_passes, read_features
 from harness.features.stages import Tap
-from harness.models.backbones.backbone import UNet
+from harness.models.backbones.unet import UNet
 from harness.sweep import studies
 
 QUICK = {

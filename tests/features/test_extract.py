@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tiny_features import alone, pick, trials_of, unet_and_scheduler
+from tiny_features import alone, family_unet_and_process, pick, trials_of
 
 from harness.core.seeds import stream
 from harness.features.extract import FILE, add_noise, extract
 from harness.features.stages import stored_pool
-from harness.models.backbones.backbone import blocks
-from harness.models.backbones.denoiser import Denoiser, Taps
+from harness.models.backbones.denoiser import ActivationReader, Denoiser
+from harness.models.backbones.family import blocks
 from harness.training import noise
 from harness.training.config import Augment
 
@@ -27,7 +27,7 @@ def features(
     places=PLACES, *, images=IMAGES, taps=TAPS, timestep=30, draws=1, seed=5, batch=100, model=None, **how
 ):
     return extract(
-        Denoiser(*(model or unet_and_scheduler())),
+        Denoiser(*(model or family_unet_and_process())),
         images,
         places,
         timestep=timestep,
@@ -57,7 +57,7 @@ def test_features_of_an_image_do_not_depend_on_which_are_beside_it(order):
 
 
 def test_features_have_channels_and_pool_of_their_tap():
-    table = {block.name: block for block in blocks(unet_and_scheduler()[0].config)}
+    table = {block.name: block for block in blocks(family_unet_and_process()[1].config)}
     found = features()
     for (module, pool), value in found.items():
         assert value.shape == (len(PLACES), table[module].channels, pool, pool)
@@ -65,11 +65,11 @@ def test_features_have_channels_and_pool_of_their_tap():
 
 
 def test_features_are_the_pooled_activations_of_the_noised_image():
-    denoiser = Denoiser(*unet_and_scheduler())
+    denoiser = Denoiser(*family_unet_and_process())
     names = [block.name for block in blocks(denoiser.network.config)]
     x = torch.from_numpy(IMAGES[PLACES]).float() / 127.5 - 1
     noised = add_noise(denoiser, x, torch.from_numpy(PLACES), 30, 0, 5)
-    activations = denoiser.taps(names)(noised, 30)
+    activations = denoiser.reader(names)(noised, 30)
     found = features()
     for module, pool in TAPS:
         value = activations[module]
@@ -81,7 +81,7 @@ def test_features_are_the_pooled_activations_of_the_noised_image():
 @pytest.mark.parametrize("timestep", [0, 1, 50, 99])
 def test_noise_is_mixed_in_as_the_paper_says(timestep):
     """Ho et al. 2020, equation 4, with the schedule computed here."""
-    denoiser = Denoiser(*unet_and_scheduler())
+    denoiser = Denoiser(*family_unet_and_process())
     kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 100))[timestep]
     x = torch.randn(3, 1, 8, 8)
     places = torch.tensor([4, 0, 900])
@@ -94,7 +94,7 @@ def test_noise_is_mixed_in_as_the_paper_says(timestep):
 
 
 def test_every_image_timestep_draw_and_seed_has_its_own_noise():
-    denoiser = Denoiser(*unet_and_scheduler())
+    denoiser = Denoiser(*family_unet_and_process())
     zero = torch.zeros(1, 1, 8, 8)
     noises = {
         add_noise(denoiser, zero, torch.tensor([place]), timestep, draw, seed).numpy().tobytes()
@@ -107,11 +107,11 @@ def test_every_image_timestep_draw_and_seed_has_its_own_noise():
 
 
 def test_draws_are_averaged():
-    denoiser = Denoiser(*unet_and_scheduler())
+    denoiser = Denoiser(*family_unet_and_process())
     x = torch.from_numpy(IMAGES[PLACES]).float() / 127.5 - 1
     single = []
     for draw in range(3):
-        read = denoiser.taps(["mid_block"])
+        read = denoiser.reader(["mid_block"])
         single.append(read(add_noise(denoiser, x, torch.from_numpy(PLACES), 30, draw, 5), 30)["mid_block"])
         read.remove()
     expected = torch.stack(single).mean(0).mean((2, 3), keepdim=True)
@@ -121,13 +121,13 @@ def test_draws_are_averaged():
 
 
 def test_one_pass_an_image_and_draw_ends_at_the_deepest_block():
-    unet, scheduler = unet_and_scheduler()
+    family, unet, process = family_unet_and_process()
     ran = []
     for block in blocks(unet.config):
         unet.get_submodule(block.name).register_forward_hook(
             lambda module, inputs, output, name=block.name: ran.extend([name] * len(inputs[0]))
         )
-    features(taps=[("conv_in", 1), ("mid_block", 2)], draws=2, batch=3, model=(unet, scheduler))
+    features(taps=[("conv_in", 1), ("mid_block", 2)], draws=2, batch=3, model=(family, unet, process))
     deepest = [block.name for block in blocks(unet.config)].index("mid_block")
     assert set(ran) == {block.name for block in blocks(unet.config)[: deepest + 1]}
     assert all(ran.count(name) == 2 * len(PLACES) for name in set(ran))
@@ -164,7 +164,7 @@ def test_bfloat16_gives_nearly_the_same_features_as_float32():
 
 
 def test_a_network_may_be_read_twice():
-    model = unet_and_scheduler()
+    model = family_unet_and_process()
     shallow = features(taps=[("conv_in", 1)], model=model)
     deep = features(model=model)
     assert_close(deep, features())
@@ -210,8 +210,10 @@ def test_nothing_larger_that_nests_is_passed_over(pools, data, size):
 def passes(monkeypatch):
     """Counts the images that go through the network."""
     counted = []
-    call = Taps.__call__
-    monkeypatch.setattr(Taps, "__call__", lambda self, x, t: (counted.append(len(x)), call(self, x, t))[1])
+    call = ActivationReader.__call__
+    monkeypatch.setattr(
+        ActivationReader, "__call__", lambda self, x, t: (counted.append(len(x)), call(self, x, t))[1]
+    )
     return counted
 
 

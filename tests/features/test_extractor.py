@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_features import unet_and_scheduler
+from tiny_features import family_unet_and_process
 from torch import nn
 
 import harness
@@ -29,8 +29,8 @@ SCALE = np.linspace(0.5, 2, 16 * 4, dtype=np.float32).reshape(16, 2, 2)
 
 def write(folder, channels=1, draws=2, standard=(MEAN, SCALE), **changes):
     """Writes an export of an untrained U-Net and a random linear head."""
-    unet, scheduler = unet_and_scheduler(channels=channels)
-    save_pipeline(unet, dict(scheduler.config), folder / extractor.BACKBONE)
+    _, unet, process = family_unet_and_process(channels=channels)
+    save_pipeline(unet, process, folder / extractor.BACKBONE)
     about = {
         "harness_version": "0",
         "features": "trained",
@@ -120,9 +120,8 @@ def test_probabilities_are_the_heads_softmax_of_standardised_features(grey, tmp_
 
 
 def test_features_average_the_draws_of_one_noise_for_all_images(grey):
-    unet, scheduler = unet_and_scheduler()
     x = torch.from_numpy(images()).float() / 127.5 - 1
-    read = Denoiser(unet, scheduler).taps(["mid_block"])
+    read = Denoiser(*family_unet_and_process()).reader(["mid_block"])
     kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 100))[30]
     total = 0
     for draw in range(2):
@@ -138,7 +137,14 @@ def test_an_index_gives_images_the_noise_of_the_sweep(grey):
     places = np.array([4, 0, 2])
     tap = ("mid_block", 2)
     expected = extract(
-        Denoiser(*unet_and_scheduler()), images(), places, timestep=30, taps=[tap], draws=2, seed=7, batch=2
+        Denoiser(*family_unet_and_process()),
+        images(),
+        places,
+        timestep=30,
+        taps=[tap],
+        draws=2,
+        seed=7,
+        batch=2,
     )[tap]
     found = grey.features(images()[places], index=places)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

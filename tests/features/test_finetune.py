@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file
-from tiny_features import DATA, FEATURES, unet_and_scheduler
+from tiny_features import DATA, FEATURES, family_unet_and_process
 from torch import nn
 
 from harness.core.config import parse
@@ -60,7 +60,7 @@ def rows_of(trial, workshop):
 def a_task(module="mid_block", augment=None, **unet):
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8), np.uint8))
     return FineTuning(
-        Denoiser(*unet_and_scheduler(**unet)),
+        Denoiser(*family_unet_and_process(**unet)),
         module,
         2,
         5,

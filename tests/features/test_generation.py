@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler
 from PIL import Image
 from safetensors.numpy import load_file
-from tiny_features import DATA, FEATURES, pick, trials_of, unet_and_scheduler
+from tiny_features import DATA, FEATURES, family_unet_and_process, pick, trials_of
 
 from harness.core.config import parse
 from harness.core.errors import UserError
@@ -23,11 +23,11 @@ from harness.features.generation.sample import FILE, as_grey_levels, sample
 from harness.features.generation.study import STUDY
 from harness.features.study import STUDY as FEATURES_STUDY
 from harness.models.backbones.denoiser import Denoiser, save_pipeline
+from harness.models.noise_processes.variance_preserving import VariancePreserving
 from harness.sweep import studies
 from harness.sweep.experiment import load_experiment
 
 SHAPE = (1, 8, 8)
-SCHEDULE = DDPMScheduler(num_train_timesteps=100)
 GENERATION = {
     "backbone": FEATURES["backbone"],
     "train": FEATURES["train"],
@@ -57,9 +57,10 @@ def row_of(trial, workshop):
 class Knowing:
     """A denoiser of data that is one image: it predicts the noise that is really there."""
 
-    vae = None
+    bound = 1.0
     device = torch.device("cpu")
-    alphas_cumprod_T = SCHEDULE.alphas_cumprod
+    process = VariancePreserving({"num_train_timesteps": 100})
+    alphas_cumprod_T = DDPMScheduler(num_train_timesteps=100).alphas_cumprod
 
     def __init__(self, image):
         self.image, self.given = image, []
@@ -69,7 +70,7 @@ class Knowing:
 
     decode = encode
 
-    def __call__(self, z, t, estimate=None):
+    def predict(self, z, t, estimate=None):
         self.given.append(None if estimate is None else estimate.clone())
         a = self.alphas_cumprod_T[t].view(-1, 1, 1, 1)
         return (z - a.sqrt() * self.image) / (1 - a).sqrt()
@@ -78,7 +79,7 @@ class Knowing:
 class Halving(Knowing):
     """The same on latents: the images at half the size, times 4."""
 
-    vae = "one"
+    bound = None
 
     def encode(self, x):
         return 4 * x[:, :, ::2, ::2]
@@ -100,8 +101,10 @@ def test_who_knows_the_data_samples_it(ancestral, steps, kind):
 
 def test_a_schedule_that_ends_without_signal_starts_where_there_is_some():
     denoiser = Knowing(torch.full((1, 1, 8, 8), 0.5))
-    denoiser.alphas_cumprod_T = SCHEDULE.alphas_cumprod.clone()
-    denoiser.alphas_cumprod_T[-1] = 0
+    zero = {"num_train_timesteps": 100, "rescale_betas_zero_snr": True}
+    denoiser.process = VariancePreserving(zero)
+    denoiser.alphas_cumprod_T = DDPMScheduler(**zero).alphas_cumprod
+    assert denoiser.alphas_cumprod_T[-1] == 0
     found = sample(denoiser, torch.arange(2), SHAPE, steps=3, ancestral=True, seed=0)
     torch.testing.assert_close(found, torch.full((2, 1, 8, 8), 0.5), rtol=0, atol=1e-4)
 
@@ -117,7 +120,7 @@ def test_each_step_is_given_the_estimate_of_the_one_before():
 
 @pytest.mark.parametrize("ancestral", [False, True])
 def test_a_sample_does_not_depend_on_what_is_drawn_beside_it(ancestral):
-    denoiser = Denoiser(*unet_and_scheduler())
+    denoiser = Denoiser(*family_unet_and_process())
     settings = {"steps": 5, "ancestral": ancestral, "seed": 3}
     whole = sample(denoiser, torch.arange(7), SHAPE, **settings)
     assert len({tuple(one.flatten().tolist()) for one in whole}) == 7
@@ -269,8 +272,8 @@ def test_what_cannot_be_drawn_is_refused_when_it_is_planned(settings, message):
 
 
 def test_a_trained_backbone_is_not_regularised_any_more(tmp_path):
-    network, scheduler = unet_and_scheduler()
-    save_pipeline(network, scheduler.config, tmp_path / "given")
+    _, network, process = family_unet_and_process()
+    save_pipeline(network, process, tmp_path / "given")
     given = {"backbone": {"name": "pretrained", "path": str(tmp_path / "given")}}
     assert generation_of(**given)[1]
     for trials in (generation_of, trials_of):

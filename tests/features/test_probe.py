@@ -19,8 +19,9 @@ from harness.core.tables import WHEN_AND_WHERE, Role
 from harness.data.dataset import open_dataset
 from harness.features.probe import read_features, split
 from harness.features.study import STUDY
-from harness.models.backbones.backbone import UNet
-from harness.models.backbones.denoiser import build_unet, load_denoiser, save_pipeline
+from harness.models.backbones.denoiser import load_denoiser, save_pipeline
+from harness.models.backbones.family import build_network
+from harness.models.backbones.unet import UNet
 from harness.sweep import studies
 
 
@@ -230,17 +231,17 @@ def test_an_untrained_control_has_the_weights_of_before_training(workshop):
 def test_a_pretrained_backbone_is_probed_without_training(workshop, tmp_path):
     plan = UNet(block_out_channels=[8, 16], layers_per_block=1).plan(8, 1)
     torch.manual_seed(3)
-    unet = build_unet(plan.unet)
-    save_pipeline(unet, plan.scheduler, tmp_path / "mine")
+    unet = build_network(plan.config)
+    save_pipeline(unet, plan.process, tmp_path / "mine")
     given = {"name": "pretrained", "path": str(tmp_path / "mine")}
     _, trials = trials_of(backbone=given, blocks=[5], timesteps=[10], pools=[1], controls=[])
     stage = trials[0].needs["backbone"]
     assert (stage.trains, stage.here, stage.needs) == (False, True, {})
     rows_of(trials, workshop)
     denoiser = load_denoiser(workshop.folder(stage))
-    copied, scheduler = denoiser.network, denoiser.scheduler
+    copied, process = denoiser.network, denoiser.process
     assert torch.equal(copied.mid_block.resnets[0].conv1.weight, unet.mid_block.resnets[0].conv1.weight)
-    assert scheduler.config.num_train_timesteps == 1000
+    assert process.timesteps == 1000
 
 
 def test_what_only_changes_the_speed_changes_no_key():

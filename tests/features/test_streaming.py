@@ -21,7 +21,7 @@ from harness.features.stages import Tap
 from harness.features.streaming.kept import WEIGHTS
 from harness.features.streaming.sums import Gathered
 from harness.features.streaming.way import by_memory, recipe, sums_bytes
-from harness.models.backbones.backbone import UNet
+from harness.models.backbones.unet import UNet
 from harness.sweep import studies
 
 RIDGE = {"heads": [{"name": "ridge", "strengths": [1e-3, 0.1, 10.0]}], "controls": []}

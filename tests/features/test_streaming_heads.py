@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from safetensors.numpy import load_file
 from tiny_features import pick, trials_of
 
@@ -102,8 +103,8 @@ def by_hand(task, cell, seed, steps, batch, rate, decay_every):
         x = as_input(torch.from_numpy(dataset.images[index_M[chosen]]))
         x = draws.augmented("augment", x, Augment())
         noise = draws.normal("noise", x)
-        a = denoiser.alphas_cumprod_T[cell["timestep"]]
-        read = denoiser.taps([cell["module"]])
+        a = DDPMScheduler.from_config(denoiser.process.config).alphas_cumprod[cell["timestep"]]
+        read = denoiser.reader([cell["module"]])
         with torch.no_grad():
             activation = read(a.sqrt() * x + (1 - a).sqrt() * noise, cell["timestep"])[cell["module"]]
         read.remove()

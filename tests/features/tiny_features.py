@@ -40,14 +40,12 @@ def alone(stage):
     return replace(stage, siblings=())
 
 
-def unet_and_scheduler(seed=0, channels=1, size=8, **settings):
-    """Returns an untrained network, ready for reading, and its scheduler."""
-    from diffusers import DDPMScheduler
-
-    from harness.models.backbones.backbone import UNet
-    from harness.models.backbones.denoiser import build_unet
+def family_unet_and_process(seed=0, channels=1, size=8, **settings):
+    """Returns an untrained network, ready for reading, between its family and its noise process."""
+    from harness.models.backbones.family import build_network
+    from harness.models.backbones.unet import UNet
 
     given = {"block_out_channels": [8, 16], "layers_per_block": 1, "timesteps": 100}
     plan = UNet(**{**given, **settings}).plan(size, channels)
     torch.manual_seed(seed)
-    return build_unet(plan.unet).eval().requires_grad_(False), DDPMScheduler.from_config(plan.scheduler)
+    return plan.family, build_network(plan.config).eval().requires_grad_(False), plan.process

@@ -5,9 +5,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from harness.models.sampling import spaced, step
+from harness.models.noise_processes.process import process_of, spaced
 
-SCHEDULE = DDPMScheduler(num_train_timesteps=100)
+PROCESS = process_of({"num_train_timesteps": 100})
 
 
 def samples_and_noise():
@@ -22,7 +22,7 @@ def test_an_ancestral_step_is_that_of_diffusers(t):
     scheduler.set_timesteps(100)
     theirs = scheduler.step(epsilon, t, z, generator=torch.Generator().manual_seed(7))
     fresh = torch.randn(z.shape, generator=torch.Generator().manual_seed(7))
-    ours = step(SCHEDULE.alphas_cumprod, z, theirs.pred_original_sample, t, t - 1, fresh)
+    ours = PROCESS.advance(z, theirs.pred_original_sample, t, t - 1 if t else None, fresh)
     torch.testing.assert_close(ours, theirs.prev_sample, rtol=1e-4, atol=1e-4)
 
 
@@ -32,7 +32,7 @@ def test_a_ddim_step_is_that_of_diffusers(t):
     scheduler = DDIMScheduler(num_train_timesteps=100)
     scheduler.set_timesteps(10)
     theirs = scheduler.step(epsilon, t, z, use_clipped_model_output=True)
-    ours = step(SCHEDULE.alphas_cumprod, z, theirs.pred_original_sample, t, t - 10 if t else -1, None)
+    ours = PROCESS.advance(z, theirs.pred_original_sample, t, t - 10 if t else None, None)
     torch.testing.assert_close(ours, theirs.prev_sample, rtol=1e-4, atol=1e-4)
 
 

@@ -473,12 +473,13 @@ def test_an_image_of_a_folder_that_cannot_be_read_is_named(refuse, tmp_path):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    from harness.models.backbones.backbone import UNet
-    from harness.models.backbones.denoiser import build_unet, save_pipeline
+    from harness.models.backbones.denoiser import save_pipeline
+    from harness.models.backbones.family import build_network
+    from harness.models.backbones.unet import UNet
 
     plan = UNet(block_out_channels=[8]).plan(8, 1)
     folder = tmp_path_factory.mktemp("backbone") / "pipeline"
-    save_pipeline(build_unet(plan.unet), plan.scheduler, folder)
+    save_pipeline(build_network(plan.config), plan.process, folder)
     return folder
 
 

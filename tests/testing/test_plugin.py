@@ -78,7 +78,8 @@ def test_they_are_listed_and_described(site):
         if kind not in (
             "figure",
             "autoencoder",
-        ):  # an experiment does not name the first, nor list the second
+            "backbone_family",
+        ):  # which experiments do not name, or not list
             assert name in done.stdout
     described = run(site, "-m", "harness", "describe", "nearest_mean")
     assert "my_parts.head:NearestMean" in described.stdout

@@ -6,15 +6,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
 from regularised_crew import train_with
 from torch import nn
 
 from harness.core.config import parse
 from harness.core.errors import UserError
 from harness.core.seeds import stream
-from harness.models.backbones.backbone import UNet
-from harness.models.backbones.denoiser import Denoiser, build_unet, load_denoiser, save_pipeline
+from harness.models.backbones.denoiser import Denoiser, load_denoiser, save_pipeline
+from harness.models.backbones.family import build_network
+from harness.models.backbones.unet import UNet
+from harness.models.noise_processes.process import process_of
 from harness.training import noise
 from harness.training.regularisers import (
     COIN,
@@ -30,7 +31,7 @@ from harness.training.tasks import Denoising, Draws
 
 IMAGES = torch.randint(0, 256, (9, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 INDEX = torch.tensor([7, 0, 3, 3, 5, 1])
-SCHEDULER = DDPMScheduler(num_train_timesteps=50)
+PROCESS = process_of({"num_train_timesteps": 50})
 PLAN = UNet(block_out_channels=[8, 16], layers_per_block=1, timesteps=50).plan(8, 1)
 
 
@@ -39,7 +40,7 @@ def draws(count=6):
 
 
 def loss(model, regulariser):
-    return Denoising(nn.Identity, IMAGES, SCHEDULER, regulariser).loss(model, INDEX, draws())
+    return Denoising(nn.Identity, IMAGES, PROCESS, regulariser).loss(model, INDEX, draws())
 
 
 class Small(nn.Module):
@@ -71,9 +72,9 @@ class TestContract:
 
     def test_what_is_trained_can_be_built_and_gives_a_loss_for_each_sample(self, name):
         one = self.regulariser(name).resolved(PLAN)
-        network = build_unet(one.unet(PLAN.unet))
+        network = build_network(one.network(PLAN.config))
         images = torch.zeros(5, 1, 8, 8, dtype=torch.uint8)
-        task = Denoising(nn.Identity, images, DDPMScheduler(num_train_timesteps=50), one)
+        task = Denoising(nn.Identity, images, process_of({"num_train_timesteps": 50}), one)
         losses = task.loss(network, torch.arange(5), draws(count=5))
         assert losses.shape == (5,)
         losses.sum().backward()
@@ -88,11 +89,11 @@ class TestContract:
 
 def test_without_a_regulariser_nothing_changes():
     assert PLAIN.axis is None
-    assert PLAIN.unet(PLAN.unet) == PLAN.unet
+    assert PLAIN.network(PLAN.config) == PLAN.config
     one, other = Small(), Small()
     torch.testing.assert_close(
         loss(one, PLAIN),
-        Denoising(nn.Identity, IMAGES, SCHEDULER).loss(other, INDEX, draws()),
+        Denoising(nn.Identity, IMAGES, PROCESS).loss(other, INDEX, draws()),
         rtol=0,
         atol=0,
     )
@@ -197,10 +198,10 @@ def test_self_conditioning_gives_each_chosen_sample_its_own_estimate_and_the_oth
 
 def test_a_self_conditioned_pipeline_is_marked_and_reads_zeros_unless_it_is_given_an_estimate(tmp_path):
     torch.manual_seed(0)
-    network = build_unet(SelfConditioning().unet(PLAN.unet))
-    save_pipeline(network, PLAN.scheduler, tmp_path / "marked", self_conditioned=True)
-    plain = build_unet(PLAN.unet)
-    save_pipeline(plain, PLAN.scheduler, tmp_path / "plain")
+    network = build_network(SelfConditioning().network(PLAN.config))
+    save_pipeline(network, PLAN.process, tmp_path / "marked", self_conditioned=True)
+    plain = build_network(PLAN.config)
+    save_pipeline(plain, PLAN.process, tmp_path / "plain")
     assert not load_denoiser(tmp_path / "plain").self_conditioned
     denoiser = load_denoiser(tmp_path / "marked")
     assert isinstance(denoiser, Denoiser)
@@ -212,7 +213,7 @@ def test_a_self_conditioned_pipeline_is_marked_and_reads_zeros_unless_it_is_give
             expected = network(torch.cat([z, channels], 1), t).sample
             torch.testing.assert_close(denoiser(z, t, given), expected)
     names = [block.name for block in PLAN.blocks]
-    taps = denoiser.taps(names)
+    taps = denoiser.reader(names)
     assert taps(z, 20)["mid_block"].shape == (3, 16, 4, 4)
     taps.remove()
 

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
 from torch import nn
 
 from harness.core.seeds import stream
 from harness.core.stages import Code, Stage
 from harness.data.transforms import as_input
+from harness.models.noise_processes.process import process_of
 from harness.training import checkpoint, noise
 from harness.training.config import TrainConfig
 from harness.training.launch import train
@@ -38,7 +38,7 @@ def test_draws_belong_to_seed_name_step_and_position():
 
 @pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
 def test_denoising_is_the_mean_square_of_the_noise_not_found(schedule):
-    scheduler = DDPMScheduler(num_train_timesteps=100, beta_schedule=schedule)
+    process = process_of({"num_train_timesteps": 100, "beta_schedule": schedule})
     images = torch.randint(
         0, 256, (9, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -47,7 +47,7 @@ def test_denoising_is_the_mean_square_of_the_noise_not_found(schedule):
     def model(x, t):
         return SimpleNamespace(sample=0.3 * x + t[:, None, None, None] / 100)
 
-    found = Denoising(nn.Identity, images, scheduler).loss(model, index, DRAWS)
+    found = Denoising(nn.Identity, images, process).loss(model, index, DRAWS)
 
     if schedule == "linear":
         betas = np.linspace(1e-4, 0.02, 100)
@@ -67,14 +67,14 @@ def test_denoising_is_the_mean_square_of_the_noise_not_found(schedule):
 
 
 def test_denoising_takes_vectors_and_plain_outputs_and_leaves_learnt_variances_out():
-    scheduler = DDPMScheduler(num_train_timesteps=10)
+    process = process_of({"num_train_timesteps": 10})
     latents = torch.randn(5, 6)
     index = torch.tensor([0, 1, 2, 4])
-    plain = Denoising(nn.Identity, latents, scheduler).loss(lambda x, t: torch.zeros_like(x), index, DRAWS)
+    plain = Denoising(nn.Identity, latents, process).loss(lambda x, t: torch.zeros_like(x), index, DRAWS)
     expected = noise.normal(stream(SEED, "noise"), ADDRESSES, (6,)).square().mean(1)
     torch.testing.assert_close(plain, expected)
     images = torch.zeros(5, 1, 2, 2, dtype=torch.uint8)
-    twice = Denoising(nn.Identity, images, scheduler).loss(
+    twice = Denoising(nn.Identity, images, process).loss(
         lambda x, t: torch.cat([torch.zeros_like(x), 99 + x], 1), index, DRAWS
     )
     torch.testing.assert_close(twice, noise.normal(stream(SEED, "noise"), ADDRESSES, (4,)).square().mean(1))

@@ -16,6 +16,7 @@ from harness.core.seeds import stream
 from harness.core.stages import Code, Stage, Workshop
 from harness.core.storage import Storage
 from harness.models.generators.latent_denoiser import LatentDenoiser
+from harness.models.noise_processes.process import spaced
 from harness.training.config import TrainConfig
 from harness.training.loop import Crew, fit
 from harness.training.tasks import Denoising
@@ -327,18 +328,20 @@ SPREAD_LL = (
 
 
 def schedule(timesteps):
-    return generate._scheduler({"timesteps": timesteps}).alphas_cumprod
+    """Returns the noise process, and diffusers' cumulative products of it."""
+    process = generate._process({"timesteps": timesteps})
+    return process, DDPMScheduler.from_config(process.config).alphas_cumprod
 
 
-def drawn(model, alphas_T, count=2000, **settings):
+def drawn(model, process, count=2000, **settings):
     known = {"steps": 100, "ancestral": True, "clip": False, "seed": 1, **settings}
-    return sample_latents(model, alphas_T, torch.arange(count), 2, **known)
+    return sample_latents(model, process, torch.arange(count), 2, **known)
 
 
 @pytest.mark.parametrize("timesteps", [20, 100, 500, 1000, 2000])
 def test_schedules_of_every_length_take_the_same_way_from_data_to_noise(timesteps):
     published_T = DDPMScheduler(num_train_timesteps=1000).alphas_cumprod
-    found_T = schedule(timesteps)
+    _, found_T = schedule(timesteps)
     assert len(found_T) == timesteps
     step = max(1, 1000 // timesteps)
     torch.testing.assert_close(
@@ -354,8 +357,8 @@ def test_schedules_of_every_length_take_the_same_way_from_data_to_noise(timestep
     ("timesteps", "steps", "ancestral"), [(1000, 200, True), (1000, 100, False), (200, 200, True)]
 )
 def test_a_perfect_denoiser_gives_the_mixtures_mean_and_covariance(timesteps, steps, ancestral):
-    alphas_T = schedule(timesteps)
-    found = drawn(Exact(alphas_T, WEIGHTS_M, MEANS_ML, DEVIATION), alphas_T, steps=steps, ancestral=ancestral)
+    process, alphas_T = schedule(timesteps)
+    found = drawn(Exact(alphas_T, WEIGHTS_M, MEANS_ML, DEVIATION), process, steps=steps, ancestral=ancestral)
     torch.testing.assert_close(found.mean(0), MEAN_L, rtol=0, atol=0.15)
     torch.testing.assert_close(torch.cov(found.T), SPREAD_LL, rtol=0.15, atol=0.1)
     near = (found[:, None] - MEANS_ML).norm(dim=2).min(1).values
@@ -367,37 +370,37 @@ def test_a_trained_diffusion_gives_the_mixtures_mean_and_covariance():
     draw = torch.Generator().manual_seed(0)
     kinds = torch.multinomial(WEIGHTS_M, 2000, replacement=True, generator=draw)
     examples = MEANS_ML[kinds] + DEVIATION * torch.randn(2000, 2, generator=draw)
-    scheduler = generate._scheduler({"timesteps": 100})
-    task = Denoising(lambda: LatentDenoiser(2, [16, 32], 3), examples, scheduler)
+    process = generate._process({"timesteps": 100})
+    task = Denoising(lambda: LatentDenoiser(2, [16, 32], 3), examples, process)
     config = TrainConfig(steps=400, batch=128, learning_rate=5e-3, schedule="cosine", ema=0.98)
     model = fit(task, config, 0, Crew(torch.device("cpu"))).ema.eval()
-    found = drawn(model, scheduler.alphas_cumprod)
+    found = drawn(model, process)
     torch.testing.assert_close(found.mean(0), examples.mean(0), rtol=0, atol=0.2)
     torch.testing.assert_close(torch.cov(found.T), torch.cov(examples.T), rtol=0.2, atol=0.15)
 
 
 def test_ddim_has_no_noise_but_the_first_and_ddpm_has():
-    alphas_T = schedule(50)
+    process, alphas_T = schedule(50)
     model = Exact(alphas_T, WEIGHTS_M, MEANS_ML, DEVIATION)
     first = generate.noise.normal(stream(1, "generate"), torch.tensor([[3, 0, 0]]), (2,))
     again = first
-    places = generate.spaced(50, 10)
+    places = spaced(50, 10)
     for t, following in zip(places, [*places[1:], -1], strict=True):  # Song et al. 2021, equation 12, by hand
         a, b = alphas_T[t], alphas_T[following] if following >= 0 else torch.tensor(1.0)
         epsilon = model(again, torch.tensor([t]))
         again = b.sqrt() * (again - (1 - a).sqrt() * epsilon) / a.sqrt() + (1 - b).sqrt() * epsilon
-    found = drawn(model, alphas_T, 5, steps=10, ancestral=False)
+    found = drawn(model, process, 5, steps=10, ancestral=False)
     torch.testing.assert_close(found[3:4], again, rtol=1e-4, atol=1e-4)
-    assert torch.equal(found, drawn(model, alphas_T, 5, steps=10, ancestral=False))
-    assert not torch.allclose(found, drawn(model, alphas_T, 5, steps=10), atol=1e-2)
-    assert not torch.allclose(found, drawn(model, alphas_T, 5, steps=10, ancestral=False, seed=2), atol=1e-2)
+    assert torch.equal(found, drawn(model, process, 5, steps=10, ancestral=False))
+    assert not torch.allclose(found, drawn(model, process, 5, steps=10), atol=1e-2)
+    assert not torch.allclose(found, drawn(model, process, 5, steps=10, ancestral=False, seed=2), atol=1e-2)
 
 
 def test_a_clipped_estimate_stays_within_1():
-    alphas_T = schedule(50)
+    process, alphas_T = schedule(50)
     model = Exact(alphas_T, torch.tensor([1.0]), torch.tensor([[4.0, -0.5]]), 0.01)
-    assert drawn(model, alphas_T, 20, steps=50).mean(0).tolist() == pytest.approx([4.0, -0.5], abs=0.05)
-    clipped = drawn(model, alphas_T, 20, steps=50, clip=True)
+    assert drawn(model, process, 20, steps=50).mean(0).tolist() == pytest.approx([4.0, -0.5], abs=0.05)
+    clipped = drawn(model, process, 20, steps=50, clip=True)
     assert clipped.abs().max() <= 1 + 1e-6
 
 

@@ -8,8 +8,8 @@ from harness.core.config import part, unkeyed
 from harness.features.config import OnBackbone
 from harness.metrics.cka import LEAST_IMAGES
 from harness.models.backbones.backbone import BACKBONES, Backbone, BlockNames
-from harness.models.backbones.schedule import Timestep
 from harness.models.encoders.encoder import ENCODERS, Encoder, Pixels, Random
+from harness.models.noise_processes.levels import Timestep
 
 Against = Literal["blocks", "timesteps", "pools", "untrained", "encoders", "others"]
 

@@ -9,7 +9,7 @@ from harness.features.config import Regularised
 from harness.features.heads.head import HEADS, Head
 from harness.features.heads.linear import Linear
 from harness.models.backbones.backbone import BlockNames
-from harness.models.backbones.schedule import Timestep
+from harness.models.noise_processes.levels import Timestep
 from harness.training.config import Augment, TrainConfig
 
 

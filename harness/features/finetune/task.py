@@ -24,7 +24,6 @@ from harness.training.tasks import Draws
 
 HEAD = "head.safetensors"
 ABOUT = "tuned.json"  # the history of the loss, and how many numbers were learnt
-NETWORKS = ("unet", "transformer")  # where a pipeline keeps its denoising network
 
 
 class Tuned(nn.Module):
@@ -38,6 +37,7 @@ class Tuned(nn.Module):
     def __init__(self, denoiser: Denoiser, module: str, pool: int, head: nn.Module) -> None:
         super().__init__()
         self.encoder = denoiser.network
+        self.folder = denoiser.family.folder  # of a pipeline: where the encoder lies
         self.head = head
         self._denoiser, self._module, self._pool = denoiser, module, pool
 
@@ -47,7 +47,7 @@ class Tuned(nn.Module):
 
     def features(self, z_BCHW: torch.Tensor, timestep: int) -> torch.Tensor:
         """Returns the block's pooled feature map [B, C', pool, pool], float32."""
-        read = self._denoiser.taps([self._module])
+        read = self._denoiser.reader([self._module])
         try:
             activation_BCHW = read(z_BCHW, timestep)[self._module]
         finally:
@@ -147,8 +147,7 @@ def make_tuned(stage: Stage, folder: Path, workshop: Workshop) -> None:
     tuned.load_state_dict(weights)
     backbone = workshop.folder(stage.needs["backbone"])
     shutil.copytree(backbone, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
-    place = next(folder / name for name in NETWORKS if (folder / name).is_dir())
-    tuned.encoder.save_pretrained(place, safe_serialization=True)
+    tuned.encoder.save_pretrained(folder / tuned.folder, safe_serialization=True)
     save_file(tuned.head.state_dict(), folder / HEAD)
     learnt = sum(one.numel() for one in tuned.parameters() if one.requires_grad)
     about = {"parameters": learnt, "shape": tuned.shape, "history": history}

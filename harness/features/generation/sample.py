@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 from harness.core.seeds import stream
 from harness.core.stages import Stage, Workshop
 from harness.features.extract import open_denoiser
+from harness.models import sampling
 from harness.models.backbones.denoiser import Denoiser
-from harness.models.estimate import clean
-from harness.models.sampling import spaced, step
 from harness.training import noise
 
 FILE = "samples.safetensors"
@@ -63,28 +62,20 @@ def sample(
     A self-conditioned backbone is given the estimate of the step before, zeros at first (Chen et al. 2022,
     algorithm 2).
     """
-    device = denoiser.device
-    # Where there is no signal at all, predicted noise says nothing of the image.
-    signal = int((denoiser.alphas_cumprod_T > 0).sum())
-    latent = denoiser.encode(torch.zeros(1, *shape, device=device))
-    clip = 1.0 if denoiser.vae is None else None  # latents have no bounds
+    latent = denoiser.encode(torch.zeros(1, *shape, device=denoiser.device))
     address_B3 = torch.stack([number_B, torch.zeros_like(number_B), torch.zeros_like(number_B)], 1)
-    z_BCHW = noise.normal(stream(seed, "sample"), address_B3, tuple(latent.shape[1:]))
-    places = spaced(signal, min(steps, signal))
-    estimate_BCHW = None
-    for t, following in zip(places, [*places[1:], -1], strict=True):
-        epsilon = denoiser(z_BCHW, torch.full_like(number_B, t), estimate_BCHW).float()
-        estimate_BCHW = estimated(denoiser, z_BCHW, epsilon, t, clip)
-        address_B3[:, 1] = t
-        fresh = noise.normal(stream(seed, "ancestral"), address_B3, z_BCHW.shape[1:]) if ancestral else None
-        z_BCHW = step(denoiser.alphas_cumprod_T, z_BCHW, estimate_BCHW, t, following, fresh)
+    size = tuple(latent.shape[1:])
+
+    def fresh(step: int) -> torch.Tensor:
+        address_B3[:, 1] = step
+        return noise.normal(stream(seed, "ancestral"), address_B3, size)
+
+    z_BCHW = sampling.sample(
+        denoiser.process,
+        denoiser.predict,
+        noise.normal(stream(seed, "sample"), address_B3, size),
+        steps=steps,
+        fresh=fresh if ancestral else None,
+        clip=denoiser.bound,
+    )
     return denoiser.decode(z_BCHW)
-
-
-def estimated(
-    denoiser: Denoiser, z_BCHW: torch.Tensor, epsilon: torch.Tensor, t: int, clip: float | None
-) -> torch.Tensor:
-    """Returns the clean image or latent that predicted noise stands for, within ±`clip`."""
-    alphas_B = denoiser.alphas_cumprod_T[t].to(z_BCHW.device).expand(len(z_BCHW))
-    found = clean(z_BCHW, epsilon, alphas_B)
-    return found if clip is None else found.clamp(-clip, clip)

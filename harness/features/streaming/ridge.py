@@ -10,7 +10,7 @@ import torch
 
 from harness.core.stages import Stage, Workshop
 from harness.data.dataset import Dataset, open_dataset
-from harness.features.extract import open_denoiser, read_blocks
+from harness.features.extract import ModulePool, open_denoiser, read_blocks
 from harness.features.heads.least_squares import Sums, solve, targets
 from harness.features.stages import stored_pool
 from harness.features.standardise import scale_of
@@ -18,8 +18,7 @@ from harness.features.streaming.kept import Kept, publish
 from harness.features.streaming.sums import Gathered
 from harness.training.config import Augment
 
-Tap = tuple[str, int]  # a module, and the pool that is gathered for it
-Read = Callable[..., Iterator[tuple[int, dict[Tap, torch.Tensor]]]]
+Read = Callable[..., Iterator[tuple[int, dict[ModulePool, torch.Tensor]]]]
 
 
 class Probes(NamedTuple):
@@ -51,7 +50,7 @@ def make_probes(stage: Stage, folder: Path, workshop: Workshop) -> None:
     denoiser = open_denoiser(stage.needs["backbone"], workshop)
     config = stage.config
 
-    def read(index_M: np.ndarray, view: int = 0) -> Iterator[tuple[int, dict[Tap, torch.Tensor]]]:
+    def read(index_M: np.ndarray, view: int = 0) -> Iterator[tuple[int, dict[ModulePool, torch.Tensor]]]:
         return read_blocks(
             denoiser,
             dataset.images,
@@ -71,7 +70,7 @@ def make_probes(stage: Stage, folder: Path, workshop: Workshop) -> None:
     publish(wanted, judged, folder, workshop, began)
 
 
-def gathered_taps(cells: Sequence[Mapping[str, Any]]) -> dict[Tap, Tap]:
+def gathered_taps(cells: Sequence[Mapping[str, Any]]) -> dict[ModulePool, ModulePool]:
     """Returns by (module, pool) the tap from whose sums it follows, in the order in which the modules run."""
     pools: dict[str, set[int]] = {}
     for cell in cells:
@@ -87,7 +86,7 @@ def gathered_taps(cells: Sequence[Mapping[str, Any]]) -> dict[Tap, Tap]:
 
 def learn(
     cells: Sequence[Mapping[str, Any]],
-    taps: Mapping[Tap, Tap],
+    taps: Mapping[ModulePool, ModulePool],
     dataset: Dataset,
     read: Read,
     device: torch.device,
@@ -123,7 +122,7 @@ def solved(sums: Sums, strengths: Sequence[float]) -> Probes:
 
 def judge(
     cells: Sequence[Mapping[str, Any]],
-    taps: Mapping[Tap, Tap],
+    taps: Mapping[ModulePool, ModulePool],
     probes: Sequence[Probes],
     dataset: Dataset,
     read: Read,
@@ -157,7 +156,7 @@ def judge(
 
 def _pass(
     cells: Sequence[Mapping[str, Any]],
-    taps: Mapping[Tap, Tap],
+    taps: Mapping[ModulePool, ModulePool],
     probes: Sequence[Probes],
     dataset: Dataset,
     read: Read,

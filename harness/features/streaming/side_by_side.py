@@ -19,7 +19,7 @@ from harness.core.seeds import stream
 from harness.core.stages import Stage, Workshop
 from harness.data.dataset import Dataset, open_dataset
 from harness.data.transforms import as_input
-from harness.features.extract import autocast, open_denoiser, read_blocks
+from harness.features.extract import ModulePool, autocast, open_denoiser, read_blocks
 from harness.features.heads.head import head_of
 from harness.features.standardise import scale_of
 from harness.features.streaming.kept import EVALUATION, Kept, publish
@@ -33,8 +33,6 @@ from harness.training.tasks import Draws
 SAMPLED = 4096  # training images, at most, from which features' means and deviations are taken
 LARGEST_LOSS, LARGEST_WEIGHT = 1e30, 1e12  # beyond them, or no numbers, a head has diverged
 FACTORY = "harness.features.streaming.side_by_side:side_by_side"
-
-Tap = tuple[str, int]  # a module, and the pool of its features
 
 
 class Standardised(nn.Module):
@@ -57,9 +55,9 @@ class Standardised(nn.Module):
 class Heads(nn.ModuleDict):
     """Heads by name; `taps` says what each stands on."""
 
-    taps: Mapping[str, Tap]
+    taps: Mapping[str, ModulePool]
 
-    def forward(self, features: Mapping[Tap, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def forward(self, features: Mapping[ModulePool, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Returns scores [N, classes] by name, for features [N, C, P, P] by tap."""
         return {name: head(features[self.taps[name]]) for name, head in self.items()}
 
@@ -111,7 +109,7 @@ class SideBySide:
         """Keeps nothing."""
 
     @torch.no_grad()
-    def _features(self, index_N: torch.Tensor, draws: Draws) -> dict[Tap, torch.Tensor]:
+    def _features(self, index_N: torch.Tensor, draws: Draws) -> dict[ModulePool, torch.Tensor]:
         """Returns this step's features by tap, from passes of as many images as fit."""
         images_NCHW = torch.from_numpy(self._dataset.images[self._index_M[index_N]]).to(draws.device)
         x_NCHW = as_input(images_NCHW)
@@ -124,8 +122,8 @@ class SideBySide:
             z_NCHW = torch.cat([denoiser.encode(part) for part in x_NCHW.split(self._batch)])
         timesteps_N = torch.full((len(z_NCHW),), self._timestep, device=draws.device)
         noised_NCHW = denoiser.noised(z_NCHW, draws.normal("noise", z_NCHW), timesteps_N)
-        found: dict[Tap, list[torch.Tensor]] = {tap: [] for tap in self.taps}
-        reader = denoiser.taps(list(dict.fromkeys(module for module, _ in self.taps)))
+        found: dict[ModulePool, list[torch.Tensor]] = {tap: [] for tap in self.taps}
+        reader = denoiser.reader(list(dict.fromkeys(module for module, _ in self.taps)))
         try:
             for part in noised_NCHW.split(self._batch):
                 with autocast(self._precision, draws.device):
@@ -137,9 +135,9 @@ class SideBySide:
             reader.remove()
         return {tap: torch.cat(parts) for tap, parts in found.items()}
 
-    def _moments(self) -> dict[Tap, tuple[torch.Tensor, torch.Tensor]]:
+    def _moments(self) -> dict[ModulePool, tuple[torch.Tensor, torch.Tensor]]:
         """Returns mean and scale [C, P, P] by tap, over the first labelled images: the same for every worker."""
-        sums: dict[Tap, torch.Tensor] = {}
+        sums: dict[ModulePool, torch.Tensor] = {}
         index_M = self._index_M[:: -(-self.examples // SAMPLED)]
         for _, features in read_blocks(
             self._denoiser,
@@ -169,7 +167,7 @@ def name_of(cell: Mapping[str, Any]) -> str:
     return f"{title(cell['head'])}/{cell['block']}/{cell['pool']}"
 
 
-def in_order(cells: Sequence[Mapping[str, Any]]) -> list[Tap]:
+def in_order(cells: Sequence[Mapping[str, Any]]) -> list[ModulePool]:
     """Returns the cells' taps in the order in which the modules run, each once."""
     order = sorted(cells, key=lambda cell: (cell["block"], cell["pool"]))
     return list(dict.fromkeys((cell["module"], cell["pool"]) for cell in order))

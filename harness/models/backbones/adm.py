@@ -1,15 +1,15 @@
 """The original checkpoints of guided-diffusion (ADM): which `UNet2DModel` of diffusers they are. No torch."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
+from harness.core.paths import existing_file
 from harness.core.registry import load_attribute
 from harness.models.backbones.backbone import Backbone, BackbonePlan, Width
-from harness.models.backbones.blocks import blocks
+from harness.models.noise_processes.process import process_of
 
 GROUPS = 32  # of every normalisation in guided-diffusion
 # Of the channels at each resolution, finest first, by image_size: where channel_mult is left out.
@@ -45,12 +45,8 @@ class ADM(Backbone):
 
     def plan(self, size: int, channels: int) -> BackbonePlan:
         """Checks every tensor of the file against the network of these flags, and takes the file's checksum."""
-        try:
-            path = Path(self.path).expanduser()
-            there = path.is_file()
-        except (OSError, RuntimeError, ValueError):  # too long, no such user, a null character
-            there = False
-        if not there:
+        path = existing_file(self.path)
+        if path is None:
             raise UserError(
                 f"backbone.path {self.path[:200]!r}: no such file; give a checkpoint of guided-diffusion, such as "
                 "256x256_diffusion_uncond.pt"
@@ -63,7 +59,7 @@ class ADM(Backbone):
         unet, scheduler = self.unet(), self.scheduler()
         load_attribute("harness.models.backbones.adm_weights:check")(path, unet)
         key = fingerprint([unet, scheduler, checksum(path)])
-        return BackbonePlan(unet, scheduler, blocks(unet), str(path), key)
+        return BackbonePlan(unet, process_of(scheduler), str(path), key)
 
     def unet(self) -> dict[str, Any]:
         """Returns the config.json of the same network in diffusers; raises `UserError` for flags that contradict."""

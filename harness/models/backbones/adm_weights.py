@@ -9,7 +9,7 @@ import torch
 
 from harness.core.errors import UserError
 from harness.models.backbones.checkpoint import mismatches
-from harness.models.backbones.denoiser import build_unet
+from harness.models.backbones.unet import FAMILY
 
 # What a residual block's and an attention block's tensors are called, there and here.
 RESIDUAL = {
@@ -46,9 +46,9 @@ def check(path: Path, unet: Mapping[str, Any]) -> None:
 def convert(path: Path, unet: Mapping[str, Any], folder: Path) -> None:
     """Writes the checkpoint at `path` as diffusers' network below `folder`. Raises `UserError`."""
     tensors = _renamed(path, _read(path, "cpu"), unet)
-    network = build_unet(unet)
+    network = FAMILY.build(unet)
     network.load_state_dict({name: one.float() for name, one in tensors.items()}, strict=True)
-    network.save_pretrained(folder / "unet", safe_serialization=True)
+    network.save_pretrained(folder / FAMILY.folder, safe_serialization=True)
 
 
 def _read(path: Path, device: str) -> dict[str, torch.Tensor]:
@@ -72,7 +72,7 @@ def _renamed(
             "one, such as 256x256_diffusion_uncond.pt"
         )
     with torch.device("meta"):
-        wanted = {name: tuple(one.shape) for name, one in build_unet(unet).state_dict().items()}
+        wanted = {name: tuple(one.shape) for name, one in FAMILY.build(unet).state_dict().items()}
     names = {name: _origin(name, places(unet)) for name in wanted}
     shapes = {there: _shape_there(name, there, wanted[name]) for name, there in names.items()}
     problems = mismatches(

@@ -8,20 +8,21 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from harness.core.errors import UserError
-from harness.models.backbones.blocks import PROMPTED, UNET
-from harness.models.backbones.denoiser import FOLDERS, build_network, save_frame, save_scheduler
-from harness.models.backbones.pretrained import PROMPT, WEIGHTS, Folder, find_parts
+from harness.core.registry import load_attribute
+from harness.models.backbones.denoiser import save_frame
+from harness.models.backbones.family import family_of, network_folders
+from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Pipeline, Weights
+from harness.models.noise_processes.process import NoiseProcess
 
 RENAMED = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
 NULL_LABEL = "class_embedder.embedding_table.weight"  # its last row is the null label
 
 
-def check_tensors(path: Path, config: Mapping[str, Any]) -> None:
-    """Raises `UserError`, naming the first tensors, unless a file holds just those of the network of `config`."""
-    kind = config.get("_class_name", UNET)
+def check_tensors(weights: Weights) -> None:
+    """Raises `UserError`, naming the first tensors, unless a file holds just those of the network that it is of."""
+    path, kind = weights.path, weights.network.rpartition(":")[2]
     try:
         with safe_open(path, framework="numpy") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -29,7 +30,8 @@ def check_tensors(path: Path, config: Mapping[str, Any]) -> None:
         raise UserError(f"{path}: not the weights of a {kind}: {error}") from None
     with torch.device("meta"):
         try:
-            wanted = {name: tuple(one.shape) for name, one in build_network(config).state_dict().items()}
+            network = load_attribute(weights.network).from_config(dict(weights.config))
+            wanted = {name: tuple(one.shape) for name, one in network.state_dict().items()}
         except Exception as error:  # of diffusers, for a configuration that contradicts itself
             raise UserError(f"{path.parent / 'config.json'}: no {kind} can be built of it: {error}") from None
     problems = mismatches(
@@ -70,45 +72,18 @@ def _today(name: str, wanted: Mapping[str, Any]) -> str:
 
 
 def copy_pipeline(
-    source: Path, network: Mapping[str, Any], scheduler: Mapping[str, Any], folder: Path, seed: int | None
+    source: Path, config: Mapping[str, Any], process: NoiseProcess, folder: Path, seed: int | None
 ) -> None:
     """Copies a pretrained backbone into `folder` for `load_denoiser`; with a seed, its network has random weights."""
-    parts = find_parts(source)
-    kind = network.get("_class_name", UNET)
-    place = folder / FOLDERS[kind]
+    pipeline, family = Pipeline(source), family_of(config)
+    place = folder / family.folder
     if seed is None:
         place.mkdir()
-        shutil.copyfile(parts.network / WEIGHTS, place / WEIGHTS)
-        (place / "config.json").write_text(json.dumps(dict(network)))
+        shutil.copyfile(pipeline.network(network_folders()) / WEIGHTS, place / WEIGHTS)
+        (place / CONFIG).write_text(json.dumps(dict(config)))
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            build_network(network).save_pretrained(place, safe_serialization=True)
-    if parts.vae is not None and kind != UNET:
-        (folder / "vae").mkdir()
-        for name in (WEIGHTS, "config.json"):
-            shutil.copyfile(parts.vae / name, folder / "vae" / name)
-    if kind == PROMPTED:
-        _write_prompt(parts, folder)
-    (save_frame if kind == UNET else save_scheduler)(scheduler, folder)
-
-
-def _write_prompt(parts: Folder, folder: Path) -> None:
-    """Writes the embedding of the empty prompt: as it is kept, or as the pipeline's text encoder makes it."""
-    if parts.prompt is not None:
-        shutil.copyfile(parts.prompt, folder / PROMPT)
-    elif parts.text is not None:
-        save_file({"embedding": empty_prompt(*parts.text)}, folder / PROMPT)
-
-
-@torch.no_grad()
-def empty_prompt(encoder: Path, tokenizer: Path) -> torch.Tensor:
-    """Returns the embedding of "" [77, D], padded as Stable Diffusion's pipeline pads it."""
-    from transformers import CLIPTextModel, CLIPTokenizer
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # it would write over the sweep's display
-    words = CLIPTokenizer.from_pretrained(tokenizer)
-    tokens = words("", padding="max_length", max_length=words.model_max_length, truncation=True)
-    model = CLIPTextModel.from_pretrained(encoder, use_safetensors=True, dtype=torch.float32).eval()
-    return model(torch.tensor([tokens["input_ids"]])).last_hidden_state[0].contiguous()
+            family.build(config).save_pretrained(place, safe_serialization=True)
+    family.write_parts(pipeline, folder)
+    save_frame(family, process, folder)

@@ -1,21 +1,22 @@
-"""A diffusion backbone ready to run: its network, its noise schedule, and how activations of its blocks are read."""
+"""A diffusion backbone ready to run: network, noise process, and how activations of its blocks are read."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
-from safetensors.torch import load_file
 from torch import nn
 
-from harness.models.backbones.blocks import PROMPTED, TRANSFORMER, UNET
-from harness.models.backbones.pretrained import PROMPT
+from harness.core.config import read_json
+from harness.models.backbones.family import Family, family_named, family_of, network_folders
+from harness.models.backbones.pipeline import CONFIG, Pipeline
+from harness.models.noise_processes.process import NoiseProcess, load_process
 
-SELF_CONDITIONED = "_self_conditioned"  # in model_index.json: diffusers leaves names with a low line alone
-NETWORKS = {UNET: UNet2DModel, PROMPTED: UNet2DConditionModel, TRANSFORMER: DiTTransformer2DModel}
-FOLDERS = {UNET: "unet", PROMPTED: "unet", TRANSFORMER: "transformer"}  # of a pipeline
+INDEX = "model_index.json"
+SELF_CONDITIONED = (
+    "_self_conditioned"  # in the index: diffusers leaves names that begin with an underscore alone
+)
 
 
 class Denoiser:
@@ -27,71 +28,70 @@ class Denoiser:
 
     def __init__(
         self,
+        family: Family,
         network: nn.Module,
-        scheduler: DDPMScheduler,
+        process: NoiseProcess,
+        *,
+        autoencoder: nn.Module | None = None,
+        condition: torch.Tensor | None = None,
         self_conditioned: bool = False,
-        vae: AutoencoderKL | None = None,
     ) -> None:
-        """A self-conditioned network reads its own estimate of the clean image beside the noised one."""
+        """`autoencoder` and `condition` are what the family's `encode` and `run` are given.
+
+        A self-conditioned network reads its own estimate of the clean image beside the noised one.
+        """
+        self.family = family
         self.network: Any = network.eval().requires_grad_(False)
-        self.vae: Any = None if vae is None else vae.eval().requires_grad_(False)
-        self.scheduler = scheduler
+        self.process = process
+        self.autoencoder: Any = None if autoencoder is None else autoencoder.eval().requires_grad_(False)
         self.self_conditioned = self_conditioned
-        self.alphas_cumprod_T = scheduler.alphas_cumprod  # of Ho et al. 2020; float32, T entries
         self.device = torch.device("cpu")
+        self._condition = condition
 
     def to(self, device: torch.device) -> Self:
         """Moves it to `device`; on GPUs to channels-last, which convolutions run fastest on."""
-        for module in (self.network, self.vae):
+        for module in (self.network, self.autoencoder):
             if module is not None:
                 module.to(device)
                 if device.type == "cuda":
                     module.to(memory_format=torch.channels_last)
+        if self._condition is not None:
+            self._condition = self._condition.to(device)
         self.device = device
         return self
 
-    def encode(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Returns what noise is added to, for images [B, C, H, W] in [-1, 1]: the mode of their scaled latents.
+    @property
+    def bound(self) -> float | None:
+        """The largest size of a number that `encode` returns; None: there is no bound."""
+        return None if self.family.latent else 1.0
 
-        Float32 under autocast too: in bfloat16 the schedule's first steps would round to no noise at all.
-        """
-        if self.vae is None:
-            return x_BCHW
-        return self.vae.encode(x_BCHW).latent_dist.mode().float() * self.vae.config.scaling_factor
+    def encode(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Returns what noise is added to, for images [B, C, H, W] in [-1, 1]."""
+        return self.family.encode(self.autoencoder, x_BCHW)
 
     def decode(self, z_BCHW: torch.Tensor) -> torch.Tensor:
         """Returns images in [-1, 1], the way back from `encode`."""
-        if self.vae is None:
-            return z_BCHW
-        return self.vae.decode(z_BCHW / self.vae.config.scaling_factor).sample
+        return self.family.decode(self.autoencoder, z_BCHW)
 
-    def noised(
-        self, z_BCHW: torch.Tensor, epsilon_BCHW: torch.Tensor, timesteps_B: torch.Tensor
-    ) -> torch.Tensor:
-        """Returns sqrt(a) z + sqrt(1 - a) epsilon (Ho et al. 2020, equation 4) at each image's timestep."""
-        return self.scheduler.add_noise(z_BCHW, epsilon_BCHW, timesteps_B)
+    def noised(self, z_BCHW: torch.Tensor, epsilon_BCHW: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
+        """Returns what `encode` returned, noised to each image's timestep."""
+        return self.process.noised(z_BCHW, epsilon_BCHW, steps_B)
 
-    def __call__(
-        self, z_BCHW: torch.Tensor, timesteps_B: torch.Tensor, estimate_BCHW: torch.Tensor | None = None
+    def predict(
+        self, z_BCHW: torch.Tensor, steps_B: torch.Tensor, estimate_BCHW: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Returns the predicted noise [B, C, H, W], whatever the network predicts; a learnt variance is dropped.
+        """Returns the network's prediction [B, C, H, W], as `process.estimates` takes it, without a learnt variance.
 
         A self-conditioned network is given the estimate of the clean images, or zeros; others do without.
         """
-        given = self.conditioned(z_BCHW, estimate_BCHW)
-        return self._noise(self.run(given, timesteps_B)[:, : z_BCHW.shape[1]], z_BCHW, timesteps_B)
+        return self.run(self.conditioned(z_BCHW, estimate_BCHW), steps_B)[:, : z_BCHW.shape[1]]
 
-    def _noise(
-        self, predicted_BCHW: torch.Tensor, z_BCHW: torch.Tensor, timesteps_B: torch.Tensor
+    def __call__(
+        self, z_BCHW: torch.Tensor, steps_B: torch.Tensor, estimate_BCHW: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Returns the noise that a prediction stands for: of v (Salimans and Ho 2022, section 4), or of the image."""
-        kind = self.scheduler.config.prediction_type
-        if kind == "epsilon":
-            return predicted_BCHW
-        left_B111 = self.alphas_cumprod_T.to(z_BCHW.device)[timesteps_B].reshape(-1, 1, 1, 1)
-        if kind == "v_prediction":
-            return left_B111.sqrt() * predicted_BCHW + (1 - left_B111).sqrt() * z_BCHW
-        return (z_BCHW - left_B111.sqrt() * predicted_BCHW) / (1 - left_B111).sqrt()
+        """Returns the predicted noise [B, C, H, W], whatever the network predicts."""
+        predicted_BCHW = self.predict(z_BCHW, steps_B, estimate_BCHW)
+        return self.process.estimates(predicted_BCHW, z_BCHW, steps_B).noise
 
     def conditioned(self, z_BCHW: torch.Tensor, estimate_BCHW: torch.Tensor | None = None) -> torch.Tensor:
         """Returns what the network reads: beside what is noised the estimate, zeros for none, where it is read."""
@@ -99,59 +99,20 @@ class Denoiser:
             return z_BCHW
         return torch.cat([z_BCHW, torch.zeros_like(z_BCHW) if estimate_BCHW is None else estimate_BCHW], 1)
 
-    def run(self, z_BCHW: torch.Tensor, timesteps_B: torch.Tensor) -> torch.Tensor:
+    def run(self, z_BCHW: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
         """Runs the network with the condition that means none; returns all its output channels."""
-        return self.network(z_BCHW, timesteps_B).sample
+        return self.family.run(self.network, z_BCHW, self.process.time(steps_B), self._condition)
 
-    def as_map(self, activation: torch.Tensor) -> torch.Tensor:
-        """Returns a block's output as a feature map [B, C', H', W']."""
-        return activation
-
-    def taps(self, modules: Sequence[str]) -> "Taps":
+    def reader(self, modules: Sequence[str]) -> "ActivationReader":
         """Returns what reads the outputs of `modules`, named in the order in which they run. Call `remove` after."""
-        return Taps(self, modules)
-
-
-class Prompted(Denoiser):
-    """A network that reads a prompt, which is empty here."""
-
-    def __init__(
-        self, network: nn.Module, scheduler: DDPMScheduler, vae: AutoencoderKL, prompt_MD: torch.Tensor
-    ) -> None:
-        """`prompt_MD` is the text encoder's embedding of the empty prompt."""
-        super().__init__(network, scheduler, vae=vae)
-        self._prompt_MD = prompt_MD
-
-    def to(self, device: torch.device) -> Self:
-        """As every denoiser, with the prompt."""
-        self._prompt_MD = self._prompt_MD.to(device)
-        return super().to(device)
-
-    def run(self, z_BCHW: torch.Tensor, timesteps_B: torch.Tensor) -> torch.Tensor:
-        """Runs the network with the empty prompt."""
-        prompt_BMD = self._prompt_MD.expand(len(z_BCHW), -1, -1)
-        return self.network(z_BCHW, timesteps_B, prompt_BMD).sample
-
-
-class Transformer(Denoiser):
-    """A transformer over patches of latents, given the label that means no class: the table's last."""
-
-    def run(self, z_BCHW: torch.Tensor, timesteps_B: torch.Tensor) -> torch.Tensor:
-        """Runs the network with the null label."""
-        labels_B = torch.full_like(timesteps_B, self.network.config.num_embeds_ada_norm)
-        return self.network(z_BCHW, timesteps_B, labels_B).sample
-
-    def as_map(self, activation: torch.Tensor) -> torch.Tensor:
-        """Returns tokens [B, H' * W', C'] as a map [B, C', H', W']."""
-        size = self.network.config.sample_size // self.network.config.patch_size
-        return activation.transpose(1, 2).unflatten(2, (size, size))
+        return ActivationReader(self, modules)
 
 
 class _Enough(Exception):
     """Ends a forward pass after the deepest block asked for."""
 
 
-class Taps:
+class ActivationReader:
     """Reads the outputs of named modules in one forward pass that stops after the last of them."""
 
     def __init__(self, denoiser: Denoiser, modules: Sequence[str]) -> None:
@@ -172,7 +133,7 @@ class Taps:
     def _hook(self, name: str, last: bool) -> Callable[..., None]:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             activation = output[0] if isinstance(output, tuple) else output
-            self._activations[name] = self._denoiser.as_map(activation)
+            self._activations[name] = self._denoiser.family.as_map(self._denoiser.network, activation)
             if last:
                 raise _Enough
 
@@ -189,65 +150,32 @@ class Taps:
         raise RuntimeError("the deepest block was never reached: its module did not run")
 
 
-def build_unet(config: Mapping[str, Any]) -> UNet2DModel:
-    """Returns an untrained `UNet2DModel`, initialised from torch's current random state."""
-    return UNet2DModel.from_config(dict(config))
+def save_pipeline(network: Any, process: NoiseProcess, folder: Path, self_conditioned: bool = False) -> None:
+    """Writes the folder of an artifact, weights in safetensors: a pipeline of diffusers, where it has one."""
+    family = family_named(type(network).__name__)
+    network.save_pretrained(folder / family.folder, safe_serialization=True)
+    save_frame(family, process, folder, self_conditioned)
 
 
-def build_network(config: Mapping[str, Any]) -> Any:
-    """Returns an untrained network or VAE of the class that its config.json names."""
-    kinds = {**NETWORKS, "AutoencoderKL": AutoencoderKL}
-    return kinds[config.get("_class_name", UNET)].from_config(dict(config))
-
-
-def save_pipeline(
-    unet: UNet2DModel, scheduler: Mapping[str, Any], folder: Path, self_conditioned: bool = False
-) -> None:
-    """Writes a folder that diffusers' `DDPMPipeline.from_pretrained` reads, weights in safetensors."""
-    unet.save_pretrained(folder / "unet", safe_serialization=True)
-    save_frame(scheduler, folder, self_conditioned)
-
-
-def save_frame(scheduler: Mapping[str, Any], folder: Path, self_conditioned: bool = False) -> None:
-    """Writes what makes a folder with a U-Net a pipeline: the scheduler and the index."""
-    save_scheduler(scheduler, folder)
-    index = {
-        "_class_name": "DDPMPipeline",
-        "unet": ["diffusers", "UNet2DModel"],
-        "scheduler": ["diffusers", "DDPMScheduler"],
-    }
-    mark = {SELF_CONDITIONED: True} if self_conditioned else {}
-    (folder / "model_index.json").write_text(json.dumps(index | mark))
-
-
-def save_scheduler(scheduler: Mapping[str, Any], folder: Path) -> None:
-    """Writes a schedule where `load_denoiser` finds it."""
-    DDPMScheduler.from_config(dict(scheduler)).save_pretrained(folder / "scheduler")
+def save_frame(family: Family, process: NoiseProcess, folder: Path, self_conditioned: bool = False) -> None:
+    """Writes what makes a folder with a network a pipeline: the scheduler and the index."""
+    process.save(folder)
+    index = family.index()
+    if index is not None:
+        mark = {SELF_CONDITIONED: True} if self_conditioned else {}
+        (folder / INDEX).write_text(json.dumps(index | mark))
 
 
 def load_denoiser(folder: Path) -> Denoiser:
-    """Reads the folder of a backbone's artifact: a pipeline of diffusers, without its text encoder."""
-    scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
-    if (folder / FOLDERS[TRANSFORMER]).is_dir():
-        return Transformer(_loaded(TRANSFORMER, folder), scheduler, vae=_loaded_vae(folder))
-    settings = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
-    if settings.get("_class_name") == PROMPTED:
-        prompt_MD = load_file(folder / PROMPT)["embedding"]
-        return Prompted(_loaded(PROMPTED, folder), scheduler, _loaded_vae(folder), prompt_MD)
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    return Denoiser(_loaded(UNET, folder), scheduler, self_conditioned=index.get(SELF_CONDITIONED, False))
-
-
-def _loaded(kind: str, folder: Path) -> Any:
-    """Reads a network; in float32, whatever its file holds."""
-    return _from(NETWORKS[kind], folder / FOLDERS[kind])
-
-
-def _loaded_vae(folder: Path) -> AutoencoderKL:
-    return _from(AutoencoderKL, folder / "vae")
-
-
-def _from(kind: Any, folder: Path) -> Any:
-    return kind.from_pretrained(
-        folder, use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
+    """Reads the folder of a backbone's artifact."""
+    pipeline = Pipeline(folder)
+    family = family_of(read_json(pipeline.network(network_folders()) / CONFIG))
+    index = pipeline.file(INDEX)
+    return Denoiser(
+        family,
+        family.open_network(folder),
+        load_process(folder),
+        autoencoder=family.open_autoencoder(folder),
+        condition=family.open_condition(folder),
+        self_conditioned=index is not None and read_json(index).get(SELF_CONDITIONED, False),
     )

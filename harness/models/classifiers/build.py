@@ -138,15 +138,15 @@ def tensors(network: nn.Module) -> Outline:
     )
 
 
-def read_checkpoint(path: str, revision: str | None) -> dict[str, Any]:
+def read_checkpoint(path: str, folder: str) -> dict[str, Any]:
     """Returns `config`, the architecture of an image classifier of transformers, and its `preparation` of images.
 
-    Raises `UserError` if there is none.
+    `folder` holds the configuration files of what the user calls `path`. Raises `UserError` if there is none.
     """
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-            settings = get_image_processor_config(path, revision=revision)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            settings = get_image_processor_config(folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(
             f"weights.network.path {path!r}: transformers finds no model there ({_first_line(error)}); give a folder "

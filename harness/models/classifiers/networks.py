@@ -19,7 +19,7 @@ from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
 from harness.core.registry import Registry
 from harness.core.stages import Code, Stage
-from harness.models.encoders.encoder import Pretrained as Encoder
+from harness.models.encoders.encoder import check_channels, config_folder, find_pretrained
 
 NETWORKS = Registry(
     "network",
@@ -35,11 +35,12 @@ NETWORKS = Registry(
         "convnext": "harness.models.classifiers.networks:ConvNeXt",
         "convnext-tiny": "harness.models.classifiers.networks:ConvNeXtTiny",
         "convnext-base": "harness.models.classifiers.networks:ConvNeXtBase",
-        "pretrained": "harness.models.classifiers.networks:Pretrained",
+        "pretrained": "harness.models.classifiers.networks:PretrainedNetwork",
     },
 )
 
 START = Code("start", 1, "harness.models.classifiers.build:make_start")
+PLACE = "weights.network"  # in an experiment, where a network's options stand
 SMALL = 64  # pixels: smaller images get the stem, or the patch, for small images
 
 Width = Annotated[int, Field(ge=1, le=65_536)]  # channels or neurons of a layer
@@ -200,25 +201,23 @@ class Transformers(Network):
         """Reads the configuration and takes checksums; the weights of the Hub are fetched when it is made."""
         if self.path is None:
             return None
-        try:
-            found = Encoder(path=self.path, revision=self.revision).stage(channels)
-        except UserError as error:
-            message = str(error).replace("encoder.path", "weights.network.path")
-            raise UserError(message.replace("encoder ", "weights.network ", 1)) from None
+        found = find_pretrained(PLACE, self.path, self.revision)
+        check_channels(f"{PLACE} {self.called!r}", found.config, channels)
         return Stage(
             kind="start",
             code=START,
             config={
                 "network": self.settings(channels, size, classes),
-                "source": found.config["source"],
+                "source": found.source,
             },
             options=found.options,
             here=True,
         )
 
     def _checkpoint(self, path: str) -> dict[str, Any]:
+        folder = config_folder(PLACE, path, self.revision)
         checkpoint: dict[str, Any] = apart(
-            "harness.models.classifiers.build:read_checkpoint", path, self.revision
+            "harness.models.classifiers.build:read_checkpoint", path, str(folder)
         )
         if not self.fits(checkpoint["config"]):
             raise UserError(
@@ -450,7 +449,7 @@ class ConvNeXtBase(ConvNeXts):
         return [128, 256, 512, 1024], [3, 3, 27, 3]
 
 
-class Pretrained(Transformers):
+class PretrainedNetwork(Transformers):
     """Any image classifier of transformers, with the architecture of its checkpoint."""
 
     name: Literal["pretrained"] = "pretrained"

@@ -5,20 +5,21 @@ reads that into what runs: `.layers`, `.features(x_BCHW, layers)` and `.pooled(x
 in `harness.models.encoders.vision`.
 """
 
-import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, Self
 
 from pydantic import Field
 
 from harness.core.config import Config, read_json
 from harness.core.errors import UserError, unknown
 from harness.core.fingerprint import checksum
+from harness.core.recent import Recent
 from harness.core.registry import Registry, load_attribute
 from harness.core.stages import Code, Stage, Workshop
+from harness.models import hub
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 ENCODERS = Registry(
     "encoder",
     {
-        "pretrained": "harness.models.encoders.encoder:Pretrained",
+        "pretrained": "harness.models.encoders.encoder:PretrainedEncoder",
         "random": "harness.models.encoders.encoder:Random",
         "pixels": "harness.models.encoders.encoder:Pixels",
         "inception": "harness.models.encoders.inception:Inception",
@@ -40,6 +41,7 @@ RANDOM = Code("random encoder", 1, f"{VISION}:save_random", uses=(NETWORK,))
 PRETRAINED = Code("pretrained encoder", 1, f"{VISION}:copy_pretrained", uses=(NETWORK,))
 POOLED = "pooled"  # the layer that stands for the whole image
 FIRST = "embeddings"  # what goes into the first layer; then "layer.1", "layer.2", ...
+CONFIG = "config.json"
 WEIGHTS = ("*.safetensors", "*.bin")
 PREPROCESSING = ("preprocessor_config.json", "processor_config.json")  # the first that there is
 
@@ -67,13 +69,11 @@ class OpenEncoder(Protocol):
 
 def open_encoder(stage: Stage, workshop: Workshop, device: "torch.device") -> OpenEncoder:
     """Reads the encoder of a stage; the last one is kept, for the next trial of the same process."""
-    if stage.key not in _opened:
-        _opened.clear()
-        _opened[stage.key] = load_attribute(stage.config["opener"])(workshop.folder(stage))
-    return _opened[stage.key].to(device)
+    opener = load_attribute(stage.config["opener"])
+    return _opened.get(stage.key, lambda: opener(workshop.folder(stage))).to(device)
 
 
-_opened: dict[str, OpenEncoder] = {}
+_opened = Recent[OpenEncoder]()
 
 
 class Encoder(Config):
@@ -138,7 +138,7 @@ class Random(Encoder):
         )
 
 
-class Pretrained(Encoder):
+class PretrainedEncoder(Encoder):
     """A vision encoder of transformers (ResNet, ViT, DINO, MAE, CLIP, ...), by its id on the Hub or a folder."""
 
     name: Literal["pretrained"] = "pretrained"
@@ -152,44 +152,54 @@ class Pretrained(Encoder):
 
     def stage(self, channels: int) -> Stage:
         """Reads the two small configuration files; the weights are fetched when the stage is made."""
-        folder, source = self._find()
-        config = read_json(folder / "config.json")
-        _refuse_remote_code(config, self.path)
-        seen = vision_part(config)
-        if seen.get("num_channels", 3) not in (3, channels):
-            raise UserError(
-                f"encoder {self.called!r} reads images of {seen['num_channels']} channels, the data has {channels}"
-            )
-        depth = _depth(seen)
+        found = find_pretrained("encoder", self.path, self.revision)
+        check_channels(f"encoder {self.called!r}", found.config, channels)
+        depth = _depth(vision_part(found.config))
         if depth is not None:
             select(self.layers, layer_names(depth), self.called)
-        options = {"path": str(self._local() or self.path), "revision": source.get("commit") or self.revision}
-        return _stage(PRETRAINED, "open_transformers", {"source": source}, options)
+        return _stage(PRETRAINED, "open_transformers", {"source": found.source}, found.options)
 
-    def _local(self) -> Path | None:
-        """Returns the folder that the path names; None if it is an id of the Hub."""
-        try:
-            folder = Path(self.path).expanduser()
-            return folder if folder.is_dir() else None
-        except (OSError, RuntimeError, ValueError):  # too long, no such user, a null character
-            return None
 
-    def _find(self) -> tuple[Path, dict[str, Any]]:
-        """Returns a folder with the configuration, and what names the content: checksums, or a commit."""
-        folder = self._local()
-        if folder is None:
-            folder = _from_hub(self.path, self.revision)
-            return folder, {"id": self.path, "commit": folder.name}
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                f"encoder.path {str(folder)!r}: has no config.json; give a folder that save_pretrained wrote"
-            )
-        files = sorted({file for pattern in ("*.json", *WEIGHTS) for file in folder.glob(pattern)})
-        if not any(file.match(pattern) for file in files for pattern in WEIGHTS):
-            raise UserError(
-                f"encoder.path {str(folder)!r}: has no weights; save the model with save_pretrained"
-            )
-        return folder, {"files": {file.name: checksum(file) for file in files}}
+class Found(NamedTuple):
+    """A pretrained model of transformers whose weights have not been read."""
+
+    config: dict[str, Any]  # its config.json
+    source: dict[str, Any]  # what names its content: checksums, or a commit
+    options: dict[str, Any]  # what its weights are read by: path and revision
+
+
+def find_pretrained(place: str, path: str, revision: str | None) -> Found:
+    """Returns what a folder or an id of the Hub holds; raises `UserError`, beginning with `place`.path, otherwise."""
+    folder = config_folder(place, path, revision)
+    config = read_json(folder / CONFIG)
+    _refuse_remote_code(place, config, path)
+    if hub.local_folder(place, path) is None:
+        source = {"id": path, "commit": folder.name}
+        return Found(config, source, {"path": path, "revision": folder.name})
+    files = sorted({file for pattern in ("*.json", *WEIGHTS) for file in folder.glob(pattern)})
+    if not any(file.match(pattern) for file in files for pattern in WEIGHTS):
+        raise UserError(f"{place}.path {str(folder)!r}: has no weights; save the model with save_pretrained")
+    checksums = {file.name: checksum(file) for file in files}
+    return Found(config, {"files": checksums}, {"path": str(folder), "revision": revision})
+
+
+def config_folder(place: str, path: str, revision: str | None) -> Path:
+    """Returns a folder with the two small configuration files of a model; raises `UserError` where there is none."""
+    folder = hub.local_folder(place, path)
+    if folder is None:
+        return hub.files(place, path, revision, CONFIG, PREPROCESSING)
+    if not (folder / CONFIG).is_file():
+        raise UserError(
+            f"{place}.path {str(folder)!r}: has no config.json; give a folder that save_pretrained wrote"
+        )
+    return folder
+
+
+def check_channels(what: str, config: Mapping[str, Any], channels: int) -> None:
+    """Raises `UserError` for images that a model does not read; those of one channel are repeated three times."""
+    reads = vision_part(config).get("num_channels", 3)
+    if reads not in (3, channels):
+        raise UserError(f"{what} reads images of {reads} channels, the data has {channels}")
 
 
 def layer_names(depth: int) -> list[str]:
@@ -225,7 +235,7 @@ def _depth(config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _refuse_remote_code(config: Mapping[str, Any], path: str) -> None:
+def _refuse_remote_code(place: str, config: Mapping[str, Any], path: str) -> None:
     """Raises `UserError` for a model whose code lies beside its weights: it would run with the user's rights."""
     code = config.get("auto_map")
     spec = find_spec("transformers")
@@ -235,44 +245,6 @@ def _refuse_remote_code(config: Mapping[str, Any], path: str) -> None:
     known = [Path(place) / "models" / kind for place in spec.submodule_search_locations or []]
     if not kind or not any(folder.is_dir() for folder in known):
         raise UserError(
-            f"encoder.path {path!r}: the model needs code of its own ({next(iter(code), 'auto_map')}), which is "
+            f"{place}.path {path!r}: the model needs code of its own ({next(iter(code), 'auto_map')}), which is "
             "never run; choose one that transformers has built in, such as facebook/dinov2-base"
         )
-
-
-def _from_hub(path: str, revision: str | None) -> Path:
-    """Returns a folder with the configuration files of a model on the Hub, named as its commit."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or len(path) > 96:
-        raise UserError(
-            f"encoder.path {path[:200]!r}: no such folder; give one that save_pretrained wrote, or an id of the Hub"
-        )
-    try:
-        return _downloaded(path, revision)
-    except LocalEntryNotFoundError:
-        raise UserError(
-            f"encoder.path {path!r}: no such folder, and the Hub cannot be reached; give a folder, or go online once"
-        ) from None
-    except Exception as error:  # the library raises many kinds: missing, gated, no such revision
-        raise UserError(
-            f"encoder.path {path!r}: no such folder, and not on the Hub: {str(error).splitlines()[0]}"
-        ) from None
-
-
-def _downloaded(path: str, revision: str | None) -> Path:
-    """Returns the folder of the Hub's cache with config.json and, where the model has it, its preprocessing."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    found = Path(hf_hub_download(path, "config.json", revision=revision)).parent
-    for name in PREPROCESSING:
-        try:
-            hf_hub_download(path, name, revision=found.name)
-            break
-        except LocalEntryNotFoundError:  # offline: absent only if it was seen to be
-            if try_to_load_from_cache(path, name, revision=found.name) is None:
-                raise
-        except EntryNotFoundError:
-            continue
-    return found

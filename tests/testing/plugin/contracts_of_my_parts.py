@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
+from diffusers import DDPMScheduler
+from my_parts.backbone_network import Convolutions
 from my_parts.control import Midpoint
 from my_parts.encoder import Brightness
 from my_parts.figure import FIGURE
@@ -10,6 +13,7 @@ from my_parts.head import NearestMean
 from harness.data.config import DataConfig
 from harness.report.tables import from_arrow
 from harness.sweep import studies
+from harness.testing.backbones import BackboneFamilyContract
 from harness.testing.controls import ControlContract
 from harness.testing.datasets import DataSetContract
 from harness.testing.encoders import EncoderContract
@@ -28,6 +32,13 @@ class TestBrightness(EncoderContract):
     @pytest.fixture
     def encoder(self):
         return Brightness()
+
+
+class TestConvolutions(BackboneFamilyContract):
+    def save(self, folder, seed):
+        torch.manual_seed(seed)
+        Convolutions().save_pretrained(folder / "denoiser")
+        DDPMScheduler().save_pretrained(folder / "scheduler")
 
 
 class TestMidpoint(ControlContract):

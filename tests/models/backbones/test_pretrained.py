@@ -20,10 +20,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.models.backbones.backbone import UNet, blocks
-from harness.models.backbones.checkpoint import copy_pipeline, empty_prompt
-from harness.models.backbones.denoiser import build_unet, load_denoiser, save_pipeline
-from harness.models.backbones.pretrained import WEIGHTS, Pretrained
+from harness.models.backbones.checkpoint import copy_pipeline
+from harness.models.backbones.conditional_unet import empty_prompt
+from harness.models.backbones.denoiser import load_denoiser, save_pipeline
+from harness.models.backbones.family import blocks, build_network
+from harness.models.backbones.pipeline import WEIGHTS
+from harness.models.backbones.pretrained import PretrainedBackbone
+from harness.models.backbones.unet import UNet
 
 
 @pytest.fixture
@@ -31,15 +34,15 @@ def saved(tmp_path):
     """A pipeline as this software writes it."""
     torch.manual_seed(0)
     plan = UNet(block_out_channels=[8, 16], layers_per_block=1, timesteps=40).plan(8, 1)
-    unet = build_unet(plan.unet)
-    save_pipeline(unet, plan.scheduler, tmp_path / "pipeline")
+    unet = build_network(plan.config)
+    save_pipeline(unet, plan.process, tmp_path / "pipeline")
     return tmp_path / "pipeline", unet
 
 
 @pytest.mark.parametrize("below", ["", "unet"])
 def test_a_folder_of_diffusers_is_read_whether_of_the_pipeline_or_of_its_network(saved, below):
     folder, unet = saved
-    plan = Pretrained(path=str(folder / below)).plan(8, 1)
+    plan = PretrainedBackbone(path=str(folder / below)).plan(8, 1)
     assert plan.source == str(folder / below)
     assert plan.blocks == blocks(unet.config)
     assert plan.timesteps == (1000 if below else 40)
@@ -48,20 +51,20 @@ def test_a_folder_of_diffusers_is_read_whether_of_the_pipeline_or_of_its_network
 def test_what_diffusers_itself_saves_is_read(tmp_path):
     plan = UNet(block_out_channels=[8, 16], layers_per_block=1).plan(8, 3)
     pipeline = DDPMPipeline(
-        build_unet(plan.unet), DDPMScheduler(num_train_timesteps=30, beta_schedule="linear")
+        build_network(plan.config), DDPMScheduler(num_train_timesteps=30, beta_schedule="linear")
     )
     pipeline.save_pretrained(tmp_path)
-    found = Pretrained(path=str(tmp_path)).plan(8, 3)
+    found = PretrainedBackbone(path=str(tmp_path)).plan(8, 3)
     assert found.timesteps == 30
     assert [block.name for block in found.blocks] == [block.name for block in plan.blocks]
 
 
 def test_other_weights_are_another_backbone(saved):
     folder, unet = saved
-    one = Pretrained(path=str(folder)).plan(8, 1)
+    one = PretrainedBackbone(path=str(folder)).plan(8, 1)
     unet.conv_in.weight.data[0, 0, 0, 0] += 1
     unet.save_pretrained(folder / "unet")
-    other = Pretrained(path=str(folder)).plan(8, 1)
+    other = PretrainedBackbone(path=str(folder)).plan(8, 1)
     assert one.fingerprint != other.fingerprint
 
 
@@ -69,7 +72,7 @@ def test_images_of_another_size_or_colour_are_refused_with_the_settings_that_fit
     with pytest.raises(
         UserError, match=r"8 pixels and 1 channels.*16 and 3; set data\.size=8 data\.channels=1"
     ):
-        Pretrained(path=str(saved[0])).plan(16, 3)
+        PretrainedBackbone(path=str(saved[0])).plan(16, 3)
 
 
 def write(folder, **values):
@@ -100,13 +103,13 @@ def write(folder, **values):
 def test_a_folder_that_is_no_backbone_is_refused_with_the_reason(saved, spoil, words):
     spoil(saved[0])
     with pytest.raises(UserError) as caught:
-        Pretrained(path=str(saved[0])).plan(8, 1)
+        PretrainedBackbone(path=str(saved[0])).plan(8, 1)
     assert words in str(caught.value)
 
 
 def test_a_pretrained_backbone_needs_a_path():
     with pytest.raises(UserError, match="'path' is missing"):
-        parse(Pretrained, {"name": "pretrained"}, "backbone")
+        parse(PretrainedBackbone, {"name": "pretrained"}, "backbone")
 
 
 # Stable Diffusion, DiT and DDPM
@@ -124,9 +127,9 @@ def models(tmp_path_factory):
 
 def opened(folder, place, seed=None):
     """Returns the plan of a pretrained model and its denoiser, from the copy that workers read."""
-    plan = Pretrained(path=str(folder)).plan(PIXELS, 3)
+    plan = PretrainedBackbone(path=str(folder)).plan(PIXELS, 3)
     place.mkdir()
-    copy_pipeline(Path(plan.source), plan.unet, plan.scheduler, place, seed)
+    copy_pipeline(Path(plan.source), plan.config, plan.process, place, seed)
     return plan, load_denoiser(place)
 
 
@@ -157,7 +160,7 @@ def test_stable_diffusion_runs_with_the_empty_prompt(models, tmp_path, images, n
         assert torch.equal(denoiser.encode(images), latents)
         assert torch.equal(denoiser.decode(latents), vae.decode(latents / 0.18215).sample)
     assert [block.size for block in plan.blocks][:2] == [8, 8]
-    assert not denoiser.vae.training
+    assert not denoiser.autoencoder.training
 
 
 def test_a_dit_runs_with_the_null_label_and_its_tokens_are_maps(models, tmp_path, noised):
@@ -174,7 +177,7 @@ def test_a_dit_runs_with_the_null_label_and_its_tokens_are_maps(models, tmp_path
     transformer.transformer_blocks[1].register_forward_hook(lambda module, given, out: kept.append(out))
     with torch.no_grad():
         transformer(*noised, torch.tensor([5, 5]))
-    taps = denoiser.taps([plan.blocks[1].name])
+    taps = denoiser.reader([plan.blocks[1].name])
     seen = taps(*noised)[plan.blocks[1].name]
     assert seen.shape == (2, 16, 4, 4)
     for row in range(4):
@@ -202,7 +205,8 @@ def test_the_noise_is_predicted_whatever_the_network_predicts(tmp_path, predicti
     torch.manual_seed(0)
     x, epsilon, timesteps_B = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16), torch.tensor([2, 70])
     answers = {"epsilon": epsilon, "sample": x}
-    answers["v_prediction"] = denoiser.scheduler.get_velocity(x, epsilon, timesteps_B)
+    scheduler = DDPMScheduler.from_config(denoiser.process.config)
+    answers["v_prediction"] = scheduler.get_velocity(x, epsilon, timesteps_B)
     denoiser.run = lambda z, timesteps: answers[prediction]
     z = denoiser.noised(x, epsilon, timesteps_B)
     torch.testing.assert_close(denoiser(z, timesteps_B), epsilon, atol=1e-4, rtol=1e-4)
@@ -229,9 +233,9 @@ def test_early_pipelines_lie_in_one_folder(models, tmp_path):
         "model_index.json",
     ):
         shutil.copy(whole / path, tmp_path)
-    plan = Pretrained(path=str(tmp_path)).plan(PIXELS, 3)
+    plan = PretrainedBackbone(path=str(tmp_path)).plan(PIXELS, 3)
     assert plan.timesteps == 100
-    assert plan.fingerprint == Pretrained(path=str(whole)).plan(PIXELS, 3).fingerprint
+    assert plan.fingerprint == PretrainedBackbone(path=str(whole)).plan(PIXELS, 3).fingerprint
 
 
 def test_attention_under_its_early_names_is_read(models, tmp_path, images):
@@ -271,23 +275,23 @@ def cache(models, tmp_path, monkeypatch):
 
 
 def test_a_hub_id_in_the_cache_is_read_without_a_network(cache, models):
-    plan = Pretrained(path="somebody/tiny").plan(PIXELS, 3)
+    plan = PretrainedBackbone(path="somebody/tiny").plan(PIXELS, 3)
     assert plan.source == str(cache)
-    assert plan.fingerprint == Pretrained(path=str(models / "ddpm")).plan(PIXELS, 3).fingerprint
-    assert Pretrained(path="somebody/tiny", revision="a" * 40).plan(PIXELS, 3).source == str(cache)
+    assert plan.fingerprint == PretrainedBackbone(path=str(models / "ddpm")).plan(PIXELS, 3).fingerprint
+    assert PretrainedBackbone(path="somebody/tiny", revision="a" * 40).plan(PIXELS, 3).source == str(cache)
 
 
 def test_a_hub_id_out_of_reach_is_one_line_that_says_what_to_do(cache):
     with pytest.raises(UserError, match=r"'somebody/other': no such folder here.*hf download somebody/other"):
-        Pretrained(path="somebody/other").plan(PIXELS, 3)
+        PretrainedBackbone(path="somebody/other").plan(PIXELS, 3)
     with pytest.raises(UserError, match=r"hf download somebody/tiny"):
-        Pretrained(path="somebody/tiny", revision="b" * 40).plan(PIXELS, 3)
+        PretrainedBackbone(path="somebody/tiny", revision="b" * 40).plan(PIXELS, 3)
 
 
 def test_a_folder_of_that_name_wins(cache, models, tmp_path, monkeypatch):
     shutil.copytree(models / "dit", tmp_path / "somebody" / "tiny")
     monkeypatch.chdir(tmp_path)
-    assert len(Pretrained(path="somebody/tiny").plan(PIXELS, 3).blocks) == 3
+    assert len(PretrainedBackbone(path="somebody/tiny").plan(PIXELS, 3).blocks) == 3
 
 
 def test_only_configurations_and_safetensors_are_fetched(models, monkeypatch):
@@ -299,7 +303,7 @@ def test_only_configurations_and_safetensors_are_fetched(models, monkeypatch):
         return str(models / "sd")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    Pretrained(path="a/b", revision="v1").plan(PIXELS, 3)
+    PretrainedBackbone(path="a/b", revision="v1").plan(PIXELS, 3)
     assert (asked["name"], asked["revision"]) == ("a/b", "v1")
     there = [
         path.relative_to(models).as_posix().partition("/")[2] for path in models.rglob("*") if path.is_file()
@@ -407,7 +411,7 @@ def test_a_model_that_cannot_be_used_is_refused_with_what_is_wrong(models, tmp_p
     shutil.copytree(models / kind, tmp_path / "model")
     spoil(tmp_path / "model")
     with pytest.raises(UserError) as caught:
-        Pretrained(path=str(tmp_path / "model")).plan(PIXELS, 3)
+        PretrainedBackbone(path=str(tmp_path / "model")).plan(PIXELS, 3)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -418,4 +422,4 @@ def test_images_must_be_as_the_model_was_trained(models, kind, size, channels):
     with pytest.raises(
         UserError, match=r"reads images of 16 pixels and 3.*set data\.size=16 data\.channels=3"
     ):
-        Pretrained(path=str(models / kind)).plan(size, channels)
+        PretrainedBackbone(path=str(models / kind)).plan(size, channels)

@@ -7,8 +7,9 @@ from diffusers.utils import logging
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.models.backbones.backbone import BACKBONES, UNet, blocks
-from harness.models.backbones.denoiser import build_unet
+from harness.models.backbones.backbone import BACKBONES
+from harness.models.backbones.family import blocks, build_network
+from harness.models.backbones.unet import UNet
 
 logging.disable_progress_bar()
 
@@ -62,11 +63,13 @@ def seen_by_hooks(unet, names):
 
 
 SMALL = [
-    UNet(block_out_channels=[8]).plan(8, 1).unet,
-    UNet(block_out_channels=[8, 16], layers_per_block=1).plan(8, 1).unet,
-    UNet(block_out_channels=[8, 8, 16], layers_per_block=2).plan(16, 3).unet,
-    UNet(block_out_channels=[8, 16, 24], layers_per_block=3, attention=[True, False, True]).plan(12, 1).unet,
-    UNet(block_out_channels=[16, 16], attention=[False, False]).plan(6, 3).unet,
+    UNet(block_out_channels=[8]).plan(8, 1).config,
+    UNet(block_out_channels=[8, 16], layers_per_block=1).plan(8, 1).config,
+    UNet(block_out_channels=[8, 8, 16], layers_per_block=2).plan(16, 3).config,
+    UNet(block_out_channels=[8, 16, 24], layers_per_block=3, attention=[True, False, True])
+    .plan(12, 1)
+    .config,
+    UNet(block_out_channels=[16, 16], attention=[False, False]).plan(6, 3).config,
     narrow(CIFAR10, 16),
     {**narrow(ADM, 32), "sample_size": 32},
 ]
@@ -75,7 +78,7 @@ SMALL = [
 @pytest.mark.parametrize("config", SMALL, ids=range(len(SMALL)))
 def test_the_table_of_blocks_is_what_hooks_see_in_a_forward_pass(config):
     table = blocks(config)
-    seen = seen_by_hooks(build_unet(config).eval(), [block.name for block in table])
+    seen = seen_by_hooks(build_network(config).eval(), [block.name for block in table])
     assert [(block.name, block.channels, block.size, block.size) for block in table] == seen
     assert [block.number for block in table] == list(range(1, len(table) + 1))
 
@@ -114,7 +117,7 @@ def test_adms_numbering_is_the_published_one():
 
 def test_the_plan_builds_the_network_it_describes():
     plan = UNet(block_out_channels=[8, 16], timesteps=50, schedule="squaredcos_cap_v2").plan(8, 3)
-    unet, scheduler = build_unet(plan.unet), DDPMScheduler.from_config(plan.scheduler)
+    unet, scheduler = build_network(plan.config), DDPMScheduler.from_config(plan.process.config)
     assert (unet.config.sample_size, unet.config.in_channels, unet.config.out_channels) == (8, 3, 3)
     assert (plan.timesteps, scheduler.config.num_train_timesteps) == (50, 50)
     assert scheduler.config.beta_schedule == "squaredcos_cap_v2"
@@ -122,11 +125,11 @@ def test_the_plan_builds_the_network_it_describes():
 
 
 def test_attention_is_at_all_resolutions_but_the_finest_unless_asked_for():
-    kinds = UNet(block_out_channels=[8, 8, 8]).plan(8, 1).unet["down_block_types"]
+    kinds = UNet(block_out_channels=[8, 8, 8]).plan(8, 1).config["down_block_types"]
     assert kinds == ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"]
     plan = UNet(block_out_channels=[8, 8], attention=[True, False]).plan(8, 1)
-    assert plan.unet["down_block_types"] == ["AttnDownBlock2D", "DownBlock2D"]
-    assert plan.unet["up_block_types"] == ["UpBlock2D", "AttnUpBlock2D"]
+    assert plan.config["down_block_types"] == ["AttnDownBlock2D", "DownBlock2D"]
+    assert plan.config["up_block_types"] == ["UpBlock2D", "AttnUpBlock2D"]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +174,7 @@ def test_what_the_plan_allows_runs(width, head_dim, groups):
     except UserError:
         return
     with torch.no_grad():
-        assert build_unet(plan.unet)(torch.zeros(1, 1, 4, 4), 1).sample.shape == (1, 1, 4, 4)
+        assert build_network(plan.config)(torch.zeros(1, 1, 4, 4), 1).sample.shape == (1, 1, 4, 4)
 
 
 @pytest.mark.parametrize("number", [0, -1, 14, 99])

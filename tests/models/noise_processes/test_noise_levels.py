@@ -1,6 +1,7 @@
 """Schedules without torch are those of diffusers, and noise levels find their step."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,15 +18,10 @@ from hypothesis import strategies as st
 
 from harness.core.config import Config, parse
 from harness.core.errors import UserError
-from harness.models.backbones.backbone import UNet
-from harness.models.backbones.schedule import (
-    SCHEDULES,
-    NoiseLevel,
-    Timestep,
-    alphas_cumprod,
-    log_snr,
-    read_scheduler,
-)
+from harness.models.backbones.unet import UNet
+from harness.models.noise_processes.levels import NoiseLevel, Timestep
+from harness.models.noise_processes.process import process_of
+from harness.models.noise_processes.variance_preserving import SCHEDULES, _alphas_cumprod
 
 SETTINGS = [
     *({"beta_schedule": kind} for kind in SCHEDULES),
@@ -40,8 +36,8 @@ SETTINGS = [
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_the_schedule_is_that_of_diffusers(settings):
     scheduler = DDPMScheduler(**settings)
-    read = read_scheduler(dict(scheduler.config), "here")
-    np.testing.assert_allclose(alphas_cumprod(read), scheduler.alphas_cumprod.numpy(), rtol=2e-3, atol=1e-6)
+    read = process_of(dict(scheduler.config), "here").config
+    np.testing.assert_allclose(_alphas_cumprod(read), scheduler.alphas_cumprod.numpy(), rtol=2e-3, atol=1e-6)
     assert np.array_equal(DDPMScheduler.from_config(read).alphas_cumprod, scheduler.alphas_cumprod)
 
 
@@ -51,9 +47,9 @@ def test_the_schedule_is_that_of_diffusers(settings):
 def test_a_sampler_is_read_as_the_schedule_that_it_samples_from(kind, tmp_path):
     sampler = kind(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     config = {"_class_name": kind.__name__, **sampler.config}
-    read = read_scheduler(config, "here")
+    read = process_of(config, "here").config
     expected = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-    assert np.allclose(alphas_cumprod(read), expected.alphas_cumprod, rtol=1e-4)
+    assert np.allclose(_alphas_cumprod(read), expected.alphas_cumprod, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +73,7 @@ def test_a_sampler_is_read_as_the_schedule_that_it_samples_from(kind, tmp_path):
 def test_a_scheduler_that_does_not_fit_is_refused_with_the_reason(config, words):
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler", **config} if "shift" in config else config
     with pytest.raises(UserError) as caught:
-        read_scheduler(config, "scheduler_config.json")
+        process_of(config, "scheduler_config.json")
     assert words in str(caught.value)
     assert str(caught.value).startswith("scheduler_config.json: ")
 
@@ -102,7 +98,7 @@ def test_a_steps_own_noise_level_leads_back_to_it(step, name):
 
 @given(st.floats(-9, 9))
 def test_the_step_found_is_the_nearest_of_all(wanted):
-    levels = log_snr(PLAN.alphas_cumprod)
+    levels = PLAN.process.log_snr_T
     found = PLAN.step(NoiseLevel(log_snr=wanted))
     assert abs(levels[found] - wanted) == min(abs(levels - wanted))
     assert found == PLAN.step(NoiseLevel(sigma=math.exp(-wanted / 2)))
@@ -116,7 +112,7 @@ def test_a_fraction_is_of_all_steps():
 
 
 def test_where_nothing_is_left_of_the_image_there_is_no_level():
-    zero = PLAN._replace(scheduler={"num_train_timesteps": 10, "rescale_betas_zero_snr": True})
+    zero = replace(PLAN, process=process_of({"num_train_timesteps": 10, "rescale_betas_zero_snr": True}))
     assert zero.sigma(9) is None
     assert zero.log_snr(9) is None
     assert zero.sigma(8) > 0

@@ -157,13 +157,13 @@ def adm(path, **flags):
 
 def test_every_block_and_the_output_are_those_of_the_original(reference, saved, tmp_path):
     plan = adm(saved).plan(16, 3)
-    convert(saved, plan.unet, tmp_path)
-    save_frame(plan.scheduler, tmp_path)
+    convert(saved, plan.config, tmp_path)
+    save_frame(plan.family, plan.process, tmp_path)
     denoiser = load_denoiser(tmp_path)
     x, timesteps_B = torch.randn(2, 3, 16, 16), torch.tensor([7, 800])
     output, blocks = reference(x, timesteps_B)
     torch.testing.assert_close(denoiser.run(x, timesteps_B), output, atol=1e-5, rtol=1e-5)
-    seen = denoiser.taps([block.name for block in plan.blocks])(x, timesteps_B)
+    seen = denoiser.reader([block.name for block in plan.blocks])(x, timesteps_B)
     assert len(seen) == len(blocks)
     for mine, original in zip(seen.values(), blocks, strict=True):
         torch.testing.assert_close(mine, original, atol=1e-5, rtol=1e-5)
@@ -172,8 +172,8 @@ def test_every_block_and_the_output_are_those_of_the_original(reference, saved, 
 def test_half_precision_files_become_float32(reference, tmp_path):
     torch.save({name: one.half() for name, one in reference.state_dict().items()}, tmp_path / "adm.pt")
     plan = adm(tmp_path / "adm.pt").plan(16, 3)
-    convert(tmp_path / "adm.pt", plan.unet, tmp_path)
-    save_frame(plan.scheduler, tmp_path)
+    convert(tmp_path / "adm.pt", plan.config, tmp_path)
+    save_frame(plan.family, plan.process, tmp_path)
     denoiser: Denoiser = load_denoiser(tmp_path)
     assert {one.dtype for one in denoiser.network.parameters()} == {torch.float32}
 
@@ -188,10 +188,10 @@ def test_the_defaults_are_the_unconditional_model_of_256_pixels():
 
 
 def test_the_real_network_has_its_published_size():
-    from harness.models.backbones.denoiser import build_unet
+    from harness.models.backbones.family import build_network
 
     with torch.device("meta"):
-        network = build_unet(ADM(path="x.pt").unet())
+        network = build_network(ADM(path="x.pt").unet())
     assert sum(one.numel() for one in network.parameters()) == pytest.approx(552.8e6, abs=0.05e6)
 
 

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, UNet2DModel
 from diffusers.utils import logging
 
-from harness.models.backbones.backbone import UNet, blocks
-from harness.models.backbones.denoiser import Denoiser, build_unet, load_denoiser, save_pipeline
+from harness.models.backbones.denoiser import Denoiser, load_denoiser, save_pipeline
+from harness.models.backbones.family import blocks, build_network
+from harness.models.backbones.unet import FAMILY, UNet
+from harness.models.noise_processes.process import process_of
 
 logging.disable_progress_bar()
 
@@ -16,16 +18,16 @@ def saved(tmp_path):
     """A pipeline as this software writes it."""
     torch.manual_seed(0)
     plan = UNet(block_out_channels=[8, 16], layers_per_block=1, timesteps=40).plan(8, 1)
-    unet = build_unet(plan.unet)
-    save_pipeline(unet, plan.scheduler, tmp_path / "pipeline")
+    unet = build_network(plan.config)
+    save_pipeline(unet, plan.process, tmp_path / "pipeline")
     return tmp_path / "pipeline", unet
 
 
 def test_a_saved_pipeline_comes_back_ready_for_reading(saved):
     folder, unet = saved
     denoiser = load_denoiser(folder)
-    loaded, scheduler = denoiser.network, denoiser.scheduler
-    assert scheduler.config.num_train_timesteps == 40
+    loaded = denoiser.network
+    assert denoiser.process.timesteps == 40
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     for name, value in unet.state_dict().items():
@@ -42,17 +44,17 @@ def test_diffusers_reads_a_saved_pipeline(saved):
 def unet():
     torch.manual_seed(0)
     plan = UNet(block_out_channels=[8, 16], layers_per_block=1).plan(8, 1)
-    return build_unet(plan.unet).eval().requires_grad_(False)
+    return build_network(plan.config).eval().requires_grad_(False)
 
 
 def denoiser(unet):
-    return Denoiser(unet, DDPMScheduler())
+    return Denoiser(FAMILY, unet, process_of({}))
 
 
 def test_taps_read_what_the_modules_give_out(unet):
     names = ["conv_in", "down_blocks.1.attentions.0", "mid_block"]
     x = torch.randn(3, 1, 8, 8)
-    taps = denoiser(unet).taps(names)
+    taps = denoiser(unet).reader(names)
     found = taps(x, 5)
     taps.remove()
     assert list(found) == names
@@ -70,13 +72,13 @@ def test_nothing_runs_after_the_deepest_module(unet):
     ran = []
     for name in table:
         unet.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
-    denoiser(unet).taps([table[2], table[4]])(torch.zeros(1, 1, 8, 8), 0)
+    denoiser(unet).reader([table[2], table[4]])(torch.zeros(1, 1, 8, 8), 0)
     assert ran == table[:5]
 
 
 def test_the_whole_network_may_be_read_and_read_again(unet):
     names = [block.name for block in blocks(unet.config)]
-    read = denoiser(unet).taps(names)
+    read = denoiser(unet).reader(names)
     first = read(torch.ones(2, 1, 8, 8), 0)
     read(torch.zeros(1, 1, 8, 8), 9)
     again = read(torch.ones(2, 1, 8, 8), 0)
@@ -88,22 +90,22 @@ def test_the_whole_network_may_be_read_and_read_again(unet):
 def test_taps_that_are_removed_leave_the_network_as_it_was(unet):
     x = torch.randn(2, 1, 8, 8)
     before = unet(x, 3).sample
-    shallow = denoiser(unet).taps(["conv_in"])
+    shallow = denoiser(unet).reader(["conv_in"])
     shallow(x, 3)
     shallow.remove()
     assert torch.equal(unet(x, 3).sample, before)
-    assert list(denoiser(unet).taps(["mid_block"])(x, 3)) == ["mid_block"]
+    assert list(denoiser(unet).reader(["mid_block"])(x, 3)) == ["mid_block"]
 
 
 def test_a_module_that_is_not_there_cannot_be_tapped(unet):
     with pytest.raises(AttributeError, match="no_block"):
-        denoiser(unet).taps(["no_block"])
+        denoiser(unet).reader(["no_block"])
 
 
 def test_a_module_that_does_not_run_is_reported(unet):
     unet.add_module("unused", torch.nn.Identity())
     with pytest.raises(RuntimeError, match="never reached"):
-        denoiser(unet).taps(["unused"])(torch.zeros(1, 1, 8, 8), 0)
+        denoiser(unet).reader(["unused"])(torch.zeros(1, 1, 8, 8), 0)
 
 
 def test_the_saved_network_is_stock_diffusers(saved):

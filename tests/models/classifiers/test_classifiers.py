@@ -20,7 +20,7 @@ from harness.models.classifiers.networks import (
     ConvNet,
     ConvNeXt,
     Network,
-    Pretrained,
+    PretrainedNetwork,
     ResNet,
     ResNet18,
     ViT,
@@ -238,7 +238,7 @@ def test_the_small_stem_keeps_the_size_of_the_map():
 @pytest.mark.parametrize("kind", CHECKPOINTS)
 def test_a_pretrained_network_is_the_checkpoint_with_its_preprocessing(kind, tmp_path, workshop):
     theirs = saved(tmp_path, kind)
-    network = Pretrained(path=str(tmp_path))
+    network = PretrainedNetwork(path=str(tmp_path))
     settings = network.settings(3, 16, 5)
     assert json.loads(json.dumps(settings)) == settings
     assert str(tmp_path) not in json.dumps(settings), "a place is no content"
@@ -270,7 +270,7 @@ def test_networks_by_name_take_checkpoints_of_their_own_kind(tmp_path, workshop)
 
 def test_other_classes_get_a_head_of_their_own_drawn_from_a_fixed_seed(tmp_path, workshop):
     theirs = saved(tmp_path, "resnet", classes=7).state_dict()
-    network = Pretrained(path=str(tmp_path))
+    network = PretrainedNetwork(path=str(tmp_path))
     torch.manual_seed(3)
     state = opened(network, workshop).state_dict()
     head = {"classifier.1.weight", "classifier.1.bias"}
@@ -286,14 +286,14 @@ def test_other_classes_get_a_head_of_their_own_drawn_from_a_fixed_seed(tmp_path,
 def test_a_checkpoint_without_a_head_gets_one(tmp_path, workshop):
     theirs = saved(tmp_path, "vit")
     theirs.vit.save_pretrained(tmp_path)
-    state = opened(Pretrained(path=str(tmp_path)), workshop).state_dict()
+    state = opened(PretrainedNetwork(path=str(tmp_path)), workshop).state_dict()
     assert state["classifier.weight"].any()
     assert torch.equal(state["vit.layernorm.weight"], theirs.vit.layernorm.weight)
 
 
 def test_a_single_channel_is_repeated_for_a_pretrained_network(tmp_path, workshop):
     saved(tmp_path, "convnext")
-    network = opened(Pretrained(path=str(tmp_path)), workshop, channels=1)
+    network = opened(PretrainedNetwork(path=str(tmp_path)), workshop, channels=1)
     gray = IMAGES[:, :1]
     torch.testing.assert_close(network(gray), network(gray.expand(-1, 3, -1, -1)))
 
@@ -301,26 +301,27 @@ def test_a_single_channel_is_repeated_for_a_pretrained_network(tmp_path, worksho
 def test_a_start_is_named_by_its_content(tmp_path):
     saved(tmp_path / "one", "resnet")
     saved(tmp_path / "two", "resnet")
-    one, two = (Pretrained(path=str(tmp_path / name)).start(3, 16, 5) for name in ("one", "two"))
+    one, two = (PretrainedNetwork(path=str(tmp_path / name)).start(3, 16, 5) for name in ("one", "two"))
     assert one.here
     assert one.key == two.key
-    assert one.key != Pretrained(path=str(tmp_path / "one")).start(3, 16, 6).key
+    assert one.key != PretrainedNetwork(path=str(tmp_path / "one")).start(3, 16, 6).key
     other = CHECKPOINTS["resnet"](5)
     with torch.no_grad():
         other.classifier[1].bias.add_(1)
     other.save_pretrained(tmp_path / "two")
-    assert Pretrained(path=str(tmp_path / "two")).start(3, 16, 5).key != one.key
+    assert PretrainedNetwork(path=str(tmp_path / "two")).start(3, 16, 5).key != one.key
     assert ResNet18().start(3, 32, 10) is None
 
 
 def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(
-        UserError, match=r"weights\.network\.path .*nowhere.*transformers finds no model there"
+        UserError,
+        match=r"weights\.network\.path .*nowhere.*no such folder; give one that save_pretrained wrote",
     ):
-        parse(Pretrained, {"path": str(tmp_path / "nowhere")}, "network").settings(3, 16, 5)
+        parse(PretrainedNetwork, {"path": str(tmp_path / "nowhere")}, "network").settings(3, 16, 5)
     saved(tmp_path, "vit")
-    network = Pretrained(path=str(tmp_path))
+    network = PretrainedNetwork(path=str(tmp_path))
     with pytest.raises(UserError, match=r"cannot pass through pretrained .*; set data\.size to 16"):
         network.outline(3, 32, 5)
     with pytest.raises(UserError, match="reads images of 3 channels, the data has 4"):
@@ -338,4 +339,4 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path, workshop):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     with pytest.raises(UserError, match=r"the weights lack 'vit\.layers\.2"):
-        opened(Pretrained(path=str(tmp_path)), workshop)
+        opened(PretrainedNetwork(path=str(tmp_path)), workshop)

@@ -15,7 +15,7 @@ from harness.core.errors import UserError
 from harness.models.encoders.encoder import (
     ENCODERS,
     Pixels,
-    Pretrained,
+    PretrainedEncoder,
     Random,
     open_encoder,
     select,
@@ -46,7 +46,7 @@ def opened(workshop, encoder, channels=3):
 @pytest.mark.parametrize("name", tiny_encoders.ALL)
 def test_features_are_the_hidden_states_of_transformers(name, tmp_path, workshop, images):
     network = tiny_encoders.saved(tmp_path, name)
-    encoder = opened(workshop, Pretrained(path=str(tmp_path), layers="all"))
+    encoder = opened(workshop, PretrainedEncoder(path=str(tmp_path), layers="all"))
     depth, pooling = tiny_encoders.ALL[name][1:]
     assert encoder.layers == ["embeddings", *(f"layer.{i + 1}" for i in range(depth)), "pooled"]
     assert encoder.pooling == pooling
@@ -74,7 +74,7 @@ def test_a_masked_autoencoder_sees_every_patch_where_it_is(tmp_path, workshop, i
     mae = tiny_encoders.saved(tmp_path, "mae")
     vit = tf.ViTModel(tf.ViTConfig(**tiny_encoders.TOKENS), add_pooling_layer=False).eval()
     vit.load_state_dict(mae.state_dict())
-    encoder = opened(workshop, Pretrained(path=str(tmp_path)))
+    encoder = opened(workshop, PretrainedEncoder(path=str(tmp_path)))
     prepared = encoder.preparation(images)
     with torch.no_grad():
         expected = vit(pixel_values=prepared).last_hidden_state
@@ -126,7 +126,7 @@ def test_old_ways_of_saying_a_size_mean_the_same():
 
 def test_grey_is_colour_with_three_equal_channels(tmp_path, workshop, images):
     tiny_encoders.saved(tmp_path, "vit")
-    for encoder in (Pretrained(path=str(tmp_path)), Random()):
+    for encoder in (PretrainedEncoder(path=str(tmp_path)), Random()):
         seeing = opened(workshop, encoder, channels=1)
         grey = images[:, :1]
         torch.testing.assert_close(seeing.pooled(grey), seeing.pooled(grey.repeat(1, 3, 1, 1)))
@@ -134,7 +134,7 @@ def test_grey_is_colour_with_three_equal_channels(tmp_path, workshop, images):
 
 def test_images_of_any_size_come_through(tmp_path, workshop):
     tiny_encoders.saved(tmp_path, "dinov2")
-    encoder = opened(workshop, Pretrained(path=str(tmp_path)))
+    encoder = opened(workshop, PretrainedEncoder(path=str(tmp_path)))
     assert encoder.pooled(torch.zeros(2, 3, 50, 50)).shape == encoder.pooled(torch.zeros(2, 1, 4, 4)).shape
 
 
@@ -166,11 +166,11 @@ class TestContract(EncoderContract):
 
 def test_a_stage_is_named_by_its_weights(tmp_path):
     tiny_encoders.saved(tmp_path, "vit", seed=0)
-    first = Pretrained(path=str(tmp_path)).stage(3)
+    first = PretrainedEncoder(path=str(tmp_path)).stage(3)
     assert first.here
-    assert Pretrained(path=str(tmp_path)).stage(3).key == first.key
+    assert PretrainedEncoder(path=str(tmp_path)).stage(3).key == first.key
     tiny_encoders.saved(tmp_path, "vit", seed=1)
-    assert Pretrained(path=str(tmp_path)).stage(3).key != first.key
+    assert PretrainedEncoder(path=str(tmp_path)).stage(3).key != first.key
 
 
 def test_an_id_of_the_hub_is_read_from_its_cache(tmp_path, monkeypatch, workshop, images):
@@ -182,19 +182,20 @@ def test_an_id_of_the_hub_is_read_from_its_cache(tmp_path, monkeypatch, workshop
     (place / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    stage = Pretrained(path="owner/tiny").stage(3)
+    stage = PretrainedEncoder(path="owner/tiny").stage(3)
     assert stage.config["source"] == {"id": "owner/tiny", "commit": commit}
     encoder = open_encoder(stage, workshop, CPU)
     with torch.no_grad():
         expected = network(pixel_values=encoder.preparation(images)).pooler_output
     torch.testing.assert_close(encoder.pooled(images), expected)
     with pytest.raises(
-        UserError, match=r"'owner/other': no such folder, and the Hub cannot be reached; give"
+        UserError,
+        match=r"encoder\.path 'owner/other': no such folder here, and the Hub cannot be reached .*; go online once",
     ):
-        Pretrained(path="owner/other").stage(3)
+        PretrainedEncoder(path="owner/other").stage(3)
     (snapshot / "preprocessor_config.json").unlink()
     with pytest.raises(UserError, match="the Hub cannot be reached"):  # it may have one
-        Pretrained(path="owner/tiny").stage(3)
+        PretrainedEncoder(path="owner/tiny").stage(3)
 
 
 class TestBadInput:
@@ -203,14 +204,14 @@ class TestBadInput:
     @pytest.mark.parametrize("path", ["/no/such/folder", "~nobody/x", "a b", "x" * 5000, "a/b/c"])
     def test_no_folder_and_no_id(self, path):
         with pytest.raises(UserError, match=r"no such folder; give one that save_pretrained wrote, or an id"):
-            Pretrained(path=path).stage(3)
+            PretrainedEncoder(path=path).stage(3)
 
     def test_a_folder_without_a_model(self, tmp_path):
         with pytest.raises(UserError, match=r"has no config.json"):
-            Pretrained(path=str(tmp_path)).stage(3)
+            PretrainedEncoder(path=str(tmp_path)).stage(3)
         (tmp_path / "config.json").write_text("{}")
         with pytest.raises(UserError, match="has no weights"):
-            Pretrained(path=str(tmp_path)).stage(3)
+            PretrainedEncoder(path=str(tmp_path)).stage(3)
 
     def test_code_of_its_own(self, tmp_path):
         tiny_encoders.saved(tmp_path, "vit")
@@ -223,9 +224,9 @@ class TestBadInput:
         with pytest.raises(
             UserError, match=r"needs code of its own \(AutoModel\), which is never run; choose one"
         ):
-            Pretrained(path=str(tmp_path)).stage(3)
+            PretrainedEncoder(path=str(tmp_path)).stage(3)
         (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": code}))  # built in as well
-        assert Pretrained(path=str(tmp_path)).stage(3)
+        assert PretrainedEncoder(path=str(tmp_path)).stage(3)
 
     @pytest.mark.parametrize("encoder", [Random(layers=["layer.9"]), Random(layers=["layers.2"])])
     def test_an_unknown_layer(self, encoder):
@@ -239,13 +240,13 @@ class TestBadInput:
         with pytest.raises(
             UserError, match=r"unknown layer of encoder 'mine' 'layer\.3'; did you mean 'layer\."
         ):
-            Pretrained(path=str(tmp_path), label="mine", layers=["layer.3"]).stage(3)
+            PretrainedEncoder(path=str(tmp_path), label="mine", layers=["layer.3"]).stage(3)
 
     def test_a_model_of_text(self, tmp_path, workshop):
         config = tf.BertConfig(**{**tiny_encoders.TEXT, "num_hidden_layers": 1})
         tf.BertModel(config).save_pretrained(tmp_path)
         with pytest.raises(UserError, match="a BertModel does not read images"):
-            opened(workshop, Pretrained(path=str(tmp_path)))
+            opened(workshop, PretrainedEncoder(path=str(tmp_path)))
 
     def test_weights_that_are_not_all_there(self, tmp_path, workshop):
         from safetensors.torch import load_file, save_file
@@ -256,14 +257,14 @@ class TestBadInput:
         del tensors[gone]
         save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(UserError, match=r"the weights lack '.*layernorm.weight' \(1 tensors in all\)"):
-            opened(workshop, Pretrained(path=str(tmp_path)))
+            opened(workshop, PretrainedEncoder(path=str(tmp_path)))
 
     def test_channels_that_it_does_not_read(self, tmp_path):
         tiny_encoders.saved(tmp_path, "vit")
         config = json.loads((tmp_path / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps(config | {"num_channels": 4}))
         with pytest.raises(UserError, match="reads images of 4 channels, the data has 3"):
-            Pretrained(path=str(tmp_path)).stage(3)
+            PretrainedEncoder(path=str(tmp_path)).stage(3)
 
 
 def test_layers_are_chosen_in_their_order():

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.models.backbones.backbone import UNet
-from harness.models.backbones.blocks import PROMPTED, TRANSFORMER, blocks, middle, multiplications
-from harness.models.backbones.denoiser import Denoiser, Prompted, Transformer, build_network
+from harness.models.backbones.blocks import multiplications
+from harness.models.backbones.denoiser import Denoiser
+from harness.models.backbones.family import blocks, build_network, family_of
+from harness.models.backbones.unet import UNet
+from harness.models.noise_processes.process import process_of
 
 ADM = {
     "sample_size": 256,
@@ -26,7 +27,7 @@ ADM = {
 SMALL_ADM = {**ADM, "sample_size": 32, "block_out_channels": [8, 8, 16, 16, 32, 32], "attention_head_dim": 8}
 SMALL_ADM |= {"norm_num_groups": 4, "attn_norm_num_groups": 4}
 STABLE_DIFFUSION = {
-    "_class_name": PROMPTED,
+    "_class_name": "UNet2DConditionModel",
     "sample_size": 8,
     "in_channels": 4,
     "out_channels": 4,
@@ -39,7 +40,7 @@ STABLE_DIFFUSION = {
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
 }
 DIT = {
-    "_class_name": TRANSFORMER,
+    "_class_name": "DiTTransformer2DModel",
     "num_attention_heads": 2,
     "attention_head_dim": 8,
     "in_channels": 4,
@@ -50,14 +51,14 @@ DIT = {
     "num_embeds_ada_norm": 3,
 }
 CONFIGURATIONS = {
-    "one resolution": UNet(block_out_channels=[8]).plan(8, 1).unet,
-    "three": UNet(block_out_channels=[8, 8, 16], layers_per_block=2).plan(16, 3).unet,
-    "no attention": UNet(block_out_channels=[8, 16], attention=[False, False]).plan(8, 3).unet,
+    "one resolution": UNet(block_out_channels=[8]).plan(8, 1).config,
+    "three": UNet(block_out_channels=[8, 8, 16], layers_per_block=2).plan(16, 3).config,
+    "no attention": UNet(block_out_channels=[8, 16], attention=[False, False]).plan(8, 3).config,
     "no attention in the middle": {
-        **UNet(block_out_channels=[8, 16]).plan(8, 1).unet,
+        **UNet(block_out_channels=[8, 16]).plan(8, 1).config,
         "add_attention": False,
     },
-    "fourier": {**UNet(block_out_channels=[8, 16]).plan(8, 1).unet, "time_embedding_type": "fourier"},
+    "fourier": {**UNet(block_out_channels=[8, 16]).plan(8, 1).config, "time_embedding_type": "fourier"},
     "ADM": SMALL_ADM,
     "Stable Diffusion": STABLE_DIFFUSION,
     "two layers of attention": {**STABLE_DIFFUSION, "transformer_layers_per_block": 2},
@@ -65,14 +66,16 @@ CONFIGURATIONS = {
 }
 
 
+def middle(config):
+    """Returns what "mid" names."""
+    return family_of(config).middle(blocks(config))
+
+
 def denoiser_of(config):
     """Returns a denoiser with random weights."""
     torch.manual_seed(0)
-    network = build_network(config)
-    if config.get("_class_name") == PROMPTED:
-        return Prompted(network, DDPMScheduler(), None, torch.zeros(77, config["cross_attention_dim"]))
-    kind = Transformer if config.get("_class_name") == TRANSFORMER else Denoiser
-    return kind(network, DDPMScheduler())
+    prompt = torch.zeros(77, config["cross_attention_dim"]) if "cross_attention_dim" in config else None
+    return Denoiser(family_of(config), build_network(config), process_of({}), condition=prompt)
 
 
 def counted(run):
@@ -87,8 +90,8 @@ def test_costs_are_what_pytorch_counts(config):
     denoiser, table = denoiser_of(config), blocks(config)
     z = torch.zeros(1, config["in_channels"], config["sample_size"], config["sample_size"])
     total = counted(lambda: denoiser.run(z, torch.tensor([3])))
-    for block in {*table[::6], middle(table), table[-1]}:
-        taps = denoiser.taps([block.name])
+    for block in {*table[::6], middle(config), table[-1]}:
+        taps = denoiser.reader([block.name])
         assert block.cost == pytest.approx(counted(lambda taps=taps: taps(z, 3)), rel=1e-3)
         taps.remove()
         assert block.share == pytest.approx(block.cost / total, rel=1e-3)
@@ -98,7 +101,7 @@ def test_costs_are_what_pytorch_counts(config):
 def test_the_table_is_what_a_pass_gives_out(name):
     config = CONFIGURATIONS[name]
     denoiser, table = denoiser_of(config), blocks(config)
-    taps = denoiser.taps([block.name for block in table])
+    taps = denoiser.reader([block.name for block in table])
     seen = taps(torch.zeros(2, 4, 8, 8), 3)
     assert [tuple(one.shape) for one in seen.values()] == [
         (2, block.channels, block.size, block.size) for block in table
@@ -121,10 +124,10 @@ def test_shares_grow_towards_one():
 
 
 def test_the_middle_of_a_transformer_is_at_half_its_depth():
-    assert middle(blocks(DIT)).number == 2
-    assert middle(blocks({**DIT, "num_layers": 5})).number == 3
-    assert middle(blocks({**DIT, "num_layers": 1})).number == 1
-    assert middle(blocks(ADM)).name == "mid_block"
+    assert middle(DIT).number == 2
+    assert middle({**DIT, "num_layers": 5}).number == 3
+    assert middle({**DIT, "num_layers": 1}).number == 1
+    assert middle(ADM).name == "mid_block"
 
 
 def test_stable_diffusion_has_25_blocks_numbered_as_adms_are():

@@ -1,0 +1,218 @@
+"""The contract of a backbone family: everything that is asked of one kind of diffusion network. No torch at import.
+
+Adding a family is one file with a subclass of `Family`, one line in `FAMILIES` (or an entry point
+"backbone_family.CLASS" of the group `harness.plugins`), and one subclass of
+`harness.testing.backbones.BackboneFamilyContract`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.core.config import read_json
+from harness.core.errors import UserError
+from harness.core.registry import Registry, load_attribute
+from harness.models.backbones.blocks import Block, Step, numbered
+from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Parts, Pipeline
+from harness.models.noise_processes.process import NoiseProcess, process_of
+
+if TYPE_CHECKING:
+    import torch
+
+# By the `_class_name` of the network's config.json.
+FAMILIES = Registry(
+    "backbone family",
+    {
+        "UNet2DModel": "harness.models.backbones.unet:FAMILY",
+        "UNet2DConditionModel": "harness.models.backbones.conditional_unet:FAMILY",
+        "DiTTransformer2DModel": "harness.models.backbones.dit:FAMILY",
+    },
+)
+UNNAMED = "UNet2DModel"  # the class of a config.json without `_class_name`
+
+
+class Family(ABC):
+    """One kind of diffusion network: a class of diffusers, and how it is read, run and looked into.
+
+    A family has no state; there is one object of it. `config` is always what `read` returned, `pipeline` the folder
+    of a pipeline as its author published it, `folder` that of a backbone's artifact: the network in the family's
+    `folder`, what `write_parts` adds, and the noise process. The methods from `build` on need torch; all others are
+    called by plans and must not import it.
+    """
+
+    network: ClassVar[str]  # "module:class" of the network, a `ModelMixin` of diffusers
+    folder: ClassVar[str]  # of a pipeline: where the network lies
+    needed: ClassVar[Sequence[str]]  # without these, a config.json is refused
+    defaults: ClassVar[Mapping[str, Any]] = {}  # of diffusers, where a config.json may leave them out
+    hub_files: ClassVar[
+        Sequence[str]
+    ] = ()  # patterns of what is fetched beside network and scheduler; no code
+    condition: ClassVar[str | None] = None  # what the network is given beside image and timestep, in words
+    latent: ClassVar[bool] = False  # noise is added to latents, which have no bounds, not to pixels
+
+    @property
+    def class_name(self) -> str:
+        """The network's class."""
+        return self.network.rpartition(":")[2]
+
+    def read(self, found: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """Returns the configuration that `found`, the content of `path`, stands for, with defaults filled in.
+
+        Raises `UserError`, beginning with `path`, where something is missing or `check` refuses it.
+        """
+        config = {**self.defaults, **found}
+        missing = [name for name in self.needed if config.get(name) is None]
+        if missing:
+            raise UserError(f"{path}: has no {missing[0]!r}; is it the configuration of a {self.class_name}?")
+        self.check(config, path)
+        return config
+
+    @abstractmethod
+    def check(self, config: Mapping[str, Any], path: Path) -> None:
+        """Raises `UserError`, beginning with `path`, for a network that cannot be read, saying why.
+
+        Refused is what `steps` cannot number or `run` cannot condition: it would give wrong features silently.
+        """
+
+    @abstractmethod
+    def steps(self, config: Mapping[str, Any]) -> tuple[list[Step], float]:
+        """Returns what runs up to each block, in the order in which they run, and the cost of what follows the last.
+
+        Names, channels and sizes are those of the modules' outputs, as `as_map` returns them; costs are in
+        multiply-accumulates of one image, counted from shapes.
+        """
+
+    def blocks(self, config: Mapping[str, Any]) -> list[Block]:
+        """Returns the table of blocks, numbered from 1."""
+        return numbered(*self.steps(config))
+
+    def middle(self, blocks: list[Block]) -> Block:
+        """Returns the block that "mid" names; unless overridden, the one at half depth."""
+        return blocks[(len(blocks) - 1) // 2]
+
+    def parts(self, pipeline: Pipeline, config: Mapping[str, Any]) -> Parts:
+        """Returns what the network needs of its pipeline; unless overridden nothing.
+
+        Raises `UserError`, beginning with a path, for what is not there or does not go with the network.
+        """
+        return Parts(config["sample_size"], config["in_channels"], [], [], [])
+
+    def process(self, pipeline: Pipeline) -> NoiseProcess:
+        """Reads the noise process that the network was trained with; raises `UserError` where that cannot be told."""
+        if pipeline.scheduler is None:
+            raise UserError(
+                f"{pipeline.root}: has no scheduler/scheduler_config.json, and a latent model's schedule is no "
+                "default; give the folder of the whole pipeline"
+            )
+        return process_of(read_json(pipeline.scheduler), str(pipeline.scheduler))
+
+    def index(self) -> dict[str, Any] | None:
+        """Returns the model_index.json of an artifact that diffusers can open as a pipeline; None if it cannot."""
+        return None
+
+    def build(self, config: Mapping[str, Any]) -> Any:
+        """Returns the network with random weights, drawn from torch's current random state."""
+        return load_attribute(self.network).from_config(dict(config))
+
+    def write_parts(self, pipeline: Pipeline, folder: Path) -> None:  # noqa: B027
+        """Copies into the folder of an artifact what `parts` named; nothing unless overridden."""
+
+    def open_network(self, folder: Path) -> Any:
+        """Reads the network of an artifact; in float32, whatever its file holds."""
+        return open_float32(self.network, folder / self.folder)
+
+    def open_autoencoder(self, folder: Path) -> Any:
+        """Reads what `encode` and `decode` are given from an artifact; None unless overridden."""
+        return None
+
+    def open_condition(self, folder: Path) -> "torch.Tensor | None":
+        """Reads what `run` is given beside image and timestep from an artifact; None unless overridden."""
+        return None
+
+    def encode(self, autoencoder: Any, x_BCHW: "torch.Tensor") -> "torch.Tensor":
+        """Returns what noise is added to, float32, for images [B, C, H, W] in [-1, 1]; the same images every time."""
+        return x_BCHW
+
+    def decode(self, autoencoder: Any, z_BCHW: "torch.Tensor") -> "torch.Tensor":
+        """Returns images in [-1, 1], the way back from `encode`."""
+        return z_BCHW
+
+    @abstractmethod
+    def run(
+        self, network: Any, z_BCHW: "torch.Tensor", time_B: "torch.Tensor", condition: "torch.Tensor | None"
+    ) -> "torch.Tensor":
+        """Returns all output channels of the network under the condition that means none.
+
+        The first channels are the prediction, as many as the noised samples have; a learnt variance may follow.
+        """
+
+    def as_map(self, network: Any, activation: "torch.Tensor") -> "torch.Tensor":
+        """Returns a block's output as a feature map [B, C', H', W']; as it is unless overridden."""
+        return activation
+
+
+def family_named(name: str) -> Family:
+    """Returns the family of a class of diffusers; raises `UserError` with the nearest name if there is none."""
+    family: Family = FAMILIES.load(name)
+    return family
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """Returns the family that a network's configuration is of."""
+    return family_named(config.get("_class_name", UNNAMED))
+
+
+def blocks(config: Mapping[str, Any]) -> list[Block]:
+    """Returns the table of a network's blocks from its configuration."""
+    return family_of(config).blocks(config)
+
+
+def build_network(config: Mapping[str, Any]) -> Any:
+    """Returns an untrained network, initialised from torch's current random state."""
+    return family_of(config).build(config)
+
+
+def network_folders() -> list[str]:
+    """Returns the folders in which pipelines have their network."""
+    return list(dict.fromkeys(family_named(name).folder for name in FAMILIES.names()))
+
+
+def hub_patterns() -> list[str]:
+    """Returns patterns of all that any family reads: configurations and safetensors, no code and no pickles."""
+    own = [pattern for name in FAMILIES.names() for pattern in family_named(name).hub_files]
+    networks = [f"{folder}/{file}" for folder in network_folders() for file in ("*.json", WEIGHTS)]
+    return list(dict.fromkeys(["*.json", WEIGHTS, "scheduler/*.json", *networks, *own]))
+
+
+def open_float32(network: str, folder: Path) -> Any:
+    """Reads the folder of a network of diffusers, "module:class", in float32."""
+    import torch
+
+    return load_attribute(network).from_pretrained(
+        folder, use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
+    )
+
+
+def read_network(folder: Path) -> dict[str, Any]:
+    """Returns the config.json of a network that can be read; raises `UserError` for any other."""
+    path = folder / CONFIG
+    found = read_json(path)
+    kind = found.get("_class_name", UNNAMED)
+    if kind not in FAMILIES.names():
+        raise UserError(
+            f"{folder}: holds a {kind}; backbone 'pretrained' reads {', '.join(FAMILIES.names())}"
+        )
+    return family_named(kind).read(found, path)
+
+
+def check_numbers(values: Mapping[str, Any], path: Path) -> None:
+    """Raises `UserError`, beginning with `path`, unless all values are positive integers."""
+    for name, value in values.items():
+        if not positive(value):
+            raise UserError(f"{path}: {name} = {value!r}: expected a positive integer")
+
+
+def positive(value: Any) -> bool:
+    """Says whether a value of JSON is a positive integer."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,72 @@
+"""What families that denoise the latents of an `AutoencoderKL` have in common. No torch at import."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.core.config import read_json
+from harness.core.errors import UserError
+from harness.models.backbones.family import Family, open_float32
+from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Parts, Pipeline, Weights
+
+if TYPE_CHECKING:
+    import torch
+
+AUTOENCODER = "diffusers:AutoencoderKL"
+VAE = "vae"  # its folder
+
+
+class LatentFamily(Family):
+    """Base of families whose noise is added to the scaled latents of a VAE."""
+
+    hub_files: ClassVar[Sequence[str]] = (f"{VAE}/*.json", f"{VAE}/{WEIGHTS}")
+    latent = True
+
+    def parts(self, pipeline: Pipeline, config: Mapping[str, Any]) -> Parts:
+        """Reads the configuration of the VAE; raises `UserError` where it is missing or of other latents."""
+        place = pipeline.part(VAE)
+        if place is None:
+            raise UserError(
+                f"{pipeline.root}: a {self.class_name} denoises latents, and there is no folder vae; give the folder "
+                "of the whole pipeline"
+            )
+        vae = self._read_vae(place / CONFIG, config["in_channels"])
+        size = config["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
+        weights = place / WEIGHTS
+        return Parts(size, vae["in_channels"], [vae], [weights], [Weights(weights, AUTOENCODER, vae)])
+
+    def _read_vae(self, path: Path, channels: int) -> dict[str, Any]:
+        vae = read_json(path)
+        if vae.get("_class_name", "AutoencoderKL") != "AutoencoderKL" or vae.get("shift_factor"):
+            raise UserError(
+                f"{path}: holds a {vae.get('_class_name')}: expected an AutoencoderKL without shift_factor"
+            )
+        widths, latents = vae.get("block_out_channels", [64]), vae.get("latent_channels", 4)
+        if not isinstance(widths, list) or not widths or latents != channels:
+            raise UserError(
+                f"{path}: latent_channels = {latents!r}, the {self.class_name} has in_channels = {channels}; a model "
+                "that sees more than latents (in-painting) cannot be read"
+            )
+        return {"in_channels": 3, "block_out_channels": [64], "scaling_factor": 0.18215, **vae}
+
+    def write_parts(self, pipeline: Pipeline, folder: Path) -> None:
+        """Copies the VAE."""
+        (folder / VAE).mkdir()
+        for name in (WEIGHTS, CONFIG):
+            shutil.copyfile(pipeline.root / VAE / name, folder / VAE / name)
+
+    def open_autoencoder(self, folder: Path) -> Any:
+        """Reads the VAE."""
+        return open_float32(AUTOENCODER, folder / VAE)
+
+    def encode(self, autoencoder: Any, x_BCHW: "torch.Tensor") -> "torch.Tensor":
+        """Returns the mode of the images' scaled latents.
+
+        Float32 under autocast too: in bfloat16 the first noise levels would round to no noise at all.
+        """
+        return autoencoder.encode(x_BCHW).latent_dist.mode().float() * autoencoder.config.scaling_factor
+
+    def decode(self, autoencoder: Any, z_BCHW: "torch.Tensor") -> "torch.Tensor":
+        """Returns the images of scaled latents."""
+        return autoencoder.decode(z_BCHW / autoencoder.config.scaling_factor).sample

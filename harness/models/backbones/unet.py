@@ -1,0 +1,225 @@
+"""The family of `UNet2DModel`: DDPM's U-Nets on pixels, converted ADM ones, and those that a sweep trains itself."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from harness.core.config import read_json
+from harness.core.errors import UserError
+from harness.core.fingerprint import fingerprint
+from harness.models.backbones.backbone import Backbone, BackbonePlan, Width
+from harness.models.backbones.blocks import Block, Step
+from harness.models.backbones.family import Family, check_numbers, positive
+from harness.models.backbones.pipeline import Pipeline
+from harness.models.noise_processes.process import NoiseProcess, process_of
+
+if TYPE_CHECKING:
+    import torch
+
+DOWN = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")  # blocks that can be numbered
+UP = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
+MIDDLE = "mid_block"
+
+
+class UNetFamily(Family):
+    """`UNet2DModel`, on pixels and without a condition."""
+
+    network = "diffusers:UNet2DModel"
+    folder = "unet"
+    needed = ("sample_size", "in_channels", "block_out_channels", "down_block_types", "up_block_types")
+
+    def check(self, config: Mapping[str, Any], path: Path) -> None:
+        """Refuses blocks of other kinds, and class labels, of which none means no class."""
+        check_unet(config, path, self.class_name, DOWN, UP, "UNetMidBlock2D")
+
+    def steps(self, config: Mapping[str, Any]) -> tuple[list[Step], float]:
+        """Numbers input, middle and output blocks."""
+        return steps_of(config, Costs(config))
+
+    def middle(self, blocks: list[Block]) -> Block:
+        """Returns the one between input and output blocks."""
+        return middle_of(blocks)
+
+    def process(self, pipeline: Pipeline) -> NoiseProcess:
+        """Reads the scheduler; without one it is DDPM's own."""
+        path = pipeline.scheduler
+        return process_of(read_json(path) if path else {}, str(path or pipeline.root))
+
+    def index(self) -> dict[str, Any]:
+        """Returns that of a `DDPMPipeline`."""
+        return {
+            "_class_name": "DDPMPipeline",
+            "unet": ["diffusers", "UNet2DModel"],
+            "scheduler": ["diffusers", "DDPMScheduler"],
+        }
+
+    def run(
+        self, network: Any, z_BCHW: "torch.Tensor", time_B: "torch.Tensor", condition: "torch.Tensor | None"
+    ) -> "torch.Tensor":
+        """Runs the network on image and timestep alone."""
+        return network(z_BCHW, time_B).sample
+
+
+FAMILY = UNetFamily()
+
+
+def middle_of(blocks: Sequence[Block]) -> Block:
+    """Returns the middle block of a U-Net."""
+    return next(block for block in blocks if block.name == MIDDLE)
+
+
+class Costs:
+    """Multiply-accumulates of a U-Net's layers, for one image."""
+
+    def __init__(self, network: Mapping[str, Any]) -> None:
+        first = network["block_out_channels"][0]
+        self._embedding = network.get("time_embedding_dim") or 4 * first
+        self._scale_shift = network.get("resnet_time_scale_shift", "default") == "scale_shift"
+        sines = 2 * first if network.get("time_embedding_type") == "fourier" else first
+        self.timestep = self._embedding * (sines + self._embedding)
+
+    def residual(self, before: int, after: int, size: int) -> float:
+        """Two 3x3 convolutions, the timestep's projection and, where the width changes, a 1x1 convolution."""
+        shortcut = before * after if before != after else 0
+        projection = self._embedding * after * (2 if self._scale_shift else 1)
+        return (9 * before * after + 9 * after**2 + shortcut) * size**2 + projection
+
+    def attention(self, width: int, size: int) -> float:
+        """Self-attention over the map."""
+        tokens = size**2
+        return 4 * tokens * width**2 + 2 * tokens**2 * width
+
+    def middle(self, width: int, size: int, attention: bool) -> float:
+        """Two residual blocks with attention between them."""
+        return 2 * self.residual(width, width, size) + (self.attention(width, size) if attention else 0)
+
+    def resample(self, width: int, size: int, residual: bool) -> float:
+        """A sampler that outputs a map of `size`: a residual block or one 3x3 convolution."""
+        return self.residual(width, width, size) if residual else 9 * width**2 * size**2
+
+
+def steps_of(network: Mapping[str, Any], costs: Costs) -> tuple[list[Step], float]:
+    """Returns `Family.steps` of a U-Net whose layers cost what `costs` says.
+
+    Blocks are input blocks, the middle block and output blocks, as in guided-diffusion (ADM): a down-sampler is a
+    block of its own, an up-sampler belongs to its level's last block.
+    """
+    size = network["sample_size"]
+    widths, layers = list(network["block_out_channels"]), network.get("layers_per_block", 2)
+    first, last = widths[0], len(widths) - 1
+    steps = [
+        Step("conv_in", first, size, 9 * network["in_channels"] * first * size**2 + costs.timestep),
+    ]
+    skips, width = [first], first
+    for level, (out, kind) in enumerate(zip(widths, network["down_block_types"], strict=True)):
+        part = "attentions" if "Attn" in kind else "resnets"
+        for layer in range(layers):
+            cost = costs.residual(width, out, size) + ("Attn" in kind) * costs.attention(out, size)
+            steps.append(Step(f"down_blocks.{level}.{part}.{layer}", out, size, cost))
+            skips.append(out)
+            width = out
+        if level < last:
+            size //= 2
+            cost = costs.resample(out, size, _residual(kind, network.get("downsample_type")))
+            steps.append(Step(f"down_blocks.{level}.downsamplers.0", out, size, cost))
+            skips.append(out)
+    steps.append(Step(MIDDLE, width, size, costs.middle(width, size, network.get("add_attention", True))))
+    for level, (out, kind) in enumerate(zip(reversed(widths), network["up_block_types"], strict=True)):
+        part = "attentions" if "Attn" in kind else "resnets"
+        for layer in range(layers + 1):
+            cost = costs.residual(width + skips.pop(), out, size)
+            cost += ("Attn" in kind) * costs.attention(out, size)
+            name, width = f"up_blocks.{level}.{part}.{layer}", out
+            if layer == layers and level < last:
+                size, name = size * 2, f"up_blocks.{level}.upsamplers.0"
+                cost += costs.resample(out, size, _residual(kind, network.get("upsample_type")))
+            steps.append(Step(name, out, size, cost))
+    return steps, 9 * first * network.get("out_channels", 3) * size**2
+
+
+def _residual(kind: str, sampler: str | None) -> bool:
+    """Says whether a level's sampler is a residual block: some kinds leave the choice to the configuration."""
+    return kind.startswith("Resnet") or (kind.startswith("Attn") and sampler == "resnet")
+
+
+def check_unet(
+    unet: Mapping[str, Any], path: Path, kind: str, down: Sequence[str], up: Sequence[str], centre: str
+) -> None:
+    """Raises `UserError` for a U-Net whose blocks cannot be numbered, or that has class labels.
+
+    `down`, `up` and `centre` are the kinds of blocks that can be.
+    """
+    widths, layers = unet.get("block_out_channels"), unet.get("layers_per_block", 2)
+    if not isinstance(widths, list) or not widths or not all(positive(width) for width in widths):
+        raise UserError(f"{path}: block_out_channels = {widths!r}: expected a list of channel counts")
+    for name, known in (("down_block_types", down), ("up_block_types", up)):
+        kinds = unet.get(name)
+        if not isinstance(kinds, list) or len(kinds) != len(widths) or not set(map(str, kinds)) <= set(known):
+            raise UserError(f"{path}: {name} = {kinds!r}: expected {len(widths)} of {', '.join(known)}")
+    numbers = {name: unet[name] for name in ("sample_size", "in_channels")}
+    check_numbers({**numbers, "layers_per_block": layers}, path)
+    groups = unet.get("norm_num_groups", 32)
+    if not positive(groups) or any(width % groups for width in widths):
+        raise UserError(f"{path}: norm_num_groups = {groups!r} does not divide block_out_channels = {widths}")
+    if unet.get("mid_block_type", centre) != centre:
+        raise UserError(f"{path}: mid_block_type = {unet['mid_block_type']!r}: expected {centre}")
+    for name in ("downsample_type", "upsample_type"):
+        if unet.get(name, "conv") not in ("conv", "resnet"):
+            raise UserError(f"{path}: {name} = {unet[name]!r}: expected conv or resnet")
+    for name in ("num_class_embeds", "class_embed_type"):
+        if unet.get(name) is not None:
+            raise UserError(
+                f"{path}: {name} = {unet[name]!r}: a class-conditional {kind} has no null label to be read with; "
+                "only backbones without class labels can be read, or a DiTTransformer2DModel, which has one"
+            )
+
+
+class UNet(Backbone):
+    """A `UNet2DModel` that the sweep trains. One entry of `block_out_channels` a resolution, finest first."""
+
+    name: Literal["unet"] = "unet"
+    block_out_channels: list[Width] = Field([64, 128, 256], min_length=1, max_length=12)
+    attention: list[bool] | None = None  # one a resolution; None: at all but the finest
+    layers_per_block: int = Field(2, ge=1, le=32)
+    attention_head_dim: int = Field(8, ge=1)
+    norm_num_groups: int = Field(8, ge=1)
+    timesteps: int = Field(1000, ge=1, le=100_000)
+    schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
+
+    def plan(self, size: int, channels: int) -> BackbonePlan:
+        """Checks that resolutions and groups divide, and writes the diffusers configuration."""
+        levels = len(self.block_out_channels)
+        attention = [level > 0 for level in range(levels)] if self.attention is None else self.attention
+        if len(attention) != levels:
+            raise UserError(f"backbone.attention has {len(attention)} entries, block_out_channels {levels}")
+        if size % 2 ** (levels - 1):
+            raise UserError(
+                f"images of {size} pixels cannot be halved {levels - 1} times; "
+                "give fewer backbone.block_out_channels or another data.size"
+            )
+        for width in self.block_out_channels:
+            if width < 1 or width % self.norm_num_groups or width % self.attention_head_dim:
+                raise UserError(
+                    f"backbone.block_out_channels = {width}: not divisible by norm_num_groups "
+                    f"{self.norm_num_groups} and attention_head_dim {self.attention_head_dim}"
+                )
+        if size == 2 ** (levels - 1) and self.block_out_channels[-1] == self.norm_num_groups:
+            raise UserError(
+                f"backbone.norm_num_groups = {self.norm_num_groups}: the smallest map has one pixel and as many "
+                "channels, which leaves nothing to normalise; give fewer groups or fewer block_out_channels"
+            )
+        network = {
+            "sample_size": size,
+            "in_channels": channels,
+            "out_channels": channels,
+            "block_out_channels": list(self.block_out_channels),
+            "layers_per_block": self.layers_per_block,
+            "attention_head_dim": self.attention_head_dim,
+            "norm_num_groups": self.norm_num_groups,
+            "down_block_types": ["AttnDownBlock2D" if there else "DownBlock2D" for there in attention],
+            "up_block_types": ["AttnUpBlock2D" if there else "UpBlock2D" for there in reversed(attention)],
+        }
+        scheduler = {"num_train_timesteps": self.timesteps, "beta_schedule": self.schedule}
+        return BackbonePlan(network, process_of(scheduler), None, fingerprint([network, scheduler]))

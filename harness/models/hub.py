@@ -1,0 +1,97 @@
+"""Models of the Hugging Face Hub by id: their files at one commit, and one line where they cannot be had. No torch.
+
+Messages begin with the `place` in an experiment that named the model, such as "backbone" of `backbone.path`.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.core.errors import UserError
+from harness.core.paths import existing_folder
+
+ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+LONGEST_ID = 96  # characters
+
+
+def local_folder(place: str, path: str, ids: re.Pattern[str] = ID) -> Path | None:
+    """Returns the folder that a path names, which wins over the Hub; None if it can only be an id.
+
+    Raises `UserError` if it is neither: `ids` is what ids look like.
+    """
+    folder = existing_folder(path)
+    if folder is None and (not ids.fullmatch(path) or len(path) > LONGEST_ID):
+        raise UserError(
+            f"{place}.path {path[:200]!r}: no such folder; give one that save_pretrained wrote, or an id of the Hub, "
+            "such as google/ddpm-cifar10-32 or facebook/dinov2-base"
+        )
+    return folder
+
+
+def snapshot(place: str, name: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Returns the folder with a model's files of these patterns, fetched unless the local cache has them.
+
+    Raises `UserError` where it cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _explained(place, name, revision):
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+
+
+def files(place: str, name: str, revision: str | None, needed: str, first_of: Sequence[str]) -> Path:
+    """Returns a folder, named as the commit, with the file `needed` and the first of others that the model has.
+
+    Raises `UserError` where they cannot be had.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    with _explained(place, name, revision):
+        folder = Path(hf_hub_download(name, needed, revision=revision)).parent
+        for other in first_of:
+            try:
+                hf_hub_download(name, other, revision=folder.name)
+                break
+            except LocalEntryNotFoundError:  # offline: absent only if it was seen to be
+                if try_to_load_from_cache(name, other, revision=folder.name) is None:
+                    raise
+            except EntryNotFoundError:
+                continue
+        return folder
+
+
+@contextmanager
+def _explained(place: str, name: str, revision: str | None) -> Iterator[None]:
+    """Turns the client's errors into one line that says what to do."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    given = f"{place}.path {name!r}"
+    try:
+        yield
+    except GatedRepoError:
+        raise UserError(
+            f"{given}: the Hub asks you to accept its terms first: on its page, then `hf auth login`"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{place}.revision {revision!r}: {name} has no such commit, tag or branch") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(
+            f"{given}: neither a folder here nor a model of the Hub; private ones need `hf auth login`"
+        ) from None
+    except Exception as error:  # no network, a proxy, a full disk: the client has an error for each
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{given}: on the Hub, but lacks a file: {reason}") from None
+        raise UserError(
+            f"{given}: no such folder here, and the Hub cannot be reached ({type(error).__name__}); "
+            f"go online once, or copy it here (`hf download {name} --local-dir FOLDER` elsewhere) and give the folder"
+        ) from None

@@ -1,0 +1,321 @@
+"""The contract of a backbone family: `harness.models.backbones.family.Family`.
+
+Subclass `BackboneFamilyContract` and define the method `save`, which writes a tiny model of a registered family:
+
+    class TestMine(BackboneFamilyContract):
+        def save(self, folder, seed):
+            torch.manual_seed(seed)
+            MyNetwork(...).save_pretrained(folder / "unet")
+            DDPMScheduler().save_pretrained(folder / "scheduler")
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from huggingface_hub.utils import filter_repo_objects
+from safetensors.torch import load_file, save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.core.errors import UserError
+from harness.models.backbones.backbone import BackbonePlan
+from harness.models.backbones.checkpoint import copy_pipeline
+from harness.models.backbones.denoiser import Denoiser, load_denoiser
+from harness.models.backbones.family import FAMILIES, Family, hub_patterns, network_folders
+from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Pipeline
+from harness.models.backbones.pretrained import PretrainedBackbone
+
+TOLERANCE = 1e-3  # of counted costs: normalisations and activations are not counted
+
+
+class BackboneFamilyContract:
+    """What plans, extraction, fine-tuning and sampling rely on. A subclass says how a model is saved."""
+
+    size = 16  # height and width of the images that the saved model reads
+    channels = 3
+
+    def save(self, folder: Path, seed: int) -> None:
+        """Writes a tiny pipeline into an empty folder, its weights drawn from `seed`.
+
+        At least two blocks; all files that the family reads, and no others that it should ignore. Weights must not be
+        zero: the test suite tells images, timesteps and seeds apart by what the network outputs.
+        """
+        raise NotImplementedError
+
+    # What the tests share.
+
+    @pytest.fixture
+    def published(self, tmp_path: Path) -> Path:
+        """The folder of the model."""
+        folder = tmp_path / "published"
+        folder.mkdir()
+        self.save(folder, 0)
+        return folder
+
+    @pytest.fixture
+    def plan(self, published: Path) -> BackbonePlan:
+        """The model as it is planned."""
+        return self.planned(published)
+
+    @pytest.fixture
+    def denoiser(self, plan: BackbonePlan, tmp_path: Path) -> Denoiser:
+        """The model as a worker opens it."""
+        return self.opened(plan, tmp_path / "opened")
+
+    @pytest.fixture
+    def images(self) -> torch.Tensor:
+        """Images in [-1, 1]."""
+        draw = torch.Generator().manual_seed(3)
+        return torch.rand(3, self.channels, self.size, self.size, generator=draw) * 2 - 1
+
+    def planned(self, folder: Path) -> BackbonePlan:
+        """Returns the plan of a folder."""
+        return PretrainedBackbone(path=str(folder)).plan(self.size, self.channels)
+
+    def opened(self, plan: BackbonePlan, folder: Path, seed: int | None = None) -> Denoiser:
+        """Returns the denoiser, from the copy that workers read; with a seed, with random weights."""
+        folder.mkdir()
+        copy_pipeline(Path(str(plan.source)), plan.config, plan.process, folder, seed)
+        return load_denoiser(folder)
+
+    def noised(
+        self, denoiser: Denoiser, images: torch.Tensor, step: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns noised images or latents, the same every time, and their steps."""
+        z = denoiser.encode(images)
+        epsilon = torch.randn(z.shape, generator=torch.Generator().manual_seed(4))
+        steps = torch.full((len(z),), step)
+        return denoiser.noised(z, epsilon, steps), steps
+
+    def refused(self, folder: Path) -> str:
+        """Returns the one line with which a folder is refused."""
+        with pytest.raises(UserError) as caught:
+            self.planned(folder)
+        message = str(caught.value)
+        assert "\n" not in message
+        return message
+
+    # Planning.
+
+    def test_the_configuration_leads_to_the_family(self, plan: BackbonePlan) -> None:
+        assert isinstance(plan.family, Family)
+        assert plan.config["_class_name"] in FAMILIES.names()
+        assert plan.family.class_name == plan.config["_class_name"]
+
+    def test_planning_imports_no_torch(self, plan: BackbonePlan) -> None:
+        program = f"import sys, {type(plan.family).__module__}; print('torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "False", "import torch within methods"
+
+    def test_the_configuration_is_plain_and_read_again_the_same(self, plan: BackbonePlan) -> None:
+        config = dict(plan.config)
+        assert json.loads(json.dumps(config)) == config
+        assert plan.family.read(config, Path(CONFIG)) == config
+
+    def test_a_plan_is_named_by_its_weights(
+        self, plan: BackbonePlan, published: Path, tmp_path: Path
+    ) -> None:
+        assert self.planned(published).fingerprint == plan.fingerprint
+        (tmp_path / "other").mkdir()
+        self.save(tmp_path / "other", 1)
+        assert self.planned(tmp_path / "other").fingerprint != plan.fingerprint
+
+    def test_what_is_fetched_from_the_hub_is_all_that_is_read(
+        self, plan: BackbonePlan, published: Path, tmp_path: Path
+    ) -> None:
+        there = [path.relative_to(published).as_posix() for path in published.rglob("*") if path.is_file()]
+        for name in filter_repo_objects(there, allow_patterns=hub_patterns()):
+            (tmp_path / "fetched" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(published / name, tmp_path / "fetched" / name)
+        assert self.planned(tmp_path / "fetched").fingerprint == plan.fingerprint
+        code = ["run.py", f"{plan.family.folder}/model.pt", f"{plan.family.folder}/model.bin"]
+        assert not list(filter_repo_objects(code, allow_patterns=hub_patterns()))
+
+    # Blocks.
+
+    def test_the_table_of_blocks_is_what_a_pass_outputs(
+        self, plan: BackbonePlan, denoiser: Denoiser, images: torch.Tensor
+    ) -> None:
+        table = plan.blocks
+        assert len(table) >= 2
+        assert [block.number for block in table] == list(range(1, len(table) + 1))
+        assert plan.select("mid")[0] in table
+        z, _ = self.noised(denoiser, images, 3)
+        read = denoiser.reader([block.name for block in table])
+        seen = {name: tuple(one.shape) for name, one in read(z, 3).items()}
+        read.remove()
+        shape = {block.name: (len(z), block.channels, block.size, block.size) for block in table}
+        assert list(seen.items()) == list(shape.items()), "names in the order in which modules run"
+
+    def test_costs_are_what_pytorch_counts(
+        self, plan: BackbonePlan, denoiser: Denoiser, images: torch.Tensor
+    ) -> None:
+        z, steps = self.noised(denoiser, images[:1], 3)
+        total = _counted(lambda: denoiser.run(z, steps))
+        for block in plan.blocks:
+            read = denoiser.reader([block.name])
+            assert block.cost == pytest.approx(_counted(partial(read, z, 3)), rel=TOLERANCE)
+            assert block.share == pytest.approx(block.cost / total, rel=TOLERANCE)
+            read.remove()
+
+    def test_nothing_runs_after_the_deepest_block(
+        self, plan: BackbonePlan, denoiser: Denoiser, images: torch.Tensor
+    ) -> None:
+        ran: list[str] = []
+        for block in plan.blocks:
+            denoiser.network.get_submodule(block.name).register_forward_hook(
+                lambda *_, name=block.name: ran.append(name)
+            )
+        z, _ = self.noised(denoiser, images, 3)
+        read = denoiser.reader([plan.blocks[0].name, plan.blocks[1].name])
+        read(z, 3)
+        assert ran == [plan.blocks[0].name, plan.blocks[1].name]
+
+    def test_a_pass_that_ends_early_reads_what_a_whole_one_does(
+        self, plan: BackbonePlan, denoiser: Denoiser, images: torch.Tensor
+    ) -> None:
+        z, _ = self.noised(denoiser, images, 3)
+        names = [block.name for block in plan.blocks]
+        found = []
+        for wanted in (names, names[:1]):
+            read = denoiser.reader(wanted)
+            found.append(read(z, 3)[names[0]])
+            read.remove()
+        assert torch.equal(*found)
+
+    # Running.
+
+    def test_it_is_frozen_in_float32_and_in_evaluation_mode(self, denoiser: Denoiser) -> None:
+        for module in (denoiser.network, denoiser.autoencoder):
+            if module is not None:
+                assert not module.training
+                assert {one.dtype for one in module.parameters()} == {torch.float32}
+                assert not any(one.requires_grad for one in module.parameters())
+
+    def test_images_become_what_is_noised_and_come_back_as_images(
+        self, denoiser: Denoiser, images: torch.Tensor
+    ) -> None:
+        with torch.no_grad():
+            z = denoiser.encode(images)
+            assert z.dtype == torch.float32
+            assert torch.equal(z, denoiser.encode(images)), "the same every time"
+            assert not torch.allclose(z[0], z[1])
+            assert denoiser.decode(z).shape == images.shape
+            if denoiser.bound is not None:
+                assert z.abs().max() <= denoiser.bound
+
+    def test_a_prediction_belongs_to_image_and_step_alone(
+        self, denoiser: Denoiser, images: torch.Tensor
+    ) -> None:
+        z, steps = self.noised(denoiser, images, 3)
+        found = denoiser.predict(z, steps)
+        assert found.shape == z.shape
+        assert found.isfinite().all()
+        assert torch.equal(found, denoiser.predict(z, steps)), "the same every time"
+        alone = denoiser.predict(z[1:2], steps[1:2])
+        torch.testing.assert_close(alone, found[1:2], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(found[0], found[1])
+        later = torch.full_like(steps, denoiser.process.timesteps - 1)
+        assert not torch.allclose(found, denoiser.predict(z, later)), "the network is told the step"
+
+    def test_opening_again_gives_the_same_network(
+        self, plan: BackbonePlan, denoiser: Denoiser, images: torch.Tensor, tmp_path: Path
+    ) -> None:
+        again = self.opened(plan, tmp_path / "again")
+        given = self.noised(denoiser, images, 3)
+        assert torch.equal(denoiser.predict(*given), again.predict(*given))
+        assert again.process.config == denoiser.process.config
+
+    def test_the_untrained_control_has_the_same_latents_and_weights_of_its_seed(
+        self, plan: BackbonePlan, denoiser: Denoiser, images: torch.Tensor, tmp_path: Path
+    ) -> None:
+        control, same, other = (
+            self.opened(plan, tmp_path / name, seed)
+            for name, seed in (("control", 1), ("same", 1), ("other", 2))
+        )
+        assert torch.equal(denoiser.encode(images), control.encode(images))
+        weights, again, others, trained = (
+            torch.cat([one.flatten() for one in each.network.parameters()])
+            for each in (control, same, other, denoiser)
+        )
+        assert torch.equal(weights, again)
+        assert not torch.equal(weights, others)
+        assert weights.shape == trained.shape
+        assert not torch.equal(weights, trained)
+
+    def test_an_artifact_holds_configurations_and_safetensors_alone(
+        self, denoiser: Denoiser, tmp_path: Path
+    ) -> None:
+        kinds = {path.suffix for path in (tmp_path / "opened").rglob("*") if path.is_file()}
+        assert kinds <= {".json", ".safetensors"}
+
+    # What is refused, in one line.
+
+    def test_images_of_another_size_are_refused_with_the_settings_that_fit(self, published: Path) -> None:
+        settings = f"set data.size={self.size} data.channels={self.channels}"
+        for size, channels in ((2 * self.size, self.channels), (self.size, self.channels + 1)):
+            with pytest.raises(UserError, match=settings.replace(".", r"\.")):
+                PretrainedBackbone(path=str(published)).plan(size, channels)
+
+    def test_a_configuration_without_what_it_needs_is_refused(
+        self, plan: BackbonePlan, published: Path
+    ) -> None:
+        path = _network(published) / CONFIG
+        whole = path.read_text()
+        for name in plan.family.needed:
+            values = json.loads(whole)
+            values.pop(name)
+            path.write_text(json.dumps(values))
+            if name not in plan.family.defaults:
+                assert f"has no '{name}'" in self.refused(published)
+            path.write_text(json.dumps({**json.loads(whole), name: "nonsense"}))
+            assert name in self.refused(published)
+
+    def test_weights_that_are_not_the_networks_are_refused(self, published: Path) -> None:
+        path = _network(published) / WEIGHTS
+        tensors = load_file(path)
+        first = min(tensors)
+        spoilt = {
+            f"'{first}' is missing": {name: one for name, one in tensors.items() if name != first},
+            "'one.too.many' is not expected": {**tensors, "one.too.many": torch.zeros(1)},
+            f"'{first}' has shape": {**tensors, first: torch.zeros(1, 2, 3, 4, 5)},
+        }
+        for words, content in spoilt.items():
+            save_file(content, path, {"format": "pt"})
+            assert words in self.refused(published)
+        path.write_bytes(b"junk")
+        assert "not the weights" in self.refused(published)
+        path.unlink()
+        assert "not there" in self.refused(published)
+
+    def test_every_file_that_it_names_must_be_there(self, plan: BackbonePlan, published: Path) -> None:
+        for file in plan.family.parts(Pipeline(published), plan.config).files:
+            content = file.read_bytes()
+            file.unlink()
+            if file.suffix == ".safetensors":
+                self.refused(published)
+            file.write_bytes(content)
+
+    def test_a_network_of_no_family_is_refused(self, published: Path) -> None:
+        path = _network(published) / CONFIG
+        path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": "NoNetworkOfDiffusers"}))
+        assert "holds a NoNetworkOfDiffusers" in self.refused(published)
+
+
+def _network(published: Path) -> Path:
+    return Pipeline(published).network(network_folders())
+
+
+def _counted(run: Callable[[], Any]) -> float:
+    """Returns the multiply-accumulates of what `run` does; attention as the matrix products that it is."""
+    with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run()
+    return cast(int, counter.get_total_flops()) / 2
