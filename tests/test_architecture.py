@@ -112,7 +112,7 @@ def test_the_studies_are_named_in_one_place_outside_themselves():
         (("ray.tune", "optuna"), r"harness\.sweep\..+"),
         (("ray.train",), r"harness\.training\.launch"),
         (("ray",), r"harness\.(sweep\..+|training\.launch)"),
-        (("plotly",), r"harness\.report\..+"),
+        (("plotly", "jinja2"), r"harness\.report\..+"),
         (
             ("torch", "diffusers", "transformers"),
             r"harness\.(data|models|training|features|weights|sweep)\..+",

@@ -15,11 +15,13 @@ import synthetic_results as synthetic
 from harness.core.errors import UserError
 from harness.core.rows import SCHEMA_VERSION
 from harness.core.storage import Storage
+from harness.report import page as page_module
 from harness.report.figures import FIGURES
 from harness.report.page import embedded, write_report
 from harness.report.sections import SECTIONS
 
 HOSTILE = '</script><script>alert("1")</script><img src=x onerror=alert(1)>\x00 & \u2028 $title %{x} ${y}'
+HOSTILE += ' \x1b[1;95mred\x1b[0m \'" onfocus=alert(1) x=" {{ 7 * 7 }} {% raw %}'
 
 
 class Reader(HTMLParser):
@@ -29,12 +31,15 @@ class Reader(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.ids: list[str] = []
+        self.attributes: set[str] = set()
         self.text = ""
         self._skip = False
         self.feed(page)
+        self.text = re.sub(r"[ \n]+", " ", self.text)  # as browsers do
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
         self.ids += [value for name, value in attrs if name == "id"]
         self._skip = tag in ("script", "style")
 
@@ -112,13 +117,31 @@ def test_nothing_that_users_write_becomes_markup(
     assert "img" not in reader.tags
     assert "<b>&nasty" in reader.text
     assert "onerror" in reader.text  # shown as text
-    assert "\x00" not in page
+    assert not {name for name in reader.attributes if name.startswith("on")}
+    assert "{{ 7 * 7 }} {% raw %}" in reader.text
+    for code in ("\x00", "\x1b", "[1;95m"):
+        assert code not in page
     figures = data(page)["figures"]
+    offered = {value for figure in figures.values() for view in figure["views"] for value in view["choice"]}
+    assert any("onfocus" in (value or "") for value in offered)  # picked by the same text as in its control
     del figures["parallel"]  # its tick texts are not read as HTML; the browser's test looks
     drawn = json.dumps([[view["data"], view["layout"]] for f in figures.values() for view in f["views"]])
     assert "&lt;img" in drawn
     assert "<img" not in drawn
     assert "<script" not in drawn
+
+
+def test_templates_trust_nothing_but_the_page_s_own_scripts_style_and_policy() -> None:
+    for path in (Path(page_module.__file__).parent / "templates").glob("*.html"):
+        trusted = re.findall(r"\{\{ (\w+) \| safe \}\}", path.read_text())
+        own = ["policy", "style", "data", "plotly", "script"] if path.name == "page.html" else []
+        assert trusted == own, path.name
+        assert path.read_text().count("safe") == len(own)
+
+
+def test_a_number_that_is_not_finite_is_null() -> None:
+    value = {"a": [1.0, float("nan"), {"b": (float("inf"), "NaN")}], "c": None}
+    assert json.loads(embedded(value)) == {"a": [1.0, None, {"b": [None, "NaN"]}], "c": None}
 
 
 def test_embedded_json_stays_inside_its_script() -> None:
@@ -321,6 +344,7 @@ def test_ten_thousand_rows_within_five_seconds(storage: Storage) -> None:
 
 
 def test_import_is_light() -> None:
-    program = "import sys, harness.report; print({'pandas', 'plotly', 'pyarrow', 'torch'} & set(sys.modules))"
+    heavy = {"jinja2", "pandas", "plotly", "pyarrow", "torch"}
+    program = f"import sys, harness.report; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"
