@@ -13,12 +13,13 @@ import pytest
 import synthetic_results as synthetic
 
 from harness.core.errors import UserError
-from harness.core.rows import SCHEMA_VERSION
+from harness.core.rows import SCHEMA_VERSION, TABLES
 from harness.core.storage import Storage
 from harness.report import page as page_module
 from harness.report.figures import FIGURES
 from harness.report.page import embedded, write_report
 from harness.report.sections import SECTIONS
+from harness.report.tables import from_arrow
 
 HOSTILE = '</script><script>alert("1")</script><img src=x onerror=alert(1)>\x00 & \u2028 $title %{x} ${y}'
 HOSTILE += ' \x1b[1;95mred\x1b[0m \'" onfocus=alert(1) x=" {{ 7 * 7 }} {% raw %}'
@@ -252,6 +253,46 @@ def test_all_failed(storage: Storage, small_features: dict, small_weights: dict)
     for name in FIGURES.names():
         figure = FIGURES.load(name)
         assert (f"{figure.title}: " in text) == (figure.study in ("features", "weights"))
+
+
+@pytest.fixture(scope="module")
+def minimal() -> dict:
+    """All tables, of two data sets, with few rows."""
+    sizes: dict = {"blocks": (3, 6), "timesteps": (1, 50), "pools": (1, 2), "n": 30, "extra": True}
+    parts = [
+        *(synthetic.feature_rows(**sizes, data=data, name=data) for data in ("cifar10", "cub-200")),
+        synthetic.similarity_rows(),
+        synthetic.generation_rows(),
+        synthetic.weight_rows(ks=(1, 5), subsets=("first",), generated=6, n=30),
+    ]
+    return {name: [row for part in parts for row in part.get(name, [])] for name in TABLES}
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("features", "data", "cub-200"),
+        ("features", "features", "trained"),
+        ("features", "block", 3),
+        ("similarity", "a_timestep", 0),
+        ("generation", "regulariser", None),
+        ("weights", "k", 1),
+        ("networks", "kind", "generated"),
+    ],
+)
+def test_any_group_may_have_failed_or_have_no_numbers(
+    minimal: dict, table: str, column: str, value: object
+) -> None:
+    def without_numbers(row: dict) -> dict:
+        return {**row, **{name: None for name in row if "accuracy" in name or name in ("cka", "frechet")}}
+
+    for change in (synthetic.failed, without_numbers):
+        rows = [change(row) if row[column] == value else row for row in minimal[table]]
+        beside = {"networks": ["weights"], "weights": ["networks"]}.get(table, [])
+        tables = from_arrow(synthetic.arrow({table: rows} | {name: minimal[name] for name in beside}))
+        said, figures = page_module.page(tables, "study").split('id="page-data">')
+        assert "NaN" not in figures.partition("</script>")[0]
+        assert " nan" not in Reader(said).text.lower()
 
 
 def test_no_rows_at_all(storage: Storage) -> None:
