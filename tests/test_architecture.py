@@ -29,7 +29,7 @@ ALLOWED = {
     "features": {"core", "data", "models", "metrics", "training"},
     "weights": {"core", "data", "models", "metrics", "training"},
     "sweep": {"core", "data", "models", "metrics", "training"},  # the studies come by name
-    "report": {"core"},
+    "report": {"core", "metrics"},
     "cli": {"core", "sweep", "report"},
     "__main__": {"cli"},
 }
@@ -109,7 +109,9 @@ def test_the_studies_are_named_in_one_place_outside_themselves():
 @pytest.mark.parametrize(
     ("libraries", "allowed"),
     [
-        (("ray.tune", "optuna"), r"harness\.sweep\..+"),
+        (("ray.tune",), r"harness\.sweep\..+"),
+        (("optuna",), r"harness\.(sweep\..+|report\.importance)"),
+        (("statsmodels",), r"harness\.metrics\..+"),
         (("ray.train",), r"harness\.training\.launch"),
         (("ray",), r"harness\.(sweep\..+|training\.launch)"),
         (("plotly", "jinja2"), r"harness\.report\..+"),

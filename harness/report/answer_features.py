@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 from markupsafe import Markup
 
-from harness.report.correctness import Correctness, Paired, Who, compare
+from harness.report.correctness import Correctness, Paired, Who, compare, judged_together
 from harness.report.figures.figure import levels, split, succeeded, varied
 from harness.report.figures.probes import AXES, WHAT
+from harness.report.importance import MOST, importances
 from harness.report.rendering import render
 from harness.report.tables import Tables, best_row
 from harness.report.words import (
@@ -42,14 +43,14 @@ class Best(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """How far the mean validation accuracy moves along one axis, and its share of the variance (0 to 1)."""
+    """How far the mean validation accuracy moves along one axis, and how much of what axes explain it explains."""
 
     axis: str
     low_level: Any
     low: float
     high_level: Any
     high: float
-    share: float | None
+    share: float | None  # importance, 0 to 1 and 1 over all axes; None where there is nothing to rank
 
 
 class Control(NamedTuple):
@@ -65,7 +66,7 @@ class Answer(NamedTuple):
 
     data: Any
     best: Best | None
-    effects: list[Effect]  # the strongest first
+    effects: list[Effect]  # the most important first
     combinations: int  # of the levels that occur; effects are clean where all were measured
     controls: list[Control]
     rivals: list[Control]  # more costly ways to features; `paired` is the best frozen probe's advantage
@@ -88,15 +89,23 @@ def _answer(frame: pd.DataFrame, correctness: Correctness) -> Answer:
         return [found for kind, rows in groups if (found := _control(kind, rows, row, correctness))]
 
     known = trained.dropna(subset=["validation_accuracy"])
+    groups = beside(CONTROLS), beside(RIVALS), _regularisers(trained, correctness)
+    controls, rivals, regularisers = _together(*groups)
     return Answer(
         data=frame["data"].iloc[0],
         best=best,
         effects=effects(known),
         combinations=combinations(known),
-        controls=beside(CONTROLS),
-        rivals=beside(RIVALS),
-        regularisers=_regularisers(trained, correctness),
+        controls=controls,
+        rivals=rivals,
+        regularisers=regularisers,
     )
+
+
+def _together(*groups: list[Control]) -> list[list[Control]]:
+    """Returns the groups with p-values adjusted for all of their comparisons, which the page shows in one list."""
+    pairs = iter(judged_together([control.paired for group in groups for control in group]))
+    return [[control._replace(paired=next(pairs)) for control in group] for group in groups]
 
 
 def _control(name: str, rows: pd.DataFrame, row: Any, correctness: Correctness) -> Control | None:
@@ -132,21 +141,18 @@ def _vector(row: Any, correctness: Correctness) -> Any:
 
 
 def effects(frame: pd.DataFrame) -> list[Effect]:
-    """Returns the effect of each axis with two levels or more on validation accuracy, strongest first."""
+    """Returns the effect of each axis with two levels or more on validation accuracy, most important first."""
     value = frame["validation_accuracy"]
-    total = float(((value - value.mean()) ** 2).sum())
+    axes = [axis for axis in (*WHAT[1:], *AXES) if frame[axis].nunique() > 1]
+    shares = importances(frame[axes], value)
     found = []
-    for axis in (*WHAT[1:], *AXES):
-        groups = value.groupby(frame[axis])
-        mean = groups.mean()
-        if len(mean) < 2:
-            continue
-        between = float((groups.size() * (mean - value.mean()) ** 2).sum())
-        share = between / total if total > 0 else None
-        ordered = mean.sort_values(kind="stable")
+    for axis in axes:
+        ordered = value.groupby(frame[axis]).mean().sort_values(kind="stable")
         low, high = ordered.index[0], ordered.index[-1]
-        found.append(Effect(axis, low, float(ordered.iloc[0]), high, float(ordered.iloc[-1]), share))
-    return sorted(found, key=lambda effect: effect.low - effect.high)
+        found.append(
+            Effect(axis, low, float(ordered.iloc[0]), high, float(ordered.iloc[-1]), shares.get(axis))
+        )
+    return sorted(found, key=lambda effect: (-(effect.share or 0.0), effect.low - effect.high))
 
 
 def combinations(frame: pd.DataFrame) -> int:
@@ -172,7 +178,9 @@ def to_html(answer: Answer, named: bool) -> Markup:
         at=describe(best.setting),
         weaker=[_weaker(effect) for effect in answer.effects[1:]],
         incomplete=best.candidates < COMPLETE * answer.combinations,
+        sampled=MOST if best.candidates > MOST else None,
         sentences=_sentences(answer),
+        tests=sum(one.paired is not None for one in (*answer.controls, *answer.rivals, *answer.regularisers)),
     )
 
 
@@ -198,7 +206,7 @@ def _control_sentence(control: Control) -> str:
     text = f"The best of {name} ({at}) reaches {percent(control.best.test.value)} on test: "
     if control.paired is None:
         return text + "no paired test, because per-sample predictions are missing."
-    difference, p, n = control.paired
+    difference, _, n, p = control.paired
     test = f"({p_value(p)}, exact McNemar test on {n:,} paired samples)"
     if p >= NOISE_LEVEL:
         return text + f"no difference larger than noise ({points(difference)}) {test}."
@@ -212,7 +220,7 @@ def _rival_sentence(rival: Control, name: str, reference: str) -> str:
     text += f"{percent(rival.best.test.value)} on test: "
     if rival.paired is None:
         return text + "no paired test, because per-sample predictions are missing."
-    difference, p, n = rival.paired
+    difference, _, n, p = rival.paired
     test = f"({p_value(p)}, exact McNemar test on {n:,} paired samples)"
     if p >= NOISE_LEVEL:
         return text + f"no difference larger than noise to {reference} ({points(-difference)}) {test}."

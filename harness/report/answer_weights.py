@@ -141,8 +141,10 @@ def _accuracy_sentence(trial: Trial) -> str:
     if trial.p is None:
         return text + f"{gap}, without a paired test."
     if trial.verdict.against_originals == SAME:
-        return text + f"no difference larger than noise ({gap}, {p_value(trial.p)})."
-    return text + f"{trial.verdict.against_originals} by more than noise ({gap}, {p_value(trial.p)})."
+        return text + f"no difference larger than noise ({gap}, {p_value(trial.p_adjusted)})."
+    return (
+        text + f"{trial.verdict.against_originals} by more than noise ({gap}, {p_value(trial.p_adjusted)})."
+    )
 
 
 def _mean_sentence(trial: Trial) -> str:
@@ -163,8 +165,8 @@ def _ensemble_sentence(trial: Trial) -> str:
     pairs = [kind.paired for kind in trial.kinds if kind.kind == ENSEMBLE and kind.paired]
     if not pairs:
         return f"{text}."
-    larger = "more than noise" if pairs[0].p < NOISE_LEVEL else "no more than noise"
-    return f"{text}, {larger} away from the best generated network ({p_value(pairs[0].p)})."
+    larger = "more than noise" if pairs[0].p_adjusted < NOISE_LEVEL else "no more than noise"
+    return f"{text}, {larger} away from the best generated network ({p_value(pairs[0].p_adjusted)})."
 
 
 def newness_of(trial: Trial) -> Newness:
@@ -182,7 +184,7 @@ def trivial_sentence(trial: Trial) -> str:
     text = f"The strongest trivial control, {name}, reaches {percent(control.best.value, DIGITS)}"
     if control.paired is None:
         return f"{text}, without a paired test."
-    gap = f"{points(-control.paired.difference, DIGITS)}, {p_value(control.paired.p)}"
+    gap = f"{points(-control.paired.difference, DIGITS)}, {p_value(control.paired.p_adjusted)}"
     words = {SAME: "as well as the best generated network", BETTER: "less than it", WORSE: "more than it"}
     return f"{text}: {words[trial.verdict.against_trivial]} ({gap})."
 

@@ -133,7 +133,9 @@ def _kind_row(kind: Kind) -> KindRow:
         best=kind.best,
         mean=kind.mean,
         values=[_value(name, kind, digits) for name, (_, digits) in MEASURED.items()],
-        p=NOT_MEANT if kind.kind == GENERATED else p_alone(None if kind.paired is None else kind.paired.p),
+        p=NOT_MEANT
+        if kind.kind == GENERATED
+        else p_alone(None if kind.paired is None else kind.paired.p_adjusted),
     )
 
 

@@ -29,9 +29,9 @@ class Evidence(NamedTuple):
     distance_ratio: float | None
     generated: int | None  # networks
     gain: float | None  # test accuracy, best generated less best original
-    p: float | None  # of that difference
+    p: float | None  # of that difference, adjusted for the number of trials
     trivial_gain: float | None  # best generated less the strongest trivial control
-    trivial_p: float | None
+    trivial_p: float | None  # adjusted likewise
 
 
 class Verdict(NamedTuple):
