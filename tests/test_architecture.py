@@ -118,6 +118,7 @@ def test_the_studies_are_named_in_one_place_outside_themselves():
         (("ray.train",), r"harness\.training\.launch"),
         (("ray",), r"harness\.(sweep\..+|training\.launch)"),
         (("plotly",), r"harness\.(report|testing)\..+"),
+        (("jinja2",), r"harness\.report\..+"),
         (("pytest",), r"harness\.testing(\..+)?"),
         (
             ("torch", "diffusers", "transformers"),

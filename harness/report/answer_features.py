@@ -5,26 +5,24 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import pandas as pd
+from markupsafe import Markup
 
 from harness.report.correctness import Correctness, Paired, Who, compare, judged_together
 from harness.report.figures.figure import levels, split, succeeded, varied
 from harness.report.figures.probes import AXES, WHAT
 from harness.report.importance import MOST, importances
+from harness.report.rendering import render
 from harness.report.tables import Tables, best_row
 from harness.report.words import (
     NOISE_LEVEL,
     Estimate,
-    escape,
     estimate,
-    heads,
-    listed,
     number,
     p_value,
     percent,
+    plain,
     points,
-    several,
-    table,
-    value_cell,
+    size,
     with_interval,
 )
 
@@ -163,79 +161,43 @@ def combinations(frame: pd.DataFrame) -> int:
 
 
 def describe(setting: dict[str, Any]) -> str:
-    """Returns "block 24, timestep 90, pool 2, head linear", escaped."""
-    return ", ".join(f"{name} {escape(value)}" for name, value in setting.items())
+    """Returns "block 24, timestep 90, pool 2, head linear"."""
+    return ", ".join(f"{name} {plain(value)}" for name, value in setting.items())
 
 
-def to_html(answer: Answer, named: bool) -> str:
+def to_html(answer: Answer, named: bool) -> Markup:
     """Returns the answer as paragraphs; `named` adds the data set's name."""
-    title = f"<h4>{escape(answer.data)}</h4>" if named else ""
-    if answer.best is None:
-        text = "No probe of the trained backbone has a validation accuracy, so there is no best setting."
-        return f"{title}<p>{text}</p>" + "".join(
-            f"<p>{_control_alone(control)}</p>" for control in (*answer.controls, *answer.rivals)
-        )
     best = answer.best
-    lead = (
-        f"The best setting is <strong>{describe(best.setting)}</strong>: "
-        f"<strong>{percent(best.test.value)}</strong> on test{_rest(best.test)}. It was selected from "
-        f"{several(best.candidates, 'setting')} by validation accuracy ({percent(best.validation.value)})."
+    if best is None:
+        alone = [_control_alone(control) for control in (*answer.controls, *answer.rivals)]
+        return render("answer_features.html", answer=answer, named=named, sentences=alone)
+    return render(
+        "answer_features.html",
+        answer=answer,
+        named=named,
+        at=describe(best.setting),
+        weaker=[_weaker(effect) for effect in answer.effects[1:]],
+        incomplete=best.candidates < COMPLETE * answer.combinations,
+        sampled=MOST if best.candidates > MOST else None,
+        sentences=_sentences(answer),
+        tests=sum(one.paired is not None for one in (*answer.controls, *answer.rivals, *answer.regularisers)),
     )
-    sentences = [_effects_sentence(answer), *(_control_sentence(control) for control in answer.controls)]
+
+
+def _weaker(effect: Effect) -> str:
+    share = "" if effect.share is None else f", {percent(effect.share, 0)}"
+    return f"{effect.axis} ({size(effect.high - effect.low)}{share})"
+
+
+def _sentences(answer: Answer) -> list[str]:
+    found = [_control_sentence(control) for control in answer.controls]
     if not answer.controls:
-        sentences.append(
-            "No control was measured: how much of this pixels or an untrained network give is open."
-        )
-    sentences += [
-        _rival_sentence(rival, f"the best of {RIVALS[rival.kind]}", FROZEN) for rival in answer.rivals
-    ]
-    sentences += [
-        _rival_sentence(one, f"trained with {escape(one.kind)}, the best setting", "that of training without")
+        found.append("No control was measured: how much of this pixels or an untrained network give is open.")
+    found += [_rival_sentence(rival, f"the best of {RIVALS[rival.kind]}", FROZEN) for rival in answer.rivals]
+    return found + [
+        _rival_sentence(one, f"trained with {one.kind}, the best setting", "that of training without")
         for one in answer.regularisers
     ]
-    items = "".join(f"<li>{sentence}</li>" for sentence in sentences)
-    return f'{title}<p class="lead">{lead}</p><ul>{items}</ul>{_correction(answer)}'
-
-
-def _correction(answer: Answer) -> str:
-    compared = [*answer.controls, *answer.rivals, *answer.regularisers]
-    tests = sum(one.paired is not None for one in compared)
-    if tests < 2:
-        return ""
-    return f'<p class="note">The p-values are corrected for there being {tests} comparisons, by Holm\'s method.</p>'
-
-
-def _rest(accuracy: Estimate) -> str:
-    return "" if accuracy.value is None else " " + with_interval(accuracy).split(" ", 1)[1]
-
-
-def _effects_sentence(answer: Answer) -> str:
-    found = answer.effects
-    if not found:
-        return "Only one setting was measured, so nothing can be said about what matters."
-    first = found[0]
-    share = "" if first.share is None else f" and has {100 * first.share:.0f}\u202f% of the importance"
-    text = (
-        f"<strong>{first.axis.capitalize()} matters most</strong>: the mean validation accuracy moves "
-        f"{points(first.high - first.low)[1:]} between {first.axis} {escape(first.low_level)} "
-        f"({percent(first.low)}) and {first.axis} {escape(first.high_level)} ({percent(first.high)}){share}."
-    )
-    if found[1:]:
-        rest = (
-            f"{effect.axis} ({points(effect.high - effect.low)[1:]}"
-            + ("" if effect.share is None else f", {100 * effect.share:.0f}\u202f%")
-            + ")"
-            for effect in found[1:]
-        )
-        text += f" Then {listed(rest)}."
-    if first.share is not None and answer.best is not None and answer.best.candidates > MOST:
-        text += f" The importance is that of {MOST:,} settings, drawn at random."
-    if answer.best is not None and answer.best.candidates < COMPLETE * answer.combinations:
-        text += (
-            f" Only {answer.best.candidates:,} of {several(answer.combinations, 'combination')} were "
-            "measured, so these means compare unlike settings; take them as a hint."
-        )
-    return text
 
 
 def _control_sentence(control: Control) -> str:
@@ -249,7 +211,7 @@ def _control_sentence(control: Control) -> str:
     if p >= NOISE_LEVEL:
         return text + f"no difference larger than noise ({points(difference)}) {test}."
     word = "better" if difference > 0 else "worse"
-    return text + f"the best setting is {points(abs(difference))[1:]} {word}, more than noise {test}."
+    return text + f"the best setting is {size(difference)} {word}, more than noise {test}."
 
 
 def _rival_sentence(rival: Control, name: str, reference: str) -> str:
@@ -263,7 +225,7 @@ def _rival_sentence(rival: Control, name: str, reference: str) -> str:
     if p >= NOISE_LEVEL:
         return text + f"no difference larger than noise to {reference} ({points(-difference)}) {test}."
     word = "worse" if difference > 0 else "better"
-    return text + f"{points(abs(difference))[1:]} {word} than {reference}, more than noise {test}."
+    return text + f"{size(difference)} {word} than {reference}, more than noise {test}."
 
 
 def _control_alone(control: Control) -> str:
@@ -273,27 +235,38 @@ def _control_alone(control: Control) -> str:
     )
 
 
-def top_tables(tables: Tables) -> str:
+class Row(NamedTuple):
+    """One of the best settings: its values as columns show them, the accuracy (0 to 1), the features' dimensions."""
+
+    setting: list[Any]
+    validation: float | None
+    dimensions: Any
+
+
+class Top(NamedTuple):
+    """The best settings of one data set, which is named where there are several."""
+
+    data: str | None
+    titles: list[str]
+    rows: list[Row]
+
+
+def top_tables(tables: Tables) -> Markup:
     """Returns each data set's best settings on validation; test is told only of what was selected."""
     known = succeeded(tables.features).dropna(subset=["validation_accuracy"])
     known = known[known["features"] != "screen"]  # a quick look at a part of the images
     known["block"] = known["block"].astype(object).mask(known["features"] == "combined", known["block_name"])
-    if known.empty:
-        return ""
     named = known["data"].nunique() > 1
-    return "".join(
-        _top_table(rows, choice["data"] if named else None) for choice, rows in split(known, ["data"])
-    )
+    parts = split(known, ["data"]) if len(known) else ()
+    found = [_top(rows, choice["data"] if named else None) for choice, rows in parts]
+    return render("top_settings.html", found=found)
 
 
-def _top_table(known: pd.DataFrame, data: str | None) -> str:
+def _top(known: pd.DataFrame, data: str | None) -> Top:
     best = known.sort_values("validation_accuracy", ascending=False, kind="stable").head(TOP)
     names = [*varied(known[known["features"] == "trained"], WHAT[1:]), "features", *AXES]
     rows = [
-        "".join(value_cell(row[name]) for name in names)
-        + f"<td>{percent(number(row['validation_accuracy']))}</td>{value_cell(row['dimensions'])}"
+        Row([row[name] for name in names], number(row["validation_accuracy"]), row["dimensions"])
         for row in best.to_dict("records")
     ]
-    titles = [*(name.capitalize() for name in names), "Validation accuracy", "Dimensions"]
-    caption = f"The {several(len(rows), 'best setting')} on validation{f', {escape(data)}' if data else ''}"
-    return table(caption, heads(titles, words=("Backbone", "Regulariser", "Way", "Features", "Head")), rows)
+    return Top(data, [*(name.capitalize() for name in names), "Validation accuracy", "Dimensions"], rows)

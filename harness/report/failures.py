@@ -3,9 +3,10 @@
 from typing import Any, NamedTuple
 
 import pandas as pd
+from markupsafe import Markup
 
+from harness.report.rendering import render
 from harness.report.tables import Tables
-from harness.report.words import escape, heads, listed, several, table, value_cell
 
 PROBE = ("regulariser", "way", "block", "block_name", "timestep")
 COMPARED = ("network", "block", "block_name", "timestep", "pool")
@@ -31,6 +32,7 @@ COUNTED = {
     "networks": ("validation_accuracy", "test_accuracy", "max_similarity", "distance"),
 }
 MOST_TRACEBACKS = 100  # different ones shown whole; a page of megabytes helps nobody
+LONGEST_LINE = 300  # characters
 LONGEST_TRACEBACK = 20_000  # characters, the last ones
 
 
@@ -41,6 +43,11 @@ class Failure(NamedTuple):
     error: str
     columns: list[str]
     rows: list[list[Any]]
+
+    @property
+    def last_line(self) -> str:
+        """What went wrong, in one line: the end of the traceback."""
+        return self.error.strip().rsplit("\n", 1)[-1][:LONGEST_LINE]
 
 
 class Missing(NamedTuple):
@@ -83,43 +90,16 @@ def missing(tables: Tables) -> list[Missing]:
     return found
 
 
-def to_html(tables: Tables) -> str:
+def to_html(tables: Tables) -> Markup:
     """Returns the section's content."""
     found = failures(tables)
-    total = sum(len(getattr(tables, name)) for name in RESULTS)
-    failed = sum(len(failure.rows) for failure in found)
-    if failed:
-        text = f"<p><strong>{several(failed, 'row')}</strong> of {total:,} failed, "
-        text += f"with {several(len(found), 'traceback')}; a sweep started again tries them once more.</p>"
-    else:
-        text = f"<p>None of {several(total, 'row')} failed.</p>"
-    return text + "".join(_details(failure, i) for i, failure in enumerate(found)) + _missing_text(tables)
-
-
-def _details(failure: Failure, place: int) -> str:
-    last = failure.error.strip().rsplit("\n", 1)[-1]
-    head = heads(escape(column.capitalize()) for column in failure.columns)
-    rows = ("".join(map(value_cell, row)) for row in failure.rows)
-    whole = escape(failure.error[-LONGEST_TRACEBACK:])
-    trace = (
-        f'<pre tabindex="0">{whole}</pre>'
-        if place < MOST_TRACEBACKS
-        else "<p>See the column <code>error</code>.</p>"
+    return render(
+        "failures.html",
+        failures=found,
+        failed=sum(len(failure.rows) for failure in found),
+        total=sum(len(getattr(tables, name)) for name in RESULTS),
+        missing=missing(tables),
+        succeeded=any((getattr(tables, name)["status"] == "ok").any() for name in COUNTED),
+        most_tracebacks=MOST_TRACEBACKS,
+        longest_traceback=LONGEST_TRACEBACK,
     )
-    count = several(len(failure.rows), "row")
-    return (
-        f'<details class="failure"><summary><span class="count">{count} of {failure.table}</span> '
-        f"<code>{escape(last[:300])}</code></summary>{table(f'Failed: {count}', head, rows)}{trace}</details>"
-    )
-
-
-def _missing_text(tables: Tables) -> str:
-    found = missing(tables)
-    if not any((getattr(tables, name)["status"] == "ok").any() for name in COUNTED):
-        return ""
-    if not found:
-        return "<p>No number is missing from the trials that succeeded.</p>"
-    items = (
-        f"<code>{gap.column}</code> in {gap.missing:,} of {gap.rows:,} rows of {gap.table}" for gap in found
-    )
-    return f"<p>Missing from trials that succeeded, shown as missing and never as 0: {listed(items)}.</p>"

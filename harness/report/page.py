@@ -3,14 +3,14 @@
 import base64
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping
-from importlib.resources import files
-from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.offline
+from markupsafe import Markup
 
 from harness.core.storage import Storage
 from harness.core.tables import Table
@@ -18,13 +18,67 @@ from harness.report import answer_features, answer_weights, failures, provenance
 from harness.report.correctness import Correctness
 from harness.report.figures import FIGURES
 from harness.report.figures.figure import Absent, Figure, View, choice_title, levels, succeeded
+from harness.report.rendering import asset, render
 from harness.report.sections import SECTIONS
 from harness.report.tables import Tables, best_row, read_tables
 from harness.report.trials import Trial, trials
-from harness.report.words import MISSING, escape, plain, several
+from harness.report.words import MISSING, moment, plain, printable, several
 
-PUBLISHED_MARK = 'data-beside="published"'
 OPENS_WITH = {"axis": "timestep", "cost": "image passes"}  # choices that are no column of the rows
+
+
+class OfFeatures(NamedTuple):
+    """The answer of study 1."""
+
+    title: str
+    by_data: list[Markup]  # a part for each data set
+    transfer: Markup
+
+
+class OfWeights(NamedTuple):
+    """The answer of study 2."""
+
+    title: str
+    content: Markup
+
+
+class Answer(NamedTuple):
+    """What the page says first; None is a study without rows."""
+
+    features: OfFeatures | None
+    weights: OfWeights | None
+    others: bool  # whether there are rows without an answer in words
+
+
+class Control(NamedTuple):
+    """One choice of a figure, and the value that the page opens with."""
+
+    name: str
+    title: str
+    values: list[str]
+    picked: str
+
+
+class Frame(NamedTuple):
+    """A figure but for its drawing, which is data."""
+
+    name: str
+    title: str
+    reading: str
+    published: bool  # whether published numbers stand in it
+    controls: list[Control]
+
+
+class Study(NamedTuple):
+    """One study's section."""
+
+    name: str
+    title: str
+    above: Markup
+    published: Markup | None  # what the published numbers may be compared with; None where no figure has any
+    figures: list[Frame]
+    undrawn: list[tuple[str, str]]  # titles of figures, and why there is nothing to draw
+    below: Markup
 
 
 def write_report(storage: Storage, experiment: str, declared: Mapping[str, Table]) -> str:
@@ -35,41 +89,58 @@ def write_report(storage: Storage, experiment: str, declared: Mapping[str, Table
     Raises `UserError` if the experiment has no tables, or one is not readable or of a newer schema version.
     """
     path = f"{experiment}/report.html"
-    storage.write(path, render(read_tables(storage, experiment, declared), experiment).encode())
+    storage.write(path, page(read_tables(storage, experiment, declared), experiment).encode())
     return storage.describe(path)
 
 
-def render(tables: Tables, experiment: str) -> str:
+def page(tables: Tables, experiment: str) -> str:
     """Returns the page: one HTML text that needs nothing beside it."""
-    figures: dict[str, Any] = {}
+    drawings: dict[str, Any] = {}
     correctness = Correctness(tables.correctness)
     results = trials(tables, correctness)
-    sections = [_study(study, tables, results, figures) for study in SECTIONS]
-    plotly_js, page_js = plotly.offline.get_plotlyjs(), _file("page.js")
-    return Template(_file("page.html")).substitute(
-        title=escape(experiment),
+    studies = [
+        _study(name, tables, results, drawings)
+        for name, section in SECTIONS.items()
+        if len(getattr(tables, section.table))
+    ]
+    plotly_js, page_js = plotly.offline.get_plotlyjs(), asset("page.js")
+    return render(
+        "page.html",
+        title=experiment,
         policy=_policy(plotly_js, page_js),
-        style=_file("style.css"),
+        style=asset("style.css"),
         summary=_summary(tables),
-        answer=_answers(tables, results, correctness),
-        studies="".join(sections),
+        answer=_answer(tables, results, correctness),
+        studies=studies,
         failures=failures.to_html(tables),
         provenance=provenance.to_html(tables),
-        data=embedded({"figures": figures}),
+        data=embedded({"figures": drawings}),
         plotly=plotly_js,
         script=page_js,
-        written=provenance.moment(time.time()),
+        written=time.time(),
     )
 
 
 def embedded(value: Any) -> str:
-    """Returns JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """Returns JSON that cannot end the script element it stands in; a number that is not finite is null."""
+    try:
+        text = _json(value)
+    except ValueError:
+        text = _json(_finite(value))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _file(name: str) -> str:
-    return files("harness.report").joinpath(name).read_text(encoding="utf-8")
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _finite(value: Any) -> Any:
+    """Returns nested lists and dictionaries with None for every number that is not finite."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _policy(*scripts: str) -> str:
@@ -85,96 +156,61 @@ def _policy(*scripts: str) -> str:
     )
 
 
-def _summary(tables: Tables) -> str:
+def _summary(tables: Tables) -> list[str]:
     frame = provenance.rows_of_trials(tables)
     failed = int((frame["status"] == "failed").sum())
     parts = [several(len(frame) - failed, "result"), f"{failed:,} failed"]
     for column in ("data", "device"):
-        values = [escape(value) for value in levels(frame[column])]
-        parts += [", ".join(values[:3]) + ("…" if len(values) > 3 else "")] if values else []
+        values = levels(frame[column])
+        parts += [", ".join(map(plain, values[:3])) + ("…" if len(values) > 3 else "")] if values else []
     began = frame["began_at"].dropna()
-    return " · ".join([*parts, *([provenance.moment(float(began.min()))] if len(began) else [])])
+    return [*parts, *([moment(float(began.min()))] if len(began) else [])]
 
 
-def _answers(tables: Tables, results: list[Trial], correctness: Correctness) -> str:
-    text = ""
+def _answer(tables: Tables, results: list[Trial], correctness: Correctness) -> Answer:
+    of_features, of_weights = None, None
     if len(tables.features):
         found = answer_features.answers(tables, correctness)
-        text += f"<h3>{SECTIONS['features'].title}</h3>"
-        text += "".join(answer_features.to_html(answer, named=len(found) > 1) for answer in found)
-        text += transfer.sentence(tables)
-        text += "" if found else "<p>No probe succeeded, so there is no answer.</p>"
+        parts = [answer_features.to_html(answer, named=len(found) > 1) for answer in found]
+        of_features = OfFeatures(SECTIONS["features"].title, parts, transfer.sentence(tables))
     if len(tables.weights):
-        text += f"<h3>{SECTIONS['weights'].title}</h3>{answer_weights.to_html(results)}"
-    others = [name for name in ("similarity", "generation") if len(getattr(tables, name))]
-    if others and not text:
-        return "<p>The figures below have what was measured; there is no setting to choose.</p>"
-    return text or "<p>The tables have no rows yet, so there is no answer.</p>"
+        of_weights = OfWeights(SECTIONS["weights"].title, answer_weights.to_html(results))
+    others = any(len(getattr(tables, name)) for name in ("similarity", "generation"))
+    return Answer(of_features, of_weights, others)
 
 
-def _study(study: str, tables: Tables, results: list[Trial], figures: dict[str, Any]) -> str:
-    """Returns a study's section, nothing if it has no rows; adds its figures to `figures`."""
-    section = SECTIONS[study]
-    if not len(getattr(tables, section.table)):
-        return ""
-    chosen = first_choice(study, tables)
-    drawn, undrawn = "", []
-    for name in FIGURES.names():
-        figure: Figure = FIGURES.load(name)
-        if figure.study != study:
+def _study(name: str, tables: Tables, results: list[Trial], drawings: dict[str, Any]) -> Study:
+    """Returns a study's section; adds what its figures draw to `drawings`."""
+    section = SECTIONS[name]
+    chosen = first_choice(name, tables)
+    frames, undrawn = [], []
+    for title in FIGURES.names():
+        figure: Figure = FIGURES.load(title)
+        if figure.study != name:
             continue
         views = figure.views(tables)
         if isinstance(views, Absent):
-            undrawn.append(f"{escape(figure.title)}: {escape(views.why)}")
+            undrawn.append((figure.title, views.why))
         else:
-            drawn += _figure(name, figure, views, chosen, figures)
-    parts = (
-        section.above(tables, results) if section.above else "",
-        _published_switch(study, tables) if PUBLISHED_MARK in drawn else "",
-        drawn,
-        _undrawn(undrawn),
-        section.below(tables, results) if section.below else "",
-    )
-    start = (
-        f'<section id="{study}" aria-labelledby="{study}-title"><h2 id="{study}-title">{section.title}</h2>'
-    )
-    return f"{start}{''.join(parts)}</section>"
-
-
-def _undrawn(reasons: list[str]) -> str:
-    if not reasons:
-        return ""
-    items = "".join(f"<li>{reason}</li>" for reason in reasons)
-    return (
-        f"<details><summary>{several(len(reasons), 'figure')} not drawn</summary><ul>{items}</ul></details>"
+            drawings[title] = _drawing(views)
+            frames.append(_frame(title, figure, views, chosen, drawings[title]))
+    return Study(
+        name=name,
+        title=section.title,
+        above=section.above(tables, results) if section.above else Markup(),
+        published=_published_note(name, tables) if any(frame.published for frame in frames) else None,
+        figures=frames,
+        undrawn=undrawn,
+        below=section.below(tables, results) if section.below else Markup(),
     )
 
 
-def _published_switch(study: str, tables: Tables) -> str:
-    """Returns the switch that shows or hides a study's published numbers, and what they may be compared with."""
-    note = answer_weights.published_note(tables) if study == "weights" else _published_note(tables)
-    return (
-        f'<p class="note"><label for="{study}-published"><input type="checkbox" id="{study}-published" '
-        f"data-published checked> Published numbers</label> {note}</p>"
-    )
-
-
-def _published_note(tables: Tables) -> str:
+def _published_note(study: str, tables: Tables) -> Markup:
+    if study == "weights":
+        return answer_weights.published_note(tables)
     frame = tables.features
-    here = [escape(value) for column in ("data", "backbone") for value in levels(frame[column])]
-    other = (
-        ""
-        if _as_published(frame)
-        else (
-            f" They come from <strong>another data set or backbone</strong> than what was measured here "
-            f"({', '.join(here)}): compare the shapes, not the heights."
-        )
-    )
-    return (
-        "are grey and hollow: arXiv 2307.08702, ADM (256 px, unconditional), ImageNet-1k unless another set is "
-        "named; test accuracies of settings that were chosen on test, where ours are chosen on validation."
-        f"{other}"
-    )
+    here = [value for column in ("data", "backbone") for value in levels(frame[column])]
+    return render("published_features.html", here=[] if _as_published(frame) else here)
 
 
 def _as_published(frame: pd.DataFrame) -> bool:
@@ -194,52 +230,34 @@ def first_choice(study: str, tables: Tables) -> dict[str, str]:
     return OPENS_WITH | ({} if row is None else {name: plain(value) for name, value in row.items()})
 
 
-def _figure(
-    name: str, figure: Figure, views: list[View], chosen: dict[str, str], figures: dict[str, Any]
-) -> str:
-    """Returns the HTML of one figure and adds its data to `figures`."""
+def _frame(
+    name: str, figure: Figure, views: list[View], chosen: dict[str, str], drawing: dict[str, Any]
+) -> Frame:
+    traces = (trace for view in drawing["views"] for trace in view["data"])
+    published = any((trace.get("meta") or {}).get("published") for trace in traces)
+    controls = [_control(choice, views, chosen) for choice in drawing["choices"]]
+    return Frame(name, figure.title, figure.reading, published, controls)
+
+
+def _drawing(views: list[View]) -> dict[str, Any]:
+    """Returns a figure as the page's script takes it."""
     choices = list(views[0].choice)
-    figures[name] = {"choices": choices, "views": [_view(view, choices) for view in views]}
-    controls = "".join(_control(name, choice, views, chosen) for choice in choices)
-    beside = any(
-        (trace.get("meta") or {}).get("published")
-        for view in figures[name]["views"]
-        for trace in view["data"]
-    )
-    return (
-        f'<figure id="figure-{escape(name)}" class="plot"{f" {PUBLISHED_MARK}" if beside else ""}><figcaption>'
-        f"<h3>{escape(figure.title)}</h3><p>{escape(figure.reading)}</p></figcaption>"
-        f'<div class="controls">{controls}</div>'
-        f'<div class="box" tabindex="0" role="group" aria-label="{escape(figure.title)}">'
-        '<div class="canvas"></div></div>'
-        '<p class="absent" role="status" hidden></p></figure>'
-    )
+    return {"choices": choices, "views": [_view(view, choices) for view in views]}
 
 
 def _view(view: View, choices: list[str]) -> dict[str, Any]:
     drawing = view.figure.to_plotly_json()
     drawing["layout"].pop("template", None)  # the page has its own, one for light and one for dark
-    return {"choice": [view.choice[choice] for choice in choices], **drawing}
+    picked = (view.choice[choice] for choice in choices)
+    return {"choice": [None if value is None else printable(value) for value in picked], **drawing}
 
 
-def _control(name: str, choice: str, views: list[View], chosen: dict[str, str]) -> str:
-    """Returns a select for one choice, or its only value as text."""
+def _control(choice: str, views: list[View], chosen: dict[str, str]) -> Control:
+    """Returns one choice with its values in order."""
     found = (view.choice[choice] for view in views)
-    values = list(dict.fromkeys(value for value in found if value is not None))
-    title = choice_title(choice)
-    if len(values) == 1:
-        return (
-            f'<span class="only">{title} <b data-value="{escape(values[0])}">{escape(values[0])}</b></span>'
-        )
-    values.sort(key=_natural)
-    picked = chosen.get(choice) if chosen.get(choice) in values else values[0]
-    options = "".join(
-        f'<option value="{escape(value)}"{" selected" if value == picked else ""}>{escape(value)}</option>'
-        for value in values
-    )
-    control = escape(f"{name}-{choice}")
-    select = f'<select id="{control}" data-choice="{escape(choice)}">{options}</select>'
-    return f'<label for="{control}">{title} {select}</label>'
+    values = sorted(dict.fromkeys(value for value in found if value is not None), key=_natural)
+    picked = chosen.get(choice)
+    return Control(choice, choice_title(choice), values, picked if picked in values else values[0])
 
 
 def _natural(value: str) -> tuple[bool, float, str]:

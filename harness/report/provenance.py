@@ -1,14 +1,15 @@
 """Where the numbers come from: runs, code, libraries, device, data; how to read the tables oneself."""
 
-import time
 from typing import NamedTuple
 
 import pandas as pd
+from markupsafe import Markup
 
 from harness.core.tables import COMMON
 from harness.report.failures import RESULTS
+from harness.report.rendering import render
 from harness.report.tables import Tables
-from harness.report.words import escape, heads, plain, seconds, several, table
+from harness.report.words import plain, yes_or_no
 
 SHARED = (
     "data",
@@ -25,7 +26,14 @@ TITLES = {
     "numpy_version": "NumPy version",
 }
 MOST_VALUES = 12
-SQL = "SELECT * FROM 'features.parquet' WHERE status = 'ok' ORDER BY validation_accuracy DESC"
+
+
+class Fact(NamedTuple):
+    """What the rows say in one column: each value with the number of its rows, the most frequent first."""
+
+    title: str
+    counts: list[tuple[str, int]]
+    more: int  # values that are not listed
 
 
 class Run(NamedTuple):
@@ -70,67 +78,23 @@ def runs(frame: pd.DataFrame) -> list[Run]:
     return sorted(found, key=lambda run: (run.began is None, run.began or 0.0))
 
 
-def moment(at: float | None) -> str:
-    """Returns seconds since 1970 as a date and time in UTC."""
-    return plain(None) if at is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
+def facts(frame: pd.DataFrame) -> list[Fact]:
+    """Returns what the rows have in common, column by column."""
+    return [_fact(column, frame[column]) for column in SHARED]
 
 
-def to_html(tables: Tables) -> str:
-    """Returns the section's content."""
-    frame = rows_of_trials(tables)
-    items = "".join(f"<dt>{_title(column)}</dt><dd>{_values(frame[column])}</dd>" for column in SHARED)
-    return f'<dl class="facts">{items}</dl>{_runs_table(runs(frame))}{_reading()}'
-
-
-def _title(column: str) -> str:
-    return TITLES.get(column, column.replace("_", " ").capitalize())
-
-
-def _values(column: pd.Series) -> str:
+def _fact(name: str, column: pd.Series) -> Fact:
     counts = column.map(_shown).value_counts()
-    parts = [
-        f"<code>{escape(value)}</code>" + (f" ({several(int(count), 'row')})" if len(counts) > 1 else "")
-        for value, count in counts.head(MOST_VALUES).items()
-    ]
-    more = f" and {len(counts) - MOST_VALUES:,} more" if len(counts) > MOST_VALUES else ""
-    return ", ".join(parts) + more if parts else plain(None)
+    title = TITLES.get(name, name.replace("_", " ").capitalize())
+    listed = [(str(value), int(count)) for value, count in counts.head(MOST_VALUES).items()]
+    return Fact(title, listed, max(0, len(counts) - MOST_VALUES))
 
 
 def _shown(value: object) -> str:
-    return ("yes" if value else "no") if isinstance(value, bool) else plain(value)
+    return yes_or_no(value) if isinstance(value, bool) else plain(value)
 
 
-def _runs_table(found: list[Run]) -> str:
-    titles = ["Run", "Commit", "Uncommitted changes", "Rows", "Failed", "Began", "Ended", "Computing time"]
-    rows = (
-        "".join(
-            f"<td>{text}</td>"
-            for text in (
-                f"<code>{escape(run.run)}</code>",
-                f"<code>{escape(run.commit[:10])}</code>",
-                plain(None) if run.dirty is None else _shown(run.dirty),
-                f"{run.rows:,}",
-                f"{run.failed:,}",
-                moment(run.began),
-                moment(run.ended),
-                seconds(run.busy),
-            )
-        )
-        for run in found
-    )
-    return table(several(len(found), "run"), heads(titles, words=titles[:3]), rows, dense=True)
-
-
-def _reading() -> str:
-    lines = {
-        "pandas": 'pandas.read_parquet("features.parquet").query("status == \'ok\'")',
-        "DuckDB": f'duckdb.sql("{SQL}")',
-        "polars": 'polars.read_parquet("features.parquet").filter(polars.col("status") == "ok")',
-    }
-    items = "".join(f"<dt>{name}</dt><dd><code>{escape(line)}</code></dd>" for name, line in lines.items())
-    return (
-        "<h3>Read the tables yourself</h3><p>They lie beside this page: <code>features</code>, "
-        "<code>similarity</code>, <code>generation</code>, <code>weights</code>, <code>networks</code> "
-        "and <code>correctness</code>, each "
-        f'<code>.parquet</code>; accuracies in them run from 0 to 1.</p><dl class="facts code">{items}</dl>'
-    )
+def to_html(tables: Tables) -> Markup:
+    """Returns the section's content."""
+    frame = rows_of_trials(tables)
+    return render("provenance.html", facts=facts(frame), runs=runs(frame))

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from markupsafe import Markup
+
 from harness.report import answer_features, answer_weights, honest_panel, transfer, unified
 from harness.report.tables import Tables
 from harness.report.trials import Trial, settings
@@ -13,21 +15,21 @@ class Section(NamedTuple):
 
     title: str
     table: str  # of `harness.core.rows.TABLES`
-    above: Callable[[Tables, list[Trial]], str] | None = None  # HTML before the figures
-    below: Callable[[Tables, list[Trial]], str] | None = None  # HTML after them
+    above: Callable[[Tables, list[Trial]], Markup] | None = None  # HTML before the figures
+    below: Callable[[Tables, list[Trial]], Markup] | None = None  # HTML after them
 
 
-def _weights(tables: Tables, results: list[Trial]) -> str:
+def _weights(tables: Tables, results: list[Trial]) -> Markup:
     if not results:
-        return ""
+        return Markup()
     return answer_weights.accuracy_table(settings(tables)) + honest_panel.to_html(results)
 
 
-def _features(tables: Tables, results: list[Trial]) -> str:
+def _features(tables: Tables, results: list[Trial]) -> Markup:
     return answer_features.top_tables(tables) + transfer.to_html(tables)
 
 
-def _generation(tables: Tables, results: list[Trial]) -> str:
+def _generation(tables: Tables, results: list[Trial]) -> Markup:
     return unified.to_html(tables)
 
 

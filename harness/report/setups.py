@@ -16,7 +16,7 @@ SETUP = (
     "buffers",
     "preset",
     "optimizer",
-    "noise",  # parameter_noise and latent_noise as one of four cases
+    "noise",  # parameter_noise and latent_noise as one of four cases, `noise_case`, by name
     "latent",
     "diffusion_steps",
     "sampler",
@@ -59,8 +59,9 @@ def columns_of(means: Iterable[Mean]) -> tuple[Column, Column, Column]:
 
 
 def complete(weights: pd.DataFrame, networks: pd.DataFrame) -> None:
-    """Adds the column `noise`, takes what has its own column out of `varied`, gives networks their trial's setup."""
-    weights["noise"] = noise_cases(weights["parameter_noise"], weights["latent_noise"])
+    """Adds `noise` and `noise_case`, takes out of `varied` what has a column, gives networks their trial's setup."""
+    scales = weights["parameter_noise"], weights["latent_noise"]
+    weights["noise_case"], weights["noise"] = noise_cases(*scales), noise_names(*scales)
     weights["varied"] = weights["varied"].map(unsaid).astype(object)
     setup = weights.drop_duplicates("key").set_index("key")
     for column in SETUP:
@@ -69,19 +70,22 @@ def complete(weights: pd.DataFrame, networks: pd.DataFrame) -> None:
 
 
 def noise_cases(parameters: pd.Series, latents: pd.Series) -> pd.Series:
-    """Returns where noise was added: none, parameters, latents or both; with the scales if a case has several."""
+    """Returns where noise was added, one of `NOISES`; None where a scale is missing."""
     pairs = [(number(p), number(z)) for p, z in zip(parameters, latents, strict=True)]
     cases = [None if p is None or z is None else NOISES[(p > 0) + 2 * (z > 0)] for p, z in pairs]
-    scales: dict[str | None, set[Any]] = {}
-    for case, pair in zip(cases, pairs, strict=True):
-        scales.setdefault(case, set()).add(pair)
-    texts = [
-        f"{case} ({' and '.join(f'{scale:g}' for scale in pair if scale)})"
-        if case and len(scales[case]) > 1
-        else case
-        for case, pair in zip(cases, pairs, strict=True)
+    return pd.Series(cases, parameters.index, object)
+
+
+def noise_names(parameters: pd.Series, latents: pd.Series) -> pd.Series:
+    """Returns what noise is called: its case, with the scales if the case has several."""
+    cases = noise_cases(parameters, latents)
+    rows = list(zip(cases, zip(parameters, latents, strict=True), strict=True))
+    several = {case for case in NOISES if len({scales for other, scales in rows if other == case}) > 1}
+    names = [
+        f"{case} ({' and '.join(f'{scale:g}' for scale in scales if scale)})" if case in several else case
+        for case, scales in rows
     ]
-    return pd.Series(texts, parameters.index, object)
+    return pd.Series(names, parameters.index, object)
 
 
 def unsaid(varied: Any) -> str | None:
@@ -96,21 +100,27 @@ def _short(value: Any) -> str:
     return " ".join(map(str, value)) or "none" if isinstance(value, list) else json.dumps(value).strip('"')
 
 
+def rank(frame: pd.DataFrame, column: str) -> pd.Series | None:
+    """Returns the numbers by which a column's values are ordered; None for one that is ordered by its values.
+
+    Noise goes from none to both, locations from the fewest numbers to the most.
+    """
+    if column == "noise":
+        return frame["noise_case"].map({case: place for place, case in enumerate(NOISES)})
+    if column == "parameters":
+        least = frame.groupby("parameters")["parameter_count"].transform("min")
+        return least.fillna(0).where(frame["parameters"].notna())
+    return None
+
+
 def in_order(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Returns the rows sorted by `names`: noise from none to both, locations from the fewest numbers to the most."""
-    keys = frame[list(names)].copy()
-    if "noise" in keys:
-        keys["noise"] = [
-            f"{NOISES.index(case.split(' ')[0])} {case}" if isinstance(case, str) else None
-            for case in keys["noise"]
-        ]
-    if "parameters" in keys:
-        least = frame.groupby("parameters")["parameter_count"].transform("min").fillna(0)
-        keys["parameters"] = [
-            f"{int(length):012} {name}" if isinstance(name, str) else None
-            for name, length in zip(keys["parameters"], least, strict=True)
-        ]
-    return frame.loc[keys.sort_values(list(names), kind="stable").index]
+    """Returns the rows sorted by `names`, each by its `rank` where it has one; what is missing last."""
+    keys: dict[int, pd.Series] = {}
+    for name in names:
+        for key in (rank(frame, name), frame[name]):
+            if key is not None:
+                keys[len(keys)] = key
+    return frame.loc[pd.DataFrame(keys, frame.index).sort_values(list(keys), kind="stable").index]
 
 
 def telling(frame: pd.DataFrame, columns: Iterable[str], given: Sequence[str] = ()) -> list[str]:

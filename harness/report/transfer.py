@@ -3,25 +3,14 @@
 from typing import Any, NamedTuple
 
 import pandas as pd
+from markupsafe import Markup
 from scipy.stats import spearmanr
 
 from harness.report.figures.figure import levels, split, varied
 from harness.report.figures.probes import AXES, WHAT, known
+from harness.report.rendering import render
 from harness.report.tables import Tables, best_row
-from harness.report.words import (
-    Estimate,
-    decimal,
-    escape,
-    estimate,
-    heads,
-    interval,
-    number,
-    percent,
-    points,
-    several,
-    table,
-    value_cell,
-)
+from harness.report.words import Estimate, estimate, number
 
 SETTING = (*WHAT[1:], *AXES)
 LEAST_SHARED = 3  # settings measured on both data sets, below which a rank correlation says nothing
@@ -43,6 +32,14 @@ class Transfer(NamedTuple):
     data: list[str]
     correlation: list[list[float | None]]  # Spearman's, of validation accuracies over the shared settings
     regret: list[list[float | None]]  # [chosen on][used on]: accuracy lost on validation, 0 to 1
+
+
+class Pair(NamedTuple):
+    """Two data sets and a number that they have together, such as what choosing on the first costs on the second."""
+
+    value: float
+    first: str
+    second: str
 
 
 def best_settings(tables: Tables) -> list[Best]:
@@ -82,44 +79,33 @@ def _rank_correlation(one: pd.Series, other: pd.Series) -> float | None:
     return float(spearmanr(shared["one"], shared["other"]).statistic)
 
 
-def sentence(tables: Tables) -> str:
+def sentence(tables: Tables) -> Markup:
     """Returns what the data sets say together, as a paragraph; nothing for one data set alone."""
     found = transfer(tables)
     if found is None:
-        return ""
-    count = len(found.data)
-    pairs = [(i, j) for i in range(count) for j in range(count) if i != j]
-    lost = [(value, i, j) for i, j in pairs if (value := found.regret[i][j]) is not None]
-    alike = [(value, i, j) for i, j in pairs if i < j and (value := found.correlation[i][j]) is not None]
-    names = [escape(name) for name in found.data]
-    text = f"<strong>Transfer between {count} data sets.</strong> "
-    if alike:
-        value, i, j = min(alike)
-        text += f"Settings rank least alike on {names[i]} and {names[j]} (Spearman {decimal(value, 2)}). "
-    if not lost:
-        return f"<p>{text}No best setting of one was measured on another, so what it would cost there is open.</p>"
-    value, i, j = max(lost)
-    if value == 0:
-        return f"<p>{text}The best setting of each is the best of all others where it was measured.</p>"
-    return (
-        f"<p>{text}The best setting of one used on another costs {points(value)[1:]} at most on validation (that of "
-        f"{names[i]} on {names[j]}), {points(sum(v for v, _, _ in lost) / len(lost))[1:]} on average.</p>"
+        return Markup()
+    lost = _pairs(found, found.regret)
+    alike = [pair for pair in _pairs(found, found.correlation) if pair.first < pair.second]  # symmetric
+    return render(
+        "transfer_sentence.html",
+        count=len(found.data),
+        least_alike=min(alike, default=None),
+        dearest=max(lost, default=None),
+        mean=sum(pair.value for pair in lost) / len(lost) if lost else None,
     )
 
 
-def to_html(tables: Tables) -> str:
+def _pairs(found: Transfer, numbers: list[list[float | None]]) -> list[Pair]:
+    """Returns each two different data sets that have a number."""
+    return [
+        Pair(value, first, second)
+        for first, row in zip(found.data, numbers, strict=True)
+        for second, value in zip(found.data, row, strict=True)
+        if first != second and value is not None
+    ]
+
+
+def to_html(tables: Tables) -> Markup:
     """Returns the table of best settings; nothing for one data set alone."""
     best = best_settings(tables)
-    if len(best) < 2:
-        return ""
-    names = list(best[0].setting)
-    rows = [
-        f'<th scope="row">{escape(one.data)}</th>'
-        + "".join(value_cell(one.setting[name]) for name in names)
-        + f"<td>{percent(one.validation.value)}</td><td><strong>{percent(one.test.value)}</strong>"
-        + f"<small>{interval(one.test)}</small></td><td>{one.candidates:,}</td>"
-        for one in best
-    ]
-    titles = ["Data", *(name.capitalize() for name in names), "Validation", "Test", "Chosen from"]
-    caption = f"The best setting of each of {several(len(best), 'data set')}, chosen on validation"
-    return table(caption, heads(titles, words=("Data", "Backbone", "Regulariser", "Way", "Head")), rows)
+    return render("transfer.html", best=best, names=list(best[0].setting)) if len(best) > 1 else Markup()

@@ -3,24 +3,14 @@
 from typing import Any, NamedTuple
 
 import pandas as pd
+from markupsafe import Markup
 
 from harness.report.figures.figure import succeeded, varied
 from harness.report.figures.probes import known
 from harness.report.published import published
+from harness.report.rendering import render
 from harness.report.tables import Tables, best_row
-from harness.report.words import (
-    Estimate,
-    cell,
-    decimal,
-    escape,
-    estimate,
-    heads,
-    interval,
-    number,
-    percent,
-    plain,
-    table,
-)
+from harness.report.words import Estimate, estimate, number, plain
 
 NETWORK = ("data", "backbone", "regulariser")  # what tells one network from another in both tables
 KINDS = ("trained", "combined", "finetuned")
@@ -92,60 +82,14 @@ def published_learners() -> pd.DataFrame:
     return wide.dropna().reset_index().sort_values("top1", kind="stable")
 
 
-def to_html(tables: Tables) -> str:
+def to_html(tables: Tables) -> Markup:
     """Returns the table, measured networks first; nothing where nothing was sampled."""
     found = learners(tables)
     if not found:
-        return ""
-    names = varied(pd.DataFrame([one.network for one in found]), ["regulariser"])
-    rows = [_measured(one, names) for one in found]
-    rows += [_published(row) for row in published_learners().to_dict("records")]
-    titles = ["Learner", "Data", "Classifier", "Test accuracy", "Fréchet distance"]
-    note = (
-        "Lower Fréchet distances are better. They compare only within one encoder, one set of real images and one "
-        "number of samples: the published are FIDs (Inception features, ImageNet 256 px, 50,000 samples), and the "
-        "published accuracies were chosen on test. “Real” is the distance of as many held-out real images."
-    )
-    return (
-        table("Recognition beside generation", heads(titles, words=titles[:3]), rows)
-        + f'<p class="note">{note}</p>'
-    )
-
-
-def _measured(one: Learner, names: list[str]) -> str:
-    extra = "".join(f", {name} {escape(one.network[name])}" for name in names)
-    accuracy = percent(one.accuracy.value)
-    if one.accuracy.low is not None:
-        accuracy = f"<strong>{accuracy}</strong><small>{interval(one.accuracy)}</small>"
-    classifier = (
-        "<td>–</td>"
-        if one.classifier is None
-        else (
-            f'<td class="text">{escape(one.classifier.head)}<small>{escape(one.classifier.where)}</small></td>'
-        )
-    )
-    return (
-        cell(
-            f"<strong>{escape(one.network['backbone'])}{extra}</strong><small>measured here</small>",
-            header=True,
-        )
-        + f'<td class="text">{escape(one.network["data"])}</td>{classifier}'
-        + cell(accuracy)
-        + f"<td>{''.join(map(_distance_text, one.distances))}</td>"
-    )
-
-
-def _distance_text(one: Distance) -> str:
-    samples = "" if one.samples is None else f", {one.samples:,} samples"
-    real = "" if one.real is None else f"<small>real {decimal(one.real, 2)}</small>"
-    return f"<div>{decimal(one.frechet, 2)}<small>{escape(one.encoder)}{samples}</small>{real}</div>"
-
-
-def _published(row: dict[Any, Any]) -> str:
-    texts = (f"{row['top1']:.1f}\u202f%", f"{row['fid']:.2f}<small>Inception (FID)</small>")
-    words = (row["dataset"], row["head"])
-    return (
-        cell(f"{escape(row['backbone'])}<small>published</small>", header=True)
-        + "".join(f'<td class="text">{escape(word)}</td>' for word in words)
-        + "".join(f"<td>{text}</td>" for text in texts)
+        return Markup()
+    return render(
+        "unified.html",
+        measured=found,
+        told=varied(pd.DataFrame([one.network for one in found]), ["regulariser"]),
+        published=published_learners().to_dict("records"),
     )

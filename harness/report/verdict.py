@@ -18,22 +18,6 @@ MEANINGS = {
     FARTHER: "held-out checkpoints are nearer to the originals",
     OPEN: "nearness was not measured, or on too few networks",
 }
-RULES = f"""
-<p>Held-out checkpoints are those that nothing learnt from. Z<sub>U</sub> is the Mann-Whitney z-score of distances to
-the nearest original, generated networks against held-out checkpoints (against originals among themselves where fewer
-than two are held out), and Z<sub>mean</sub> the same for distances to the originals' mean. The first rule that holds
-decides.</p><ol>
-<li><strong>Open</strong>: Z<sub>U</sub> is missing, or there are fewer than {FEWEST} generated networks.</li>
-<li><strong>Copies</strong>: Z<sub>U</sub> &lt; −{Z}, and either Z<sub>mean</sub> is not below −{Z} or the median
-distance is less than half of the held-out checkpoints'.</li>
-<li><strong>Averages</strong>: Z<sub>mean</sub> &lt; −{Z}, and either Z<sub>U</sub> &lt; −{Z} or the variance is less
-than half of the originals'.</li>
-<li><strong>One spot</strong>: the variance is less than half of the originals'.</li>
-<li><strong>New draws</strong>: Z<sub>U</sub> is at most {Z}: not told apart from held-out checkpoints.</li>
-<li><strong>Farther away</strong>: Z<sub>U</sub> &gt; {Z}.</li></ol>
-<p>Better or worse is said where the exact McNemar test of two networks, each the best of its kind on validation, has
-p &lt; {NOISE_LEVEL} after Holm's correction for the number of trials; else they count as equally good. With K = 1
-the mean is the original, and Z<sub>mean</sub> is not used.</p>"""
 
 
 class Evidence(NamedTuple):
@@ -59,7 +43,7 @@ class Verdict(NamedTuple):
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """Applies `RULES`."""
+    """Applies the rules that `templates/rules.html` states."""
     return Verdict(
         _newness(evidence),
         _goodness(evidence.gain, evidence.p),

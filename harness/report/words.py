@@ -1,16 +1,16 @@
-"""Numbers and names as people read them: percentages, intervals, p-values; everything escaped."""
+"""Numbers and names as people read them: percentages, intervals, p-values; plain text, which templates escape."""
 
 import html
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 MISSING = "missing"
 NOISE_LEVEL = 0.05  # a p-value below it is called larger than noise
 LABEL_LENGTH = 48  # characters of a user's string inside a plot
 
-_TEXT = ' class="text"'
 _COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # terminals' colours, which remote tracebacks carry
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
@@ -52,11 +52,6 @@ def printable(value: Any) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _COLOUR_CODE.sub("", plain(value)))
 
 
-def escape(value: Any) -> str:
-    """Returns text that is safe in HTML, in an attribute too."""
-    return html.escape(printable(value))
-
-
 def short(value: Any) -> str:
     """Returns text of one line that is short enough for a plot."""
     text = " ".join(printable(value).split())
@@ -73,13 +68,22 @@ def percent(value: float | None, digits: int = 1) -> str:
     return MISSING if value is None else f"{100 * value:.{digits}f}\u202f%"
 
 
-def points(value: float | None, digits: int = 1) -> str:
-    """Returns a difference of 0.012 as "+1.2 points"."""
+def signed(value: float | None, digits: int = 1) -> str:
+    """Returns a difference of 0.012 in points as "+1.2"."""
     if value is None:
         return MISSING
     rounded = round(100 * value, digits) + 0.0  # no negative zero
-    text = f"{rounded:+.{digits}f}".replace("-", "−")
-    return f"{text}\u00a0points"
+    return f"{rounded:+.{digits}f}".replace("-", "−")
+
+
+def points(value: float | None, digits: int = 1) -> str:
+    """Returns a difference of 0.012 as "+1.2 points"."""
+    return MISSING if value is None else f"{signed(value, digits)}\u00a0points"
+
+
+def size(value: float, digits: int = 1) -> str:
+    """Returns how large a difference of 0.012 or of -0.012 is, as "1.2 points"."""
+    return f"{abs(100 * value):.{digits}f}\u00a0points"
 
 
 def interval(accuracy: Estimate, digits: int = 1) -> str:
@@ -89,24 +93,34 @@ def interval(accuracy: Estimate, digits: int = 1) -> str:
     return f"{100 * accuracy.low:.{digits}f}–{percent(accuracy.high, digits)}"
 
 
+def precision(accuracy: Estimate, digits: int = 1) -> str:
+    """Returns "(95 % interval 62.8–66.9 %, n = 2,000)"."""
+    n = f"n\u00a0=\u00a0{MISSING if accuracy.n is None else format(accuracy.n, ',')}"
+    return f"(95\u202f% interval {interval(accuracy, digits)}, {n})"
+
+
 def with_interval(accuracy: Estimate, digits: int = 1) -> str:
     """Returns "64.9 % (95 % interval 62.8–66.9 %, n = 2,000)"."""
-    n = f"n\u00a0=\u00a0{MISSING if accuracy.n is None else format(accuracy.n, ',')}"
-    return f"{percent(accuracy.value, digits)} (95\u202f% interval {interval(accuracy, digits)}, {n})"
+    return f"{percent(accuracy.value, digits)} {precision(accuracy, digits)}"
 
 
 def p_value(p: float | None) -> str:
-    """Returns "p = 0.41" or "p < 0.001", as HTML."""
+    """Returns "p = 0.41" or "p < 0.001"."""
     if p is None:
         return f"p {MISSING}"
-    return "p\u00a0&lt;\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.2g}"
+    return "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.2g}"
 
 
 def p_alone(p: float | None) -> str:
     """Returns a p-value for a column of them: "0.41" or "< 0.001"."""
     if p is None:
         return MISSING
-    return "&lt;\u00a00.001" if p < 0.001 else f"{p:.2g}"
+    return "<\u00a00.001" if p < 0.001 else f"{p:.2g}"
+
+
+def span(difference: Any, digits: int = 1) -> str:
+    """Returns "−0.41 to +0.60", the ends of a difference's interval in points; it has `low` and `high`."""
+    return f"{signed(difference.low, digits)} to {signed(difference.high, digits)}"
 
 
 def seconds(value: float) -> str:
@@ -117,9 +131,29 @@ def seconds(value: float) -> str:
     return f"{value:.1f}\u00a0s"
 
 
+def moment(at: float | None) -> str:
+    """Returns seconds since 1970 as a date and time in UTC."""
+    return MISSING if at is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
+
+
+def yes_or_no(value: bool | None) -> str:
+    """Returns "yes", "no" or "missing"."""
+    return MISSING if value is None else "yes" if value else "no"
+
+
 def decimal(value: float | None, digits: int = 3) -> str:
     """Returns a number with fixed decimals, or "missing"."""
     return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def fixed(value: float | None, digits: int) -> str:
+    """Returns a number of either sign with fixed decimals, or "missing"."""
+    return MISSING if value is None else decimal(round(value, digits) + 0.0, digits).replace("-", "−")
+
+
+def whole(count: int) -> str:
+    """Returns "2,000"."""
+    return f"{count:,}"
 
 
 def several(count: int, one: str, many: str | None = None) -> str:
@@ -131,37 +165,3 @@ def listed(words: Iterable[str]) -> str:
     """Returns "a, b and c"."""
     *start, last = list(words) or [""]
     return f"{', '.join(start)} and {last}" if start else last
-
-
-def value_cell(value: Any) -> str:
-    """Returns a table cell of an axis value: words to the left, numbers to the right, a dash for none."""
-    if value is None or value != value:
-        return "<td>–</td>"
-    return f"<td{_TEXT if isinstance(value, str) else ''}>{escape(value)}</td>"
-
-
-def cell(text: str, header: bool = False) -> str:
-    """Returns a table cell of already safe text; "missing" is set apart from numbers."""
-    if header:
-        return f'<th scope="row">{text}</th>'
-    return f'<td class="missing">{text}</td>' if text == MISSING else f"<td>{text}</td>"
-
-
-def table(caption: str, head: str, rows: Iterable[str], dense: bool = False) -> str:
-    """Returns a table in a box of its own that scrolls.
-
-    `caption` is safe text, `head` the HTML of the rows on top, `rows` the cells of each row below; a dense one is
-    for many columns.
-    """
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    kind = ' class="dense"' if dense else ""
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}">'
-        f"<table{kind}><caption>{caption}</caption><thead>{head}</thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def heads(names: Iterable[str], words: Collection[str] = ()) -> str:
-    """Returns one row of column headings; those of columns of `words` stand to the left, as the words do."""
-    cells = (f'<th scope="col"{_TEXT if name in words else ""}>{name}</th>' for name in names)
-    return f"<tr>{''.join(cells)}</tr>"

@@ -11,6 +11,7 @@ from harness.metrics.inference import mcnemar
 from harness.report import answer_features, failures, provenance, transfer, unified
 from harness.report.correctness import Correctness
 from harness.report.tables import Tables, from_arrow
+from harness.report.words import moment
 
 
 def text(html: str) -> str:
@@ -239,5 +240,5 @@ def test_runs_are_summed_up(tables: Tables) -> None:
     (run,) = provenance.runs(provenance.rows_of_trials(tables))
     assert run.rows == len(tables.features) + len(tables.weights)
     assert run.busy == pytest.approx(3.5 * run.rows)
-    assert provenance.moment(0.0) == "1970-01-01 00:00 UTC"
+    assert moment(0.0) == "1970-01-01 00:00 UTC"
     assert "0123456789abcdef0123456789abcdef01234567" in provenance.to_html(tables)

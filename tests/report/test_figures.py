@@ -7,7 +7,7 @@ import pytest
 import synthetic_results as synthetic
 from scipy.stats import spearmanr
 
-from harness.report.figures import FIGURES, ablation, over_block, over_timestep
+from harness.report.figures import FIGURES, ablation, over_axis
 from harness.report.figures.figure import Absent, Figure, axis_range, error_bars, ramp, succeeded
 from harness.report.figures.finetuned import pairs
 from harness.report.figures.heatmap import grid
@@ -151,7 +151,7 @@ def test_lines_against_pandas(tables: Tables, x: str, by: str) -> None:
 
 def test_many_lines_have_a_short_legend() -> None:
     rows = synthetic.feature_rows(blocks=(1, 2), timesteps=range(40), pools=(1,), heads=("linear",), n=50)
-    (view,) = over_block.views(from_arrow(synthetic.arrow(rows)))
+    (view,) = over_axis.BLOCK.views(from_arrow(synthetic.arrow(rows)))
     traces = view.figure.data
     assert len(traces) == 42
     assert sum(trace.get("showlegend") is not False for trace in traces) == 10 + 2
@@ -177,7 +177,7 @@ def test_best_over_pool_against_pandas(tables: Tables) -> None:
 
 
 def test_timesteps_may_be_read_as_noise(whole: Tables) -> None:
-    views = over_timestep.views(whole)
+    views = over_axis.TIMESTEP.views(whole)
     by_axis = {}
     for view in views:
         if {**view.choice, "axis": ""} == {**views[0].choice, "axis": ""}:
@@ -194,7 +194,7 @@ def test_timesteps_may_be_read_as_noise(whole: Tables) -> None:
 
 def test_rows_without_noise_levels_have_one_axis(small_features: dict) -> None:
     rows = [{**row, "sigma": None} for row in small_features["features"]]
-    views = over_timestep.views(from_arrow(synthetic.arrow({"features": rows})))
+    views = over_axis.TIMESTEP.views(from_arrow(synthetic.arrow({"features": rows})))
     assert all(set(view.choice) == {"pool", "head"} for view in views)
 
 

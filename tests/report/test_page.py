@@ -15,12 +15,15 @@ import synthetic_results as synthetic
 from harness.core.errors import UserError
 from harness.core.storage import Storage
 from harness.core.tables import SCHEMA_VERSION
+from harness.report import page as page_module
 from harness.report.figures import FIGURES
 from harness.report.page import embedded, write_report
 from harness.report.sections import SECTIONS
+from harness.report.tables import from_arrow
 from harness.sweep import studies
 
 HOSTILE = '</script><script>alert("1")</script><img src=x onerror=alert(1)>\x00 & \u2028 $title %{x} ${y}'
+HOSTILE += ' \x1b[1;95mred\x1b[0m \'" onfocus=alert(1) x=" {{ 7 * 7 }} {% raw %}'
 
 
 class Reader(HTMLParser):
@@ -30,12 +33,15 @@ class Reader(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.ids: list[str] = []
+        self.attributes: set[str] = set()
         self.text = ""
         self._skip = False
         self.feed(page)
+        self.text = re.sub(r"[ \n]+", " ", self.text)  # as browsers do
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
         self.ids += [value for name, value in attrs if name == "id"]
         self._skip = tag in ("script", "style")
 
@@ -118,13 +124,31 @@ def test_nothing_that_users_write_becomes_markup(
     assert "img" not in reader.tags
     assert "<b>&nasty" in reader.text
     assert "onerror" in reader.text  # shown as text
-    assert "\x00" not in page
+    assert not {name for name in reader.attributes if name.startswith("on")}
+    assert "{{ 7 * 7 }} {% raw %}" in reader.text
+    for code in ("\x00", "\x1b", "[1;95m"):
+        assert code not in page
     figures = data(page)["figures"]
+    offered = {value for figure in figures.values() for view in figure["views"] for value in view["choice"]}
+    assert any("onfocus" in (value or "") for value in offered)  # picked by the same text as in its control
     del figures["parallel"]  # its tick texts are not read as HTML; the browser's test looks
     drawn = json.dumps([[view["data"], view["layout"]] for f in figures.values() for view in f["views"]])
     assert "&lt;img" in drawn
     assert "<img" not in drawn
     assert "<script" not in drawn
+
+
+def test_templates_trust_nothing_but_the_page_s_own_scripts_style_and_policy() -> None:
+    for path in (Path(page_module.__file__).parent / "templates").glob("*.html"):
+        trusted = re.findall(r"\{\{ (\w+) \| safe \}\}", path.read_text())
+        own = ["policy", "style", "data", "plotly", "script"] if path.name == "page.html" else []
+        assert trusted == own, path.name
+        assert path.read_text().count("safe") == len(own)
+
+
+def test_a_number_that_is_not_finite_is_null() -> None:
+    value = {"a": [1.0, float("nan"), {"b": (float("inf"), "NaN")}], "c": None}
+    assert json.loads(embedded(value)) == {"a": [1.0, None, {"b": [None, "NaN"]}], "c": None}
 
 
 def test_embedded_json_stays_inside_its_script() -> None:
@@ -237,6 +261,46 @@ def test_all_failed(storage: Storage, small_features: dict, small_weights: dict)
         assert (f"{figure.title}: " in text) == (figure.study in ("features", "weights"))
 
 
+@pytest.fixture(scope="module")
+def minimal() -> dict:
+    """All tables, of two data sets, with few rows."""
+    sizes: dict = {"blocks": (3, 6), "timesteps": (1, 50), "pools": (1, 2), "n": 30, "extra": True}
+    parts = [
+        *(synthetic.feature_rows(**sizes, data=data, name=data) for data in ("cifar10", "cub-200")),
+        synthetic.similarity_rows(),
+        synthetic.generation_rows(),
+        synthetic.weight_rows(ks=(1, 5), subsets=("first",), generated=6, n=30),
+    ]
+    return {name: [row for part in parts for row in part.get(name, [])] for name in studies.tables()}
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("features", "data", "cub-200"),
+        ("features", "features", "trained"),
+        ("features", "block", 3),
+        ("similarity", "a_timestep", 0),
+        ("generation", "regulariser", None),
+        ("weights", "k", 1),
+        ("networks", "kind", "generated"),
+    ],
+)
+def test_any_group_may_have_failed_or_have_no_numbers(
+    minimal: dict, table: str, column: str, value: object
+) -> None:
+    def without_numbers(row: dict) -> dict:
+        return {**row, **{name: None for name in row if "accuracy" in name or name in ("cka", "frechet")}}
+
+    for change in (synthetic.failed, without_numbers):
+        rows = [change(row) if row[column] == value else row for row in minimal[table]]
+        beside = {"networks": ["weights"], "weights": ["networks"]}.get(table, [])
+        tables = from_arrow(synthetic.arrow({table: rows} | {name: minimal[name] for name in beside}))
+        said, figures = page_module.page(tables, "study").split('id="page-data">')
+        assert "NaN" not in figures.partition("</script>")[0]
+        assert " nan" not in Reader(said).text.lower()
+
+
 def test_no_rows_at_all(storage: Storage) -> None:
     assert "no rows yet" in Reader(written(storage, {})).text
 
@@ -329,6 +393,7 @@ def test_ten_thousand_rows_within_five_seconds(storage: Storage) -> None:
 
 
 def test_import_is_light() -> None:
-    program = "import sys, harness.report; print({'pandas', 'plotly', 'pyarrow', 'torch'} & set(sys.modules))"
+    heavy = {"jinja2", "pandas", "plotly", "pyarrow", "torch"}
+    program = f"import sys, harness.report; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"

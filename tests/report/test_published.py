@@ -5,9 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from harness.report.figures.over_block import beside as beside_block
+from harness.report.figures.over_axis import published_over_block, published_over_timestep
 from harness.report.figures.over_parameters import published_heads
-from harness.report.figures.over_timestep import beside as beside_timestep
 from harness.report.figures.transfer import published_by_head
 from harness.report.published import ADM_BLOCKS, log_snr, of_figure, published, same_blocks, sigma
 from harness.report.unified import published_learners
@@ -36,15 +35,15 @@ def test_noise_levels_are_the_paper_s(timestep: int, decibel: float) -> None:
 def test_lines_stand_only_beside_what_corresponds() -> None:
     rows = pd.DataFrame({"backbone": ["adm"], "block": [24], "block_name": [ADM_BLOCKS[24]]})
     linear, mlp = {"pool": "1", "head": "linear"}, {"pool": "1", "head": "mlp"}
-    assert [len(beside_block(rows, choice, "block")) for choice in (linear, mlp)] == [2, 0]
+    assert [len(published_over_block(rows, choice, "block")) for choice in (linear, mlp)] == [2, 0]
     other = rows.assign(backbone="unet", block_name="up_blocks.1.resnets.2")
-    assert beside_block(other, linear, "block") == []
-    (line,) = beside_timestep(other, linear, "timestep")
+    assert published_over_block(other, linear, "block") == []
+    (line,) = published_over_timestep(other, linear, "timestep")
     assert (line.x[0], line.accuracy[0], line.low[0]) == (10, 49.23, None)
-    (by_noise,) = beside_timestep(other, linear, "sigma")
+    (by_noise,) = published_over_timestep(other, linear, "sigma")
     assert by_noise.accuracy == line.accuracy
     assert by_noise.x == [sigma(t) for t in line.x]
-    assert beside_timestep(other, {"pool": "2", "head": "linear"}, "timestep") == []
+    assert published_over_timestep(other, {"pool": "2", "head": "linear"}, "timestep") == []
 
 
 def test_networks_numbered_as_adm_are_known_by_their_blocks() -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from harness.metrics.inference import student_interval
-from harness.report.setups import in_order, measured, noise_cases, telling, unsaid
+from harness.report.setups import in_order, measured, noise_cases, noise_names, telling, unsaid
 
 
 def rows(values: list[float], seeds: list[int]) -> pd.DataFrame:
@@ -30,10 +30,12 @@ def test_runs_are_averaged_over_seeds_where_there_are_several() -> None:
 
 
 def test_noise_is_one_of_four_cases_unless_scales_differ() -> None:
-    four = noise_cases(pd.Series([0, 0.001, 0, 0.001, None]), pd.Series([0, 0, 0.1, 0.1, 0.1]))
-    assert four.tolist() == ["none", "parameters", "latents", "both", None]
-    scales = noise_cases(pd.Series([0.0, 0.1, 0.2]), pd.Series([0.3, 0.3, 0.3]))
-    assert scales.tolist() == ["latents", "both (0.1 and 0.3)", "both (0.2 and 0.3)"]
+    four = pd.Series([0, 0.001, 0, 0.001, None]), pd.Series([0, 0, 0.1, 0.1, 0.1])
+    for named in (noise_cases(*four), noise_names(*four)):
+        assert named.tolist() == ["none", "parameters", "latents", "both", None]
+    scales = pd.Series([0.0, 0.1, 0.2]), pd.Series([0.3, 0.3, 0.3])
+    assert noise_cases(*scales).tolist() == ["latents", "both", "both"]
+    assert noise_names(*scales).tolist() == ["latents", "both (0.1 and 0.3)", "both (0.2 and 0.3)"]
 
 
 def test_what_has_a_column_of_its_own_is_not_said_again() -> None:
@@ -51,10 +53,13 @@ def test_noise_and_locations_stand_in_an_order_that_means_something() -> None:
         {
             "parameters": ["all", "conv1", "all", "conv1", None],
             "parameter_count": [3778, 72, 3778, 72, None],
-            "noise": ["none", "both", "latents", "parameters", "none"],
+            "noise_case": ["none", "both", "latents", "parameters", "none"],
         }
     )
-    assert in_order(frame, ["noise"])["noise"].tolist() == ["none", "none", "parameters", "latents", "both"]
+    frame["noise"] = frame["noise_case"].replace("both", "both (0.1 and 0.2)")
+    assert in_order(frame, ["noise"])["noise"].tolist() == [
+        *("none", "none", "parameters", "latents", "both (0.1 and 0.2)")
+    ]
     assert in_order(frame, ["parameters", "noise"]).index.tolist() == [3, 1, 0, 2, 4]
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
+from harness.report.honest_panel import rules
 from harness.report.verdict import (
     AVERAGES,
     BETTER,
@@ -16,7 +17,6 @@ from harness.report.verdict import (
     MEANINGS,
     NEW,
     OPEN,
-    RULES,
     SAME,
     WORSE,
     Evidence,
@@ -161,4 +161,4 @@ def test_every_evidence_has_a_verdict_that_moves_one_way(z, mean_z, variance, ra
 
 def test_rules_name_every_verdict() -> None:
     for name in MEANINGS:
-        assert name.lower() in RULES.lower()
+        assert name.lower() in rules().lower()

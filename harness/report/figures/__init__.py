@@ -10,8 +10,8 @@ FIGURES = Registry(
     "figure",
     {
         "block_by_timestep": "harness.report.figures.heatmap:FIGURE",
-        "over_block": "harness.report.figures.over_block:FIGURE",
-        "over_timestep": "harness.report.figures.over_timestep:FIGURE",
+        "over_block": "harness.report.figures.over_axis:BLOCK",
+        "over_timestep": "harness.report.figures.over_axis:TIMESTEP",
         "over_pool": "harness.report.figures.over_pool:FIGURE",
         "over_parameters": "harness.report.figures.over_parameters:FIGURE",
         "finetuned": "harness.report.figures.finetuned:FIGURE",

@@ -29,7 +29,7 @@ from harness.report.published.parameter_diffusion import (
     same_location,
     same_network,
 )
-from harness.report.setups import NOISES, RUNS, SETUP, columns_of, measured, telling
+from harness.report.setups import RUNS, SETUP, columns_of, measured, rank, telling
 from harness.report.tables import Tables
 from harness.report.words import label, plain
 
@@ -96,11 +96,9 @@ def tracks(frame: pd.DataFrame, axis: str) -> list[Track]:
 def ordered(frame: pd.DataFrame, axis: str) -> list[tuple[Any, pd.DataFrame]]:
     """Returns the rows of each value of an axis, in the axis's order; what is missing last."""
     values = levels(frame[axis])
-    if axis == "noise":
-        values.sort(key=lambda value: NOISES.index(value.split(" ")[0]))
-    elif axis == "parameters":  # the fewest numbers first
-        lengths = frame.groupby(axis)["parameter_count"].min().fillna(0).to_dict()
-        values.sort(key=lengths.__getitem__)
+    ranks = rank(frame, axis)
+    if ranks is not None:
+        values.sort(key=ranks.groupby(frame[axis]).min().to_dict().__getitem__)
     groups = [(value, frame[frame[axis] == value]) for value in values]
     missing = frame[frame[axis].isna()]
     return groups + ([(None, missing)] if len(missing) else [])
@@ -134,9 +132,13 @@ def _places(axis: str, frame: pd.DataFrame) -> Callable[[str], str | None]:
     """Returns how a published setting is called on the axis; None for what has no place there."""
     if axis == "k":
         return lambda setting: setting.removeprefix("K=") if setting.startswith("K=") else None
-    here = [plain(value) for value in levels(frame[axis])]
     if axis == "noise":
-        return lambda setting: next((place for place in here if place.split(" ")[0] == setting), setting)
+        cases = (
+            frame.dropna(subset=["noise"]).sort_values("noise", kind="stable").drop_duplicates("noise_case")
+        )
+        names = dict(zip(cases["noise_case"], cases["noise"], strict=True))
+        return lambda setting: names.get(setting, setting)
+    here = [plain(value) for value in levels(frame[axis])]
     known = {same_location(place): place for place in here}
 
     def location(setting: str) -> str:
@@ -207,7 +209,7 @@ def views(tables: Tables) -> list[View] | Absent:
         return Absent(f"Nothing but the {same} varies: the table above says all.")
     accuracies = [name for name in frame.columns if "_accuracy" in name]
     frame = frame[
-        [*SETUP, "k", "subset", "parameter_count", *RUNS, *accuracies]
+        [*SETUP, "k", "subset", "parameter_count", "noise_case", *RUNS, *accuracies]
     ]  # each further one costs at every selection
     drawn: list[tuple[str, dict[str, str], pd.DataFrame]] = []
     for axis in (axis for axis in AXES if axis in swept):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from harness.report.tables import Tables
-from harness.report.words import escape, plain
+from harness.report.words import plain
 
 CHOICE_NAMES = {"k": "K", "data": "Data", "pool": "Pool", "head": "Head", "axis": "X axis"}
 CHOICE_NAMES |= {"latent": "Latent size", "varied": "Other settings", "space": "Map of"}
@@ -134,4 +134,4 @@ def ramp(count: int) -> list[str]:
 
 def choice_title(name: str) -> str:
     """Returns a choice's name as its control shows it."""
-    return escape(CHOICE_NAMES.get(name, name.replace("_", " ").capitalize()))
+    return CHOICE_NAMES.get(name, name.replace("_", " ").capitalize())

@@ -6,11 +6,11 @@ from harness.report.words import plain
 
 NAMES = {
     "original": "original",
-    "ensemble": "average of all weights (the paper's ensemble)",
+    "ensemble": "average of all weights",
     "generated": "generated",
     "reconstructed": "reconstructed",
     "held_out": "held-out checkpoints",
-    "vote": "prediction ensemble (vote)",
+    "vote": "prediction ensemble",
     "average": "average of {}",
     "gaussian": "Gaussian per coordinate",
     "decoded_gaussian": "decoded Gaussian latents",
@@ -19,6 +19,7 @@ NAMES = {
     "fine_tuned": "fine-tuned further",
     "other_seed": "another seed",
 }
+EXPLANATIONS = {"ensemble": "the paper's ensemble", "vote": "vote"}  # of names, where there is room
 ORDER = tuple(NAMES)
 
 
@@ -55,16 +56,16 @@ def kind_order(kind: str, setting: float | None) -> tuple[int, str, float]:
 
 def kind_name(kind: str, setting: float | None) -> str:
     """Returns a kind as people read it: "noise 0.05", "average of 16"; a plugin's kind may be any text."""
-    name = NAMES.get(kind, kind)
-    if name.endswith("{}"):
-        return kind if setting is None else name.format(plain(setting))
-    return name if setting is None else f"{name} {plain(setting)}"
+    name = short_name(kind, setting)
+    return f"{name} ({EXPLANATIONS[kind]})" if kind in EXPLANATIONS else name
 
 
 def short_name(kind: str, setting: float | None) -> str:
     """Returns the name without what explains it, for legends."""
-    name = kind_name(kind, setting)
-    return name.split(" (")[0] if kind in NAMES else name
+    name = NAMES.get(kind, kind)
+    if name.endswith("{}"):
+        return kind if setting is None else name.format(plain(setting))
+    return name if setting is None else f"{name} {plain(setting)}"
 
 
 def marks(kinds: list[tuple[str, float | None]]) -> list[Mark]:

@@ -10,10 +10,11 @@ from harness.report.figures.probes import NO_PROBES, WHAT, known
 from harness.report.tables import Tables
 from harness.report.words import label, plain
 
+WITHOUT_SCREENS = "head fits without screens"
 COSTS = {
     "image passes": "Images through the backbone",
     "head fits": "Heads fitted, screens included",
-    "head fits without screens": "Heads fitted, screens left out",
+    WITHOUT_SCREENS: "Heads fitted, screens left out",
 }
 # Rows that agree in these were read from the same passes, which count once.
 ONE_PASS = [
@@ -82,7 +83,7 @@ def views(tables: Tables) -> list[View] | Absent:
         return Absent("The order of the trials is not known, or there is one alone.")
     costs = [cost for cost in COSTS if cost != "image passes" or frame["image_passes"].notna().all()]
     if not (frame["features"] == SCREEN).any():
-        costs = [cost for cost in costs if "without" not in cost]
+        costs = [cost for cost in costs if cost != WITHOUT_SCREENS]
     choices = varied(candidates, WHAT)
     drawn = []
     for choice, rows in split(frame[frame["data"].isin(candidates["data"])], choices):
