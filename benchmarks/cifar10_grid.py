@@ -39,7 +39,8 @@ from harness.data.transforms import as_input
 from harness.features.config import FeaturesConfig
 from harness.features.extract import open_denoiser
 from harness.features.study import STUDY
-from harness.metrics.accuracy import Z_95, Accuracy, accuracy
+from harness.metrics.accuracy import Accuracy, accuracy
+from harness.metrics.inference import student_interval
 from harness.models.backbones.denoiser import Denoiser
 from harness.training.augment import augmented
 from harness.training.config import Augment
@@ -182,11 +183,10 @@ def agreement(one: Result, other: Result) -> dict[str, object]:
     both = [setting for setting in one.accuracies if setting in other.accuracies]
     pairs = [(one.accuracies[setting], other.accuracies[setting]) for setting in both]
     differences = np.array([b.value - a.value for a, b in pairs])
-    half = Z_95 * differences.std(ddof=1) / np.sqrt(len(pairs))
     return {
         "settings": len(pairs),
         "mean_difference": round(float(differences.mean()), 4),
-        "interval": [round(float(differences.mean() + sign * half), 4) for sign in (-1, 1)],
+        "interval": [None if end is None else round(end, 4) for end in student_interval(differences)],
         "overlap": sum(a.low <= b.high and b.low <= a.high for a, b in pairs),
     }
 

@@ -30,7 +30,7 @@ ALLOWED = {
     "features": {"core", "data", "models", "metrics", "training"},
     "weights": {"core", "data", "models", "metrics", "training"},
     "sweep": {"core", "data", "models", "metrics", "training"},  # the studies come by name
-    "report": {"core"},
+    "report": {"core", "metrics"},
     "cli": {"core", "sweep", "report"},
     "__main__": {"cli"},
     # contract suites, for the tests of parts: may see everything, and no other folder may import it
@@ -106,13 +106,15 @@ def test_the_studies_are_named_in_one_place_outside_themselves():
         if folder(module) not in ("features", "weights", "testing")
         and re.search(r"harness\.(features|weights)\b", path.read_text(encoding="utf-8"))
     }
-    assert naming == {"harness.sweep.experiment"}
+    assert naming == {"harness.sweep.studies"}
 
 
 @pytest.mark.parametrize(
     ("libraries", "allowed"),
     [
-        (("ray.tune", "optuna"), r"harness\.sweep\..+"),
+        (("ray.tune",), r"harness\.sweep\..+"),
+        (("optuna",), r"harness\.(sweep\..+|report\.importance)"),
+        (("statsmodels",), r"harness\.metrics\..+"),
         (("ray.train",), r"harness\.training\.launch"),
         (("ray",), r"harness\.(sweep\..+|training\.launch)"),
         (("plotly",), r"harness\.(report|testing)\..+"),
@@ -132,7 +134,7 @@ def test_a_library_is_imported_where_it_belongs(libraries, allowed):
 
 def test_the_libraries_of_the_rules_are_really_used():
     """Otherwise the rules above would hold of nothing."""
-    for library in ("ray.tune", "optuna", "ray.train", "plotly", "torch", "diffusers"):
+    for library in ("ray.tune", "optuna", "ray.train", "plotly", "statsmodels", "torch", "diffusers"):
         assert holders(library), library
 
 
@@ -307,7 +309,7 @@ def python(program, *, path=None, cwd=None):
     return done.stdout.strip()
 
 
-LIBRARIES = {"torch", "ray", "pandas", "diffusers", "optuna", "plotly", "sklearn", "scipy"}
+LIBRARIES = {"torch", "ray", "pandas", "diffusers", "optuna", "plotly", "sklearn", "scipy", "statsmodels"}
 HEAVY = f"sorted({LIBRARIES} & set(__import__('sys').modules))"
 
 
@@ -385,7 +387,7 @@ def test_deleting_one_study_leaves_the_other_working(tmp_path, gone, left):
     copy = tmp_path / "harness"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.rmtree(copy / gone)
-    registry = copy / "sweep" / "experiment.py"
+    registry = copy / "sweep" / "studies.py"
     lines = registry.read_text().splitlines(keepends=True)
     kept = [line for line in lines if f'"{gone}": "harness.{gone}.study:STUDY"' not in line]
     assert len(kept) == len(lines) - 1
@@ -409,7 +411,7 @@ def test_a_section_of_a_study_that_is_not_there_is_an_unknown_key(tmp_path, gone
     copy = tmp_path / "harness"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.rmtree(copy / gone)
-    registry = copy / "sweep" / "experiment.py"
+    registry = copy / "sweep" / "studies.py"
     registry.write_text(registry.read_text().replace(f'"{gone}": "harness.{gone}.study:STUDY",', ""))
     (tmp_path / "mine.yaml").write_text(f"{LEFT[gone]}\n")
     program = (

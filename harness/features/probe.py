@@ -15,6 +15,7 @@ from harness.data.dataset import Dataset, open_dataset
 from harness.data.transforms import as_input
 from harness.features.extract import FILE
 from harness.features.heads.head import Fitted, Labelled, head_of
+from harness.features.standardise import scale_of
 from harness.metrics.accuracy import accuracy
 from harness.training.device import pick_device
 
@@ -106,7 +107,7 @@ def split(
 def standardisation(train_x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns what is taken from each number and what it is divided by, float32 [C, P, P] each."""
     deviation = train_x.std(0)
-    return train_x.mean(0), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
+    return train_x.mean(0), scale_of(deviation).astype(np.float32)
 
 
 def _stored(shards: Sequence[Stage], workshop: Workshop) -> torch.Tensor:

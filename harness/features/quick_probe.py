@@ -17,6 +17,7 @@ from harness.data.dataset import open_dataset
 from harness.features.heads.head import HEADS
 from harness.features.heads.least_squares import refuse_infinite, targets
 from harness.features.probe import image_passes, read_features
+from harness.features.standardise import scale_of
 from harness.metrics.accuracy import accuracy
 
 SMALLEST = 1e-9  # of 1 - leverage: below, an image is predicted by itself alone
@@ -68,8 +69,7 @@ def left_out(x_MD: np.ndarray, y_MC: np.ndarray, strengths: Sequence[float]) -> 
     """
     refuse_infinite(x_MD)
     count = len(x_MD)
-    deviation_D = x_MD.std(0)
-    z_MD = (x_MD - x_MD.mean(0)).astype(np.float64) / np.where(deviation_D > 1e-6, deviation_D, 1.0)
+    z_MD = (x_MD - x_MD.mean(0)).astype(np.float64) / scale_of(x_MD.std(0))
     z_MD -= z_MD.mean(0)
     axes_MR, singular_R, _ = np.linalg.svd(z_MD, full_matrices=False)
     mean_C = y_MC.mean(0)

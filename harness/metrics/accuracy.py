@@ -1,11 +1,10 @@
-"""Accuracy, how certain it is, and whether two of them differ."""
+"""Accuracy, and how certain it is."""
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest, norm
 
-Z_95 = float(norm.ppf(0.975))
+from harness.metrics.inference import wilson_interval
 
 
 class Accuracy(NamedTuple):
@@ -26,17 +25,4 @@ def accuracy(correct_N: np.ndarray) -> Accuracy:
     n = len(correct_N)
     if n == 0:
         raise ValueError("accuracy of no predictions")
-    p = float(np.mean(correct_N))
-    centre = (p + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
-    half = Z_95 * np.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n**2)) / (1 + Z_95**2 / n)
-    return Accuracy(p, max(0.0, float(centre - half)), min(1.0, float(centre + half)), n)
-
-
-def paired_p_value(correct_a_N: np.ndarray, correct_b_N: np.ndarray) -> float:
-    """Returns the p-value of the exact McNemar test that two classifiers are equally accurate.
-
-    Both arrays are boolean and about the same samples; only samples on which they disagree tell.
-    """
-    a_alone = int(np.sum(correct_a_N & ~correct_b_N))
-    b_alone = int(np.sum(correct_b_N & ~correct_a_N))
-    return 1.0 if a_alone + b_alone == 0 else float(binomtest(a_alone, a_alone + b_alone).pvalue)
+    return Accuracy(float(np.mean(correct_N)), *wilson_interval(int(np.sum(correct_N)), n), n)

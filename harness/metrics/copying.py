@@ -6,7 +6,7 @@ Distances are numbers of the caller; G generated vectors stand against H that no
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import rankdata, tiecorrect
 
 NEW_SHARE_OF_HELD_OUT = 0.05  # of held-out vectors are nearer than one that counts as new
 NUMBERS_AT_ONCE = 2**24  # of vectors: what is held in float64 at a time
@@ -26,10 +26,9 @@ def copying_z(generated_G: np.ndarray, held_out_H: np.ndarray) -> float:
     both = np.concatenate([generated_G, held_out_H]).astype(np.float64)
     if g == 0 or h == 0 or np.isnan(both).any():
         return float("nan")
-    u = rankdata(both)[:g].sum() - g * (g + 1) / 2
-    ties = np.unique(both, return_counts=True)[1].astype(np.float64)
-    total = g + h
-    variance = g * h / 12 * (total + 1 - (ties**3 - ties).sum() / (total * (total - 1)))
+    ranks = rankdata(both)
+    u = ranks[:g].sum() - g * (g + 1) / 2
+    variance = g * h * (g + h + 1) / 12 * tiecorrect(ranks)
     return float((u - g * h / 2) / np.sqrt(variance)) if variance > 0 else 0.0
 
 

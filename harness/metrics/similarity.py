@@ -57,13 +57,10 @@ def root_mean_square_distance(a_AP: np.ndarray, b_BP: np.ndarray) -> np.ndarray:
     return np.sqrt(np.concatenate(squares) / len(mean_P))
 
 
-def nearest_other(values_AA: np.ndarray, best: str) -> np.ndarray:
-    """Returns, for each row of a square table of pairs, its "largest" or "smallest" entry off the diagonal.
-
-    NaN where there is no other.
-    """
-    if len(values_AA) < 2:
-        return np.full(len(values_AA), np.nan)
-    masked = np.array(values_AA, np.float64)
-    np.fill_diagonal(masked, -np.inf if best == "largest" else np.inf)
-    return masked.max(1) if best == "largest" else masked.min(1)
+def most_similar_other(similarity_AA: np.ndarray) -> np.ndarray:
+    """Returns the largest similarity [A] of each network to another one; NaN where there is no other."""
+    if len(similarity_AA) < 2:
+        return np.full(len(similarity_AA), np.nan)
+    masked_AA = np.array(similarity_AA, np.float64)
+    np.fill_diagonal(masked_AA, -np.inf)
+    return masked_AA.max(1)

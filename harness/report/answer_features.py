@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from harness.report.correctness import Correctness, Paired, Who, compare
+from harness.report.correctness import Correctness, Paired, Who, compare, judged_together
 from harness.report.figures.figure import levels, split, succeeded, varied
 from harness.report.figures.probes import AXES, WHAT
+from harness.report.importance import MOST, importances
 from harness.report.tables import Tables, best_row
 from harness.report.words import (
     NOISE_LEVEL,
@@ -44,14 +45,14 @@ class Best(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """How far the mean validation accuracy moves along one axis, and its share of the variance (0 to 1)."""
+    """How far the mean validation accuracy moves along one axis, and how much of what axes explain it explains."""
 
     axis: str
     low_level: Any
     low: float
     high_level: Any
     high: float
-    share: float | None
+    share: float | None  # importance, 0 to 1 and 1 over all axes; None where there is nothing to rank
 
 
 class Control(NamedTuple):
@@ -67,7 +68,7 @@ class Answer(NamedTuple):
 
     data: Any
     best: Best | None
-    effects: list[Effect]  # the strongest first
+    effects: list[Effect]  # the most important first
     combinations: int  # of the levels that occur; effects are clean where all were measured
     controls: list[Control]
     rivals: list[Control]  # more costly ways to features; `paired` is the best frozen probe's advantage
@@ -90,15 +91,23 @@ def _answer(frame: pd.DataFrame, correctness: Correctness) -> Answer:
         return [found for kind, rows in groups if (found := _control(kind, rows, row, correctness))]
 
     known = trained.dropna(subset=["validation_accuracy"])
+    groups = beside(CONTROLS), beside(RIVALS), _regularisers(trained, correctness)
+    controls, rivals, regularisers = _together(*groups)
     return Answer(
         data=frame["data"].iloc[0],
         best=best,
         effects=effects(known),
         combinations=combinations(known),
-        controls=beside(CONTROLS),
-        rivals=beside(RIVALS),
-        regularisers=_regularisers(trained, correctness),
+        controls=controls,
+        rivals=rivals,
+        regularisers=regularisers,
     )
+
+
+def _together(*groups: list[Control]) -> list[list[Control]]:
+    """Returns the groups with p-values adjusted for all of their comparisons, which the page shows in one list."""
+    pairs = iter(judged_together([control.paired for group in groups for control in group]))
+    return [[control._replace(paired=next(pairs)) for control in group] for group in groups]
 
 
 def _control(name: str, rows: pd.DataFrame, row: Any, correctness: Correctness) -> Control | None:
@@ -134,21 +143,18 @@ def _vector(row: Any, correctness: Correctness) -> Any:
 
 
 def effects(frame: pd.DataFrame) -> list[Effect]:
-    """Returns the effect of each axis with two levels or more on validation accuracy, strongest first."""
+    """Returns the effect of each axis with two levels or more on validation accuracy, most important first."""
     value = frame["validation_accuracy"]
-    total = float(((value - value.mean()) ** 2).sum())
+    axes = [axis for axis in (*WHAT[1:], *AXES) if frame[axis].nunique() > 1]
+    shares = importances(frame[axes], value)
     found = []
-    for axis in (*WHAT[1:], *AXES):
-        groups = value.groupby(frame[axis])
-        mean = groups.mean()
-        if len(mean) < 2:
-            continue
-        between = float((groups.size() * (mean - value.mean()) ** 2).sum())
-        share = between / total if total > 0 else None
-        ordered = mean.sort_values(kind="stable")
+    for axis in axes:
+        ordered = value.groupby(frame[axis]).mean().sort_values(kind="stable")
         low, high = ordered.index[0], ordered.index[-1]
-        found.append(Effect(axis, low, float(ordered.iloc[0]), high, float(ordered.iloc[-1]), share))
-    return sorted(found, key=lambda effect: effect.low - effect.high)
+        found.append(
+            Effect(axis, low, float(ordered.iloc[0]), high, float(ordered.iloc[-1]), shares.get(axis))
+        )
+    return sorted(found, key=lambda effect: (-(effect.share or 0.0), effect.low - effect.high))
 
 
 def combinations(frame: pd.DataFrame) -> int:
@@ -188,7 +194,15 @@ def to_html(answer: Answer, named: bool) -> str:
         for one in answer.regularisers
     ]
     items = "".join(f"<li>{sentence}</li>" for sentence in sentences)
-    return f'{title}<p class="lead">{lead}</p><ul>{items}</ul>'
+    return f'{title}<p class="lead">{lead}</p><ul>{items}</ul>{_correction(answer)}'
+
+
+def _correction(answer: Answer) -> str:
+    compared = [*answer.controls, *answer.rivals, *answer.regularisers]
+    tests = sum(one.paired is not None for one in compared)
+    if tests < 2:
+        return ""
+    return f'<p class="note">The p-values are corrected for there being {tests} comparisons, by Holm\'s method.</p>'
 
 
 def _rest(accuracy: Estimate) -> str:
@@ -200,7 +214,7 @@ def _effects_sentence(answer: Answer) -> str:
     if not found:
         return "Only one setting was measured, so nothing can be said about what matters."
     first = found[0]
-    share = "" if first.share is None else f" and explains {100 * first.share:.0f}\u202f% of the variance"
+    share = "" if first.share is None else f" and has {100 * first.share:.0f}\u202f% of the importance"
     text = (
         f"<strong>{first.axis.capitalize()} matters most</strong>: the mean validation accuracy moves "
         f"{points(first.high - first.low)[1:]} between {first.axis} {escape(first.low_level)} "
@@ -214,6 +228,8 @@ def _effects_sentence(answer: Answer) -> str:
             for effect in found[1:]
         )
         text += f" Then {listed(rest)}."
+    if first.share is not None and answer.best is not None and answer.best.candidates > MOST:
+        text += f" The importance is that of {MOST:,} settings, drawn at random."
     if answer.best is not None and answer.best.candidates < COMPLETE * answer.combinations:
         text += (
             f" Only {answer.best.candidates:,} of {several(answer.combinations, 'combination')} were "
@@ -228,7 +244,7 @@ def _control_sentence(control: Control) -> str:
     text = f"The best of {name} ({at}) reaches {percent(control.best.test.value)} on test: "
     if control.paired is None:
         return text + "no paired test, because per-sample predictions are missing."
-    difference, p, n = control.paired
+    difference, _, n, p = control.paired
     test = f"({p_value(p)}, exact McNemar test on {n:,} paired samples)"
     if p >= NOISE_LEVEL:
         return text + f"no difference larger than noise ({points(difference)}) {test}."
@@ -242,7 +258,7 @@ def _rival_sentence(rival: Control, name: str, reference: str) -> str:
     text += f"{percent(rival.best.test.value)} on test: "
     if rival.paired is None:
         return text + "no paired test, because per-sample predictions are missing."
-    difference, p, n = rival.paired
+    difference, _, n, p = rival.paired
     test = f"({p_value(p)}, exact McNemar test on {n:,} paired samples)"
     if p >= NOISE_LEVEL:
         return text + f"no difference larger than noise to {reference} ({points(-difference)}) {test}."

@@ -52,7 +52,10 @@ def to_html(found: list[Trial]) -> str:
         text += f"<details><summary>{rest}</summary><ul>{''.join(items[SHOWN:])}</ul></details>"
     note = "Best always means selected on validation; accuracies are on test."
     if len(found) > 1:
-        note += f" The p-values are not corrected for there being {several(len(found), 'trial')}."
+        note += (
+            f" The p-values are corrected for there being {several(len(found), 'trial')}, by Holm's method and each "
+            "comparison by itself."
+        )
     return f'{text}<p class="note">{note}</p>'
 
 
@@ -113,8 +116,10 @@ def _accuracy_sentence(trial: Trial) -> str:
     if trial.p is None:
         return text + f"{gap}, without a paired test."
     if trial.verdict.against_originals == SAME:
-        return text + f"no difference larger than noise ({gap}, {p_value(trial.p)})."
-    return text + f"{trial.verdict.against_originals} by more than noise ({gap}, {p_value(trial.p)})."
+        return text + f"no difference larger than noise ({gap}, {p_value(trial.p_adjusted)})."
+    return (
+        text + f"{trial.verdict.against_originals} by more than noise ({gap}, {p_value(trial.p_adjusted)})."
+    )
 
 
 def _mean_sentence(trial: Trial) -> str:
@@ -135,8 +140,8 @@ def _ensemble_sentence(trial: Trial) -> str:
     pairs = [kind.paired for kind in trial.kinds if kind.kind == ENSEMBLE and kind.paired]
     if not pairs:
         return f"{text}."
-    larger = "more than noise" if pairs[0].p < NOISE_LEVEL else "no more than noise"
-    return f"{text}, {larger} away from the best generated network ({p_value(pairs[0].p)})."
+    larger = "more than noise" if pairs[0].p_adjusted < NOISE_LEVEL else "no more than noise"
+    return f"{text}, {larger} away from the best generated network ({p_value(pairs[0].p_adjusted)})."
 
 
 def newness_sentence(trial: Trial) -> str:
@@ -158,7 +163,7 @@ def trivial_sentence(trial: Trial) -> str:
     text = f"The strongest trivial control, {name}, reaches {percent(control.best.value, DIGITS)}"
     if control.paired is None:
         return f"{text}, without a paired test."
-    gap = f"{points(-control.paired.difference, DIGITS)}, {p_value(control.paired.p)}"
+    gap = f"{points(-control.paired.difference, DIGITS)}, {p_value(control.paired.p_adjusted)}"
     words = {SAME: "as well as the best generated network", BETTER: "less than it", WORSE: "more than it"}
     return f"{text}: {words[trial.verdict.against_trivial]} ({gap})."
 
@@ -217,7 +222,7 @@ def _accuracy_cells(setting: Setting, runs: bool) -> Iterable[str]:
     known = gain.low is not None and gain.high is not None
     ends = f"<small>{gain_interval(gain)}</small>" if known else ""
     tested = gain.value is not None and setting.runs == 1
-    yield cell(value + ends + (f"<small>{p_value(setting.p)}</small>" if tested else ""))
+    yield cell(value + ends + (f"<small>{p_value(setting.p_adjusted)}</small>" if tested else ""))
 
 
 def gain_interval(gain: Mean | Estimate) -> str:

@@ -1,13 +1,14 @@
 """Per-sample correctness, found by trial and network, for paired tests."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.report.paired import mcnemar
+from harness.metrics.inference import holm, mcnemar
 
 
 class Who(NamedTuple):
@@ -20,11 +21,12 @@ class Who(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """A paired comparison on the test split: the first accuracy less the second, p-value, samples."""
+    """A paired comparison on the test split: the first accuracy less the second, p-values, samples."""
 
     difference: float
-    p: float
+    p: float  # of the exact McNemar test
     n: int
+    p_adjusted: float  # for the comparisons that it is judged together with; `p` where it stands alone
 
 
 class Correctness:
@@ -60,4 +62,14 @@ def compare(first: np.ndarray | None, second: np.ndarray | None) -> Paired | Non
     """Returns the paired comparison of two vectors; None if one is missing or they do not pair."""
     if first is None or second is None or len(first) != len(second) or not len(first):
         return None
-    return Paired(float(first.mean() - second.mean()), mcnemar(first, second), len(first))
+    p = mcnemar(first, second)
+    return Paired(float(first.mean() - second.mean()), p, len(first), p)
+
+
+def judged_together(pairs: Sequence[Paired | None]) -> list[Paired | None]:
+    """Returns comparisons with their p-values adjusted by Holm's method for there being several; None stays None."""
+    adjusted = holm([None if pair is None else pair.p for pair in pairs])
+    return [
+        None if pair is None or p is None else pair._replace(p_adjusted=p)
+        for pair, p in zip(pairs, adjusted, strict=True)
+    ]

@@ -103,7 +103,7 @@ def _evidence_cells(trial: Trial) -> Iterable[str]:
         raw = trial.newness["copying_z_raw"] if name == "copying_z" else None
         yield cell(text if raw is None else f"{text}<small>raw {_signed(raw, digits)}</small>")
     yield from (cell(percent(trial.newness[name], 0)) for name in SHARES)
-    tested = "" if trial.gain.value is None else f"<small>{p_value(trial.p)}</small>"
+    tested = "" if trial.gain.value is None else f"<small>{p_value(trial.p_adjusted)}</small>"
     yield cell(_gain(trial.gain) + tested)
     yield cell(_mean_gain(trial.mean_gain))
     yield f'<td class="text">{_trivial(trial)}</td>'
@@ -159,7 +159,7 @@ def _kinds(trial: Trial, unfolded: bool) -> str:
 def _kind_cells(kind: Kind) -> str:
     texts: list[Any] = [_best(kind.best), percent(kind.mean, DIGITS)]
     texts += [_spread(name, kind, digits) for name, (_, digits) in MEASURED.items()]
-    paired = None if kind.paired is None else kind.paired.p
+    paired = None if kind.paired is None else kind.paired.p_adjusted
     texts.append(NOT_MEANT if kind.kind == GENERATED else p_alone(paired))
     name = f"{escape(kind_name(kind.kind, kind.setting))}<small>{several(kind.networks, 'network')}</small>"
     return cell(name, header=True) + "".join(map(cell, texts))

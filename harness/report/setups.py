@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from harness.report.paired import t_interval
+from harness.metrics.inference import student_interval
 from harness.report.words import number
 
 ALWAYS = ("data", "network")
@@ -153,5 +153,5 @@ def mean_over_runs(values: pd.Series, seeds: pd.Series) -> Mean:
     """Returns the mean with Student's interval over seeds, or over runs of the generator where there is one seed."""
     values = values.astype(float)
     apart = values.groupby(seeds, dropna=False).mean() if seeds.nunique(dropna=False) > 1 else values
-    low, high = t_interval(apart)
+    low, high = student_interval(apart)
     return Mean(float(apart.mean()), low, high, len(values))

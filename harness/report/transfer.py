@@ -2,6 +2,9 @@
 
 from typing import Any, NamedTuple
 
+import pandas as pd
+from scipy.stats import spearmanr
+
 from harness.report.figures.figure import levels, split, varied
 from harness.report.figures.probes import AXES, WHAT, known
 from harness.report.tables import Tables, best_row
@@ -61,15 +64,22 @@ def transfer(tables: Tables) -> Transfer | None:
     if len(data) < 2:
         return None
     wide = frame.groupby([*SETTING, "data"], dropna=False)["validation_accuracy"].mean().unstack("data")[data]
-    ranks = wide.corr(method="spearman", min_periods=LEAST_SHARED)
     return Transfer(
         [str(name) for name in data],
-        [[number(value) for value in row] for row in ranks.to_numpy()],
+        [[_rank_correlation(wide[one], wide[other]) for other in data] for one in data],
         [
             [number(wide[used].max() - wide.loc[wide[chosen].idxmax(), used]) for used in data]
             for chosen in data
         ],
     )
+
+
+def _rank_correlation(one: pd.Series, other: pd.Series) -> float | None:
+    """Returns Spearman's of the settings that both have; None where they are few or a side is constant."""
+    shared = pd.DataFrame({"one": one, "other": other}).dropna()
+    if len(shared) < LEAST_SHARED or shared.nunique().min() < 2:
+        return None
+    return float(spearmanr(shared["one"], shared["other"]).statistic)
 
 
 def sentence(tables: Tables) -> str:

@@ -1,11 +1,13 @@
 """Study 2, trial by trial: what was generated, beside what it was generated from and beside the controls."""
 
+from collections import defaultdict
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from harness.report.correctness import Correctness, Paired, Who, compare
+from harness.metrics.inference import holm
+from harness.report.correctness import Correctness, Paired, Who, compare, judged_together
 from harness.report.figures.figure import succeeded, varied
 from harness.report.figures.kinds import kind_order
 from harness.report.setups import RUNS, SETUP, Mean, in_order, mean_over_runs, measured, telling
@@ -37,6 +39,7 @@ class Setting(NamedTuple):
     accuracies: dict[str, Mean]  # of each of `COLUMNS`, from 0 to 1
     gain: Mean  # best generated less best original, test accuracy
     p: float | None  # of the gain, where there is one run
+    p_adjusted: float | None  # by Holm's method, over all trials
 
 
 class Summary(NamedTuple):
@@ -74,7 +77,9 @@ class Kind(NamedTuple):
     best: Estimate
     mean: float | None
     measures: dict[str, Spread]  # of each of `MEASURES`
-    paired: Paired | None  # best generated against it, where both have predictions
+    paired: (
+        Paired | None
+    )  # best generated against it, adjusted over all trials; None without both predictions
 
 
 class Trial(NamedTuple):
@@ -86,10 +91,13 @@ class Trial(NamedTuple):
     ensemble: Estimate
     generated: Summary
     gain: Estimate  # best generated less best original, test accuracy
-    p: float | None
+    p: float | None  # of the gain
+    p_adjusted: float | None  # by Holm's method, over all trials
     newness: dict[str, float | None]  # each of `NEWNESS`, and "new_and_good_share"
     verdict: Verdict
-    trivial: Kind | None  # the strongest of `TRIVIAL` on validation
+    trivial: (
+        Kind | None
+    )  # the strongest of `TRIVIAL` on validation, `paired` adjusted over these of all trials
     mean_gain: Mean  # mean of generated less mean of originals, over all runs of this setup
     trivial_mean_gain: Mean  # the same for the strongest trivial control
     kinds: list[Kind]  # every kind of network, in the order of the tables
@@ -97,7 +105,7 @@ class Trial(NamedTuple):
 
 def settings(tables: Tables) -> list[Setting]:
     """Returns the setups of the trials that succeeded, in order."""
-    frame = succeeded(tables.weights)
+    frame = _with_adjusted_p(succeeded(tables.weights))
     names = [*telling(frame, SETUP), *taken(frame)]
     found = []
     for values, rows in in_order(frame, names).groupby(names, dropna=False, sort=False):
@@ -111,6 +119,7 @@ def settings(tables: Tables) -> list[Setting]:
                 accuracies={column: measured(rows, column) for column in COLUMNS},
                 gain=gain,
                 p=number(rows["p_value"].iloc[0]) if len(rows) == 1 else None,
+                p_adjusted=number(rows["p_adjusted"].iloc[0]) if len(rows) == 1 else None,
             )
         )
     return found
@@ -123,12 +132,35 @@ def taken(frame: pd.DataFrame) -> list[str]:
 
 def trials(tables: Tables, correctness: Correctness) -> list[Trial]:
     """Returns the trials that succeeded, by setup and then K."""
-    frame = succeeded(tables.weights)
+    frame = _with_adjusted_p(succeeded(tables.weights))
     setup = [*telling(frame, SETUP), *varied(frame, RUNS), *taken(frame)]
     frame = in_order(frame, setup)
     networks = _networks(succeeded(tables.networks))
-    found = [_trial(row, setup, networks, correctness) for row in frame.to_dict("records")]
+    rows = frame.to_dict("records")
+    kinds = _judged_over_trials([_kinds(row["key"], networks, correctness) for row in rows])
+    trivial = _strongest(kinds)
+    each = zip(rows, kinds, trivial, strict=True)
+    found = [_trial(row, setup, its_kinds, strongest) for row, its_kinds, strongest in each]
     return _with_runs(found, frame)
+
+
+def _with_adjusted_p(frame: pd.DataFrame) -> pd.DataFrame:
+    """Adds the column `p_adjusted`: the p-values of the gains, for being judged together."""
+    return frame.assign(p_adjusted=holm([number(p) for p in frame["p_value"]]))
+
+
+def _judged_over_trials(kinds: list[list[Kind]]) -> list[list[Kind]]:
+    """Returns the trials' kinds with p-values adjusted over the trials that compare the same kind and setting."""
+    places = defaultdict(list)
+    for trial, row in enumerate(kinds):
+        for place, kind in enumerate(row):
+            places[kind.kind, kind.setting].append((trial, place))
+    found = [list(row) for row in kinds]
+    for same in places.values():
+        pairs = judged_together([kinds[trial][place].paired for trial, place in same])
+        for (trial, place), pair in zip(same, pairs, strict=True):
+            found[trial][place] = kinds[trial][place]._replace(paired=pair)
+    return found
 
 
 def _networks(frame: pd.DataFrame) -> Networks:
@@ -144,9 +176,7 @@ def _networks(frame: pd.DataFrame) -> Networks:
     return Networks(columns, kinds, arrays)
 
 
-def _trial(row: Any, setup: list[str], networks: Networks, correctness: Correctness) -> Trial:
-    kinds = _kinds(row["key"], networks, correctness)
-    trivial = _strongest(kinds)
+def _trial(row: Any, setup: list[str], kinds: list[Kind], trivial: Kind | None) -> Trial:
     generated = _summary(row, GENERATED)
     pair = None if trivial is None else trivial.paired
     gain = Estimate(
@@ -160,9 +190,9 @@ def _trial(row: Any, setup: list[str], networks: Networks, correctness: Correctn
         distance_ratio=newness["distance_ratio"],
         generated=generated.networks,
         gain=gain.value,
-        p=number(row["p_value"]),
+        p=number(row["p_adjusted"]),
         trivial_gain=None if pair is None else pair.difference,
-        trivial_p=None if pair is None else pair.p,
+        trivial_p=None if pair is None else pair.p_adjusted,
     )
     nothing = Mean(None, None, None, 0)
     return Trial(
@@ -172,7 +202,8 @@ def _trial(row: Any, setup: list[str], networks: Networks, correctness: Correctn
         ensemble=estimate(row, "ensemble_accuracy"),
         generated=generated,
         gain=gain,
-        p=evidence.p,
+        p=number(row["p_value"]),
+        p_adjusted=evidence.p,
         newness=newness,
         verdict=judge(evidence),
         trivial=trivial,
@@ -209,9 +240,14 @@ def _less(first: float | None, second: float | None) -> float:
     return float("nan") if first is None or second is None else first - second
 
 
-def _strongest(kinds: list[Kind]) -> Kind | None:
-    known = [kind for kind in kinds if kind.kind in TRIVIAL and kind.best.value is not None]
-    return max(known, key=lambda kind: kind.validation or 0.0, default=None)
+def _strongest(kinds: list[list[Kind]]) -> list[Kind | None]:
+    """Returns each trial's strongest trivial control, with p-values adjusted for these of all trials."""
+    known = ([kind for kind in row if kind.kind in TRIVIAL and kind.best.value is not None] for row in kinds)
+    found = [max(row, key=lambda kind: kind.validation or 0.0, default=None) for row in known]
+    pairs = judged_together([None if kind is None else kind.paired for kind in found])
+    return [
+        None if kind is None else kind._replace(paired=pair) for kind, pair in zip(found, pairs, strict=True)
+    ]
 
 
 def _summary(row: Any, name: str) -> Summary:

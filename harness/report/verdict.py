@@ -32,8 +32,8 @@ than half of the originals'.</li>
 <li><strong>New draws</strong>: Z<sub>U</sub> is at most {Z}: not told apart from held-out checkpoints.</li>
 <li><strong>Farther away</strong>: Z<sub>U</sub> &gt; {Z}.</li></ol>
 <p>Better or worse is said where the exact McNemar test of two networks, each the best of its kind on validation, has
-p &lt; {NOISE_LEVEL}; else they count as equally good. With K = 1 the mean is the original, and Z<sub>mean</sub> is
-not used.</p>"""
+p &lt; {NOISE_LEVEL} after Holm's correction for the number of trials; else they count as equally good. With K = 1
+the mean is the original, and Z<sub>mean</sub> is not used.</p>"""
 
 
 class Evidence(NamedTuple):
@@ -45,9 +45,9 @@ class Evidence(NamedTuple):
     distance_ratio: float | None
     generated: int | None  # networks
     gain: float | None  # test accuracy, best generated less best original
-    p: float | None  # of that difference
+    p: float | None  # of that difference, adjusted for the number of trials
     trivial_gain: float | None  # best generated less the strongest trivial control
-    trivial_p: float | None
+    trivial_p: float | None  # adjusted likewise
 
 
 class Verdict(NamedTuple):

@@ -28,18 +28,18 @@ class StudyContract:
     data: ClassVar[dict[str, Any]] = DATA  # the `data:` section: handwritten digits, but for what is given
     refused: ClassVar[dict[str, Any]] = {}  # values of the section that cannot be, for refusing in one line
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def study(self) -> Study:
         """The study."""
         found: Study = load_attribute(self.where)
         return found
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def images(self) -> Images:
         """The data set that trials are planned on."""
         return Images.read(parse(DataConfig, self.data, "data"), seed=0)
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def trials(self, study: Study, images: Images) -> list[Trial]:
         """The trials of the smallest experiment."""
         return study.trials(parse(study.Config, self.section, study.name), images, 0)

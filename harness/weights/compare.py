@@ -14,7 +14,7 @@ from harness.core.config import part_of
 from harness.core.seeds import generator, stream
 from harness.core.stages import Stage, Trial, Workshop
 from harness.data.dataset import Dataset, open_dataset
-from harness.metrics.accuracy import Z_95, Accuracy, accuracy, paired_p_value
+from harness.metrics.accuracy import Accuracy, accuracy
 from harness.metrics.copying import (
     copying_z,
     distance_to_mean,
@@ -24,8 +24,9 @@ from harness.metrics.copying import (
     off_span_of_others,
     variance_ratio,
 )
+from harness.metrics.inference import mcnemar, paired_difference_interval
 from harness.metrics.maps import flat_map, thinned
-from harness.metrics.similarity import error_iou, nearest_other, pack, root_mean_square_distance
+from harness.metrics.similarity import error_iou, most_similar_other, pack, root_mean_square_distance
 from harness.weights.checkpoints import (
     ENOUGH_HELD_OUT,
     VECTORS,
@@ -305,22 +306,21 @@ def _nearest(vectors_NP: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 def _most_alike(group: Group, originals: Group) -> np.ndarray:
     """Returns the similarity to the most similar original, itself left out; NaN where there is none."""
     alike_NK = error_iou(group.wrong_test_NW, originals.wrong_test_NW)
-    return nearest_other(alike_NK, "largest") if group is originals else alike_NK.max(1)
+    return most_similar_other(alike_NK) if group is originals else alike_NK.max(1)
 
 
 def difference(right_a_M: np.ndarray, right_b_M: np.ndarray) -> Row:
     """Returns how much more accurate the best generated network (a) is than the best original (b), with its
     uncertainty.
 
-    The 95 % interval is the normal one of a mean of paired differences; the test is McNemar's.
+    The 95 % interval is Newcombe's for paired proportions; the test is McNemar's exact one.
     """
-    gained_M = right_a_M.astype(np.float64) - right_b_M
-    mean, half = gained_M.mean(), Z_95 * gained_M.std() / np.sqrt(len(gained_M))
+    low, high = paired_difference_interval(right_a_M, right_b_M)
     return {
-        "generated_minus_original": float(mean),
-        "generated_minus_original_low": float(mean - half),
-        "generated_minus_original_high": float(mean + half),
-        "p_value": paired_p_value(right_a_M, right_b_M),
+        "generated_minus_original": float(np.mean(right_a_M.astype(np.float64) - right_b_M)),
+        "generated_minus_original_low": low,
+        "generated_minus_original_high": high,
+        "p_value": mcnemar(right_a_M, right_b_M),
     }
 
 

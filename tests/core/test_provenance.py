@@ -11,7 +11,7 @@ from harness.core.tables import COMMON
 
 
 def test_every_fact_is_a_column_that_all_tables_have():
-    assert set(provenance()) < set(COMMON)
+    assert set(provenance()) < {column.name for column in COMMON}
 
 
 def test_nothing_of_the_environment_gets_in(monkeypatch):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge as Reference
 
 from harness.features.heads.head import Labelled
-from harness.features.heads.least_squares import Sums, solutions, solutions_of_sums
+from harness.features.heads.least_squares import Solution, Sums, solutions, solve, targets
 from harness.features.heads.ridge import Ridge
 
 STRENGTHS = [1e-3, 0.1, 10.0]
@@ -37,13 +37,25 @@ def test_it_is_scikit_learns(shape):
         np.testing.assert_allclose(found.intercept_C, expected.intercept_, rtol=1e-6, atol=1e-9)
 
 
+def sums_of(x, labels, classes):
+    """The sums of one batch."""
+    x, y = x.astype(np.float64), targets(labels, classes)
+    return Sums(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y)
+
+
+def solutions_of_sums(sums, strengths):
+    for strength, weights in zip(strengths, solve(*sums.centred(), sums.n, strengths), strict=True):
+        yield Solution(strength, weights, sums.y_C / sums.n - sums.mean_D @ weights)
+
+
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(0, 5))
 def test_sums_over_any_batches_give_what_all_features_give(batches, seed):
     x, labels = problem(sum(batches), 7, 3, seed)
     cuts = np.cumsum([0, *batches])
-    sums = Sums.of(x[: cuts[1]], labels[: cuts[1]], 3)
+    sums = sums_of(x[: cuts[1]], labels[: cuts[1]], 3)
     for begin, end in itertools.pairwise(cuts[1:]):
-        sums = sums.plus(Sums.of(x[begin:end], labels[begin:end], 3))
+        more = sums_of(x[begin:end], labels[begin:end], 3)
+        sums = Sums(*(one + other for one, other in zip(sums, more, strict=True)))
     np.testing.assert_allclose(sums.mean_D, x.mean(0, dtype=np.float64), rtol=1e-12)
     np.testing.assert_allclose(sums.deviation_D, x.std(0, dtype=np.float64), rtol=1e-6, atol=1e-6)
     for one, other in zip(

@@ -1,6 +1,4 @@
-"""Accuracy, its interval and the paired test, against SciPy and by counting."""
-
-from math import comb
+"""Accuracy and its interval, against SciPy and by counting."""
 
 import numpy as np
 import pytest
@@ -8,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from harness.metrics.accuracy import accuracy, paired_p_value
+from harness.metrics.accuracy import accuracy
 
 OUTCOMES = st.lists(st.booleans(), min_size=1, max_size=200).map(np.array)
 
@@ -53,38 +51,3 @@ def test_an_accuracy_has_four_columns():
     assert list(columns) == ["test_accuracy", "test_accuracy_low", "test_accuracy_high", "test_accuracy_n"]
     assert columns["test_accuracy"] == 0.5
     assert columns["test_accuracy_n"] == 2
-
-
-def mcnemar(a, b):
-    """Counts, over all ways in which coins could decide the disagreements, those at least as lopsided."""
-    first, second = int((a & ~b).sum()), int((b & ~a).sum())
-    n = first + second
-    ways = [comb(n, k) for k in range(n + 1) if abs(k - n / 2) >= abs(first - n / 2)]
-    return sum(ways) / 2**n
-
-
-PAIRS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60).map(
-    lambda x: np.array(x).T
-)
-
-
-@given(PAIRS)
-def test_the_paired_test_is_the_exact_one_of_mcnemar(pair):
-    a, b = pair
-    assert paired_p_value(a, b) == pytest.approx(mcnemar(a, b), rel=1e-9)
-
-
-@given(PAIRS)
-def test_the_paired_test_knows_no_first_and_no_second(pair):
-    assert paired_p_value(*pair) == paired_p_value(*pair[::-1])
-
-
-@given(PAIRS, st.integers(0, 100))
-def test_samples_on_which_both_agree_tell_nothing(pair, more):
-    longer = np.concatenate([pair, np.ones((2, more), bool), np.zeros((2, more), bool)], 1)
-    assert paired_p_value(*longer) == pytest.approx(paired_p_value(*pair))
-
-
-def test_two_of_the_same_do_not_differ():
-    correct = np.array([True, False, True])
-    assert paired_p_value(correct, correct) == 1.0

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.distance import cdist
 
 from harness.metrics import similarity
-from harness.metrics.similarity import error_iou, nearest_other, pack, root_mean_square_distance
+from harness.metrics.similarity import error_iou, most_similar_other, pack, root_mean_square_distance
 
 
 def iou_by_sets(a, b):
@@ -99,19 +99,18 @@ def test_distances_do_not_depend_on_how_vectors_are_cut(monkeypatch):
 
 
 @given(hnp.arrays(np.float64, st.integers(2, 6).map(lambda n: (n, n)), elements=st.floats(-10, 10)))
-def test_the_nearest_other_is_never_oneself(values):
+def test_the_most_similar_other_is_never_oneself(values):
     n = len(values)
-    for best, choose in (("largest", max), ("smallest", min)):
-        expected = [choose(values[i, j] for j in range(n) if j != i) for i in range(n)]
-        np.testing.assert_array_equal(nearest_other(values, best), expected)
+    expected = [max(values[i, j] for j in range(n) if j != i) for i in range(n)]
+    np.testing.assert_array_equal(most_similar_other(values), expected)
 
 
-def test_looking_for_the_nearest_other_changes_nothing():
+def test_looking_for_the_most_similar_other_changes_nothing():
     values = np.ones((3, 3))
-    nearest_other(values, "largest")
+    most_similar_other(values)
     np.testing.assert_array_equal(values, 1)
 
 
-def test_who_is_alone_has_no_nearest_other():
-    assert np.isnan(nearest_other(np.ones((1, 1)), "largest")).all()
-    assert nearest_other(np.ones((0, 0)), "smallest").shape == (0,)
+def test_who_is_alone_has_no_most_similar_other():
+    assert np.isnan(most_similar_other(np.ones((1, 1)))).all()
+    assert most_similar_other(np.ones((0, 0))).shape == (0,)

@@ -10,9 +10,9 @@ import pytest
 import synthetic_results as synthetic
 from scipy.stats import ttest_1samp
 
+from harness.metrics.inference import holm, mcnemar
 from harness.report import answer_weights, honest_panel
 from harness.report.correctness import Correctness
-from harness.report.paired import mcnemar
 from harness.report.sections import SECTIONS
 from harness.report.tables import Tables, from_arrow
 from harness.report.trials import MEASURES, Trial, settings, trials
@@ -93,10 +93,50 @@ def test_trials_are_told_in_plain_words(tables: Tables) -> None:
         in said
     )
     assert "no difference larger than noise (" in said
-    assert "p = 0.41" in said
+    assert "p = 1)" in said  # 0.41 in each of six trials
+    assert "corrected for there being 6 trials, by Holm's method" in said
     assert "By the rules below, in 6 trials where nearness was measured, they are copies" in said
     assert "averages : drawn to the originals' mean, as averages are" in said
     assert "The strongest trivial control, " in said
+
+
+def test_trials_are_judged_together(small_weights: dict) -> None:
+    """Of six trials with p-values of which four are below 0.05, Holm's method leaves one."""
+    p_values = [0.04, 0.008, 0.03, 0.011, 0.5, 0.41]
+    rows = [
+        {**row, "p_value": p, "generated_minus_original": 0.02}
+        for row, p in zip(small_weights["weights"], p_values, strict=True)
+    ]
+    tables = from_arrow(synthetic.arrow({**small_weights, "weights": rows}))
+    found = trialled(tables)
+    adjusted = [0.12, 0.048, 0.12, 0.055, 0.82, 0.82]
+    assert [trial.p for trial in found] == p_values
+    assert [trial.p_adjusted for trial in found] == pytest.approx(adjusted)
+    assert [one.p_adjusted for one in settings(tables)] == pytest.approx(adjusted)
+    assert [one.p for one in settings(tables)] == p_values
+    assert [trial.verdict.against_originals for trial in found].count("better") == 1
+    assert found[1].verdict.against_originals == "better"
+    table = text(answer_weights.accuracy_table(settings(tables)))
+    assert [p for p in ("0.048", "0.12", "0.82", "0.008") if f"p = {p}" in table] == ["0.048", "0.12", "0.82"]
+
+
+def test_controls_are_judged_over_all_trials(tables: Tables) -> None:
+    found = trialled(tables)
+    groups = [[trial.trivial.paired for trial in found if trial.trivial]]
+    for name in ("ensemble", "original"):
+        groups.append([kind.paired for trial in found for kind in trial.kinds if kind.kind == name])
+    for pairs in groups:
+        assert len(pairs) == 6
+        expected = holm([pair and pair.p for pair in pairs])
+        assert [pair and pair.p_adjusted for pair in pairs] == pytest.approx(expected)
+
+
+def test_one_trial_is_judged_by_itself(small_weights: dict) -> None:
+    (trial,) = trialled(one_trial(small_weights))
+    assert (trial.p, trial.p_adjusted) == (0.41, 0.41)
+    said = text(answer_weights.to_html([trial]))
+    assert "p = 0.41" in said
+    assert "corrected" not in said
 
 
 def test_a_worse_best_is_called_worse(small_weights: dict) -> None:

@@ -5,10 +5,11 @@ import re
 import numpy as np
 import pytest
 import synthetic_results as synthetic
+from scipy.stats import binomtest
 
+from harness.metrics.inference import mcnemar
 from harness.report import answer_features, failures, provenance, transfer, unified
 from harness.report.correctness import Correctness
-from harness.report.paired import mcnemar
 from harness.report.tables import Tables, from_arrow
 
 
@@ -46,10 +47,35 @@ def test_controls_are_compared_in_pairs(tables: Tables, small_features: dict) ->
         first, second = vectors[keys["trained"]], vectors[keys[control.kind]]
         assert control.paired is not None
         assert control.paired.p == mcnemar(first, second)
+        ordered = sorted(one.paired.p for one in answer.controls if one.paired is not None)
+        expected = 2 * ordered[0] if control.paired.p == ordered[0] else max(2 * ordered[0], ordered[1])
+        assert control.paired.p_adjusted == pytest.approx(min(1.0, expected))
         assert control.paired.difference == pytest.approx(first.mean() - second.mean())
     assert "points better, more than noise (p &lt; 0.001" in text(
         answer_features.to_html(answer, named=False)
     )
+
+
+def test_comparisons_that_stand_in_one_list_are_judged_together(small_features: dict) -> None:
+    """The best setting beats two controls, by p-values each of which alone would be more than noise."""
+    rows = {name: [dict(row) for row in part] for name, part in small_features.items()}
+    trained = np.arange(300) < 280
+    control = np.arange(300) < 280
+    control[:13] = False
+    control[280:284] = True
+    kinds = {row["key"]: row["features"] for row in rows["features"]}
+    for part in rows["correctness"]:
+        part["correct"] = trained if kinds[part["key"]] == "trained" else control
+    for row in rows["features"]:
+        row["test_accuracy"] = float((trained if row["features"] == "trained" else control).mean())
+    (answer,) = answered(from_arrow(synthetic.arrow(rows)))
+    p = binomtest(4, 17).pvalue
+    assert p < 0.05 < 2 * p
+    assert [one.paired and one.paired.p for one in answer.controls] == [pytest.approx(p)] * 2
+    assert [one.paired and one.paired.p_adjusted for one in answer.controls] == [pytest.approx(2 * p)] * 2
+    said = text(answer_features.to_html(answer, named=False))
+    assert said.count("no difference larger than noise (+3.0 points)") == 2
+    assert "corrected for there being 2 comparisons" in said
 
 
 def test_rivals_and_regularisers_are_judged_in_pairs(study_one: dict) -> None:
@@ -160,7 +186,7 @@ def test_predictions_of_another_network_are_not_paired(small_features: dict) -> 
     assert "no paired test" in text(answer_features.to_html(answer, named=False))
 
 
-def test_effects_are_shares_of_variance() -> None:
+def test_effects_are_shares_of_the_variance_that_is_explained() -> None:
     rows = synthetic.feature_rows(
         blocks=(1, 2), timesteps=(0, 9), pools=(1,), heads=("linear",), controls=False
     )
@@ -171,10 +197,11 @@ def test_effects_are_shares_of_variance() -> None:
     block, timestep = answer.effects
     assert (block.low_level, block.high_level) == (1, 2)
     assert block.high - block.low == pytest.approx(0.1)
-    assert block.share == pytest.approx(0.1**2 / (0.1**2 + 0.02**2))
+    assert block.share == pytest.approx(0.1**2 / (0.1**2 + 0.02**2), abs=0.02)
     assert block.share + timestep.share == pytest.approx(1)
     said = text(answer_features.to_html(answer, named=False))
     assert "Block matters most: the mean validation accuracy moves 10.0 points" in said
+    assert re.search(r"and has 9\d % of the importance\. Then timestep \(2.0 points, \d %\)", said)
 
 
 def test_a_half_measured_grid_is_a_hint(small_features: dict) -> None:

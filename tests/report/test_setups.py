@@ -3,17 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import ttest_1samp
 
-from harness.report.paired import t_interval
+from harness.metrics.inference import student_interval
 from harness.report.setups import in_order, measured, noise_cases, telling, unsaid
-
-
-def test_the_interval_is_student_s() -> None:
-    values = np.random.default_rng(0).standard_normal(7) + 3
-    expected = ttest_1samp(values, 0).confidence_interval(0.95)
-    assert t_interval([*values, np.nan]) == pytest.approx((expected.low, expected.high))
-    assert t_interval([1.0]) == t_interval([2.0, 2.0]) == (None, None)
 
 
 def rows(values: list[float], seeds: list[int]) -> pd.DataFrame:
@@ -30,11 +22,11 @@ def test_one_run_keeps_its_own_interval() -> None:
 def test_runs_are_averaged_over_seeds_where_there_are_several() -> None:
     found = measured(rows([0.4, 0.6, 0.7, 0.7], [0, 0, 1, 1]), "x_accuracy")
     assert (found.value, found.runs) == (pytest.approx(0.6), 4)
-    low, _ = t_interval([0.5, 0.7])
+    low, _ = student_interval([0.5, 0.7])
     assert low is not None
     assert low < 0 == found.low  # an accuracy is not below 0
     alone = measured(rows([0.5, 0.51, 0.52], [3, 3, 3]), "x_accuracy")
-    assert (alone.low, alone.high) == pytest.approx(t_interval([0.5, 0.51, 0.52]))
+    assert (alone.low, alone.high) == pytest.approx(student_interval([0.5, 0.51, 0.52]))
 
 
 def test_noise_is_one_of_four_cases_unless_scales_differ() -> None:

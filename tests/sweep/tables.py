@@ -26,7 +26,7 @@ def assert_equal(first, second):
 
 def recordings(results):
     """Returns how often each trial was recorded as done, over all runs, before duplicates are dropped."""
-    store = RowStore(Storage(str(results)))
+    store = RowStore(Storage(str(results)), studies.tables())
     runs = store._runs()
     ended = store._ended(runs)
     keys = [one.key for run in runs if run not in ended for one in store._journal_of(run) if not one.failed]

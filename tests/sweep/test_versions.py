@@ -15,7 +15,7 @@ from tiny_models import save_ddpm
 import harness
 from harness.core.config import Config, parse
 from harness.core.stages import Code
-from harness.data.dataset import Images
+from harness.data.dataset import Images, dataset_stage
 from harness.models.classifiers.build import build
 from harness.models.encoders import inception
 from harness.sweep.experiment import Experiment
@@ -93,8 +93,9 @@ CONTROLS = STUDIES.load("weights").registries[1].names()
 def keys(experiments, datasets):
     """Returns keys of all trials by what they are."""
     found = {}
-    for one, dataset in zip(experiments, datasets, strict=True):
-        trials = all_trials(one, dataset)
+    for one, (data, dataset, _) in zip(experiments, datasets, strict=True):
+        stage = dataset_stage(data, one.seed, dataset.fingerprint)
+        trials = all_trials(one, Images(data, dataset, stage))
         for trial in [*trials, *quick_looks(one.search.name, trials)]:
             found.setdefault(f"{one.name}/{label(trial)}", set()).add(trial.key)
     return found

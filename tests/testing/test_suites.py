@@ -248,10 +248,7 @@ def test_a_broken_edition(register):
 def tables():
     row = {"key": "a", "status": "ok", "features": "trained", "head": "linear", "validation_accuracy": 0.5}
     return from_arrow(
-        {
-            name: studies.tables()[name].filled([row] if name == "features" else [])
-            for name in studies.tables()
-        }
+        {name: table.filled([row] if name == "features" else []) for name, table in studies.tables().items()}
     )
 
 

@@ -6,7 +6,7 @@ classes): scikit-learn's `Ridge` with alpha = strength * N.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,22 +24,6 @@ class Sums(NamedTuple):
     y_C: np.ndarray  # sum of the targets
     xx_DD: np.ndarray  # X'X
     xy_DC: np.ndarray  # X'Y
-
-    @classmethod
-    def of(cls, x_ND: np.ndarray, labels_N: np.ndarray, classes: int) -> Self:
-        """Returns the sums of one batch."""
-        x_ND, y_NC = x_ND.astype(np.float64), targets(labels_N, classes)
-        return cls(len(x_ND), x_ND.sum(0), y_NC.sum(0), x_ND.T @ x_ND, x_ND.T @ y_NC)
-
-    def plus(self, other: "Sums") -> "Sums":
-        """Returns the sums of both."""
-        return Sums(
-            self.n + other.n,
-            self.x_D + other.x_D,
-            self.y_C + other.y_C,
-            self.xx_DD + other.xx_DD,
-            self.xy_DC + other.xy_DC,
-        )
 
     @property
     def mean_D(self) -> np.ndarray:
@@ -124,12 +108,6 @@ def solutions(
 def _double(device: str) -> str:
     """Returns the device, or the CPU where it has no float64."""
     return "cpu" if device == "mps" else device
-
-
-def solutions_of_sums(sums: Sums, strengths: Sequence[float]) -> Iterator[Solution]:
-    """Yields a probe for each strength, from sums alone, for features as they were summed."""
-    for strength, weights_DC in zip(strengths, solve(*sums.centred(), sums.n, strengths), strict=True):
-        yield Solution(strength, weights_DC, sums.y_C / sums.n - sums.mean_D @ weights_DC)
 
 
 def refuse_infinite(x: np.ndarray) -> None:

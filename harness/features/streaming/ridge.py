@@ -13,13 +13,13 @@ from harness.data.dataset import Dataset, open_dataset
 from harness.features.extract import open_denoiser, read_blocks
 from harness.features.heads.least_squares import Sums, solve, targets
 from harness.features.stages import stored_pool
+from harness.features.standardise import scale_of
 from harness.features.streaming.kept import Kept, publish
 from harness.features.streaming.sums import Gathered
 from harness.training.config import Augment
 
 Tap = tuple[str, int]  # a module, and the pool that is gathered for it
 Read = Callable[..., Iterator[tuple[int, dict[Tap, torch.Tensor]]]]
-SMALLEST = 1e-6  # deviations below this are constants: as `harness.features.probe.split` has it
 
 
 class Probes(NamedTuple):
@@ -113,7 +113,7 @@ def learn(
 
 def solved(sums: Sums, strengths: Sequence[float]) -> Probes:
     """Returns the probes of standardised features, from the sums of the features as they are."""
-    scale_D = np.where(sums.deviation_D > SMALLEST, sums.deviation_D, 1.0)
+    scale_D = scale_of(sums.deviation_D)
     gram_DD, cross_DC = sums.centred()
     gram_DD /= scale_D
     gram_DD /= scale_D[:, None]

@@ -21,6 +21,7 @@ from harness.data.dataset import Dataset, open_dataset
 from harness.data.transforms import as_input
 from harness.features.extract import autocast, open_denoiser, read_blocks
 from harness.features.heads.head import head_of
+from harness.features.standardise import scale_of
 from harness.features.streaming.kept import EVALUATION, Kept, publish
 from harness.features.streaming.stages import title
 from harness.models.backbones.denoiser import Denoiser
@@ -30,7 +31,6 @@ from harness.training.launch import train
 from harness.training.tasks import Draws
 
 SAMPLED = 4096  # training images, at most, from which features' means and deviations are taken
-SMALLEST = 1e-6  # deviations below this are constants: as `harness.features.probe.split` has it
 LARGEST_LOSS, LARGEST_WEIGHT = 1e30, 1e12  # beyond them, or no numbers, a head has diverged
 FACTORY = "harness.features.streaming.side_by_side:side_by_side"
 
@@ -159,8 +159,8 @@ class SideBySide:
         found = {}
         for tap, (first, second) in sums.items():
             mean = first / len(index_M)
-            scale = (second / len(index_M) - mean.square()).clamp(min=0).sqrt()
-            found[tap] = mean.float(), torch.where(scale > SMALLEST, scale, 1.0).float()
+            deviation = (second / len(index_M) - mean.square()).clamp(min=0).sqrt()
+            found[tap] = mean.float(), torch.from_numpy(scale_of(deviation.numpy())).float()
         return found
 
 

@@ -71,7 +71,7 @@ class TestFigure(FigureContract):
         ]
         return from_arrow(
             {
-                name: studies.tables()[name].filled(rows if name == "features" else [])
-                for name in studies.tables()
+                name: table.filled(rows if name == "features" else [])
+                for name, table in studies.tables().items()
             }
         )

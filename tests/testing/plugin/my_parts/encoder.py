@@ -3,8 +3,10 @@
 import json
 from typing import Literal
 
-from harness.core.stages import Stage
+from harness.core.stages import Code, Stage
 from harness.models.encoders.encoder import POOLED, Encoder, select
+
+BRIGHTNESS = Code("brightness", 1, "my_parts.encoder:save_brightness")
 
 
 class Brightness(Encoder):
@@ -16,7 +18,7 @@ class Brightness(Encoder):
         """Nothing can go wrong but a layer that is not there."""
         select(self.layers, [POOLED], self.called)
         config = {"opener": "my_parts.encoder:open_brightness"}
-        return Stage(kind="encoder", version=1, maker="my_parts.encoder:save_brightness", config=config)
+        return Stage("encoder", BRIGHTNESS, config)
 
 
 def save_brightness(stage, folder, context):
