@@ -645,5 +645,7 @@ def test_settings_that_cannot_be_are_refused(change, words):
 def test_the_study_searches_over_its_axes():
     assert STUDY.name == "weights"
     for trial in trials_of()[1]:
-        assert set(STUDY.axes) <= set(trial.axes)
+        axes = {column.name for column in STUDY.tables[0].columns if column.role is Role.AXIS}
+        assert axes == {"k", "subset"}
+        assert axes <= set(trial.axes)
         assert trial.objective in studies.tables()["weights"].names(Role.METRIC)
