@@ -165,14 +165,12 @@ LOADING = {  # who follows a string that it was given
     "harness.core.apart": {"_call"},
     "harness.core.registry": {"load"},
     "harness.core.stages": {"ensure", "run"},
+    "harness.models.backbones.checkpoint": {"check_tensors"},
+    "harness.models.backbones.family": {"build", "open_float32"},
     "harness.models.classifiers.build": {"build"},
     "harness.models.encoders.encoder": {"open_encoder"},
     "harness.sweep.export": {"export", "load"},
     "harness.training.launch": {"_train_here", "_work"},
-}
-STILL_TORCH = {  # TODO: run by `apart`
-    "harness.models.backbones.checkpoint:check_tensors",
-    "harness.models.backbones.adm_weights:check",
 }
 
 
@@ -262,7 +260,7 @@ PLANNED = sorted({where for module in MODULES for where in followed_while_planni
 def test_a_plan_follows_no_string_to_torch(where):
     module = where.partition(":")[0]
     assert module in MODULES
-    assert bool(heavy(module)) == (where in STILL_TORCH), f"{where} brings {heavy(module)}"
+    assert heavy(module) == {}, where
 
 
 def test_planning_itself_brings_nothing_heavy():

@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from harness.core.apart import apart
 from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
 from harness.core.paths import existing_file
-from harness.core.registry import load_attribute
 from harness.models.backbones.backbone import Backbone, BackbonePlan, Width
 from harness.models.noise_processes.process import process_of
 
@@ -57,7 +57,7 @@ class ADM(Backbone):
                 f"{size} and {channels}; set data.size={self.image_size} data.channels={self.in_channels}"
             )
         unet, scheduler = self.unet(), self.scheduler()
-        load_attribute("harness.models.backbones.adm_weights:check")(path, unet)
+        apart("harness.models.backbones.adm_weights:check", str(path), unet)
         key = fingerprint([unet, scheduler, checksum(path)])
         return BackbonePlan(unet, process_of(scheduler), str(path), key)
 

@@ -38,9 +38,9 @@ class _Place(NamedTuple):
     attention: bool = False
 
 
-def check(path: Path, unet: Mapping[str, Any]) -> None:
+def check(place: str, unet: Mapping[str, Any]) -> None:
     """Raises `UserError`, naming the first tensors, unless a `.pt` holds just the network of `unet`."""
-    _renamed(path, _read(path, "meta"), unet)
+    _renamed(Path(place), _read(Path(place), "meta"), unet)
 
 
 def convert(path: Path, unet: Mapping[str, Any], folder: Path) -> None:

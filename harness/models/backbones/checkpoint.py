@@ -13,27 +13,32 @@ from harness.core.errors import UserError
 from harness.core.registry import load_attribute
 from harness.models.backbones.denoiser import save_frame
 from harness.models.backbones.family import family_of, network_folders
-from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Pipeline, Weights
+from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Pipeline
 from harness.models.noise_processes.process import NoiseProcess
 
 RENAMED = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
 NULL_LABEL = "class_embedder.embedding_table.weight"  # its last row is the null label
 
 
-def check_tensors(weights: Weights) -> None:
-    """Raises `UserError`, naming the first tensors, unless a file holds just those of the network that it is of."""
-    path, kind = weights.path, weights.network.rpartition(":")[2]
+def check_tensors(place: str, kind: str, config: Mapping[str, Any]) -> None:
+    """Raises `UserError`, naming the first tensors, unless a file holds just those of a network.
+
+    `kind` is the network's "module:class", of diffusers or as there. A plan runs this apart, so arguments are JSON.
+    """
+    path, name_of_kind = Path(place), kind.rpartition(":")[2]
     try:
         with safe_open(path, framework="numpy") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not the weights of a {kind}: {error}") from None
+        raise UserError(f"{path}: not the weights of a {name_of_kind}: {error}") from None
     with torch.device("meta"):
         try:
-            network = load_attribute(weights.network).from_config(dict(weights.config))
+            network = load_attribute(kind).from_config(dict(config))
             wanted = {name: tuple(one.shape) for name, one in network.state_dict().items()}
         except Exception as error:  # of diffusers, for a configuration that contradicts itself
-            raise UserError(f"{path.parent / 'config.json'}: no {kind} can be built of it: {error}") from None
+            raise UserError(
+                f"{path.parent / 'config.json'}: no {name_of_kind} can be built of it: {error}"
+            ) from None
     problems = mismatches(
         {_today(name, wanted): shape for name, shape in found.items()}, wanted, "config.json says"
     )

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from harness.core.apart import apart
 from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
-from harness.core.registry import load_attribute
 from harness.models import hub
 from harness.models.backbones.backbone import Backbone, BackbonePlan
 from harness.models.backbones.family import family_of, hub_patterns, network_folders, read_network
@@ -47,7 +47,12 @@ class PretrainedBackbone(Backbone):
                     f"{file}: not there; save the model with save_pretrained(safe_serialization=True)"
                 )
         for weights in (own, *parts.weights):
-            load_attribute("harness.models.backbones.checkpoint:check_tensors")(weights)
+            apart(
+                "harness.models.backbones.checkpoint:check_tensors",
+                str(weights.path),
+                weights.network,
+                weights.config,
+            )
         values = [config, process.config, *parts.configs, *(checksum(file) for file in files)]
         return BackbonePlan(config, process, str(pipeline.root), fingerprint(values))
 

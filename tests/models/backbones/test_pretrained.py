@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -221,6 +223,19 @@ def test_a_stored_empty_prompt_stands_for_the_text_encoder(models, tmp_path, noi
     _, denoiser = opened(tmp_path / "model", tmp_path / "stored")
     _, with_text = opened(models / "sd", tmp_path / "text")
     assert torch.equal(denoiser(*noised), with_text(*noised))
+
+
+def test_a_model_is_planned_without_torch(models):
+    """Its tensors are checked in another process."""
+    program = (
+        "import sys\n"
+        "from harness.models.backbones.pretrained import PretrainedBackbone\n"
+        f"plan = PretrainedBackbone(path={str(models / 'sd')!r}).plan({PIXELS}, 3)\n"
+        "print(len(plan.blocks), *plan.lines([0])[-2:], sorted({'torch', 'diffusers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "a pass over the VAE's latents with the empty prompt: " in done.stdout
+    assert done.stdout.rstrip().endswith("[]")
 
 
 def test_early_pipelines_lie_in_one_folder(models, tmp_path):
