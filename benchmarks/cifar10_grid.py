@@ -30,8 +30,8 @@ import torch
 
 from harness.core.artifacts import ArtifactStore
 from harness.core.config import parse
-from harness.core.seeds import generator, stream
-from harness.core.stages import Trial, Workshop, run
+from harness.core.seeds import derive_seed, rng
+from harness.core.stages import Context, Trial, run
 from harness.core.storage import Storage
 from harness.data.config import DataConfig
 from harness.data.dataset import Dataset, Images
@@ -70,7 +70,7 @@ def published(denoiser: Denoiser, trials: Sequence[Trial], dataset: Dataset, see
     found, passes, clock = {}, 0, Clock()
     for trial in trials:
         setting = setting_of(trial)
-        torch.manual_seed(stream(seed, *setting) % 2**63)
+        torch.manual_seed(derive_seed(seed, *setting) % 2**63)
         name, timestep, pool = trial.axes["block_name"], trial.axes["timestep"], trial.axes["pool"]
         read = denoiser.reader([name])
 
@@ -108,11 +108,11 @@ def published(denoiser: Denoiser, trials: Sequence[Trial], dataset: Dataset, see
     return Result(found, passes, *clock.read())
 
 
-def ours(trials: Sequence[Trial], workshop: Workshop) -> Result:
+def ours(trials: Sequence[Trial], context: Context) -> Result:
     """Runs the harness's trials as a sweep does, in this process."""
     found, jobs, clock = {}, {}, Clock()
     for trial in trials:
-        outcome = run(trial, workshop, "")
+        outcome = run(trial, context, "")
         row = outcome.tables["features"][0]
         if outcome.failed:
             raise RuntimeError(row["error"])
@@ -228,14 +228,14 @@ def main() -> None:
     torch.set_num_threads(1)
     grid = grid_of(chosen)
     with tempfile.TemporaryDirectory(prefix="cifar10-grid-") as folder:
-        workshop = Workshop(ArtifactStore(Storage(folder)), {}, ray=False)
-        streamed, cached = grid.trials(protocol="published"), grid.trials(way="cached")
-        denoiser = open_denoiser(cached[0].needs["backbone"], workshop)
-        workshop.ensure(grid.stage)
-        order = generator(chosen.seed, "published").permutation(len(cached))[: chosen.published]
-        ways = {"cached": ours(cached, workshop)}
+        context = Context(ArtifactStore(Storage(folder)), {}, ray=False)
+        streamed, cached = grid.trials(protocol="published"), grid.trials(caching="cached")
+        denoiser = open_denoiser(cached[0].needs["backbone"], context)
+        context.ensure(grid.stage)
+        order = rng(chosen.seed, "published").permutation(len(cached))[: chosen.published]
+        ways = {"cached": ours(cached, context)}
         print(f"cached: {ways['cached'].seconds:.1f} s", flush=True)
-        ways["streamed"] = ours(streamed, workshop)
+        ways["streamed"] = ours(streamed, context)
         print(f"streamed: {ways['streamed'].seconds:.1f} s", flush=True)
         measured = published(denoiser, [cached[place] for place in sorted(order)], grid.dataset, chosen.seed)
     factor = len(cached) / len(order)

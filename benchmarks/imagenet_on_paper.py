@@ -22,7 +22,7 @@ from harness.core.artifacts import ArtifactStore
 from harness.core.config import parse
 from harness.core.fingerprint import fingerprint
 from harness.core.row_store import RowStore
-from harness.core.stages import Workshop
+from harness.core.stages import Context
 from harness.core.storage import Storage
 from harness.data.dataset import Dataset
 from harness.models.backbones.adm import ADM
@@ -78,7 +78,7 @@ def plan(count: int, folder: Path, shard: int) -> Plan:
         "heads": ["linear"],
         "controls": [],
         "shard": shard,
-        "way": "cached",
+        "caching": "cached",
         "memory_gb": 200,
         "store_gb": 1e9,
     }
@@ -86,8 +86,8 @@ def plan(count: int, folder: Path, shard: int) -> Plan:
     on_paper = experiment.features.model_copy(update={"backbone": OnPaper(path="nowhere")})
     experiment = experiment.model_copy(update={"features": on_paper})
     storage = Storage(str(folder / "results"))
-    workshop = Workshop(ArtifactStore(storage), {})
-    return make_plan(experiment, images(count), RowStore(storage, studies.tables()).tables(), workshop)
+    context = Context(ArtifactStore(storage), {})
+    return make_plan(experiment, images(count), RowStore(storage, studies.tables()).tables(), context)
 
 
 def one_pass() -> float:

@@ -23,15 +23,15 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from harness.core.config import parse
-from harness.core.stages import Code, Stage, Workshop
+from harness.core.stages import Code, Context, Stage
 from harness.data.config import DataConfig
 from harness.data.dataset import Dataset, Images, open_dataset
 from harness.features.config import FeaturesConfig
 from harness.features.study import STUDY
 
 WAYS = {
-    "extraction": {"way": "cached", "heads": ["ridge"]},
-    "streamed ridge": {"way": "streamed", "heads": ["ridge"]},
+    "extraction": {"caching": "cached", "heads": ["ridge"]},
+    "streamed ridge": {"caching": "streamed", "heads": ["ridge"]},
     "streamed heads": {"protocol": "published", "heads": ["linear"]},
 }
 JUDGED = 200  # validation images, and as many test images
@@ -65,7 +65,7 @@ def anonymous() -> int:
     raise OSError("/proc/self/status has no RssAnon: this benchmark needs Linux")
 
 
-def make_dataset(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_dataset(stage: Stage, folder: Path, context: Context) -> None:
     """Writes random images with random labels, a part after the other."""
     count, size = stage.config["images"], stage.config["size"]
     draw = np.random.default_rng(0)
@@ -91,16 +91,16 @@ def measure(way: str, images: int, size: int, results: str) -> dict[str, float]:
     from harness.core.storage import Storage
     from harness.features.extract import open_denoiser
 
-    workshop = Workshop(ArtifactStore(Storage(results)), {}, ray=False, accelerators=False)
+    context = Context(ArtifactStore(Storage(results)), {}, ray=False, accelerators=False)
     stage = Stage("dataset", Code("dataset", 1, "memory:make_dataset"), {"images": images, "size": size})
-    dataset = open_dataset(stage, workshop)
+    dataset = open_dataset(stage, context)
     if way == "data":
         return {}
     stages = stages_of(way, dataset, stage)
-    open_denoiser(stages[0].needs["backbone"], workshop)  # and all libraries, before the clock starts
+    open_denoiser(stages[0].needs["backbone"], context)  # and all libraries, before the clock starts
     began, peak = time.monotonic(), Peak()
     for one in stages:
-        workshop.ensure(one)
+        context.ensure(one)
     return {
         "megabytes": peak.stop() / 1e6,
         "before": peak.start / 1e6,

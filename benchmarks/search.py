@@ -27,16 +27,16 @@ import yaml
 from harness.core.artifacts import ArtifactStore
 from harness.core.provenance import provenance
 from harness.core.row_store import RowStore
-from harness.core.seeds import generator
-from harness.core.stages import Trial, Workshop, objective, run
+from harness.core.seeds import rng
+from harness.core.stages import Context, Trial, objective, run
 from harness.core.storage import Storage
 from harness.data.dataset import load
 from harness.sweep import studies
 from harness.sweep.experiment import load_experiment
 from harness.sweep.plan import make_plan
 from harness.sweep.run import sweep
-from harness.sweep.search import searcher_for
-from harness.sweep.searches import Search, passes
+from harness.sweep.search_plan import Search, passes
+from harness.sweep.searchers import searcher_for
 
 REPEATS = 10  # of random search and TPE, which depend on luck, for each seed
 WANTED = {"regret": 0.5, "passes": 1 / 4, "fits": 1 / 10}
@@ -119,16 +119,16 @@ def searches(pair: dict[str, Any], seed: int, results: str) -> list[Found]:
     """Runs the grid, then every search in it."""
     storage = Storage(results)
     sweep(experiment(pair, seed, "grid"), storage, address=None, debug=True, quiet=True)
-    workshop = Workshop(ArtifactStore(storage), provenance(), ray=False)
+    context = Context(ArtifactStore(storage), provenance(), ray=False)
     rows = RowStore(storage, studies.tables()).tables()
     auto = experiment(pair, seed, "auto")
-    (search,) = make_plan(auto, load(auto.data, seed), rows, workshop).searches
+    (search,) = make_plan(auto, load(auto.data, seed), rows, context).searches
     columns = ("key", "test_accuracy", "fit_seconds")
     measured = {
         key: Measured(*rest)
         for key, *rest in zip(*(rows["features"][name].to_pylist() for name in columns), strict=True)
     }
-    asked = chosen(search, workshop, measured)
+    asked = chosen(search, context, measured)
     found = [judged("auto", search, measured, asked)]
     fits = [trial for trial in asked if trial.searchable]
     for name in ("random", "tpe"):
@@ -139,14 +139,14 @@ def searches(pair: dict[str, Any], seed: int, results: str) -> list[Found]:
             )
             found.append(judged(f"{name}, same fits", search, measured, drawn(free, search.known, number)))
             timesteps = sorted({trial.axes["timestep"] for trial in search.grid})
-            one = timesteps[int(generator(number, "timestep").integers(len(timesteps)))]
+            one = timesteps[int(rng(number, "timestep").integers(len(timesteps)))]
             there = [trial for trial in search.grid if trial.axes["timestep"] == one]
             bound = free._replace(candidates=there, budget=min(len(fits), len(there)))
             found.append(judged(f"{name}, same cost", search, measured, drawn(bound, search.known, number)))
     return found
 
 
-def chosen(search: Search, workshop: Workshop, measured: dict[str, Measured]) -> list[Trial]:
+def chosen(search: Search, context: Context, measured: dict[str, Measured]) -> list[Trial]:
     """Returns the trials that auto asks for: the grid's are looked up, its screens are run and put to `measured`."""
     assert search.chooser is not None
     by_key = {trial.key: trial for trial in search.candidates}
@@ -159,7 +159,7 @@ def chosen(search: Search, workshop: Workshop, measured: dict[str, Measured]) ->
             if trial.searchable:
                 known[key] = search.known[key]
             else:
-                outcome = run(trial, workshop, "cpu")
+                outcome = run(trial, context, "cpu")
                 known[key] = objective(trial, outcome)
                 measured[key] = Measured(0.0, outcome.tables["features"][0].get("fit_seconds") or 0.0)
     return asked

@@ -1,4 +1,4 @@
-"""What all tests share: an empty workshop, and hypothesis without clocks or a database."""
+"""What all tests share: an empty context, and hypothesis without clocks or a database."""
 
 import os
 
@@ -12,11 +12,11 @@ settings.load_profile("harness")
 
 
 @pytest.fixture
-def workshop(tmp_path):
-    """A workshop with an empty results folder, in one process, on the CPU."""
+def context(tmp_path):
+    """A context with an empty results folder, in one process, on the CPU."""
     from harness.core.artifacts import ArtifactStore
-    from harness.core.stages import Workshop
+    from harness.core.stages import Context
     from harness.core.storage import Storage
 
     store = ArtifactStore(Storage(str(tmp_path / "results")))
-    return Workshop(store, {"run": "test-run"}, ray=False, accelerators=False)
+    return Context(store, {"run": "test-run"}, ray=False, accelerators=False)

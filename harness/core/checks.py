@@ -10,5 +10,5 @@ def refuse_duplicates(values: Iterable[Hashable], where: str, advice: str = "") 
     seen = set()
     for value in values:
         if value in seen:
-            raise UserError(f"{where}: {'none' if value is None else value} is given twice{advice}")
+            raise UserError(f"{where}: {'none' if value is None else repr(value)} is given twice{advice}")
         seen.add(value)

@@ -5,12 +5,12 @@ import hashlib
 import numpy as np
 
 
-def stream(seed: int, *names: object) -> int:
+def derive_seed(seed: int, *names: object) -> int:
     """Returns a 64-bit seed for the stream called `names` of the experiment's `seed`."""
     text = "/".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def generator(seed: int, *names: object) -> np.random.Generator:
+def rng(seed: int, *names: object) -> np.random.Generator:
     """Returns a NumPy generator for the stream called `names` of the experiment's `seed`."""
-    return np.random.Generator(np.random.Philox(stream(seed, *names)))
+    return np.random.Generator(np.random.Philox(derive_seed(seed, *names)))

@@ -53,7 +53,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Stage:
-    """A piece of shared work. `code.function(stage, folder, workshop)` fills `folder`."""
+    """A piece of shared work. `code.function(stage, folder, context)` fills `folder`."""
 
     kind: str  # the folder below artifacts/
     code: Code
@@ -65,7 +65,7 @@ class Stage:
     )  # how, not what: workers, batch of a forward pass
     work: Work = Work()
     trains: bool = False  # it starts Ray Train workers of its own, and only waits for them
-    here: bool = False  # it reads files that only the machine that plans the sweep may have
+    local: bool = False  # it reads files that only the machine that plans the sweep may have
     siblings: tuple["Stage", ...] = ()  # stages that the same work makes; `code` publishes those missing
     group: str | None = None  # the same for siblings, so that only one of them is made at a time
 
@@ -89,7 +89,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell of the table to be filled in. `code.function(trial, workshop)` returns rows by table name."""
+    """One cell of the table to be filled in. `code.function(trial, context)` returns rows by table name."""
 
     study: str
     table: str  # the table with one row a trial
@@ -125,7 +125,7 @@ class Trial:
 
 
 @dataclass
-class Workshop:
+class Context:
     """Hands out what stages made, and makes what is missing: by whoever needs it first, once."""
 
     store: ArtifactStore
@@ -209,16 +209,16 @@ def objective(trial: Trial, outcome: Outcome) -> float | None:
     return None if outcome.failed else outcome.tables[trial.table][0].get(trial.objective)
 
 
-def run(trial: Trial, workshop: Workshop, device: str) -> Outcome:
+def run(trial: Trial, context: Context, device: str) -> Outcome:
     """Runs a trial and returns its outcome: rows, or a failure with its traceback. Never raises an `Exception`."""
     began_at, began = time.time(), time.monotonic()
     rows: dict[str, list[dict[str, Any]]] = {}
     error = None
     try:
-        rows = load_attribute(trial.code.function)(trial, workshop)
+        rows = load_attribute(trial.code.function)(trial, context)
     except Exception:
         error = traceback.format_exc()
-    return outcome(trial, workshop.provenance, device, rows, error, began_at, time.monotonic() - began)
+    return outcome(trial, context.provenance, device, rows, error, began_at, time.monotonic() - began)
 
 
 def failure(trial: Trial, provenance: Mapping[str, Any], error: str) -> Outcome:

@@ -49,6 +49,6 @@ class DataConfig(Config):
     max_test: int | None = Field(None, ge=1)
 
     @property
-    def title(self) -> str:
+    def display_name(self) -> str:
         """What tables call the data set: its label, or the last part of its path or id, or its kind."""
         return self.label or (PurePath(self.path).name if self.path else "") or self.name

@@ -17,8 +17,8 @@ from harness.core.config import parse
 from harness.core.errors import UserError, did_you_mean
 from harness.core.fingerprint import canonical
 from harness.core.recent import Recent
-from harness.core.seeds import generator
-from harness.core.stages import Code, Stage, Workshop
+from harness.core.seeds import rng
+from harness.core.stages import Code, Context, Stage
 from harness.data.config import SOURCES, DataConfig
 from harness.data.source import Record, Source, decode
 
@@ -129,7 +129,7 @@ def split(records: Sequence[Record], config: DataConfig, seed: int) -> dict[str,
     Splits that the source has are kept; a missing one is drawn from the training images.
     """
     total = len(records)
-    order = generator(seed, "split").permutation(total)
+    order = rng(seed, "split").permutation(total)
     named = np.array([record.split or "train" for record in records])[order]
     found = {name: order[named == name] for name in SPLITS}
     for name, share in (("test", config.test), ("validation", config.validation)):
@@ -164,7 +164,9 @@ class Images(NamedTuple):
 def further(first: Images, others: Sequence[DataConfig], seed: int, where: str) -> list[Images]:
     """Reads the data sets that stand beside an experiment's own. Raises `UserError` for two of one title."""
     found = [Images.read(other, seed) for other in others]
-    refuse_duplicates([one.config.title for one in (first, *found)], where, "; give each data set a label")
+    refuse_duplicates(
+        [one.config.display_name for one in (first, *found)], where, "; give each data set a label"
+    )
     return found
 
 
@@ -175,11 +177,11 @@ def dataset_stage(config: DataConfig, seed: int, fingerprint: str) -> Stage:
         code=DATASET,
         config={"fingerprint": fingerprint},
         options={"data": config.model_dump(mode="json"), "seed": seed},
-        here=True,
+        local=True,
     )
 
 
-def make(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make(stage: Stage, folder: Path, context: Context) -> None:
     """Writes images, labels and splits; raises `UserError` if the source changed since the plan."""
     dataset = load(parse(DataConfig, stage.options["data"], "data"), stage.options["seed"])
     if dataset.fingerprint != stage.config["fingerprint"]:
@@ -191,19 +193,19 @@ def make(stage: Stage, folder: Path, workshop: Workshop) -> None:
     (folder / "classes.json").write_text(json.dumps(dataset.classes), encoding="utf-8")
 
 
-def open_dataset(stage: Stage, workshop: Workshop) -> Dataset:
+def open_dataset(stage: Stage, context: Context) -> Dataset:
     """Reads the artifact of a data-set stage; the last one is kept, for the next trial or shard of a process."""
-    return _opened.get(stage.key, lambda: _read(stage, workshop))
+    return _opened.get(stage.key, lambda: _read(stage, context))
 
 
 _opened = Recent[Dataset]()
 
 
-def _read(stage: Stage, workshop: Workshop) -> Dataset:
-    path = workshop.file(stage, "images.safetensors")
+def _read(stage: Stage, context: Context) -> Dataset:
+    path = context.file(stage, "images.safetensors")
     with safe_open(path, framework="numpy") as file:
         arrays = {name: file.get_tensor(name) for name in ("labels", *SPLITS)}
-    classes = json.loads(workshop.file(stage, "classes.json").read_text(encoding="utf-8"))
+    classes = json.loads(context.file(stage, "classes.json").read_text(encoding="utf-8"))
     return Dataset(
         images=_mapped(path, "images"),
         labels=arrays["labels"],

@@ -1,4 +1,4 @@
-"""What a source of images hands over, and how its images become one array."""
+"""What a source of images executor over, and how its images become one array."""
 
 import io
 import os

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from harness.core.config import parse, part_of
-from harness.core.seeds import stream
-from harness.core.stages import Stage, Workshop
+from harness.core.seeds import derive_seed
+from harness.core.stages import Context, Stage
 from harness.data.dataset import open_dataset
 from harness.models.backbones.adm_weights import convert
 from harness.models.backbones.checkpoint import copy_pipeline
@@ -22,20 +22,20 @@ from harness.training.regularisers import PLAIN, REGULARISERS, Regulariser
 from harness.training.tasks import Denoising
 
 
-def train_backbone(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def train_backbone(stage: Stage, folder: Path, context: Context) -> None:
     """Trains the network on the training images, without labels; writes a diffusers pipeline and the loss history."""
     config = parse(TrainConfig, stage.options["train"], "train")
-    with workshop.store.scratch() as trained:
-        train("harness.features.backbone:denoising", stage, config, stage.config["seed"], trained, workshop)
+    with context.store.scratch() as trained:
+        train("harness.features.backbone:denoising", stage, config, stage.config["seed"], trained, context)
         network = build_network(stage.config["network"])
         network.load_state_dict(checkpoint.trained_weights(trained))
         save_pipeline(network, process_in(stage), folder, regulariser_of(stage).reads_its_estimate)
         (folder / "history.json").write_text(json.dumps(checkpoint.read_state(trained)["history"]))
 
 
-def denoising(stage: Stage, workshop: Workshop) -> Denoising:
+def denoising(stage: Stage, context: Context) -> Denoising:
     """Returns what the backbone learns. Called by every worker."""
-    dataset = open_dataset(stage.needs["dataset"], workshop)
+    dataset = open_dataset(stage.needs["dataset"], context)
     images = torch.from_numpy(dataset.images[dataset.splits["train"]])
     build = partial(build_network, stage.config["network"])
     return Denoising(build, images, process_in(stage), regulariser_of(stage))
@@ -52,7 +52,7 @@ def regulariser_of(stage: Stage) -> Regulariser:
     return regulariser
 
 
-def copy_backbone(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def copy_backbone(stage: Stage, folder: Path, context: Context) -> None:
     """Copies a pretrained backbone to where workers find it, in diffusers' format; an ADM `.pt` is converted."""
     source, network = Path(stage.options["source"]), stage.config["network"]
     if source.is_file():
@@ -60,5 +60,5 @@ def copy_backbone(stage: Stage, folder: Path, workshop: Workshop) -> None:
         save_frame(family_of(network), process_in(stage), folder)
         return
     seed = stage.config.get("random")
-    seed = None if seed is None else stream(seed, "untrained")
+    seed = None if seed is None else derive_seed(seed, "untrained")
     copy_pipeline(source, network, process_in(stage), folder, seed)

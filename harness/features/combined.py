@@ -35,7 +35,7 @@ def mixtures(config: FeaturesConfig, plan: BackbonePlan) -> list[Mixture]:
         _mixture(one, config.pools, plan, f"features.combined.{place}")
         for place, one in enumerate(config.combined)
     ]
-    keys = Counter((one.name, one.pool, one.head.axis) for one in found)
+    keys = Counter((one.name, one.pool, one.head.display_name) for one in found)
     for name, pool, head in keys:
         if keys[name, pool, head] > 1:
             raise UserError(

@@ -59,7 +59,9 @@ class FeaturesConfig(Regularised):
     batch: int = unkeyed(256, ge=1)  # images in one forward pass
     shard: int = unkeyed(8192, ge=1)  # images in one artifact at most: what a lost machine costs
     memory_gb: float = unkeyed(4.0, gt=0)  # what one task's images, activations and features may take
-    way: Literal["auto", "cached", "streamed"] = unkeyed("auto")  # auto: cached where that fits into store_gb
+    caching: Literal["auto", "cached", "streamed"] = unkeyed(
+        "auto"
+    )  # auto: cached where that fits into store_gb
     store_gb: float = unkeyed(100.0, gt=0)  # what the cached features of a data set may take in the results
     # published (arXiv 2307.08702): heads learn by SGD from a stream with fresh noise, crops and flips in every epoch
     protocol: Literal["ours", "published"] = "ours"

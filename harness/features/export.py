@@ -12,14 +12,14 @@ import torch
 import harness
 from harness.core.artifacts import MANIFEST
 from harness.core.errors import UserError
-from harness.core.stages import Stage, Trial, Workshop
+from harness.core.stages import Context, Stage, Trial
 from harness.data.dataset import Dataset, open_dataset
 from harness.features import extractor
 from harness.features.card import card
 from harness.features.finetune import task as finetune
 from harness.features.heads.head import head_of
 from harness.features.probe import fit_head, read_features, split, standardisation
-from harness.features.streaming import kept
+from harness.features.streaming import streamed_head
 
 CHECKED = 1000  # test images that the written folder is asked about, with the noise that they had
 
@@ -30,19 +30,19 @@ def write_probe(
     correct_N: np.ndarray | None,
     origin: Mapping[str, Any],
     folder: Path,
-    workshop: Workshop,
+    context: Context,
 ) -> list[str]:
     """Writes a frozen backbone with the head of a probe, which is fitted once more, in the same way.
 
     `row` and `correct_N` (which test images it got right) are what the trial recorded; `origin` says what the
     classifier was chosen from. Returns lines to show. Raises `UserError` where the backbone is no longer there.
     """
-    dataset = open_dataset(trial.needs["dataset"], workshop)
-    _copy_pipeline(trial.needs["backbone"], folder, workshop)
-    x_MCPP, views_VCPP = read_features(trial, workshop, dataset)
+    dataset = open_dataset(trial.needs["dataset"], context)
+    _copy_pipeline(trial.needs["backbone"], folder, context)
+    x_MCPP, views_VCPP = read_features(trial, context, dataset)
     labels_per_class = trial.config["labels_per_class"]
     train, validation, test = split(x_MCPP, views_VCPP, dataset, labels_per_class)
-    fitted = fit_head(trial, train, validation, len(dataset.classes), workshop)
+    fitted = fit_head(trial, train, validation, len(dataset.classes), context)
     first = len(dataset.labelled(labels_per_class))
     standard = standardisation(np.concatenate([x_MCPP[:first], views_VCPP]))
     extractor.save_head(folder, fitted.network, standard)
@@ -57,13 +57,15 @@ def write_streamed(
     correct_N: np.ndarray | None,
     origin: Mapping[str, Any],
     folder: Path,
-    workshop: Workshop,
+    context: Context,
 ) -> list[str]:
     """Writes a frozen backbone with a head that learnt from a stream, as it was kept; otherwise as `write_probe`."""
-    dataset = open_dataset(trial.needs["dataset"], workshop)
-    _copy_pipeline(trial.needs["backbone"], folder, workshop)
+    dataset = open_dataset(trial.needs["dataset"], context)
+    _copy_pipeline(trial.needs["backbone"], folder, context)
     (stage,) = trial.reads["streamed"]
-    weights = {name: torch.from_numpy(value) for name, value in kept.read(stage, workshop).weights.items()}
+    weights = {
+        name: torch.from_numpy(value) for name, value in streamed_head.read(stage, context).weights.items()
+    }
     by_steps = trial.config["head"]["name"] != "ridge"
     shape = stage.config["channels"], stage.config["pool"], stage.config["pool"]
     standard = None
@@ -74,7 +76,7 @@ def write_streamed(
     network = head_of(trial.config["head"]).network(shape, len(dataset.classes))
     network.load_state_dict(weights)
     extractor.save_head(folder, network, standard)
-    draws, noise = (1, kept.EVALUATION) if by_steps else (trial.config["draws"], None)
+    draws, noise = (1, streamed_head.EVALUATION) if by_steps else (trial.config["draws"], None)
     _write_about(trial, shape, dataset, folder, draws=draws, noise=noise)
     return _finish(trial, row, correct_N, origin, dataset, folder, [])
 
@@ -85,28 +87,28 @@ def write_tuned(
     correct_N: np.ndarray | None,
     origin: Mapping[str, Any],
     folder: Path,
-    workshop: Workshop,
+    context: Context,
 ) -> list[str]:
     """Writes a fine-tuned encoder with its head, as they were learnt; otherwise as `write_probe`."""
-    dataset = open_dataset(trial.needs["dataset"], workshop)
+    dataset = open_dataset(trial.needs["dataset"], context)
     tuned = trial.needs["tuned"]
-    _copy_pipeline(tuned, folder, workshop)
+    _copy_pipeline(tuned, folder, context)
     for name in (finetune.ABOUT, finetune.HEAD):
         (folder / extractor.BACKBONE / name).unlink()
-    shape = finetune.read_about(tuned, workshop)["shape"]
-    extractor.save_head(folder, finetune.read_head(tuned, workshop, len(dataset.classes)), None)
+    shape = finetune.read_about(tuned, context)["shape"]
+    extractor.save_head(folder, finetune.read_head(tuned, context, len(dataset.classes)), None)
     _write_about(trial, shape, dataset, folder, draws=trial.config["draws"])
     return _finish(trial, row, correct_N, origin, dataset, folder, [])
 
 
-def _copy_pipeline(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def _copy_pipeline(stage: Stage, folder: Path, context: Context) -> None:
     """Copies the backbone; one that was trained is not trained again for this."""
-    if not workshop.has(stage):
+    if not context.has(stage):
         raise UserError(
             f"the {stage.kind} {stage.key[:6]} of the best setting is no longer in the results; run the sweep again "
             "where they are, or give --results"
         )
-    source = workshop.folder(stage)
+    source = context.folder(stage)
     shutil.copytree(source, folder / extractor.BACKBONE, ignore=shutil.ignore_patterns(MANIFEST))
 
 

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from harness.core.recent import Recent
-from harness.core.seeds import stream
-from harness.core.stages import Stage, Workshop
+from harness.core.seeds import derive_seed
+from harness.core.stages import Context, Stage
 from harness.data.dataset import open_dataset
 from harness.data.transforms import as_input
 from harness.models.backbones.denoiser import Denoiser, load_denoiser
@@ -29,18 +29,18 @@ FILE = "features.safetensors"
 ModulePool = tuple[str, int]  # a module, and the pool of its features
 
 
-def make_features(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_features(stage: Stage, folder: Path, context: Context) -> None:
     """Writes the features of `stage`, and publishes those of its siblings that are missing, from one pass.
 
     A stage holds one shard: the probed images from one place to another, or another view of the labelled ones.
     """
     began = time.monotonic()
-    wanted = [stage, *(sibling for sibling in stage.siblings if not workshop.has(sibling))]
+    wanted = [stage, *(sibling for sibling in stage.siblings if not context.has(sibling))]
     wanted.sort(key=lambda one: one.config["block"])
     features = extract(
-        open_denoiser(stage.needs["backbone"], workshop),
-        open_dataset(stage.needs["dataset"], workshop).images,
-        images_of(stage, workshop),
+        open_denoiser(stage.needs["backbone"], context),
+        open_dataset(stage.needs["dataset"], context).images,
+        images_of(stage, context),
         timestep=stage.config["timestep"],
         taps=[(one.config["module"], one.part["pool"]) for one in wanted],
         draws=stage.config["draws"],
@@ -55,12 +55,12 @@ def make_features(stage: Stage, folder: Path, workshop: Workshop) -> None:
         place.mkdir(exist_ok=True)
         save_file({"features": features.pop((one.config["module"], one.part["pool"]))}, place / FILE)
         if one is not stage:
-            workshop.publish(one, place, time.monotonic() - began)
+            context.publish(one, place, time.monotonic() - began)
 
 
-def images_of(stage: Stage, workshop: Workshop) -> np.ndarray:
+def images_of(stage: Stage, context: Context) -> np.ndarray:
     """Returns the places in the data set of a shard's images [M]."""
-    dataset = open_dataset(stage.needs["dataset"], workshop)
+    dataset = open_dataset(stage.needs["dataset"], context)
     begin, end = stage.part["images"]
     per_class = stage.config["labels_per_class"]
     if "screened" in stage.config:
@@ -69,10 +69,10 @@ def images_of(stage: Stage, workshop: Workshop) -> np.ndarray:
     return found[begin:end]
 
 
-def open_denoiser(stage: Stage, workshop: Workshop) -> Denoiser:
+def open_denoiser(stage: Stage, context: Context) -> Denoiser:
     """Reads a backbone; the last one is kept, for the next shard of the same process."""
-    denoiser = _opened.get(stage.key, lambda: load_denoiser(workshop.folder(stage)))
-    return denoiser.to(pick_device(workshop))
+    denoiser = _opened.get(stage.key, lambda: load_denoiser(context.folder(stage)))
+    return denoiser.to(pick_device(context))
 
 
 _opened = Recent[Denoiser]()
@@ -123,7 +123,7 @@ def read_blocks(
                 seen_BCHW = x_BCHW
                 if augment is not None:
                     seen_BCHW = augmented(
-                        x_BCHW, stream(seed, "views"), addresses(index_B, timestep, draw), augment
+                        x_BCHW, derive_seed(seed, "views"), addresses(index_B, timestep, draw), augment
                     )
                 with autocast(precision, denoiser.device):
                     z_BCHW = denoiser.encode(seen_BCHW)
@@ -174,5 +174,5 @@ def add_noise(
 ) -> torch.Tensor:
     """Returns `z_BCHW` noised to `timestep` with the noise of these very images and this draw."""
     address_B3 = addresses(index_B, timestep, draw)
-    epsilon = noise.normal(stream(seed, "features"), address_B3, tuple(z_BCHW.shape[1:]))
+    epsilon = noise.normal(derive_seed(seed, "features"), address_B3, tuple(z_BCHW.shape[1:]))
     return denoiser.noised(z_BCHW, epsilon, torch.full((len(z_BCHW),), timestep, device=z_BCHW.device))

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.core.config import Config, parse
 from harness.core.errors import UserError
-from harness.core.seeds import stream
+from harness.core.seeds import derive_seed
 from harness.data.pixels import as_pixels
 from harness.features.extract import read_blocks
 from harness.features.heads.head import Fitted, head_of
@@ -108,7 +108,7 @@ class Extractor:
             timestep=about.timestep,
             taps=[tap],
             draws=about.draws,
-            seed=stream(about.seed, about.noise) if about.noise else about.seed,
+            seed=derive_seed(about.seed, about.noise) if about.noise else about.seed,
             batch=BATCH,
             precision=about.precision,
             names_M=names_N,

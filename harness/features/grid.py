@@ -20,8 +20,8 @@ from harness.features.stages import (
     images_at_once,
     stored_pool,
 )
+from harness.features.streaming.caching import Caching, choose_caching
 from harness.features.streaming.stages import Cell, Stream, streamed_stages
-from harness.features.streaming.way import Way, choose_way
 from harness.models.backbones.backbone import BackbonePlan, Block
 
 PROBE = Code("probe", 1, "harness.features.probe:run")
@@ -59,8 +59,8 @@ def transferred(config: FeaturesConfig, images: Images, seed: int) -> list[Image
         others = one.dataset.images.shape[1:3]
         if others != (channels, size):
             raise UserError(
-                f"features.transfer, {one.config.title}: images of {others[1]} pixels and {others[0]} channels, the "
-                f"backbone's have {size} and {channels}; leave size and channels out"
+                f"features.transfer, {one.config.display_name}: images of {others[1]} pixels and {others[0]} "
+                f"channels, the backbone's have {size} and {channels}; leave size and channels out"
             )
     return found
 
@@ -97,24 +97,24 @@ class Grid:
     ) -> Iterator[Trial]:
         """Yields the trials of one backbone, a timestep after the other so that processes reuse what they read."""
         for timestep in timesteps:
-            if self.way.streamed:
+            if self.caching.streamed:
                 yield from self.streamed(kind, backbone, timestep, regulariser)
                 continue
             holders = self.features(kind, backbone, timestep)
             for (block, pool), tap in self.taps.items():
                 for head in self.config.heads:
                     trial = self.trial(kind, block, timestep, pool, head, backbone, holders[tap], regulariser)
-                    yield replace(trial, note=self.way.note(self.data.title))
+                    yield replace(trial, note=self.caching.note(self.data.display_name))
 
     @cached_property
-    def way(self) -> Way:
+    def caching(self) -> Caching:
         """How heads get their features; raises `UserError` where what is asked for cannot be."""
         taps = set(self.taps.values())
         passes = len(self.timesteps) * len(self.config.regularisers)
         passes += "untrained" in self.config.controls
         images = self.images + (self.config.views - 1) * self.labelled
         numbers = sum(tap.block.channels * tap.pool**2 for tap in taps)
-        return choose_way(self.config, passes * images * numbers * BYTES_A_NUMBER)
+        return choose_caching(self.config, passes * images * numbers * BYTES_A_NUMBER)
 
     def streamed(
         self,
@@ -145,7 +145,7 @@ class Grid:
                 trial,
                 code=STREAMED_PROBE,
                 seconds=STREAMED_SECONDS,
-                note=self.way.note(self.data.title),
+                note=self.caching.note(self.data.display_name),
             )
 
     @cached_property
@@ -160,7 +160,7 @@ class Grid:
     def features(self, kind: str, backbone: Stage, timestep: int) -> dict[Tap, dict[str, tuple[Stage, ...]]]:
         """Returns the stages of all that is read at one timestep, from one pass, by what they hold."""
         also = taps_at(timestep, self.mixtures) if kind == "trained" else set()
-        own = set(self.taps.values()) if not self.way.streamed and timestep in self.timesteps else set()
+        own = set(self.taps.values()) if not self.caching.streamed and timestep in self.timesteps else set()
         wanted = sorted(own | also)
         most = images_at_once(wanted, self.plan, self.config.batch, self.config.memory_gb * 1e9)
         shard = min(self.config.shard, most)
@@ -224,7 +224,7 @@ class Grid:
             "sigma": None if timestep is None else self.plan.sigma(timestep),
             "log_snr": None if timestep is None else self.plan.log_snr(timestep),
             "pool": pool,
-            "head": head.axis,
+            "head": head.display_name,
         }
         return Trial(
             study="features",
@@ -240,7 +240,7 @@ class Grid:
                 "labels_per_class": self.data.labels_per_class,
             },
             seed=self.seed,
-            data=self.data.title,
+            data=self.data.display_name,
             data_fingerprint=self.fingerprint,
             needs={"dataset": self.stage} | ({"backbone": backbone} if backbone else {}),
             reads=features or {},

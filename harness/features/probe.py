@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from harness.core.recent import Recent
-from harness.core.seeds import stream
-from harness.core.stages import Stage, Trial, Workshop
+from harness.core.seeds import derive_seed
+from harness.core.stages import Context, Stage, Trial
 from harness.data.dataset import Dataset, open_dataset
 from harness.data.transforms import as_input
 from harness.features.extract import FILE
@@ -21,19 +21,19 @@ from harness.metrics.accuracy import accuracy
 from harness.training.device import pick_device
 
 
-def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
+def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
     """Returns one row of `features` and one of `correctness`."""
-    dataset = open_dataset(trial.needs["dataset"], workshop)
+    dataset = open_dataset(trial.needs["dataset"], context)
     per_class = trial.config["labels_per_class"]
-    x_MCPP, views_VCPP = read_features(trial, workshop, dataset)
+    x_MCPP, views_VCPP = read_features(trial, context, dataset)
     train, validation, test = split(x_MCPP, views_VCPP, dataset, per_class)
     began = time.perf_counter()
-    fitted = fit_head(trial, train, validation, len(dataset.classes), workshop)
+    fitted = fit_head(trial, train, validation, len(dataset.classes), context)
     seconds = time.perf_counter() - began
     right_validation = fitted.predict(validation.x) == validation.labels_N
     right_test = fitted.predict(test.x) == test.labels_N
     row = {
-        "way": "cached",
+        "caching": "cached",
         "dimensions": math.prod(x_MCPP.shape[1:]),
         "parameter_count": sum(one.numel() for one in fitted.network.parameters()),
         "regularisation": fitted.regularisation,
@@ -47,11 +47,11 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
     return {"features": [row], "correctness": [correct]}
 
 
-def fit_head(trial: Trial, train: Labelled, validation: Labelled, classes: int, workshop: Workshop) -> Fitted:
+def fit_head(trial: Trial, train: Labelled, validation: Labelled, classes: int, context: Context) -> Fitted:
     """Trains the trial's head: on the same kind of device the same head every time."""
     setting = (trial.axes[name] for name in ("features", "block", "timestep", "pool"))
-    seed = stream(trial.seed, "head", *setting)
-    return head_of(trial.config["head"]).fit(train, validation, classes, seed, pick_device(workshop).type)
+    seed = derive_seed(trial.seed, "head", *setting)
+    return head_of(trial.config["head"]).fit(train, validation, classes, seed, pick_device(context).type)
 
 
 def image_passes(trial: Trial) -> int:
@@ -60,7 +60,7 @@ def image_passes(trial: Trial) -> int:
     return sum(passes.values())
 
 
-def read_features(trial: Trial, workshop: Workshop, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def read_features(trial: Trial, context: Context, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Returns the setting's features of the probed images [M, C, P, P], pooled from what is stored, and more views.
 
     The views, one after the other, are of the labelled images. Pixels are [M, C, H, W] and have none.
@@ -72,7 +72,7 @@ def read_features(trial: Trial, workshop: Workshop, dataset: Dataset) -> tuple[n
 
     def pooled(what: str) -> list[np.ndarray]:
         return [
-            torch.nn.functional.adaptive_avg_pool2d(_stored(shards, workshop), trial.axes["pool"]).numpy()
+            torch.nn.functional.adaptive_avg_pool2d(_stored(shards, context), trial.axes["pool"]).numpy()
             for name, shards in trial.reads.items()
             if name.split()[0] == what
         ]
@@ -111,11 +111,11 @@ def standardisation(train_x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return train_x.mean(0), scale_of(deviation).astype(np.float32)
 
 
-def _stored(shards: Sequence[Stage], workshop: Workshop) -> torch.Tensor:
+def _stored(shards: Sequence[Stage], context: Context) -> torch.Tensor:
     """Returns a tap's features, read a shard after the other; those of the last few are kept between trials."""
-    key = (workshop.store.storage.url, *(shard.key for shard in shards))
+    key = (context.store.storage.url, *(shard.key for shard in shards))
     return _kept.get(
-        key, lambda: torch.cat([load_file(workshop.file(shard, FILE))["features"] for shard in shards])
+        key, lambda: torch.cat([load_file(context.file(shard, FILE))["features"] for shard in shards])
     )
 
 

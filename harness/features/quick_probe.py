@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness.core.config import part_of
-from harness.core.stages import Trial, Workshop
+from harness.core.stages import Context, Trial
 from harness.data.dataset import open_dataset
 from harness.features.heads.head import HEADS
 from harness.features.heads.least_squares import refuse_infinite, targets
@@ -23,18 +23,18 @@ from harness.metrics.accuracy import accuracy
 SMALLEST = 1e-9  # of 1 - leverage: below, an image is predicted by itself alone
 
 
-def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
+def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
     """Returns one row of `features`, without test accuracy."""
-    whole = open_dataset(trial.needs["dataset"], workshop)
+    whole = open_dataset(trial.needs["dataset"], context)
     dataset = whole.thinned(trial.config["labels_per_class"], trial.config["images"])
-    x_MCPP, _ = read_features(trial, workshop, dataset)
+    x_MCPP, _ = read_features(trial, context, dataset)
     labels_M = dataset.labels[dataset.probed(None)]
     strengths = part_of(HEADS, trial.config["head"]).strengths
     began = time.perf_counter()
     x_MD = x_MCPP.reshape(len(x_MCPP), -1)
     right_M, strength = best_left_out(x_MD, labels_M, len(dataset.classes), strengths)
     row = {
-        "way": "cached",
+        "caching": "cached",
         "dimensions": x_MD.shape[1],
         "parameter_count": (x_MD.shape[1] + 1) * len(dataset.classes),
         "regularisation": strength,

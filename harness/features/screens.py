@@ -21,7 +21,7 @@ def screens_of(grid: Sequence[Trial]) -> list[Trial]:
     if any("features" not in trial.reads for trial in grid):
         raise UserError(
             "search: auto looks at features of some images before it passes all; they must be kept: "
-            "set features.way=cached, or search.name=grid"
+            "set features.caching=cached, or search.name=grid"
         )
     share = screen_share(len({trial.axes["timestep"] for trial in grid}))
     found = {
@@ -40,7 +40,7 @@ def _screen(trial: Trial, share: float) -> Trial:
     return replace(
         trial,
         code=SCREEN,
-        axes={**trial.axes, "features": "screen", "head": head.axis},
+        axes={**trial.axes, "features": "screen", "head": head.display_name},
         config={**trial.config, "head": head.keyed(), "images": images},
         reads={"features": tuple(_part(whole[0], images, *part) for part in parts)},
         seconds=SCREEN_SECONDS,

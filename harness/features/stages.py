@@ -36,10 +36,10 @@ def regularised_backbones(
 
     Raises `UserError` naming the `section` for regularisers that cannot be told apart or used.
     """
-    names = [regulariser.axis for regulariser in regularisers]
+    names = [regulariser.display_name for regulariser in regularisers]
     refuse_duplicates(names, f"{section}.regularisers", "; give each a label of its own")
     return {
-        regulariser.axis: backbone_stage(plan, train, dataset, seed, regulariser)
+        regulariser.display_name: backbone_stage(plan, train, dataset, seed, regulariser)
         for regulariser in regularisers
     }
 
@@ -51,10 +51,10 @@ def backbone_stage(
 
     Raises `UserError` for a regulariser of what is not trained here.
     """
-    if regulariser.axis is not None and plan.source is not None:
+    if regulariser.display_name is not None and plan.source is not None:
         raise UserError(
-            f"regularisers: {regulariser.axis} changes how a backbone is trained, and this one is trained already; "
-            "choose a backbone that is trained here, such as unet, or leave regularisers out"
+            f"regularisers: {regulariser.display_name} changes how a backbone is trained, and this one is already "
+            "trained; choose a backbone that is trained here, such as unet, or leave regularisers out"
         )
     shared = {"network": dict(plan.config), "noise": dict(plan.process.config)}
     if plan.source is not None:
@@ -63,7 +63,7 @@ def backbone_stage(
             code=COPIED_BACKBONE,
             config={**shared, "source": plan.fingerprint, **({"random": seed} if plan.random else {})},
             options={"source": plan.source},
-            here=True,
+            local=True,
         )
     passes = 3 * train.steps * train.batch
     return Stage(
@@ -84,7 +84,7 @@ def backbone_stage(
 
 def _regularised(plan: BackbonePlan, regulariser: Regulariser) -> dict[str, Any]:
     """Returns what a regulariser changes of a backbone's key: nothing without one."""
-    if regulariser.axis is None:
+    if regulariser.display_name is None:
         return {}
     resolved = regulariser.resolved(plan)
     return {"network": resolved.network(plan.config), "regulariser": resolved.keyed()}

@@ -39,7 +39,7 @@ FEATURES = Table(
         ),
         Column("pool", INTEGER, Role.AXIS, "feature maps are average-pooled to pool x pool; null for pixels"),
         Column("head", TEXT, Role.AXIS, "name or label of the head"),
-        Column("way", TEXT, Role.SETUP, "cached or streamed: whether features were stored"),
+        Column("caching", TEXT, Role.SETUP, "cached or streamed: whether features were stored"),
         Column("dimensions", INTEGER, Role.METRIC, "numbers that the head sees of an image"),
         Column(
             "parameter_count",
@@ -65,7 +65,7 @@ FEATURES = Table(
 
 def _side(side: str) -> tuple[Column, ...]:
     return (
-        Column(f"{side}_network", TEXT, Role.AXIS, '"backbone", "untrained", or a label of the experiment'),
+        Column(f"{side}_model", TEXT, Role.AXIS, '"backbone", "untrained", or a label of the experiment'),
         Column(f"{side}_block", INTEGER, Role.AXIS, "the block, or the number of an encoder's layer"),
         Column(f"{side}_block_name", TEXT, Role.IDENTITY, "the block's module, or the encoder's layer"),
         Column(f"{side}_timestep", INTEGER, Role.AXIS, "null for an encoder: it sees no noise", "steps"),

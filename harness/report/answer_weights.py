@@ -10,7 +10,7 @@ from harness.report.figures.kinds import kind_name
 from harness.report.published.parameter_diffusion import beside, is_ablated
 from harness.report.rendering import render
 from harness.report.tables import Tables
-from harness.report.trials import COLUMNS, ENSEMBLE, Setting, Trial
+from harness.report.trial_results import COLUMNS, ENSEMBLE, Setting, Trial
 from harness.report.verdict import BETTER, MEANINGS, OPEN, SAME, WORSE
 from harness.report.words import (
     NOISE_LEVEL,
@@ -72,7 +72,7 @@ class Reported(NamedTuple):
 
     edition: str
     source: str
-    accuracies: list[float | None]  # in the order of `harness.report.trials.COLUMNS`
+    accuracies: list[float | None]  # in the order of `harness.report.trial_results.COLUMNS`
     gain: float | None
 
 

@@ -8,8 +8,8 @@ from markupsafe import Markup
 from harness.report.rendering import render
 from harness.report.tables import Tables
 
-PROBE = ("regulariser", "way", "block", "block_name", "timestep")
-COMPARED = ("network", "block", "block_name", "timestep", "pool")
+PROBE = ("regulariser", "caching", "block", "block_name", "timestep")
+COMPARED = ("model", "block", "block_name", "timestep", "pool")
 RESULTS = ("features", "similarity", "generation", "weights")  # tables with a row per result
 AXES = {
     "features": ("data", "features", "backbone", *PROBE, "pool", "head", "seed"),

@@ -14,7 +14,7 @@ from harness.report.answer_weights import (
 )
 from harness.report.figures.kinds import kind_name
 from harness.report.rendering import render
-from harness.report.trials import GENERATED, ORIGINAL, Kind, Spread, Trial
+from harness.report.trial_results import GENERATED, ORIGINAL, Kind, Spread, Trial
 from harness.report.verdict import FEWEST, OPEN, SAME, Z
 from harness.report.words import MISSING, NOISE_LEVEL, Estimate, p_alone, points
 

@@ -21,7 +21,7 @@ from harness.report.figures.figure import Absent, Figure, View, choice_title, le
 from harness.report.rendering import asset, render
 from harness.report.sections import SECTIONS
 from harness.report.tables import Tables, best_row, read_tables
-from harness.report.trials import Trial, trials
+from harness.report.trial_results import Trial, trials
 from harness.report.words import MISSING, moment, plain, printable, several
 
 OPENS_WITH = {"axis": "timestep", "cost": "image passes"}  # choices that are no column of the rows

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from harness.report import answer_features, answer_weights, honest_panel, transfer, unified
 from harness.report.tables import Tables
-from harness.report.trials import Trial, settings
+from harness.report.trial_results import Trial, settings
 
 
 class Section(NamedTuple):

@@ -74,10 +74,10 @@ def from_arrow(tables: dict[str, pa.Table]) -> Tables:
     on_network, probed = (
         ~features["features"].isin(kinds) for kinds in (["pixels"], ["pixels", "finetuned"])
     )
-    ways = features["way"].dropna().unique()
+    ways = features["caching"].dropna().unique()
     for frame, column, unsaid, where in (
         (features, "regulariser", "none", on_network),
-        (features, "way", ways[0] if len(ways) == 1 else "cached", probed),  # old or failed rows
+        (features, "caching", ways[0] if len(ways) == 1 else "cached", probed),  # old or failed rows
         (generation, "regulariser", "none", True),
     ):
         frame[column] = frame[column].astype(object).mask(frame[column].isna() & where, unsaid)

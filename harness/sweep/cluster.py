@@ -155,7 +155,7 @@ class _Board:
 
 
 class Board:
-    """The driver's hold on the board; calling it posts a line. Travels to workers with the workshop."""
+    """The driver's hold on the board; calling it posts a line. Travels to workers with the context."""
 
     def __init__(self) -> None:
         board: Any = _Board  # Ray's decorator hides what it adds from type checkers

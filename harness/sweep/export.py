@@ -15,7 +15,7 @@ from harness.core.errors import UserError, did_you_mean, full_disk_explained
 from harness.core.provenance import provenance
 from harness.core.registry import load_attribute
 from harness.core.row_store import RowStore
-from harness.core.stages import Trial, Workshop
+from harness.core.stages import Context, Trial
 from harness.core.storage import Storage
 from harness.data.dataset import Images
 from harness.sweep.plan import all_trials
@@ -55,8 +55,10 @@ def export(
     kind = "more networks" if more else "classifier" if networks is None else "networks"
     if kind == "classifier" and not any(_writer(trial, kind) for trial in trials):
         kind, networks = "networks", NETWORKS
-    chosen = choose(trials, tables, data or experiment.data.title, experiment.name, storage.describe(), kind)
-    workshop = Workshop(ArtifactStore(storage), provenance(), ray=False)
+    chosen = choose(
+        trials, tables, data or experiment.data.display_name, experiment.name, storage.describe(), kind
+    )
+    context = Context(ArtifactStore(storage), provenance(), ray=False)
     part = folder.with_name(f".{folder.name}.part{os.getpid()}")
     try:
         with full_disk_explained(str(folder)):
@@ -69,7 +71,7 @@ def export(
                 "networks": networks,
             }
             correct = _correct(chosen.trial.key, tables)
-            lines = load_attribute(chosen.writer)(chosen.trial, chosen.row, correct, about, part, workshop)
+            lines = load_attribute(chosen.writer)(chosen.trial, chosen.row, correct, about, part, context)
             if folder.exists():
                 folder.rmdir()
             part.replace(folder)

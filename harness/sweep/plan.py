@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 from rich import filesize
 
-from harness.core.stages import Stage, Trial, Workshop
+from harness.core.stages import Context, Stage, Trial
 from harness.data.dataset import Images
-from harness.sweep.searches import Search, is_searched, plan_searches, quick_looks
+from harness.sweep.search_plan import Search, is_searched, plan_searches, quick_looks
 from harness.sweep.studies import studies
 
 MANIFESTS_READ = 20  # of each kind, to learn how long such a stage takes
@@ -106,7 +106,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def make_plan(experiment: Any, images: Images, tables: Mapping[str, pa.Table], workshop: Workshop) -> Plan:
+def make_plan(experiment: Any, images: Images, tables: Mapping[str, pa.Table], context: Context) -> Plan:
     """Plans `experiment` on its images against the recorded rows; writes nothing.
 
     Raises `UserError` for settings that the data does not allow.
@@ -123,13 +123,13 @@ def make_plan(experiment: Any, images: Images, tables: Mapping[str, pa.Table], w
     ]
     searches = plan_searches(search, trials, screens, done)
     stages = missing_stages(
-        [*missing, *(trial for search in searches for trial in search.candidates)], workshop
+        [*missing, *(trial for search in searches for trial in search.candidates)], context
     )
     if searches:  # what a search may never ask for is made by the trial that asks for it
-        needed = {stage.job for stage in missing_stages(missing, workshop)}
-        stages = [stage for stage in stages if stage.job in needed or stage.here or stage.trains]
+        needed = {stage.job for stage in missing_stages(missing, context)}
+        stages = [stage for stage in stages if stage.job in needed or stage.local or stage.trains]
     jobs = {stage.job for stage in stages}
-    may_need = missing_stages([trial for search in searches for trial in search.most], workshop)
+    may_need = missing_stages([trial for search in searches for trial in search.most], context)
     search_stages = [stage for stage in may_need if stage.job not in jobs]
     return Plan(
         experiment=experiment,
@@ -140,7 +140,7 @@ def make_plan(experiment: Any, images: Images, tables: Mapping[str, pa.Table], w
         failed_before=sum(trial.key in recorded for trial in missing),
         stages=stages,
         search_stages=search_stages,
-        stage_seconds=_stage_seconds([*stages, *search_stages], workshop),
+        stage_seconds=_stage_seconds([*stages, *search_stages], context),
         trial_seconds=_trial_seconds(missing, tables)
         + sum(_trial_seconds(search.most[: search.budget], tables) for search in searches),
         slots=os.cpu_count() or 1,
@@ -169,7 +169,7 @@ def all_trials(experiment: Any, images: Images) -> list[Trial]:
     return trials
 
 
-def missing_stages(trials: Iterable[Trial], workshop: Workshop) -> list[Stage]:
+def missing_stages(trials: Iterable[Trial], context: Context) -> list[Stage]:
     """Returns the stages to make for `trials`, each after its needs; of siblings only the first."""
     found: dict[str, Stage] = {}
     seen: set[str] = set()
@@ -178,33 +178,33 @@ def missing_stages(trials: Iterable[Trial], workshop: Workshop) -> list[Stage]:
         if stage.key in seen:
             return
         seen.add(stage.key)
-        if workshop.has(stage):
+        if context.has(stage):
             return
         for need in stage.needs.values():
             visit(need)
         found.setdefault(stage.job, stage)
 
     wanted = {id(stage): stage for trial in trials for stage in trial.stages}
-    workshop.store.prefetch([(stage.kind, stage.key) for stage in wanted.values()])
+    context.store.prefetch([(stage.kind, stage.key) for stage in wanted.values()])
     for stage in wanted.values():
         visit(stage)
     return list(found.values())
 
 
-def _stage_seconds(stages: Iterable[Stage], workshop: Workshop) -> float:
+def _stage_seconds(stages: Iterable[Stage], context: Context) -> float:
     """Adds up the stages' guesses, each corrected by how far off the guesses for its kind were before."""
     factors: dict[str, float] = {}
     total = 0.0
     for stage in stages:
         if stage.kind not in factors:
-            factors[stage.kind] = _correction(stage.kind, workshop)
+            factors[stage.kind] = _correction(stage.kind, context)
         total += stage.work.seconds * factors[stage.kind]
     return total
 
 
-def _correction(kind: str, workshop: Workshop) -> float:
-    keys = workshop.store.storage.names(f"artifacts/{kind}")[:MANIFESTS_READ]
-    manifests = [workshop.store.manifest(kind, key) for key in keys]
+def _correction(kind: str, context: Context) -> float:
+    keys = context.store.storage.names(f"artifacts/{kind}")[:MANIFESTS_READ]
+    manifests = [context.store.manifest(kind, key) for key in keys]
     ratios = [found["seconds"] / found["guess"] for found in manifests if found and found.get("guess")]
     return median(ratios) if ratios else 1.0
 

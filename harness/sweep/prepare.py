@@ -9,26 +9,24 @@ from typing import Any
 import ray
 
 from harness.core.errors import FullDisk
-from harness.core.stages import Stage, Workshop
+from harness.core.stages import Context, Stage
 from harness.sweep.cluster import CRASHES, LOSSES, Board, beside_driver, capacity
 from harness.sweep.display import Display
-from harness.sweep.here import Here, inherited, made
+from harness.sweep.local_executor import LocalExecutor, inherited, made
 
 SECONDS_BETWEEN_LOOKS = 0.5
 IN_FLIGHT = 2000  # tasks that Ray is told of at a time: what waits there is what an autoscaler sees
 
 
-def make_on_ray(
-    stages: Sequence[Stage], workshop: Workshop, display: Display, board: Board
-) -> dict[str, str]:
+def make_on_ray(stages: Sequence[Stage], context: Context, display: Display, board: Board) -> dict[str, str]:
     """Makes stages as Ray tasks, each as soon as those that it needs are there. Returns tracebacks by job.
 
     Raises `FullDisk`.
     """
-    errors = Here(workshop, display).make([stage for stage in stages if stage.here])
-    waiting = [stage for stage in stages if not stage.here]
+    errors = LocalExecutor(context, display).make([stage for stage in stages if stage.local])
+    waiting = [stage for stage in stages if not stage.local]
     open_jobs = {stage.job for stage in waiting}
-    shared = ray.put(workshop)
+    shared = ray.put(context)
     lost: Counter[tuple[str, bool]] = Counter()  # by job, and by whether its machine was lost too
     running: dict[Any, tuple[Stage, float]] = {}
     while waiting or running:
@@ -40,7 +38,7 @@ def make_on_ray(
             elif any(need.job in open_jobs for need in stage.needs.values()) or len(running) >= IN_FLIGHT:
                 continue
             else:
-                running[_submit(stage, workshop, shared)] = (stage, time.monotonic())
+                running[_submit(stage, context, shared)] = (stage, time.monotonic())
             waiting.remove(stage)
         ready = _ended(list(running))
         for line in board.take():
@@ -76,22 +74,22 @@ def _ended(running: list[Any]) -> list[Any]:
     return ray.wait(running, num_returns=len(running), timeout=0)[0]
 
 
-def _submit(stage: Stage, workshop: Workshop, shared: Any) -> Any:
+def _submit(stage: Stage, context: Context, shared: Any) -> Any:
     """Starts a task for `stage`. One that only waits for Ray Train's workers takes no CPU from them."""
     if stage.trains:
         # The workers' placement outlives a controller whose machine is lost, and would be waited for in vain.
         place: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": beside_driver()}
     else:
-        place = {"num_cpus": 1, "num_gpus": float(workshop.accelerators and capacity().gpus > 0)}
+        place = {"num_cpus": 1, "num_gpus": float(context.accelerators and capacity().gpus > 0)}
     return _make.options(name=f"{stage.kind} {stage.key[:6]}", max_retries=0, **place).remote(stage, shared)
 
 
 @ray.remote
-def _make(stage: Stage, workshop: Workshop) -> str | FullDisk | None:
+def _make(stage: Stage, context: Context) -> str | FullDisk | None:
     """Makes one stage; returns why it fails, if it does, so that only lost processes are tried again."""
     try:
-        workshop.store.storage.check_seen()
-        return made(stage, workshop)
+        context.store.storage.check_seen()
+        return made(stage, context)
     except FullDisk as error:
         return error
     except Exception:

@@ -10,29 +10,29 @@ from harness.core.errors import UserError, full_disk_explained
 from harness.core.provenance import provenance
 from harness.core.row_store import Journal, RowStore
 from harness.core.rows import Outcome
-from harness.core.stages import Trial, Workshop, failure
+from harness.core.stages import Context, Trial, failure
 from harness.core.storage import Storage
 from harness.data.dataset import Images
 from harness.sweep.display import Display, open_display
-from harness.sweep.here import Here, Record
+from harness.sweep.local_executor import LocalExecutor, Record
 from harness.sweep.plan import Plan, make_plan
-from harness.sweep.searches import Search
+from harness.sweep.search_plan import Search
 from harness.sweep.studies import tables as declared_tables
 
 
 def plan_experiment(experiment: Any, storage: Storage) -> Plan:
     """Plans an experiment against what a results folder holds. Writes nothing. Raises `UserError`."""
     rows = RowStore(storage, declared_tables())
-    return _plan(experiment, rows, _workshop(storage, debug=True))
+    return _plan(experiment, rows, _context(storage, debug=True))
 
 
-def _plan(experiment: Any, rows: RowStore, workshop: Workshop) -> Plan:
+def _plan(experiment: Any, rows: RowStore, context: Context) -> Plan:
     tables = rows.tables()  # first: it finds out whether the results can be read
-    return make_plan(experiment, Images.read(experiment.data, experiment.seed), tables, workshop)
+    return make_plan(experiment, Images.read(experiment.data, experiment.seed), tables, context)
 
 
-def _workshop(storage: Storage, debug: bool) -> Workshop:
-    return Workshop(ArtifactStore(storage), provenance(), ray=not debug)
+def _context(storage: Storage, debug: bool) -> Context:
+    return Context(ArtifactStore(storage), provenance(), ray=not debug)
 
 
 def sweep(
@@ -57,17 +57,17 @@ def _sweep(
             f"{storage.describe(experiment.name)}: a file is where the tables go; remove or rename it"
         )
     rows = RowStore(storage, declared_tables())
-    workshop = _workshop(storage, debug)
-    plan = _plan(experiment, rows, workshop)
+    context = _context(storage, debug)
+    plan = _plan(experiment, rows, context)
     keys = [trial.key for trial in plan.trials]
     with open_display(plan, quiet) as display, ExitStack() as stack:
         if plan.to_run:
-            hands = stack.enter_context(_hands(workshop, rows, display, address, debug))
-            journal = rows.journal(str(workshop.provenance["run"]))
+            executor = stack.enter_context(_executor(context, rows, display, address, debug))
+            journal = rows.journal(str(context.provenance["run"]))
         stack.callback(lambda: rows.write_experiment(experiment.name, keys, rows.tables()))
         if plan.to_run:
             stack.callback(journal.compact)
-            _fill(plan, workshop, _recorder(plan, journal, display), display, hands)
+            _fill(plan, context, _recorder(plan, journal, display), display, executor)
     state = display.state
     return {
         **plan.summary(),
@@ -88,36 +88,36 @@ def _recorder(plan: Plan, journal: Journal, display: Display) -> Record:
 
 
 @contextmanager
-def _hands(
-    workshop: Workshop, rows: RowStore, display: Display, address: str | None, debug: bool
+def _executor(
+    context: Context, rows: RowStore, display: Display, address: str | None, debug: bool
 ) -> Iterator[Any]:
     """Gives what does the work: this process, or a Ray cluster."""
     if debug:
-        workshop.say = display.working
-        yield Here(workshop, display)
+        context.say = display.working
+        yield LocalExecutor(context, display)
         return
     from harness.sweep.cluster import check_shared, connected
-    from harness.sweep.on_ray import OnRay
+    from harness.sweep.ray_executor import RayExecutor
 
     with connected(address):
         rows.begin()
-        check_shared(workshop.store.storage)
-        yield OnRay(workshop, display)
+        check_shared(context.store.storage)
+        yield RayExecutor(context, display)
 
 
-def _fill(plan: Plan, workshop: Workshop, record: Record, display: Display, hands: Any) -> None:
+def _fill(plan: Plan, context: Context, record: Record, display: Display, executor: Any) -> None:
     """Makes the stages, then runs the trials."""
-    errors = hands.make(plan.stages)
+    errors = executor.make(plan.stages)
     display.trials_begin()
-    hands.run(_able(plan.missing, errors, workshop, record), record)
-    for search in _able_searches(plan, errors, workshop, record):
-        from harness.sweep.search import searcher_for
+    executor.run(_able(plan.missing, errors, context, record), record)
+    for search in _able_searches(plan, errors, context, record):
+        from harness.sweep.searchers import searcher_for
 
-        searcher = searcher_for(search, plan.experiment.seed, hands.at_once)
-        hands.run(search.candidates, record, searcher, search.budget)
+        searcher = searcher_for(search, plan.experiment.seed, executor.at_once)
+        executor.run(search.candidates, record, searcher, search.budget)
 
 
-def _able(trials: Sequence[Trial], errors: dict[str, str], workshop: Workshop, record: Record) -> list[Trial]:
+def _able(trials: Sequence[Trial], errors: dict[str, str], context: Context, record: Record) -> list[Trial]:
     """Returns the trials whose stages are there; records the others as failed, for the stage's reason."""
     able = []
     for trial in trials:
@@ -125,16 +125,16 @@ def _able(trials: Sequence[Trial], errors: dict[str, str], workshop: Workshop, r
         if reason is None:
             able.append(trial)
         else:
-            record(failure(trial, workshop.provenance, reason))
+            record(failure(trial, context.provenance, reason))
     return able
 
 
-def _able_searches(plan: Plan, errors: dict[str, str], workshop: Workshop, record: Record) -> list[Search]:
+def _able_searches(plan: Plan, errors: dict[str, str], context: Context, record: Record) -> list[Search]:
     """Returns the searches without the candidates whose stages failed; records those as failed."""
     searches = []
     for search in plan.searches:
         fresh = _able(
-            [trial for trial in search.candidates if trial.key not in search.known], errors, workshop, record
+            [trial for trial in search.candidates if trial.key not in search.known], errors, context, record
         )
         known = [trial for trial in search.candidates if trial.key in search.known]
         if fresh:

@@ -11,10 +11,10 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.search import Searcher
 
 from harness.core.rows import Outcome
-from harness.core.stages import Trial, Workshop, failure, objective, run
+from harness.core.stages import Context, Trial, failure, objective, run
 from harness.sweep.cluster import CRASHES, Board, capacity
 from harness.sweep.display import Display, describe
-from harness.sweep.here import Record
+from harness.sweep.local_executor import Record
 
 GPU_SHARE = 0.25  # of one GPU, for a trial: they are small
 
@@ -22,10 +22,10 @@ GPU_SHARE = 0.25  # of one GPU, for a trial: they are small
 class _Actor(tune.Trainable):
     """Runs one trial after the other in one process."""
 
-    def setup(self, config: dict[str, Any], trials: Mapping[str, Trial], workshop: Workshop) -> None:
-        self._trials, self._workshop = trials, workshop
+    def setup(self, config: dict[str, Any], trials: Mapping[str, Trial], context: Context) -> None:
+        self._trials, self._context = trials, context
         self._key = config["key"]
-        workshop.store.storage.check_seen()
+        context.store.storage.check_seen()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._key = new_config["key"]
@@ -35,8 +35,8 @@ class _Actor(tune.Trainable):
         from harness.training.device import describe_device, pick_device
 
         trial = self._trials[self._key]
-        device = describe_device(pick_device(self._workshop))
-        outcome = run(trial, self._workshop, device)
+        device = describe_device(pick_device(self._context))
+        outcome = run(trial, self._context, device)
         return {"outcome": outcome.to_json(), "objective": objective(trial, outcome), "done": True}
 
 
@@ -44,9 +44,9 @@ class _Recorder(tune.Callback):
     """Hands outcomes over as they come."""
 
     def __init__(
-        self, trials: Mapping[str, Trial], workshop: Workshop, record: Record, display: Display, board: Board
+        self, trials: Mapping[str, Trial], context: Context, record: Record, display: Display, board: Board
     ) -> None:
-        self._trials, self._workshop, self._record = trials, workshop, record
+        self._trials, self._context, self._record = trials, context, record
         self._display, self._board = display, board
         self._running: set[str] = set()  # kept here: to ask all trials at each step would take their square
 
@@ -75,7 +75,7 @@ class _Recorder(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._running.discard(trial.trial_id)
         reason = str(trial.get_error() or "the trial's process died")
-        self._keep(failure(self._trials[trial.config["key"]], self._workshop.provenance, reason))
+        self._keep(failure(self._trials[trial.config["key"]], self._context.provenance, reason))
 
     def _keep(self, outcome: Outcome) -> None:
         try:
@@ -107,7 +107,7 @@ def _memory_is_an_error_of_the_actor() -> Iterator[None]:
 
 def run_trials(
     trials: Sequence[Trial],
-    workshop: Workshop,
+    context: Context,
     record: Record,
     display: Display,
     board: Board,
@@ -118,8 +118,8 @@ def run_trials(
     if not trials:
         return
     by_key = {trial.key: trial for trial in trials}
-    resources = {"cpu": 1, "gpu": GPU_SHARE if workshop.accelerators and capacity().gpus > 0 else 0}
-    trainable = tune.with_resources(tune.with_parameters(_Actor, trials=by_key, workshop=workshop), resources)
+    resources = {"cpu": 1, "gpu": GPU_SHARE if context.accelerators and capacity().gpus > 0 else 0}
+    trainable = tune.with_resources(tune.with_parameters(_Actor, trials=by_key, context=context), resources)
     with tempfile.TemporaryDirectory(prefix="harness-tune-") as scratch:
         tuner = tune.Tuner(
             trainable,
@@ -137,7 +137,7 @@ def run_trials(
                     checkpoint_at_end=False
                 ),  # a trial is run whole or again
                 failure_config=tune.FailureConfig(max_failures=CRASHES),
-                callbacks=[_Recorder(by_key, workshop, record, display, board)],
+                callbacks=[_Recorder(by_key, context, record, display, board)],
             ),
         )
         try:

@@ -13,16 +13,16 @@ import torch
 from harness.core.artifacts import ArtifactStore
 from harness.core.config import Config, part_of
 from harness.core.registry import GROUP, Registry
-from harness.core.stages import Workshop
+from harness.core.stages import Context
 from harness.core.storage import Storage
 
 STATES = ("torch", "numpy.random", "random")
 
 
-def context_in(folder: Path) -> Workshop:
+def context_in(folder: Path) -> Context:
     """Returns a context with an empty results folder in `folder`: one process, on the CPU."""
     store = ArtifactStore(Storage(str(folder / "results")))
-    return Workshop(store, {"run": "test-run"}, ray=False, accelerators=False)
+    return Context(store, {"run": "test-run"}, ray=False, accelerators=False)
 
 
 def seed_everything(seed: int) -> None:

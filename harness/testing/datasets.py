@@ -53,7 +53,7 @@ class DataSetContract:
     def test_it_is_registered(self, config: DataConfig) -> None:
         assert config.name in SOURCES.names()
         assert callable(SOURCES.load(config.name)), "a data set is a function read(config) -> Source"
-        assert config.title, "tables need a name for the data set"
+        assert config.display_name, "tables need a name for the data set"
 
     def test_classes_are_distinct_names(self, config: DataConfig) -> None:
         classes = list(read(config).classes)

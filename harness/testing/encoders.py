@@ -59,9 +59,9 @@ class EncoderContract:
         assert_survives_the_journey(ENCODERS, encoder)
 
     def test_rows_show_its_label(self, encoder: Encoder) -> None:
-        assert encoder.model_copy(update={"label": "mine"}).called == "mine", "rows must show the label"
+        assert encoder.model_copy(update={"label": "mine"}).display_name == "mine", "rows must show the label"
         unlabelled = encoder.model_copy(update={"label": None})
-        assert unlabelled.called, "rows need a name where there is no label"
+        assert unlabelled.display_name, "rows need a name where there is no label"
 
     def test_its_stage_depends_on_neither_label_nor_layers(self, encoder: Encoder) -> None:
         other = encoder.model_copy(update={"label": "other", "layers": "all"})

@@ -29,7 +29,7 @@ NAMES = {
     "parameters",
     "varied",
 }
-NAMES |= {"a_network", "a_block_name", "b_network", "b_block_name"}
+NAMES |= {"a_model", "a_block_name", "b_model", "b_block_name"}
 RESERVED = ("backbone", "none")  # words of our own in these columns
 AS_THEY_ARE = {"parcoords"}  # traces whose texts Plotly does not read as HTML
 

@@ -69,8 +69,8 @@ class HeadContract:
     def test_a_label_changes_no_result(self, head: Head) -> None:
         labelled = type(head).model_validate({**head.model_dump(), "label": "my-own_1.0"})
         assert labelled.name == head.name
-        assert labelled.axis == "my-own_1.0", "rows must show the label where there is one"
-        assert head.axis == head.name, "rows must show the name where there is no label"
+        assert labelled.display_name == "my-own_1.0", "rows must show the label where there is one"
+        assert head.display_name == head.name, "rows must show the name where there is no label"
         assert labelled.keyed() == head.keyed(), "a label must not be part of the key"
 
     def test_it_learns_what_is_easy(self, head: Head) -> None:

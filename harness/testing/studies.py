@@ -10,7 +10,7 @@ import pytest
 from harness.core.artifacts import ArtifactStore
 from harness.core.config import parse
 from harness.core.registry import load_attribute
-from harness.core.stages import Stage, Trial, Workshop, run
+from harness.core.stages import Context, Stage, Trial, run
 from harness.core.storage import Storage
 from harness.core.study import Study
 from harness.core.tables import CORRECTNESS, Role, Table
@@ -103,7 +103,7 @@ class StudyContract:
         self, study: Study, trials: list[Trial], tmp_path: Path
     ) -> None:
         """Every trial has one row in its table; all rows fit the declared columns."""
-        context = Workshop(
+        context = Context(
             ArtifactStore(Storage(str(tmp_path))), {"run": "test"}, ray=False, accelerators=False
         )
         tables = {table.name: table for table in (*study.tables, CORRECTNESS)}

@@ -4,12 +4,12 @@ import platform
 
 import torch
 
-from harness.core.stages import Workshop
+from harness.core.stages import Context
 
 
-def pick_device(workshop: Workshop) -> torch.device:
+def pick_device(context: Context) -> torch.device:
     """Returns the GPU that this process may use, or the CPU."""
-    if workshop.accelerators and torch.cuda.is_available():
+    if context.accelerators and torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("cpu")
 

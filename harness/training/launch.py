@@ -16,39 +16,37 @@ import torch
 from torch import nn
 
 from harness.core.registry import load_attribute
-from harness.core.stages import Stage, Workshop
+from harness.core.stages import Context, Stage
 from harness.training import checkpoint
 from harness.training.config import TrainConfig
 from harness.training.device import pick_device
-from harness.training.loop import Crew, fit
+from harness.training.loop import ProcessGroup, fit
 from harness.training.tasks import Task
 
 WORKER_FAILURES = 10  # how often a run may lose workers before it counts as failed
 
-TaskFactory = Callable[[Stage, Workshop], Task]
+TaskFactory = Callable[[Stage, Context], Task]
 
 
-def train(
-    factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, workshop: Workshop
-) -> None:
+def train(factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, context: Context) -> None:
     """Trains the task that `factory` ("module:function") makes of a stage; leaves weights and history in `folder`."""
-    if not workshop.ray or config.workers == 0 or config.steps == 0:
-        _train_here(factory, stage, config, seed, folder, workshop)
+    if not context.ray or config.workers == 0 or config.steps == 0:
+        _train_here(factory, stage, config, seed, folder, context)
     else:
-        _train_on_ray(factory, stage, config, seed, folder, workshop)
+        _train_on_ray(factory, stage, config, seed, folder, context)
 
 
 def _train_here(
-    factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, workshop: Workshop
+    factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, context: Context
 ) -> None:
     def say(line: str) -> None:
-        workshop.progress(f"{stage.kind} {stage.key[:6]}", line)
+        context.progress(f"{stage.kind} {stage.key[:6]}", line)
 
-    root = workshop.store.storage.local
+    root = context.store.storage.local
     kept = root / "training" / f"{stage.kind}-{stage.key}" if root else folder.with_name("checkpoint")
     kept.parent.mkdir(parents=True, exist_ok=True)
-    task: Task = load_attribute(factory)(stage, workshop)
-    fit(task, config, seed, Crew(pick_device(workshop), kept, say))
+    task: Task = load_attribute(factory)(stage, context)
+    fit(task, config, seed, ProcessGroup(pick_device(context), kept, say))
     _take(kept, folder)
     shutil.rmtree(kept)
 
@@ -61,14 +59,14 @@ def _take(source: Path, folder: Path) -> None:
 
 
 def _train_on_ray(
-    factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, workshop: Workshop
+    factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, context: Context
 ) -> None:
     import ray
     from pyarrow.fs import FSSpecHandler, PyFileSystem
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    storage = workshop.store.storage
+    storage = context.store.storage
     workers = config.workers if isinstance(config.workers, int) else (config.workers[0], config.workers[-1])
     name = f"{stage.kind}-{stage.key}"
     trainer = TorchTrainer(
@@ -78,10 +76,10 @@ def _train_on_ray(
             "stage": stage,
             "config": config,
             "seed": seed,
-            "workshop": workshop,
+            "context": context,
         },
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=workshop.accelerators and ray.cluster_resources().get("GPU", 0) > 0
+            num_workers=workers, use_gpu=context.accelerators and ray.cluster_resources().get("GPU", 0) > 0
         ),
         run_config=RunConfig(
             name=name,
@@ -105,29 +103,34 @@ def _work(settings: dict[str, Any]) -> str | None:
     """What each of Ray Train's workers runs. Returns why it cannot be learnt: to raise would make Ray try again."""
     import ray.train.torch
 
-    workshop, stage = settings["workshop"], settings["stage"]
-    crew = _RayCrew(ray.train.torch.get_device(), stage, workshop)
+    context, stage = settings["context"], settings["stage"]
+    processes = _RayProcessGroup(ray.train.torch.get_device(), stage, context)
     try:
-        fit(load_attribute(settings["factory"])(stage, workshop), settings["config"], settings["seed"], crew)
+        fit(
+            load_attribute(settings["factory"])(stage, context),
+            settings["config"],
+            settings["seed"],
+            processes,
+        )
     except Exception as error:
         # A mean loss that is no number stops all workers at the same step; other errors may strike one alone, and
         # only raising frees the others, who wait for it.
-        if crew.size == 1 or isinstance(error, FloatingPointError):
+        if processes.size == 1 or isinstance(error, FloatingPointError):
             return traceback.format_exc()
         raise
     return None
 
 
-class _RayCrew(Crew):
+class _RayProcessGroup(ProcessGroup):
     """One of Ray Train's workers."""
 
-    def __init__(self, device: torch.device, stage: Stage, workshop: Workshop) -> None:
+    def __init__(self, device: torch.device, stage: Stage, context: Context) -> None:
         import ray.train
 
-        context = ray.train.get_context()
-        self.rank, self.size = context.get_world_rank(), context.get_world_size()
+        train_context = ray.train.get_context()
+        self.rank, self.size = train_context.get_world_rank(), train_context.get_world_size()
         who = f"{stage.kind} {stage.key[:6]}" + (f" on {self.size} workers" if self.size > 1 else "")
-        super().__init__(device, say=lambda line: workshop.progress(who, line))
+        super().__init__(device, say=lambda line: context.progress(who, line))
 
     def wrap(self, model: nn.Module) -> nn.Module:
         import ray.train.torch

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.core.seeds import generator, stream
+from harness.core.seeds import derive_seed, rng
 from harness.training import checkpoint
 from harness.training.config import TrainConfig
 from harness.training.tasks import Draws, Task
@@ -20,7 +20,7 @@ SECONDS_BETWEEN_LINES = 2.0
 HISTORY_LENGTH = 50
 
 
-class Crew:
+class ProcessGroup:
     """The processes that train together: here, one alone. `harness.training.launch` has Ray Train's."""
 
     rank = 0
@@ -35,11 +35,11 @@ class Crew:
         self.say = say
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Returns the model that averages gradients over the crew."""
+        """Returns the model that averages gradients over the processes."""
         return model
 
     def mean(self, value: torch.Tensor) -> float:
-        """Returns the mean of a scalar over the crew."""
+        """Returns the mean of a scalar over the processes."""
         return float(value)
 
     def saved(self) -> AbstractContextManager[Path | None]:
@@ -63,36 +63,36 @@ class Crew:
 
 
 @torch.enable_grad()  # whoever found a model damaged, and makes it again, may be reading without
-def fit(task: Task, config: TrainConfig, seed: int, crew: Crew) -> checkpoint.Progress:
-    """Trains `task` for `config.steps` steps, from the crew's newest checkpoint if there is one.
+def fit(task: Task, config: TrainConfig, seed: int, processes: ProcessGroup) -> checkpoint.Progress:
+    """Trains `task` for `config.steps` steps, from the processes's newest checkpoint if there is one.
 
-    Step by step the samples, noise and timesteps are the same for any size of the crew. Raises
+    Step by step the samples, noise and timesteps are the same for any size of the processes. Raises
     `FloatingPointError` when the loss stops being a number.
     """
-    progress = _start(task, config, seed, crew.device)
-    with crew.saved() as folder:
+    progress = _start(task, config, seed, processes.device)
+    with processes.saved() as folder:
         if folder is not None:
             checkpoint.restore(progress, folder)
     if progress.step >= config.steps:  # nothing to learn, or a run that died after its last step
-        crew.save(lambda folder: checkpoint.save(progress, folder), math.nan)
+        processes.save(lambda folder: checkpoint.save(progress, folder), math.nan)
         return progress
-    model = crew.wrap(progress.model)
+    model = processes.wrap(progress.model)
     batches = _batches(task.examples, config.batch, seed, progress.step)
-    say = crew.say if crew.rank == 0 else lambda line: None
+    say = processes.say if processes.rank == 0 else lambda line: None
     pace = _Pace(config, progress.step, say, getattr(task, "noun", "images"))
     while progress.step < config.steps:
         factor = decay(config, progress.step)
         for group in progress.optimizer.param_groups:
             group["lr"] = factor * group["rate"]
-        loss = _step(task, model, progress, config, next(batches), seed, crew)
+        loss = _step(task, model, progress, config, next(batches), seed, processes)
         progress.step += 1
-        _after_step(task, progress, config, crew, loss, pace)
+        _after_step(task, progress, config, processes, loss, pace)
     return progress
 
 
 def _start(task: Task, config: TrainConfig, seed: int, device: torch.device) -> checkpoint.Progress:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, "init") % 2**63)
+        torch.manual_seed(derive_seed(seed, "init") % 2**63)
         model = task.model()
     model = model.to(device)
     if device.type == "cuda":
@@ -143,7 +143,7 @@ def _batches(examples: int, batch: int, seed: int, first_step: int) -> Iterator[
         indices: list[torch.Tensor] = []
         missing = batch
         while missing:
-            order = torch.from_numpy(generator(seed, "order", epoch).permutation(examples))
+            order = torch.from_numpy(rng(seed, "order", epoch).permutation(examples))
             taken = order[place : place + missing]
             indices.append(taken)
             missing -= len(taken)
@@ -160,15 +160,15 @@ def _step(
     config: TrainConfig,
     index_B: torch.Tensor,
     seed: int,
-    crew: Crew,
+    processes: ProcessGroup,
 ) -> torch.Tensor:
     """Learns from one batch and returns this member's part of the loss, detached."""
-    positions_N = torch.arange(len(index_B))[crew.rank :: crew.size]
-    draws = Draws(seed, progress.step, positions_N.to(crew.device))
-    with _autocast(config, crew.device):
+    positions_N = torch.arange(len(index_B))[processes.rank :: processes.size]
+    draws = Draws(seed, progress.step, positions_N.to(processes.device))
+    with _autocast(config, processes.device):
         losses_N = task.loss(model, index_B[positions_N], draws)
-    # Gradients are averaged over the crew, so each member's sum is scaled to the mean over the whole batch.
-    loss = losses_N.sum() * (crew.size / len(index_B))
+    # Gradients are averaged over the processes, so each member's sum is scaled to the mean over the whole batch.
+    loss = losses_N.sum() * (processes.size / len(index_B))
     progress.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if config.clip is not None:
@@ -198,7 +198,7 @@ def _after_step(
     task: Task,
     progress: checkpoint.Progress,
     config: TrainConfig,
-    crew: Crew,
+    processes: ProcessGroup,
     loss: torch.Tensor,
     pace: "_Pace",
 ) -> None:
@@ -209,13 +209,13 @@ def _after_step(
         progress.snapshots.append(snapshot)
     saving = last or progress.step % config.checkpoint_steps == 0
     if saving or progress.step % max(1, config.steps // HISTORY_LENGTH) == 0:
-        mean = crew.mean(loss)
+        mean = processes.mean(loss)
         if not math.isfinite(mean):
             raise FloatingPointError(f"the loss is {mean} at step {progress.step}; lower the learning rate")
         progress.history.append({"step": progress.step, "loss": mean})
     pace.show(progress, last)
     if saving:
-        crew.save(lambda folder: checkpoint.save(progress, folder), progress.history[-1]["loss"])
+        processes.save(lambda folder: checkpoint.save(progress, folder), progress.history[-1]["loss"])
 
 
 class _Pace:

@@ -58,7 +58,7 @@ class Regulariser(Config):
     reads_its_estimate: ClassVar[bool] = False  # the network has channels for its own estimate
 
     @property
-    def axis(self) -> str | None:
+    def display_name(self) -> str | None:
         """What rows call it."""
         return self.label or self.name
 
@@ -100,7 +100,7 @@ class Plain(Regulariser):
     name: Literal["none"] = "none"
 
     @property
-    def axis(self) -> None:
+    def display_name(self) -> None:
         """Nothing: rows have null."""
         return None
 

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from harness.core.seeds import stream
+from harness.core.seeds import derive_seed
 from harness.data.transforms import as_input
 from harness.models.noise_processes.process import NoiseProcess
 from harness.training import noise
@@ -30,15 +30,15 @@ class Draws:
 
     def normal(self, name: str, like: torch.Tensor) -> torch.Tensor:
         """Returns standard normal noise in the shape of `like` [N, ...]."""
-        return noise.normal(stream(self._seed, name), self._address_N3, tuple(like.shape[1:]))
+        return noise.normal(derive_seed(self._seed, name), self._address_N3, tuple(like.shape[1:]))
 
     def integers(self, name: str, high: int) -> torch.Tensor:
         """Returns int64 [N] in 0..high - 1, one a sample."""
-        return noise.integers(stream(self._seed, name), self._address_N3, high)
+        return noise.integers(derive_seed(self._seed, name), self._address_N3, high)
 
     def augmented(self, name: str, x_NCHW: torch.Tensor, how: Augment) -> torch.Tensor:
         """Returns a view of each image, cropped and flipped as `how` says."""
-        return augmented(x_NCHW, stream(self._seed, name), self._address_N3, how)
+        return augmented(x_NCHW, derive_seed(self._seed, name), self._address_N3, how)
 
 
 class Task(Protocol):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.core.errors import UserError
 from harness.core.fingerprint import checksum
-from harness.core.stages import Stage, Workshop
+from harness.core.stages import Context, Stage
 from harness.models.classifiers.build import WEIGHTS, build, tensors
 from harness.models.classifiers.networks import Outline, canonical_names
 from harness.weights.layout import Layout
@@ -54,7 +54,7 @@ def check(files: Sequence[str], base: str, shapes: Sequence[Any], names: Mapping
         _check(state, file, outline, layout, base_state)
 
 
-def make_network(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_network(stage: Stage, folder: Path, context: Context) -> None:
     """Writes the base network: all parameters and buffers."""
     network = build(stage.config["network"])
     path = _unchanged(stage.options["path"], stage.config["checksum"])
@@ -62,7 +62,7 @@ def make_network(stage: Stage, folder: Path, workshop: Workshop) -> None:
     save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
 
 
-def make_trajectory(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_trajectory(stage: Stage, folder: Path, context: Context) -> None:
     """Writes the varied parameters of each checkpoint, and its step."""
     outline = tensors(build(stage.needs["network"].config["network"]))
     layout = Layout.from_json(stage.config["layout"])

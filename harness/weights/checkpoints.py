@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import load_file
 
-from harness.core.seeds import generator
-from harness.core.stages import Stage, Workshop
+from harness.core.seeds import rng
+from harness.core.stages import Context, Stage
 from harness.weights.layout import Layout
 from harness.weights.vectors import choose
 
@@ -30,28 +30,28 @@ class Checkpoints(NamedTuple):
     layout: Layout
 
 
-def open_trajectory(stage: Stage, workshop: Workshop) -> tuple[np.ndarray, np.ndarray]:
+def open_trajectory(stage: Stage, context: Context) -> tuple[np.ndarray, np.ndarray]:
     """Returns a trajectory's vectors [N, P] and their steps [N], oldest first."""
-    arrays = load_file(workshop.file(stage, VECTORS))
+    arrays = load_file(context.file(stage, VECTORS))
     return arrays["vectors"], arrays["steps"]
 
 
-def open_checkpoints(stage: Stage, workshop: Workshop) -> Checkpoints:
+def open_checkpoints(stage: Stage, context: Context) -> Checkpoints:
     """Reads all collected checkpoints and their layout."""
-    arrays = load_file(workshop.file(stage, VECTORS))
+    arrays = load_file(context.file(stage, VECTORS))
     return Checkpoints(
         arrays["vectors"],
         arrays["steps"],
         arrays["trajectory"],
         arrays["held_out"].astype(bool),
-        Layout.load(workshop.file(stage, LAYOUT)),
+        Layout.load(context.file(stage, LAYOUT)),
     )
 
 
 def chosen(checkpoints: Checkpoints, config: Mapping[str, Any]) -> np.ndarray:
     """Returns the indices [K] of the `k` originals that `subset` chooses, ascending; `seed` draws random ones."""
     free = np.flatnonzero(~checkpoints.held_out_N)
-    draw = generator(config["seed"], "subset")
+    draw = rng(config["seed"], "subset")
     return free[choose(len(free), config["k"], config["subset"], draw)]
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from harness.core.config import part_of
-from harness.core.seeds import generator, stream
-from harness.core.stages import Stage, Trial, Workshop
+from harness.core.seeds import derive_seed, rng
+from harness.core.stages import Context, Stage, Trial
 from harness.data.dataset import Dataset, open_dataset
 from harness.metrics.accuracy import Accuracy, accuracy
 from harness.metrics.copying import (
@@ -86,20 +86,20 @@ class Group:
         return accuracy(self.right_test_NM[self.best])
 
 
-def make_contenders(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_contenders(stage: Stage, folder: Path, context: Context) -> None:
     """Writes the vectors of all networks that are compared with the originals, kind after kind, and their kinds.
 
     The maps hold the originals, then the held-out checkpoints, then these.
     """
     from harness.weights.generate import open_codec  # it loads diffusers, which `run` does not need
 
-    checkpoints = open_checkpoints(stage.needs["checkpoints"], workshop)
+    checkpoints = open_checkpoints(stage.needs["checkpoints"], context)
     places_K = chosen(checkpoints, stage.config)
     originals_KP = checkpoints.vectors_NP[places_K]
     scale = normaliser(originals_KP, checkpoints.layout)
-    codec = open_codec(stage.needs["autoencoder"], workshop)
+    codec = open_codec(stage.needs["autoencoder"], context)
     made = {
-        name: load_file(workshop.file(stage.needs[name], VECTORS)) for name in ("generated", "reconstruction")
+        name: load_file(context.file(stage.needs[name], VECTORS)) for name in ("generated", "reconstruction")
     }
     material = Material(
         originals_KP=scale.normalise(originals_KP),
@@ -107,8 +107,8 @@ def make_contenders(stage: Stage, folder: Path, workshop: Workshop) -> None:
         scale=scale,
         encode=lambda vectors_NP: codec.encode(scale.restore(vectors_NP)),
         decode=lambda latents_NL: scale.normalise(codec.decode(latents_NL)),
-        other_seed_OP=_trajectory("other_seed", stage, scale, workshop),
-        fine_tuned_FP=_trajectory("fine_tuned", stage, scale, workshop),
+        other_seed_OP=_trajectory("other_seed", stage, scale, context),
+        fine_tuned_FP=_trajectory("fine_tuned", stage, scale, context),
     )
     others = [
         Vectors("ensemble", None, originals_KP.mean(0, np.float64, keepdims=True).astype(np.float32)),
@@ -124,14 +124,14 @@ def make_contenders(stage: Stage, folder: Path, workshop: Workshop) -> None:
         Vectors("original", None, originals_KP),
         Vectors("held_out", None, checkpoints.vectors_NP[held_out(checkpoints, places_K)]),
     ]
-    seed = stream(stage.config["seed"], "map") % 2**32
+    seed = derive_seed(stage.config["seed"], "map") % 2**32
     save_file(_maps([*collected, *others], codec.encode, scale.normalise, seed), folder / MAPS)
 
 
-def _trajectory(name: str, stage: Stage, scale: Normaliser, workshop: Workshop) -> np.ndarray | None:
+def _trajectory(name: str, stage: Stage, scale: Normaliser, context: Context) -> np.ndarray | None:
     """Returns the normalised checkpoints [N, P] of a control's own training, if the study added it."""
     need = stage.needs.get(name)
-    return None if need is None else scale.normalise(open_trajectory(need, workshop)[0])
+    return None if need is None else scale.normalise(open_trajectory(need, context)[0])
 
 
 def _controls(stage: Stage, material: Material) -> Iterator[Vectors]:
@@ -139,7 +139,7 @@ def _controls(stage: Stage, material: Material) -> Iterator[Vectors]:
     config = stage.config
     for settings in config["controls"]:
         control: Control = part_of(CONTROLS, settings)
-        draw = generator(config["seed"], "control", control.name, config["k"], config["subset"])
+        draw = rng(config["seed"], "control", control.name, config["k"], config["subset"])
         for setting, vectors_NP in control.make(material, draw).items():
             yield Vectors(control.name, setting, material.scale.restore(vectors_NP))
 
@@ -168,9 +168,9 @@ def _maps(
     return maps
 
 
-def run(trial: Trial, workshop: Workshop) -> dict[str, list[Row]]:
+def run(trial: Trial, context: Context) -> dict[str, list[Row]]:
     """Returns one row of `weights`, and one of `networks` and of `correctness` for each network."""
-    groups, about = _evaluated(trial, workshop)
+    groups, about = _evaluated(trial, context)
     by_kind = {group.kind: group for group in groups if group.setting is None}
     originals, generated, reconstructed = (
         by_kind[kind] for kind in ("original", "generated", "reconstructed")
@@ -200,19 +200,19 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[Row]]:
     }
 
 
-def _evaluated(trial: Trial, workshop: Workshop) -> tuple[list[Group], Row]:
+def _evaluated(trial: Trial, context: Context) -> tuple[list[Group], Row]:
     """Returns all groups, the originals first, and the columns of the trial's row about the checkpoints."""
-    dataset = open_dataset(trial.needs["dataset"], workshop)
-    checkpoints = open_checkpoints(trial.needs["checkpoints"], workshop)
-    made, maps = (load_file(workshop.file(trial.needs["contenders"], name)) for name in (VECTORS, MAPS))
+    dataset = open_dataset(trial.needs["dataset"], context)
+    checkpoints = open_checkpoints(trial.needs["checkpoints"], context)
+    made, maps = (load_file(context.file(trial.needs["contenders"], name)) for name in (VECTORS, MAPS))
     places_K = made["places"]
     places_H = held_out(checkpoints, places_K)
     collected_N = np.concatenate([places_K, places_H])
     raw_NP = np.concatenate([checkpoints.vectors_NP[collected_N], made["vectors"]])
     normal_NP = normaliser(checkpoints.vectors_NP[places_K], checkpoints.layout).normalise(raw_NP)
-    answers_NM = read_predictions(trial.reads["originals"], workshop)
+    answers_NM = read_predictions(trial.reads["originals"], context)
     right_NM = _right(
-        np.concatenate([answers_NM[collected_N], read_predictions(trial.reads["contenders"], workshop)]),
+        np.concatenate([answers_NM[collected_N], read_predictions(trial.reads["contenders"], context)]),
         dataset,
     )
     steps_N = np.full(len(raw_NP), np.nan)
@@ -224,7 +224,7 @@ def _evaluated(trial: Trial, workshop: Workshop) -> tuple[list[Group], Row]:
     }
     checked = [("original", None, len(places_K)), ("held_out", None, len(places_H))]
     groups, begin = [], 0
-    for kind, setting, count in [*checked, *_kinds(trial.needs["contenders"], workshop)]:
+    for kind, setting, count in [*checked, *_kinds(trial.needs["contenders"], context)]:
         some = slice(begin, begin := begin + count)
         its = {name: column[some] for name, column in columns.items()}
         groups.append(_group(kind, setting, normal_NP[some], right_NM[some], dataset, its))
@@ -241,9 +241,9 @@ def _evaluated(trial: Trial, workshop: Workshop) -> tuple[list[Group], Row]:
     return [group for group in groups if len(group.right_test_NM)], about
 
 
-def _kinds(contenders: Stage, workshop: Workshop) -> list[tuple[str, float | None, int]]:
+def _kinds(contenders: Stage, context: Context) -> list[tuple[str, float | None, int]]:
     """Returns kind, setting and count of the contenders, in the order of their vectors."""
-    groups = json.loads(workshop.file(contenders, GROUPS).read_text(encoding="utf-8"))
+    groups = json.loads(context.file(contenders, GROUPS).read_text(encoding="utf-8"))
     return [(one["kind"], one["setting"], one["count"]) for one in groups]
 
 

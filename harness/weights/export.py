@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import harness
 from harness.core.errors import UserError
-from harness.core.stages import Stage, Trial, Workshop
+from harness.core.stages import Context, Stage, Trial
 from harness.data.card import estimate, line, origin_lines
 from harness.data.dataset import open_dataset
 from harness.weights import exported
@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 
 
 def write_best(
-    trial: Trial, row: Row, correct_N: Any, origin: Row, folder: Path, workshop: Workshop
+    trial: Trial, row: Row, correct_N: Any, origin: Row, folder: Path, context: Context
 ) -> list[str]:
     """Writes the `origin["networks"]` generated networks that are best on validation. Returns lines to show.
 
@@ -34,21 +34,21 @@ def write_best(
     """
     contenders = trial.needs["contenders"]
     for stage in (trial.needs["network"], contenders, *trial.reads["contenders"]):
-        _there(stage, workshop)
-    groups = json.loads(workshop.file(contenders, "groups.json").read_text(encoding="utf-8"))
+        _there(stage, context)
+    groups = json.loads(context.file(contenders, "groups.json").read_text(encoding="utf-8"))
     before = [group["kind"] for group in groups].index("generated")
     begin = sum(group["count"] for group in groups[:before])
     end = begin + groups[before]["count"]
-    vectors_GP = load_arrays(workshop.file(contenders, VECTORS))["vectors"][begin:end]
-    predicted_GM = read_predictions(trial.reads["contenders"], workshop)[begin:end]
-    said = _write(trial, row, origin, vectors_GP, predicted_GM, 0, folder, workshop)
+    vectors_GP = load_arrays(context.file(contenders, VECTORS))["vectors"][begin:end]
+    predicted_GM = read_predictions(trial.reads["contenders"], context)[begin:end]
+    said = _write(trial, row, origin, vectors_GP, predicted_GM, 0, folder, context)
     if origin["networks"] > len(vectors_GP):
         said.append(f"the sweep generated only {len(vectors_GP)}; `python -m harness generate` draws more")
     return said
 
 
 def write_more(
-    trial: Trial, row: Row, correct_N: Any, origin: Row, folder: Path, workshop: Workshop
+    trial: Trial, row: Row, correct_N: Any, origin: Row, folder: Path, context: Context
 ) -> list[str]:
     """Draws `origin["networks"]` further networks from the trial's generator, as it was trained, and writes them all.
 
@@ -57,16 +57,16 @@ def write_more(
     """
     drawn = trial.needs["contenders"].needs["generated"]
     for stage in (trial.needs["network"], trial.needs["checkpoints"], *drawn.needs.values()):
-        _there(stage, workshop)
+        _there(stage, context)
     first = drawn.config["generate"]
     more = replace(drawn, config={**drawn.config, "generate": origin["networks"], "first": first})
-    vectors_GP = load_arrays(workshop.file(more, VECTORS))["generated"]
-    predicted_GM = predict(vectors_GP, trial.needs, workshop)
-    return _write(trial, row, origin, vectors_GP, predicted_GM, first, folder, workshop)
+    vectors_GP = load_arrays(context.file(more, VECTORS))["generated"]
+    predicted_GM = predict(vectors_GP, trial.needs, context)
+    return _write(trial, row, origin, vectors_GP, predicted_GM, first, folder, context)
 
 
-def _there(stage: Stage, workshop: Workshop) -> None:
-    if not workshop.has(stage):
+def _there(stage: Stage, context: Context) -> None:
+    if not context.has(stage):
         raise UserError(
             f"the {stage.kind} {stage.key[:6]} of the best trial is no longer in the results; run the sweep again "
             "where they are, or give --results"
@@ -81,16 +81,16 @@ def _write(
     predicted_GM: np.ndarray,
     first: int,
     folder: Path,
-    workshop: Workshop,
+    context: Context,
 ) -> list[str]:
     """Writes networks, the best on validation first; they are numbered from `first`."""
-    dataset = open_dataset(trial.needs["dataset"], workshop)
+    dataset = open_dataset(trial.needs["dataset"], context)
     validation, test = (dataset.labels[dataset.splits[name]] for name in ("validation", "test"))
     right_V = (predicted_GM[:, : len(validation)] == validation).mean(1)
     right_T = (predicted_GM[:, len(validation) :] == test).mean(1)
     best = np.argsort(-right_V, kind="stable")[: origin["networks"]]
-    layout = Layout.load(workshop.file(trial.needs["checkpoints"], LAYOUT))
-    base = load_file(workshop.file(trial.needs["network"], NETWORK))
+    layout = Layout.load(context.file(trial.needs["checkpoints"], LAYOUT))
+    base = load_file(context.file(trial.needs["network"], NETWORK))
     written = []
     for place, number in enumerate(best):
         varied = unflatten(torch.from_numpy(vectors_GP[number : number + 1]), layout)

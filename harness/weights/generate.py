@@ -18,8 +18,8 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from harness.core.config import parse
-from harness.core.seeds import stream
-from harness.core.stages import Stage, Workshop
+from harness.core.seeds import derive_seed
+from harness.core.stages import Context, Stage
 from harness.data.dataset import open_dataset
 from harness.models import sampling
 from harness.models.generators.edition import build
@@ -92,9 +92,9 @@ class Codec:
         return torch.from_numpy(array_N).to(next(self.model.parameters()).device)
 
 
-def originals_of(stage: Stage, workshop: Workshop) -> tuple[np.ndarray, np.ndarray, Normaliser]:
+def originals_of(stage: Stage, context: Context) -> tuple[np.ndarray, np.ndarray, Normaliser]:
     """Returns the indices of an autoencoder's k originals, their raw vectors [k, P] and its normaliser."""
-    checkpoints = open_checkpoints(stage.needs["checkpoints"], workshop)
+    checkpoints = open_checkpoints(stage.needs["checkpoints"], context)
     places_K = chosen(checkpoints, stage.config)
     raw_KP = checkpoints.vectors_NP[places_K]
     if stage.config["autoencoder"]["normalise"] == "tensor":
@@ -102,32 +102,32 @@ def originals_of(stage: Stage, workshop: Workshop) -> tuple[np.ndarray, np.ndarr
     return places_K, raw_KP, Normaliser(np.zeros(raw_KP.shape[1]), np.ones(raw_KP.shape[1]))
 
 
-def open_codec(autoencoder: Stage, workshop: Workshop) -> Codec:
+def open_codec(autoencoder: Stage, context: Context) -> Codec:
     """Reads a trained autoencoder, in its evaluation mode, with the normaliser of its originals."""
-    _, raw_KP, scale = originals_of(autoencoder, workshop)
+    _, raw_KP, scale = originals_of(autoencoder, context)
     settings = autoencoder.config["autoencoder"]
     model = build(settings, raw_KP.shape[1])
-    model.load_state_dict(load_file(workshop.file(autoencoder, MODEL)))
+    model.load_state_dict(load_file(context.file(autoencoder, MODEL)))
     widest = max(settings["channels"] + (settings["decoder_channels"] or []))
-    device = pick_device(workshop)
+    device = pick_device(context)
     return Codec(model.to(device).eval(), scale, _at_once(device, widest * raw_KP.shape[1]))
 
 
 def draws_seed(config: Mapping[str, Any]) -> int:
     """Returns the seed of one run of the generator; the first run has the experiment's."""
     run = config["generator"]
-    return config["seed"] if run == 0 else stream(config["seed"], "generator", run) % 2**63
+    return config["seed"] if run == 0 else derive_seed(config["seed"], "generator", run) % 2**63
 
 
-def make_autoencoder(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_autoencoder(stage: Stage, folder: Path, context: Context) -> None:
     """Trains the autoencoder on the k originals."""
-    _train("harness.weights.generate:autoencoding", stage, "autoencoder", folder, workshop)
+    _train("harness.weights.generate:autoencoding", stage, "autoencoder", folder, context)
 
 
-def autoencoding(stage: Stage, workshop: Workshop) -> Autoencoding:
+def autoencoding(stage: Stage, context: Context) -> Autoencoding:
     """Returns the autoencoder's task. Called by every worker."""
     settings = stage.config["autoencoder"]
-    _, raw_KP, scale = originals_of(stage, workshop)
+    _, raw_KP, scale = originals_of(stage, context)
     length = raw_KP.shape[1]
     with torch.device("meta"):
         latent = build(settings, length).latent
@@ -141,18 +141,18 @@ def autoencoding(stage: Stage, workshop: Workshop) -> Autoencoding:
     )
 
 
-def make_reconstruction(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_reconstruction(stage: Stage, folder: Path, context: Context) -> None:
     """Writes the reconstructions of the k originals, and the accuracy that reconstruction costs some of them.
 
     Raises `NotReconstructed` if the median accuracy on validation falls by more than the `gate`.
     """
     autoencoder = stage.needs["autoencoder"]
-    places_K, raw_KP, _ = originals_of(autoencoder, workshop)
-    codec = open_codec(autoencoder, workshop)
+    places_K, raw_KP, _ = originals_of(autoencoder, context)
+    codec = open_codec(autoencoder, context)
     reconstructed_KP = codec.decode(_finite(codec.encode(raw_KP), "latents of the originals"))
     _finite(reconstructed_KP, "reconstructed networks")
     picked = np.unique(np.linspace(0, len(raw_KP) - 1, GATE_NETWORKS).round().astype(int))
-    accuracies = _accuracies(np.concatenate([raw_KP[picked], reconstructed_KP[picked]]), stage, workshop)
+    accuracies = _accuracies(np.concatenate([raw_KP[picked], reconstructed_KP[picked]]), stage, context)
     originals, reconstructed = (float(np.median(half)) for half in np.split(accuracies, 2))
     measured = {
         "originals_median": originals,
@@ -171,22 +171,22 @@ def make_reconstruction(stage: Stage, folder: Path, workshop: Workshop) -> None:
     save_arrays({"reconstructed": reconstructed_KP, "places": places_K.astype(np.int64)}, folder / VECTORS)
 
 
-def _accuracies(raw_NP: np.ndarray, stage: Stage, workshop: Workshop) -> np.ndarray:
+def _accuracies(raw_NP: np.ndarray, stage: Stage, context: Context) -> np.ndarray:
     """Returns each network's accuracy on the validation images [N]."""
-    predicted_NM = predict(raw_NP, stage.needs, workshop, splits=("validation",))
-    dataset = open_dataset(stage.needs["dataset"], workshop)
+    predicted_NM = predict(raw_NP, stage.needs, context, splits=("validation",))
+    dataset = open_dataset(stage.needs["dataset"], context)
     return (predicted_NM == dataset.labels[dataset.splits["validation"]]).mean(1)
 
 
-def make_denoiser(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_denoiser(stage: Stage, folder: Path, context: Context) -> None:
     """Trains the diffusion model on the latents of the k originals."""
-    _train("harness.weights.generate:latent_denoising", stage, "diffusion", folder, workshop)
+    _train("harness.weights.generate:latent_denoising", stage, "diffusion", folder, context)
 
 
-def latent_denoising(stage: Stage, workshop: Workshop) -> Denoising:
+def latent_denoising(stage: Stage, context: Context) -> Denoising:
     """Returns the latent diffusion's task. Called by every worker."""
     settings = stage.config["diffusion"]
-    latents_KL = _latents(stage, workshop).latents_KL
+    latents_KL = _latents(stage, context).latents_KL
     return Denoising(
         partial(_build_denoiser, settings, latents_KL.shape[1]),
         latents_KL,
@@ -195,39 +195,39 @@ def latent_denoising(stage: Stage, workshop: Workshop) -> Denoising:
     )
 
 
-def _train(factory: str, stage: Stage, part: str, folder: Path, workshop: Workshop) -> None:
+def _train(factory: str, stage: Stage, part: str, folder: Path, context: Context) -> None:
     options = dict(stage.options["train"])
     if stage.config[part]["full_batch"]:
         options["batch"] = stage.config["k"]
     config = parse(TrainConfig, options, f"{part}.train")
-    with workshop.store.scratch() as trained:
-        train(factory, stage, config, draws_seed(stage.config), trained, workshop)
+    with context.store.scratch() as trained:
+        train(factory, stage, config, draws_seed(stage.config), trained, context)
         save_file(checkpoint.trained_weights(trained), folder / MODEL)
         (folder / "state.json").write_bytes((trained / "state.json").read_bytes())
 
 
-def make_generated(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_generated(stage: Stage, folder: Path, context: Context) -> None:
     """Writes generated parameter vectors, ready to be put into a network."""
-    latents_GL = _finite(sample(stage, workshop), "generated latents")
-    codec = open_codec(stage.needs["autoencoder"], workshop)
+    latents_GL = _finite(sample(stage, context), "generated latents")
+    codec = open_codec(stage.needs["autoencoder"], context)
     save_arrays({"generated": _finite(codec.decode(latents_GL), "generated networks")}, folder / VECTORS)
 
 
-def sample(stage: Stage, workshop: Workshop) -> np.ndarray:
+def sample(stage: Stage, context: Context) -> np.ndarray:
     """Returns the latents [G, L] of a `generated` stage: `generate` networks, counted from `first` (0).
 
     Network i depends on its number alone, beyond rounding, however many are drawn with it.
     """
     config, denoising = stage.config, stage.needs["denoiser"]
-    settings, device = denoising.config["diffusion"], pick_device(workshop)
-    known = _latents(denoising, workshop)
+    settings, device = denoising.config["diffusion"], pick_device(context)
+    known = _latents(denoising, context)
     process, model = _process(settings), _build_denoiser(settings, len(known.mean_L))
-    model.load_state_dict(load_file(workshop.file(denoising, MODEL)))
+    model.load_state_dict(load_file(context.file(denoising, MODEL)))
     model = model.to(device).eval()
     first = config.get("first", 0)
     numbers_G = torch.arange(first, first + config["generate"], device=device)
     at_once = _at_once(device, max(settings["channels"]) * len(known.mean_L))
-    pace = _Pace(len(numbers_G), config["sampling_steps"], at_once, partial(workshop.progress, _who(stage)))
+    pace = _Pace(len(numbers_G), config["sampling_steps"], at_once, partial(context.progress, _who(stage)))
     parts = [
         sample_latents(
             model,
@@ -266,12 +266,12 @@ def sample_latents(
 
     def fresh(step: int) -> torch.Tensor:
         address_N3[:, 1] = step
-        return noise.normal(stream(seed, "ancestral"), address_N3, (length,))
+        return noise.normal(derive_seed(seed, "ancestral"), address_N3, (length,))
 
     return sampling.sample(
         process,
         lambda x_NL, steps_N, _: model(x_NL, process.time(steps_N)),
-        noise.normal(stream(seed, "generate"), address_N3, (length,)),
+        noise.normal(derive_seed(seed, "generate"), address_N3, (length,)),
         steps=steps,
         fresh=fresh if ancestral else None,
         clip=1.0 if clip else None,
@@ -307,10 +307,10 @@ def _who(stage: Stage) -> str:
     return f"{stage.kind} {stage.key[:6]}"
 
 
-def _latents(stage: Stage, workshop: Workshop) -> Latents:
+def _latents(stage: Stage, context: Context) -> Latents:
     """Returns the originals' latents for the denoiser of `stage`: at mean 0 and deviation 1, or as they are."""
-    _, raw_KP, _ = originals_of(stage, workshop)
-    found_KL = open_codec(stage.needs["autoencoder"], workshop).encode(raw_KP)
+    _, raw_KP, _ = originals_of(stage, context)
+    found_KL = open_codec(stage.needs["autoencoder"], context).encode(raw_KP)
     latents_KL = torch.from_numpy(_finite(found_KL, "latents of the originals"))
     if not stage.config["diffusion"]["standardise"]:
         zeros_L = torch.zeros(latents_KL.shape[1])

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file
 
-from harness.core.stages import Stage, Workshop
+from harness.core.stages import Context, Stage
 from harness.data.dataset import open_dataset
 from harness.models.classifiers.build import build
 from harness.training.device import pick_device
@@ -19,18 +19,18 @@ from harness.weights.evaluate import IMAGES_AT_ONCE, Evaluator
 from harness.weights.layout import Layout
 
 
-def make_predictions(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_predictions(stage: Stage, folder: Path, context: Context) -> None:
     """Writes the predictions of one shard of networks for the validation and test images."""
     begin, end = stage.part["networks"]
-    vectors_NP = load_arrays(workshop.file(stage.needs["vectors"], VECTORS))["vectors"][begin:end]
-    predicted_NM = predict(vectors_NP, stage.needs, workshop, memory_gb=stage.options["memory_gb"])
+    vectors_NP = load_arrays(context.file(stage.needs["vectors"], VECTORS))["vectors"][begin:end]
+    predicted_NM = predict(vectors_NP, stage.needs, context, memory_gb=stage.options["memory_gb"])
     save_arrays({"predictions": predicted_NM}, folder / "predictions.safetensors")
 
 
 def predict(
     vectors_NP: np.ndarray,
     needs: Mapping[str, Stage],
-    workshop: Workshop,
+    context: Context,
     splits: Sequence[str] = ("validation", "test"),
     memory_gb: float = 1.0,
 ) -> np.ndarray:
@@ -38,28 +38,28 @@ def predict(
 
     `needs` names the stages "dataset", "network" and "checkpoints".
     """
-    dataset = open_dataset(needs["dataset"], workshop)
+    dataset = open_dataset(needs["dataset"], context)
     images = dataset.images[np.concatenate([dataset.splits[name] for name in splits])]
-    evaluator = _evaluator(needs, workshop, dataset.images, memory_gb)
-    say = partial(workshop.progress, "predictions")
+    evaluator = _evaluator(needs, context, dataset.images, memory_gb)
+    say = partial(context.progress, "predictions")
     return evaluator(torch.from_numpy(vectors_NP), torch.from_numpy(images), say)
 
 
 def _evaluator(
-    needs: Mapping[str, Stage], workshop: Workshop, images: np.ndarray, memory_gb: float
+    needs: Mapping[str, Stage], context: Context, images: np.ndarray, memory_gb: float
 ) -> Evaluator:
     """Returns the evaluator of these networks; the last one is cached for the next shard or trial of the process."""
     key = needs["network"].key, needs["checkpoints"].key, memory_gb
     if key not in _made:
         _made.clear()
         network = build(needs["network"].config["network"])
-        network.load_state_dict(load_file(workshop.file(needs["network"], NETWORK)))
-        layout = Layout.load(workshop.file(needs["checkpoints"], LAYOUT))
+        network.load_state_dict(load_file(context.file(needs["network"], NETWORK)))
+        layout = Layout.load(context.file(needs["checkpoints"], LAYOUT))
         _made[key] = Evaluator(
             network,
             layout,
             torch.tensor(images[0]),
-            pick_device(workshop),
+            pick_device(context),
             images=min(IMAGES_AT_ONCE, len(images)),
             memory_gb=memory_gb,
         )
@@ -69,7 +69,7 @@ def _evaluator(
 _made: dict[tuple[str, str, float], Evaluator] = {}
 
 
-def read_predictions(parts: Sequence[Stage], workshop: Workshop) -> np.ndarray:
+def read_predictions(parts: Sequence[Stage], context: Context) -> np.ndarray:
     """Returns the predictions [N, images] that `make_predictions` wrote, all shards in order."""
-    found = [load_arrays(workshop.file(part, "predictions.safetensors"))["predictions"] for part in parts]
+    found = [load_arrays(context.file(part, "predictions.safetensors"))["predictions"] for part in parts]
     return np.concatenate(found)

@@ -6,7 +6,7 @@ from math import ceil
 from typing import Any
 
 from harness.core.errors import UserError
-from harness.core.seeds import stream
+from harness.core.seeds import derive_seed
 from harness.core.stages import Code, Stage, Trial, Work, shards
 from harness.data.dataset import Images
 from harness.training.config import TRAINING, TrainConfig
@@ -309,7 +309,7 @@ class Stages:
             objective=OBJECTIVE,
             code=COMPARISON,
             axes={
-                "network": config.network.called,
+                "network": config.network.display_name,
                 "parameters": " ".join(config.parameters),
                 "k": k,
                 "subset": subset,
@@ -323,7 +323,7 @@ class Stages:
                 "columns": self._columns(),
             },
             seed=self.seed,
-            data=self.images.config.title,
+            data=self.images.config.display_name,
             data_fingerprint=self.images.dataset.fingerprint,
             needs={
                 "dataset": self.images.stage,
@@ -353,4 +353,4 @@ class Stages:
 
 def _training_seed(seed: int, *names: object) -> int:
     """Returns the seed of one training: the experiment's for the first of its kind."""
-    return seed if names[-1] == 0 else stream(seed, *names) % 2**63
+    return seed if names[-1] == 0 else derive_seed(seed, *names) % 2**63

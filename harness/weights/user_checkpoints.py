@@ -76,7 +76,7 @@ def user_stages(found: UserCheckpoints, settings: Mapping[str, Any], layout: Lay
         code=USER_NETWORK,
         config={"network": dict(settings), "checksum": found.base.checksum},
         options={"path": found.base.path},
-        here=True,
+        local=True,
     )
     trajectory = Stage(
         kind="trajectory",
@@ -88,7 +88,7 @@ def user_stages(found: UserCheckpoints, settings: Mapping[str, Any], layout: Lay
         },
         needs={"network": network},
         options={"paths": [file.path for file in found.files]},
-        here=True,
+        local=True,
     )
     return network, trajectory
 

@@ -16,34 +16,34 @@ HERE = Path(__file__).stem
 made = []
 
 
-def make(stage, folder, workshop):
+def make(stage, folder, context):
     """A maker: notes that it ran, reads what it needs and writes two files."""
     made.append(stage.config["value"])
-    below = [workshop.file(need, "value").read_text() for need in stage.needs.values()]
+    below = [context.file(need, "value").read_text() for need in stage.needs.values()]
     (folder / "value").write_text(f"{stage.config['value']}{''.join(below)}")
     (folder / "deep").mkdir()
     (folder / "deep" / "more").write_text("more")
     for sibling in stage.siblings:
-        if not workshop.has(sibling):
+        if not context.has(sibling):
             place = folder.parent / sibling.key
             place.mkdir()
             (place / "value").write_text(sibling.config["value"])
-            workshop.publish(sibling, place, 0.0)
+            context.publish(sibling, place, 0.0)
 
 
-def make_badly(stage, folder, workshop):
+def make_badly(stage, folder, context):
     (folder / "value").write_text("half")
     raise RuntimeError("no memory")
 
 
-def rows(trial, workshop):
+def rows(trial, context):
     return {
         "features": [{"validation_accuracy": 0.5, "test_accuracy": 0.25}],
         "correctness": [{"split": "test"}],
     }
 
 
-def no_rows(trial, workshop):
+def no_rows(trial, context):
     raise ZeroDivisionError("the cause")
 
 
@@ -83,7 +83,7 @@ NOT_IN_THE_KEY = {
     "options": {"options": {"workers": 8}},
     "work": {"work": Work(5, 5.0)},
     "trains": {"trains": True},
-    "here": {"here": True},
+    "local": {"local": True},
     "siblings": {"siblings": (stage("sibling"),)},
     "group": {"group": "together"},
 }
@@ -165,19 +165,19 @@ def test_a_key_covers_the_code_that_code_uses():
     assert stage(code=moved).key == stage().key
 
 
-def test_a_stage_is_made_once_with_all_below_it(workshop):
+def test_a_stage_is_made_once_with_all_below_it(context):
     below = stage("below")
     top, other = stage("top", needs={"x": below}), stage("other", needs={"x": below})
     for _ in range(2):
-        assert workshop.file(top, "value").read_text() == "topbelow"
-        assert workshop.file(other, "value").read_text() == "otherbelow"
+        assert context.file(top, "value").read_text() == "topbelow"
+        assert context.file(other, "value").read_text() == "otherbelow"
     assert made == ["below", "top", "other"]
 
 
-def test_an_artifact_says_what_made_it(workshop):
+def test_an_artifact_says_what_made_it(context):
     below = stage("below")
-    workshop.ensure(stage("top", needs={"x": below}, work=Work(7, 2.5)))
-    manifest = workshop.store.manifest("kind", stage("top", needs={"x": below}).key)
+    context.ensure(stage("top", needs={"x": below}, work=Work(7, 2.5)))
+    manifest = context.store.manifest("kind", stage("top", needs={"x": below}).key)
     assert manifest["config"] == {"value": "top"}
     assert manifest["needs"] == {"x": below.key}
     assert (manifest["code"], manifest["image_passes"], manifest["guess"]) == (["kind", 1], 7, 2.5)
@@ -185,8 +185,8 @@ def test_an_artifact_says_what_made_it(workshop):
     assert manifest["seconds"] >= 0
 
 
-def test_two_who_need_a_stage_at_the_same_time_make_it_once(workshop):
-    others = [pickle.loads(pickle.dumps(workshop)) for _ in range(4)]
+def test_two_who_need_a_stage_at_the_same_time_make_it_once(context):
+    others = [pickle.loads(pickle.dumps(context)) for _ in range(4)]
     threads = [threading.Thread(target=other.ensure, args=(stage(),)) for other in others]
     for thread in threads:
         thread.start()
@@ -195,61 +195,61 @@ def test_two_who_need_a_stage_at_the_same_time_make_it_once(workshop):
     assert made == ["a"]
 
 
-def test_siblings_are_made_by_one_piece_of_work(workshop):
+def test_siblings_are_made_by_one_piece_of_work(context):
     bare = [stage(value) for value in "abc"]
     together = [
         replace(one, group="g", siblings=tuple(other for other in bare if other != one)) for one in bare
     ]
     assert len({one.job for one in together}) == 1
     for one in together:
-        assert workshop.file(one, "value").read_text() == one.config["value"]
+        assert context.file(one, "value").read_text() == one.config["value"]
     assert made == ["a"]
 
 
-def test_a_maker_that_fails_leaves_no_artifact(workshop):
+def test_a_maker_that_fails_leaves_no_artifact(context):
     broken = stage(code=Code("kind", 1, f"{HERE}:make_badly"))
     with pytest.raises(RuntimeError, match="no memory"):
-        workshop.ensure(broken)
-    assert not workshop.has(broken)
-    assert workshop.file(stage(), "value").read_text() == "a"
+        context.ensure(broken)
+    assert not context.has(broken)
+    assert context.file(stage(), "value").read_text() == "a"
 
 
 @pytest.mark.parametrize("content", [b"b", b"", b"aa"])
-def test_a_damaged_artifact_is_made_again_never_read(workshop, content):
-    workshop.ensure(stage())
+def test_a_damaged_artifact_is_made_again_never_read(context, content):
+    context.ensure(stage())
     place = f"artifacts/kind/{stage().key}/value"
-    workshop.store.storage.write(place, content)
-    fresh = pickle.loads(pickle.dumps(workshop))
+    context.store.storage.write(place, content)
+    fresh = pickle.loads(pickle.dumps(context))
     assert fresh.file(stage(), "value").read_text() == "a"
     assert made == ["a", "a"]
 
 
 @pytest.mark.parametrize("name", ["value", "manifest.json"])
-def test_a_folder_with_a_damaged_file_is_made_again(workshop, name):
-    workshop.ensure(stage())
-    workshop.store.storage.write(f"artifacts/kind/{stage().key}/{name}", b"{")
-    fresh = pickle.loads(pickle.dumps(workshop))
+def test_a_folder_with_a_damaged_file_is_made_again(context, name):
+    context.ensure(stage())
+    context.store.storage.write(f"artifacts/kind/{stage().key}/{name}", b"{")
+    fresh = pickle.loads(pickle.dumps(context))
     folder = fresh.folder(stage())
     assert (folder / "value").read_text() == "a"
     assert (folder / "deep" / "more").read_text() == "more"
 
 
-def test_a_file_that_is_never_made_is_reported_after_a_few_attempts(workshop):
+def test_a_file_that_is_never_made_is_reported_after_a_few_attempts(context):
     with pytest.raises(Damaged, match="nothing"):
-        workshop.file(stage(), "nothing")
+        context.file(stage(), "nothing")
     assert len(made) == stages.MAKE_ATTEMPTS
 
 
-def test_a_damaged_stage_below_is_made_again_for_who_reads_it(workshop):
+def test_a_damaged_stage_below_is_made_again_for_who_reads_it(context):
     below = stage("below")
-    workshop.ensure(below)
-    workshop.store.storage.write(f"artifacts/kind/{below.key}/value", b"broken")
-    fresh = pickle.loads(pickle.dumps(workshop))
+    context.ensure(below)
+    context.store.storage.write(f"artifacts/kind/{below.key}/value", b"broken")
+    fresh = pickle.loads(pickle.dumps(context))
     assert fresh.file(stage("top", needs={"x": below}), "value").read_text() == "topbelow"
 
 
-def test_a_trial_ends_in_rows_with_the_columns_that_all_tables_share(workshop):
-    outcome = run(trial(), workshop, "cpu test")
+def test_a_trial_ends_in_rows_with_the_columns_that_all_tables_share(context):
+    outcome = run(trial(), context, "cpu test")
     assert not outcome.failed
     (row,), (correct,) = outcome.tables["features"], outcome.tables["correctness"]
     for each in (row, correct):
@@ -268,8 +268,8 @@ def test_a_trial_ends_in_rows_with_the_columns_that_all_tables_share(workshop):
 
 
 @pytest.mark.parametrize("runner", [f"{HERE}:no_rows", "not_a_module:run", f"{HERE}:not_there"])
-def test_a_trial_that_fails_is_one_row_with_its_axes_and_the_traceback(workshop, runner):
-    outcome = run(trial(code=Code("trial", 1, runner)), workshop, "cpu")
+def test_a_trial_that_fails_is_one_row_with_its_axes_and_the_traceback(context, runner):
+    outcome = run(trial(code=Code("trial", 1, runner)), context, "cpu")
     assert outcome.failed
     assert list(outcome.tables) == ["features"]
     (row,) = outcome.tables["features"]
@@ -279,8 +279,8 @@ def test_a_trial_that_fails_is_one_row_with_its_axes_and_the_traceback(workshop,
     assert objective(trial(), outcome) is None
 
 
-def test_the_traceback_leads_to_the_line(workshop):
-    error = run(trial(code=Code("trial", 1, f"{HERE}:no_rows")), workshop, "cpu").tables["features"][0][
+def test_the_traceback_leads_to_the_line(context):
+    error = run(trial(code=Code("trial", 1, f"{HERE}:no_rows")), context, "cpu").tables["features"][0][
         "error"
     ]
     line = inspect.getsourcelines(no_rows)[1] + 1
@@ -295,9 +295,9 @@ def test_a_trial_that_could_not_start_is_a_failed_row():
     assert outcome.tables["features"][0]["block"] == 3
 
 
-def test_progress_goes_to_the_display_where_there_is_one(workshop):
+def test_progress_goes_to_the_display_where_there_is_one(context):
     lines = []
-    workshop.progress("who", "nobody listens")
-    workshop.say = lambda who, line: lines.append((who, line))
-    workshop.progress("who", "line")
+    context.progress("who", "nobody listens")
+    context.say = lambda who, line: lines.append((who, line))
+    context.progress("who", "line")
     assert lines == [("who", "line")]

@@ -164,17 +164,17 @@ def test_probes_look_at_labelled_then_validation_then_test():
     np.testing.assert_array_equal(DIGITS.probed(3), expected)
 
 
-def test_the_artifact_gives_back_the_data_set(workshop):
+def test_the_artifact_gives_back_the_data_set(context):
     stage = dataset_stage(DataConfig(), 0, DIGITS.fingerprint)
-    found = open_dataset(stage, workshop)
+    found = open_dataset(stage, context)
     assert found.fingerprint == DIGITS.fingerprint
     assert found.classes == DIGITS.classes
     assert found.images.dtype == np.uint8
 
 
-def test_images_that_changed_since_the_plan_are_refused(workshop):
+def test_images_that_changed_since_the_plan_are_refused(context):
     with pytest.raises(UserError, match="the images changed while the sweep was being planned"):
-        workshop.ensure(dataset_stage(DataConfig(), 1, DIGITS.fingerprint))
+        context.ensure(dataset_stage(DataConfig(), 1, DIGITS.fingerprint))
 
 
 def test_the_stage_is_named_by_the_content_alone():

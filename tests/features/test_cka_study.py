@@ -44,10 +44,10 @@ def trials_of(seed=0, data=None, **cka):
     return images.dataset, STUDY.trials(parse(CKAConfig, {**CKA, **cka}, "cka"), images, seed)
 
 
-def rows_of(trials, workshop):
+def rows_of(trials, context):
     found = []
     for trial in trials:
-        outcome = stages.run(trial, workshop, "cpu")
+        outcome = stages.run(trial, context, "cpu")
         assert not outcome.failed, outcome.tables["similarity"][0]["error"]
         assert stages.objective(trial, outcome) == outcome.tables["similarity"][0]["cka"]
         found += outcome.tables["similarity"]
@@ -68,9 +68,9 @@ def by_hand(x, y):
     return hsic(k, l) / math.sqrt(hsic(k, k) * hsic(l, l))
 
 
-def features_by_hand(workshop, stage, dataset, timestep, pool):
+def features_by_hand(context, stage, dataset, timestep, pool):
     """Returns block number -> features of the first twelve training images."""
-    denoiser = open_denoiser(stage, workshop)
+    denoiser = open_denoiser(stage, context)
     modules = {2: "down_blocks.0.resnets.0", 5: "mid_block", 8: "up_blocks.1.resnets.0"}
     found = extract(
         denoiser,
@@ -89,30 +89,30 @@ UNTRAINED = {"train": {"steps": 0, "workers": 0}}  # untrained weights compare a
 
 
 def side(row, name):
-    return tuple(row[f"{name}_{column}"] for column in ("network", "block", "timestep", "pool"))
+    return tuple(row[f"{name}_{column}"] for column in ("model", "block", "timestep", "pool"))
 
 
-def test_rows_are_what_whole_matrices_give(workshop):
+def test_rows_are_what_whole_matrices_give(context):
     dataset, trials = trials_of(**UNTRAINED)
-    rows = rows_of(trials, workshop)
+    rows = rows_of(trials, context)
     of_network = {
         name: next(
             stage.needs["backbone"]
             for trial in trials
             for group in trial.config["groups"]
             for place in (*group["a"], *group["b"])
-            if place["network"] == name and "block" in place
+            if place["model"] == name and "block" in place
             for stage in trial.reads[place["reads"]]
         )
         for name in ("backbone", "wider")
     }
     known = {}
     for (name, stage), timestep, pool in itertools.product(of_network.items(), (0, 50), (1, 2)):
-        for block, x in features_by_hand(workshop, stage, dataset, timestep, pool).items():
+        for block, x in features_by_hand(context, stage, dataset, timestep, pool).items():
             known[name, block, timestep, pool] = x.numpy()
     images = torch.from_numpy(dataset.images[dataset.splits["train"][:12]]) / 127.5 - 1
     known["pixels", 0, None, None] = images.numpy()
-    random = open_encoder(Random(widths=[8, 16]).stage(1), workshop, torch.device("cpu"))
+    random = open_encoder(Random(widths=[8, 16]).stage(1), context, torch.device("cpu"))
     for place, x in enumerate(random.features(images).values()):
         known["random", place, None, None] = x.numpy()
     checked = Counter()
@@ -122,7 +122,7 @@ def test_rows_are_what_whole_matrices_give(workshop):
             b = ("backbone", *b[1:])
         assert row["cka"] == pytest.approx(by_hand(known[a], known[b]), abs=2e-4)
         assert row["images"] == 12
-        checked[row["b_network"]] += 1
+        checked[row["b_model"]] += 1
     # blocks 3 pairs x 2 timesteps x 2 pools; timesteps 3 blocks x 2 pools; pools 3 blocks x 2 timesteps
     assert checked["backbone"] == 12 + 6 + 6
     assert checked["untrained"] == checked["wider"] == 9 * 4
@@ -133,9 +133,9 @@ def test_rows_are_what_whole_matrices_give(workshop):
     studies.tables()["similarity"].filled([{**row, "schema_version": 1} for row in rows])
 
 
-def test_a_timestep_costs_one_pass_whatever_is_compared(workshop):
+def test_a_timestep_costs_one_pass_whatever_is_compared(context):
     _, trials = trials_of(**UNTRAINED)
-    missing = missing_stages(trials, workshop)
+    missing = missing_stages(trials, context)
     counted = Counter(stage.kind for stage in missing)
     networks = 2  # without training the untrained control is the backbone itself
     assert counted == {
@@ -163,11 +163,11 @@ def test_cuts_do_not_change_keys_and_values_do():
         assert not {trial.key for trial in first} & {trial.key for trial in changed}
 
 
-def test_shards_and_batches_change_rounding_only(workshop):
+def test_shards_and_batches_change_rounding_only(context):
     _, trials = trials_of(**UNTRAINED)
-    rows = rows_of(trials[:4], workshop)
+    rows = rows_of(trials[:4], context)
     _, cut = trials_of(**UNTRAINED, batch=4, shard=4)
-    fresh = replace(workshop, store=type(workshop.store)(workshop.store.storage))
+    fresh = replace(context, store=type(context.store)(context.store.storage))
     again = rows_of(cut[:4], fresh)
     assert [side(row, "a") + side(row, "b") for row in rows] == [
         side(row, "a") + side(row, "b") for row in again
@@ -181,19 +181,19 @@ def test_only_what_is_asked_for_is_compared():
         counts = {"blocks": 4, "timesteps": 6, "pools": 2, "untrained": 4, "encoders": 8, "others": 4}
         assert len(trials) == counts[name]
     _, trials = trials_of(blocks=[2], pools=[1], timesteps=[0], encoders=["pixels"], others={})
-    assert Counter(trial.axes["b_network"] for trial in trials) == {"untrained": 1, "pixels": 1}
+    assert Counter(trial.axes["b_model"] for trial in trials) == {"untrained": 1, "pixels": 1}
 
 
-def test_all_training_images_where_there_are_fewer(workshop):
+def test_all_training_images_where_there_are_fewer(context):
     _, trials = trials_of(**UNTRAINED, images=50_000, against=["blocks"])
-    assert {row["images"] for row in rows_of(trials[:1], workshop)} == {40}
+    assert {row["images"] for row in rows_of(trials[:1], context)} == {40}
 
 
-def test_a_constant_block_has_no_cka(workshop):
+def test_a_constant_block_has_no_cka(context):
     """A row with a missing number, not a failure and not 0."""
     _, trials = trials_of(**UNTRAINED, against=["blocks"])
     for stage in trials[0].stages:
-        workshop.ensure(stage)
+        context.ensure(stage)
     import safetensors.torch as st
 
     from harness.features.cka import compare
@@ -206,7 +206,7 @@ def test_a_constant_block_has_no_cka(workshop):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare, "load_file", without_variation)
-        outcome = stages.run(trials[0], workshop, "cpu")
+        outcome = stages.run(trials[0], context, "cpu")
     rows = type(outcome).from_json(outcome.to_json()).tables["similarity"]
     assert not outcome.failed
     assert [row["cka"] is None for row in rows] == [True, False, True]  # block 5 has 16 channels
@@ -225,8 +225,11 @@ class TestBadInput:
             ({"pools": [9]}, "cka.pools: 9 is not between 1 and 4, the size of the feature map of block 5"),
             ({"pools": [1, 1]}, "cka.pools: 1 is given twice"),
             ({"blocks": [1, 40]}, "block 40: this backbone has blocks 1 to 9"),
-            ({"encoders": ["pixels", "pixels"]}, "pixels is given twice; give each a label of its own"),
-            ({"encoders": [{"name": "pixels", "label": "wider"}]}, "wider is given twice; give each a label"),
+            ({"encoders": ["pixels", "pixels"]}, "'pixels' is given twice; give each a label of its own"),
+            (
+                {"encoders": [{"name": "pixels", "label": "wider"}]},
+                "'wider' is given twice; give each a label",
+            ),
             ({"encoders": ["pixel"]}, "unknown encoder 'pixel'; did you mean 'pixels'?"),
             (
                 {"encoders": [{"name": "random", "layers": ["layer.7"]}]},
@@ -253,5 +256,5 @@ class TestBadInput:
 
 def test_the_study_is_found_and_shares_the_backbone():
     assert STUDIES.load("cka") is STUDY
-    assert STUDY.shares[0] == "features"
-    assert {"backbone", "train"} <= set(STUDY.shares[1]) <= set(CKAConfig.model_fields)
+    assert STUDY.shared.section == "features"
+    assert {"backbone", "train"} <= set(STUDY.shared.fields) <= set(CKAConfig.model_fields)

@@ -59,13 +59,13 @@ def test_what_the_grid_does_not_have_comes_from_the_same_pass():
 
 
 @pytest.mark.parametrize("views", [1, 3])
-def test_the_parts_follow_each_other_along_the_channels(workshop, views):
+def test_the_parts_follow_each_other_along_the_channels(context, views):
     dataset, trials = trials_of(combined=[PAIR], views=views)
     (one,) = combined(trials)
-    found = read_features(one, workshop, dataset)
+    found = read_features(one, context, dataset)
     parts = [
         read_features(
-            pick(trials, features="trained", block=block, timestep=timestep, pool=2), workshop, dataset
+            pick(trials, features="trained", block=block, timestep=timestep, pool=2), context, dataset
         )
         for timestep in (0, 50)
         for block in (2, 5)
@@ -77,10 +77,10 @@ def test_the_parts_follow_each_other_along_the_channels(workshop, views):
 
 
 @pytest.mark.parametrize("head", [QUICK, "ridge"])
-def test_a_combined_head_gives_one_row(workshop, head):
+def test_a_combined_head_gives_one_row(context, head):
     _, trials = trials_of(combined=[{**PAIR, "head": head}])
     (one,) = combined(trials)
-    outcome = run(one, workshop, "cpu")
+    outcome = run(one, context, "cpu")
     assert not outcome.failed, outcome.tables["features"][0]["error"]
     (row,) = outcome.tables["features"]
     assert len(studies.tables()["features"].filled([row])) == 1
@@ -89,7 +89,7 @@ def test_a_combined_head_gives_one_row(workshop, head):
     assert row["head"] == (head if isinstance(head, str) else "difformer")
     channels = {block.number: block.channels for block in trials_plan().blocks}
     assert row["dimensions"] == 2 * (channels[2] + channels[5]) * 4
-    assert row["test_accuracy_n"] == len(open_dataset(one.needs["dataset"], workshop).splits["test"])
+    assert row["test_accuracy_n"] == len(open_dataset(one.needs["dataset"], context).splits["test"])
 
 
 def trials_plan():
@@ -127,7 +127,7 @@ def trials_middle():
 
 def test_beside_a_streamed_grid_only_what_is_combined_is_stored():
     _, trials = trials_of(
-        way="streamed", heads=["ridge"], controls=[], combined=[{**PAIR, "timesteps": [50]}]
+        caching="streamed", heads=["ridge"], controls=[], combined=[{**PAIR, "timesteps": [50]}]
     )
     (one,) = combined(trials)
     held = [stage for shards in one.reads.values() for stage in shards]
@@ -175,12 +175,12 @@ def test_the_same_entry_twice_is_refused():
         trials_of(combined=[PAIR, {**PAIR, "head": {**QUICK, "width": 16}}])
 
 
-def test_labelled_heads_are_probed_side_by_side(workshop):
+def test_labelled_heads_are_probed_side_by_side(context):
     heads = [{"name": "ridge"}, {"name": "ridge", "strengths": [1e6], "label": "strong"}]
     _, trials = trials_of(blocks=[2], timesteps=[50], pools=[2], controls=[], heads=heads)
     rows = {}
     for trial in trials:
-        (row,) = run(trial, workshop, "cpu").tables["features"]
+        (row,) = run(trial, context, "cpu").tables["features"]
         rows[row["head"]] = row
     assert set(rows) == {"ridge", "strong"}
     assert rows["strong"]["regularisation"] == 1e6

@@ -279,7 +279,7 @@ def test_an_export_works_in_a_fresh_process_elsewhere(exported, tmp_path):
 )
 def test_a_streamed_head_is_taken_home(tmp_path, capsys, head, protocol):
     streamed = {**EXPERIMENT["features"], "blocks": [2], "timesteps": [0], "heads": [head], "controls": []}
-    streamed |= {"way": "streamed", "protocol": protocol}
+    streamed |= {"caching": "streamed", "protocol": protocol}
     path, results = written(tmp_path, {"data": DATA, "features": streamed}), str(tmp_path / "results")
     assert main(["sweep", path, "--debug", "--results", results]) == 0
     assert main(["export", path, "--results", results, "--to", str(tmp_path / "mine")]) == 0

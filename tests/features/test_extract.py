@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny_features import alone, family_unet_and_process, pick, trials_of
 
-from harness.core.seeds import stream
+from harness.core.seeds import derive_seed
 from harness.features.extract import FILE, add_noise, extract
 from harness.features.stages import stored_pool
 from harness.models.backbones.denoiser import ActivationReader, Denoiser
@@ -86,7 +86,7 @@ def test_noise_is_mixed_in_as_the_paper_says(timestep):
     x = torch.randn(3, 1, 8, 8)
     places = torch.tensor([4, 0, 900])
     addresses = torch.tensor([[place, timestep, 2] for place in places])
-    epsilon = noise.normal(stream(5, "features"), addresses, (1, 8, 8))
+    epsilon = noise.normal(derive_seed(5, "features"), addresses, (1, 8, 8))
     expected = np.sqrt(kept) * x + np.sqrt(1 - kept) * epsilon
     torch.testing.assert_close(
         add_noise(denoiser, x, places, timestep, 2, 5), expected.float(), rtol=1e-4, atol=1e-5
@@ -217,61 +217,61 @@ def passes(monkeypatch):
     return counted
 
 
-def test_all_features_of_a_timestep_come_from_one_pass(workshop, passes):
+def test_all_features_of_a_timestep_come_from_one_pass(context, passes):
     dataset, trials = trials_of(blocks="all", timesteps=[50], controls=[], draws=2)
     stages = {one.key: one for trial in trials for one in trial.reads["features"]}
     assert len(stages) > 5
     for stage in stages.values():
-        workshop.file(stage, FILE)
+        context.file(stage, FILE)
     images = len(dataset.probed(4))
     assert images == 10 * 4 + 30 + 40
     assert sum(passes) == 2 * images == next(iter(stages.values())).work.image_passes
 
 
-def test_siblings_hold_what_they_would_hold_if_made_alone(workshop):
+def test_siblings_hold_what_they_would_hold_if_made_alone(context):
     _, trials = trials_of(blocks=[2, 5], timesteps=[50], pools=[1, 3], controls=[])
     stages = [trial.reads["features"][0] for trial in trials]
-    together = [load_file(workshop.file(stage, FILE))["features"] for stage in stages]
+    together = [load_file(context.file(stage, FILE))["features"] for stage in stages]
     for stage, expected in zip(stages, together, strict=True):
-        workshop.store.discard("features", stage.key)
-        found = load_file(workshop.file(alone(stage), FILE))["features"]
+        context.store.discard("features", stage.key)
+        found = load_file(context.file(alone(stage), FILE))["features"]
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("shard", [1, 32, 50, 96])
-def test_features_do_not_depend_on_how_they_are_cut_to_the_bit(workshop, passes, shard):
+def test_features_do_not_depend_on_how_they_are_cut_to_the_bit(context, passes, shard):
     settings = {"blocks": [2, 5], "timesteps": [50], "pools": [1], "controls": [], "draws": 2}
     (_, whole), (_, cut) = trials_of(**settings), trials_of(**settings, shard=shard)
     for one, other in zip(whole, cut, strict=True):
-        (expected,) = (load_file(workshop.file(stage, FILE))["features"] for stage in one.reads["features"])
-        parts = [load_file(workshop.file(stage, FILE))["features"] for stage in other.reads["features"]]
+        (expected,) = (load_file(context.file(stage, FILE))["features"] for stage in one.reads["features"])
+        parts = [load_file(context.file(stage, FILE))["features"] for stage in other.reads["features"]]
         assert len(parts) == -(-110 // (-(-shard // 32) * 32)) > 1
         assert torch.equal(torch.cat(parts), expected)
         assert one.key == other.key
     assert sum(passes) == 2 * 2 * 110
 
 
-def test_only_the_missing_siblings_are_made(workshop, passes):
+def test_only_the_missing_siblings_are_made(context, passes):
     _, trials = trials_of(blocks=[2, 5], timesteps=[50], pools=[1], controls=[])
     first, second = (trial.reads["features"][0] for trial in trials)
-    workshop.ensure(alone(first))
-    made_at = workshop.store.manifest("features", first.key)["made_at"]
-    assert not workshop.has(second)
-    workshop.ensure(second)
-    assert workshop.store.manifest("features", first.key)["made_at"] == made_at
+    context.ensure(alone(first))
+    made_at = context.store.manifest("features", first.key)["made_at"]
+    assert not context.has(second)
+    context.ensure(second)
+    assert context.store.manifest("features", first.key)["made_at"] == made_at
     assert len(passes) % 2 == 0
 
 
-def test_features_that_are_damaged_are_made_again(workshop):
+def test_features_that_are_damaged_are_made_again(context):
     _, trials = trials_of(blocks=[2, 5], timesteps=[50], pools=[1], controls=[])
     (stage,) = trials[0].reads["features"]
-    expected = workshop.file(stage, FILE).read_bytes()
-    workshop.store.storage.write(f"artifacts/features/{stage.key}/{FILE}", expected[:-4])
-    fresh = replace(workshop, store=type(workshop.store)(workshop.store.storage))
+    expected = context.file(stage, FILE).read_bytes()
+    context.store.storage.write(f"artifacts/features/{stage.key}/{FILE}", expected[:-4])
+    fresh = replace(context, store=type(context.store)(context.store.storage))
     assert fresh.file(stage, FILE).read_bytes() == expected
 
 
-def test_features_of_a_trial_do_not_depend_on_which_others_were_asked_for(workshop):
+def test_features_of_a_trial_do_not_depend_on_which_others_were_asked_for(context):
     _, few = trials_of(blocks=[2], timesteps=[50], pools=[2], controls=[])
     _, many = trials_of(blocks="all", timesteps=[0, 50], pools=[1, 2], controls=[])
     other = pick(many, block=2, timestep=50, pool=2)

@@ -14,7 +14,7 @@ from torch import nn
 
 import harness
 from harness.core.errors import UserError
-from harness.core.seeds import stream
+from harness.core.seeds import derive_seed
 from harness.data.config import DataConfig
 from harness.data.source import Record, decode
 from harness.features import extractor
@@ -126,7 +126,7 @@ def test_features_average_the_draws_of_one_noise_for_all_images(grey):
     total = 0
     for draw in range(2):
         address = torch.tensor([[extractor.ANY_IMAGE, 30, draw]])
-        epsilon = noise.normal(stream(7, "features"), address, (1, 8, 8))
+        epsilon = noise.normal(derive_seed(7, "features"), address, (1, 8, 8))
         noised = (np.sqrt(kept) * x + np.sqrt(1 - kept) * epsilon).float()
         total = total + read(noised, 30)["mid_block"]
     pooled = nn.functional.adaptive_avg_pool2d(total / 2, 2)

@@ -13,7 +13,7 @@ from torch import nn
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.core.seeds import stream
+from harness.core.seeds import derive_seed
 from harness.core.stages import run
 from harness.core.storage import Storage
 from harness.core.tables import WHEN_AND_WHERE
@@ -49,8 +49,8 @@ def tuned_trials(seed=0, data=None, **settings):
     return images.dataset, STUDY.trials(config, images, seed)
 
 
-def rows_of(trial, workshop):
-    outcome = run(trial, workshop, "cpu")
+def rows_of(trial, context):
+    outcome = run(trial, context, "cpu")
     assert not outcome.failed, outcome.tables["features"][0]["error"]
     for name, rows in outcome.tables.items():
         assert len(studies.tables()[name].filled(rows)) == len(rows)
@@ -135,7 +135,7 @@ def test_the_loss_is_the_cross_entropy_of_the_noised_image_under_the_head():
     kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 100))[5]
     address = torch.zeros(12, 3, dtype=torch.int64)
     address[:, 0] = torch.arange(12)
-    epsilon = noise.normal(stream(0, "noise"), address, (1, 8, 8))
+    epsilon = noise.normal(derive_seed(0, "noise"), address, (1, 8, 8))
     found = {}
     hook = model.encoder.mid_block.register_forward_hook(lambda m, i, o: found.update(map=o))
     with torch.no_grad():
@@ -163,19 +163,19 @@ def test_an_average_of_the_weights_reads_with_its_own():
         assert not torch.equal(model(z_BCHW, 5), before)
 
 
-def test_a_small_experiment_runs_from_plan_to_rows(workshop):
+def test_a_small_experiment_runs_from_plan_to_rows(context):
     dataset, trials = tuned_trials(heads=["linear", MLP])
     assert len({trial.key for trial in trials}) == 2
     for trial in trials:
-        row, correct = rows_of(trial, workshop)
+        row, correct = rows_of(trial, context)
         assert {name: row[name] for name in trial.axes} == dict(trial.axes)
         assert (row["features"], row["block"], row["timestep"], row["pool"]) == ("finetuned", 4, 5, 2)
         assert (row["train_n"], row["validation_accuracy_n"], row["test_accuracy_n"]) == (40, 30, 40)
         assert row["test_accuracy"] == correct["correct"].mean()
         assert row["image_passes"] == 3 * 4 * 16 + 70
         assert row["data_fingerprint"] == dataset.fingerprint
-        tuned = open_denoiser(trial.needs["tuned"], workshop).network
-        learnt = fine_tuning(trial.needs["tuned"], workshop).model()
+        tuned = open_denoiser(trial.needs["tuned"], context).network
+        learnt = fine_tuning(trial.needs["tuned"], context).model()
         encoder = sum(one.numel() for one in learnt.encoder.parameters() if one.requires_grad)
         assert 0 < encoder < sum(one.numel() for one in tuned.parameters())
         assert row["parameter_count"] == encoder + sum(one.numel() for one in learnt.head.parameters())
@@ -186,11 +186,11 @@ def backbone(trial):
 
 
 @pytest.mark.slow
-def test_what_lies_behind_the_block_is_left_alone_to_the_bit(workshop):
+def test_what_lies_behind_the_block_is_left_alone_to_the_bit(context):
     _, (trial,) = tuned_trials()
-    before = open_denoiser(backbone(trial), workshop).network.state_dict()
-    rows_of(trial, workshop)
-    after = open_denoiser(trial.needs["tuned"], workshop).network.state_dict()
+    before = open_denoiser(backbone(trial), context).network.state_dict()
+    rows_of(trial, context)
+    after = open_denoiser(trial.needs["tuned"], context).network.state_dict()
     assert trial.axes["block_name"] == "down_blocks.1.attentions.0"
     assert before.keys() == after.keys()
     behind = ("up_blocks.", "mid_block.", "conv_norm_out.", "conv_out.")
@@ -198,22 +198,22 @@ def test_what_lies_behind_the_block_is_left_alone_to_the_bit(workshop):
         if name.startswith(behind):
             assert torch.equal(after[name], value), name
     assert not torch.equal(after["conv_in.weight"], before["conv_in.weight"])
-    again = open_denoiser(backbone(trial), workshop).network.state_dict()
+    again = open_denoiser(backbone(trial), context).network.state_dict()
     assert all(torch.equal(again[name], value) for name, value in before.items())
 
 
-def test_the_encoder_that_was_kept_gives_the_predictions_that_were_recorded(workshop):
+def test_the_encoder_that_was_kept_gives_the_predictions_that_were_recorded(context):
     """Read with diffusers alone, noised and pooled by hand."""
     dataset, (trial,) = tuned_trials()
-    _, correct = rows_of(trial, workshop)
-    folder = workshop.folder(trial.needs["tuned"])
+    _, correct = rows_of(trial, context)
+    folder = context.folder(trial.needs["tuned"])
     unet = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True).eval()
     scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
     head = load_file(folder / "head.safetensors")
     places = torch.from_numpy(dataset.splits["test"])
     x = torch.from_numpy(dataset.images[places]).float() / 127.5 - 1
     address = torch.stack([places, torch.full_like(places, 5), torch.zeros_like(places)], 1)
-    epsilon = noise.normal(stream(0, "features"), address, (1, 8, 8))
+    epsilon = noise.normal(derive_seed(0, "features"), address, (1, 8, 8))
     found = {}
     unet.get_submodule(trial.axes["block_name"]).register_forward_hook(lambda m, i, o: found.update(map=o))
     with torch.no_grad():
@@ -228,25 +228,25 @@ def test_the_encoder_that_was_kept_gives_the_predictions_that_were_recorded(work
 
 
 @pytest.mark.parametrize("batch", [1, 7])
-def test_predictions_do_not_depend_on_the_batch(workshop, batch):
+def test_predictions_do_not_depend_on_the_batch(context, batch):
     dataset, (trial,) = tuned_trials()
     _, (other,) = tuned_trials(batch=batch)
     assert other.key == trial.key
     index_M = dataset.splits["test"]
     np.testing.assert_array_equal(
-        predict(trial, workshop, dataset, index_M), predict(other, workshop, dataset, index_M)
+        predict(trial, context, dataset, index_M), predict(other, context, dataset, index_M)
     )
     order = np.random.default_rng(0).permutation(len(index_M))
     np.testing.assert_array_equal(
-        predict(trial, workshop, dataset, index_M[order]), predict(trial, workshop, dataset, index_M)[order]
+        predict(trial, context, dataset, index_M[order]), predict(trial, context, dataset, index_M)[order]
     )
 
 
-def test_the_same_experiment_gives_the_same_rows(workshop, tmp_path):
+def test_the_same_experiment_gives_the_same_rows(context, tmp_path):
     _, (trial,) = tuned_trials(heads=[MLP])
-    elsewhere = replace(workshop, store=type(workshop.store)(Storage(str(tmp_path / "elsewhere"))))
+    elsewhere = replace(context, store=type(context.store)(Storage(str(tmp_path / "elsewhere"))))
     torch.manual_seed(1)
-    first = rows_of(trial, workshop)
+    first = rows_of(trial, context)
     torch.manual_seed(2)
     second = rows_of(trial, elsewhere)
     for one, other in zip(first, second, strict=True):
@@ -255,14 +255,14 @@ def test_the_same_experiment_gives_the_same_rows(workshop, tmp_path):
 
 
 @pytest.mark.slow
-def test_fine_tuning_learns_what_can_be_learnt(workshop):
+def test_fine_tuning_learns_what_can_be_learnt(context):
     tune = {**TUNE, "steps": 100, "batch": 32, "learning_rate": 0.1}
     _, (trial,) = tuned_trials(tune=tune, augment=None, data={"labels_per_class": 20})
-    row, _ = rows_of(trial, workshop)
+    row, _ = rows_of(trial, context)
     assert row["validation_accuracy"] > 0.6
-    network = read_head(trial.needs["tuned"], workshop, 10)
+    network = read_head(trial.needs["tuned"], context, 10)
     assert not any(parameter.requires_grad for parameter in network.parameters())
-    assert len(open_dataset(trial.needs["dataset"], workshop).classes) == 10
+    assert len(open_dataset(trial.needs["dataset"], context).classes) == 10
 
 
 def test_what_only_changes_the_speed_changes_no_key():

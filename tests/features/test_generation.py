@@ -14,14 +14,15 @@ from tiny_features import DATA, FEATURES, family_unet_and_process, pick, trials_
 from harness.core.config import parse
 from harness.core.errors import UserError
 from harness.core.stages import run
+from harness.core.tables import Role
 from harness.data.config import DataConfig
 from harness.data.dataset import Images, open_dataset
+from harness.features import tables
 from harness.features.generation import compare
 from harness.features.generation.compare import encode, grid
 from harness.features.generation.config import GenerationConfig
 from harness.features.generation.sample import FILE, as_grey_levels, sample
 from harness.features.generation.study import STUDY
-from harness.features.study import STUDY as FEATURES_STUDY
 from harness.models.backbones.denoiser import Denoiser, save_pipeline
 from harness.models.noise_processes.variance_preserving import VariancePreserving
 from harness.sweep import studies
@@ -46,8 +47,8 @@ def generation_of(seed=0, data=None, **generation):
     return images.dataset, STUDY.trials(config, images, seed)
 
 
-def row_of(trial, workshop):
-    outcome = run(trial, workshop, "cpu")
+def row_of(trial, context):
+    outcome = run(trial, context, "cpu")
     (row,) = outcome.tables["generation"]
     assert not outcome.failed, row["error"]
     assert len(studies.tables()["generation"].filled([row])) == 1
@@ -175,7 +176,7 @@ def test_large_samples_are_made_smaller_and_one_is_a_grid_too():
     assert (decoded(grid(images)) == 90).all()
 
 
-def test_a_small_experiment_runs_from_plan_to_rows(workshop):
+def test_a_small_experiment_runs_from_plan_to_rows(context):
     dataset, trials = generation_of(regularisers=["none", "self_conditioning"], shard=8)
     assert [(trial.axes["regulariser"], trial.axes["encoder"]) for trial in trials] == [
         (None, "pixels"),
@@ -183,7 +184,7 @@ def test_a_small_experiment_runs_from_plan_to_rows(workshop):
         ("self_conditioning", "pixels"),
         ("self_conditioning", "random"),
     ]
-    rows = {trial.key: row_of(trial, workshop) for trial in trials}
+    rows = {trial.key: row_of(trial, context) for trial in trials}
     assert len(rows) == 4
     for trial in trials:
         row = rows[trial.key]
@@ -198,10 +199,10 @@ def test_a_small_experiment_runs_from_plan_to_rows(workshop):
         assert row["kernel_deviation"] > 0
     first = trials[0]
     drawn = np.concatenate(
-        [load_file(workshop.file(stage, FILE))["samples"] for stage in first.reads["samples"]]
+        [load_file(context.file(stage, FILE))["samples"] for stage in first.reads["samples"]]
     )
     assert drawn.shape == (24, 1, 8, 8)
-    stored = open_dataset(first.needs["dataset"], workshop)
+    stored = open_dataset(first.needs["dataset"], context)
     real, held_out = (stored.images[stored.splits[name]] for name in ("train", "test"))
     row = rows[first.key]
     assert row["frechet"] == pytest.approx(by_eigenvalues(drawn, real), rel=1e-3)
@@ -219,14 +220,14 @@ def by_eigenvalues(images, others):
     return np.square(x.mean(0) - y.mean(0)).sum() + np.trace(a) + np.trace(b) - 2 * overlap
 
 
-def test_samples_of_other_shards_and_batches_are_the_same_trials_and_the_same_images(workshop):
+def test_samples_of_other_shards_and_batches_are_the_same_trials_and_the_same_images(context):
     settings = {"encoders": ["pixels"], "sampler": "ddpm"}
     (whole,), (cut,) = (
         generation_of(**settings, **how)[1] for how in ({"batch": 24}, {"shard": 7, "batch": 5})
     )
     assert whole.key == cut.key
     found = [
-        np.concatenate([load_file(workshop.file(stage, FILE))["samples"] for stage in trial.reads["samples"]])
+        np.concatenate([load_file(context.file(stage, FILE))["samples"] for stage in trial.reads["samples"]])
         for trial in (whole, cut)
     ]
     assert [len(trial.reads["samples"]) for trial in (whole, cut)] == [1, 3]
@@ -243,9 +244,9 @@ def test_other_values_are_other_trials():
     assert same < keys(regularisers=["none", "dispersive"])
 
 
-def test_fewer_held_out_images_than_samples_are_no_reference(workshop):
+def test_fewer_held_out_images_than_samples_are_no_reference(context):
     (trial,) = generation_of(samples=41, encoders=["pixels"], batch=41)[1]
-    assert row_of(trial, workshop)["frechet_real"] is None
+    assert row_of(trial, context)["frechet_real"] is None
     (trial,) = generation_of(samples=None, encoders=["pixels"])[1]
     assert trial.axes["samples"] == 40, "as many as test images"
     assert "held_out" in trial.reads
@@ -260,7 +261,7 @@ def test_fewer_held_out_images_than_samples_are_no_reference(workshop):
         ({"encoders": ["pixel"]}, "did you mean 'pixels'"),
         ({"sampler": "ddmp"}, "did you mean 'dd"),
         ({"samples": 1}, "samples"),
-        ({"regularisers": ["dispersive", "dispersive"]}, "dispersive is given twice; give each a label"),
+        ({"regularisers": ["dispersive", "dispersive"]}, "'dispersive' is given twice; give each a label"),
         ({"regularisers": ["none", "none"]}, "none is given twice"),
         ({"regularisers": ["dispersion"]}, "did you mean 'dispersive'"),
         ({"regularisers": [{"name": "dispersive", "block": 77}]}, "block 77: this backbone has"),
@@ -277,7 +278,7 @@ def test_a_trained_backbone_is_not_regularised_any_more(tmp_path):
     given = {"backbone": {"name": "pretrained", "path": str(tmp_path / "given")}}
     assert generation_of(**given)[1]
     for trials in (generation_of, trials_of):
-        with pytest.raises(UserError, match="this one is trained already"):
+        with pytest.raises(UserError, match="this one is already trained"):
             trials(**given, regularisers=["none", "dispersive"])
 
 
@@ -290,7 +291,7 @@ def test_the_experiments_sample_the_backbones_that_they_probe(name):
 
 
 @pytest.mark.slow
-def test_each_regulariser_trains_a_backbone_of_its_own_and_its_features_are_probed(workshop):
+def test_each_regulariser_trains_a_backbone_of_its_own_and_its_features_are_probed(context):
     chosen = ["none", {"name": "dispersive", "block": 5, "weight": 2.0}, "self_conditioning"]
     trials = trials_of(
         regularisers=chosen,
@@ -303,7 +304,7 @@ def test_each_regulariser_trains_a_backbone_of_its_own_and_its_features_are_prob
     found = {}
     for name in (None, "dispersive", "self_conditioning"):
         trial = pick(trials, **place, regulariser=name)
-        outcome = run(trial, workshop, "cpu")
+        outcome = run(trial, context, "cpu")
         assert not outcome.failed, outcome.tables["features"][0]["error"]
         assert outcome.tables["features"][0]["regulariser"] == name
         found[name] = trial.needs["backbone"]
@@ -314,4 +315,4 @@ def test_each_regulariser_trains_a_backbone_of_its_own_and_its_features_are_prob
     ]
     assert pick(without, **place).needs["backbone"].key == found[None].key
     assert {trial.key for trial in without} < {trial.key for trial in trials}
-    assert "regulariser" in {*FEATURES_STUDY.axes, *FEATURES_STUDY.apart}
+    assert "regulariser" in tables.FEATURES.names(Role.SETUP)

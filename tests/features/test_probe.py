@@ -17,6 +17,7 @@ from harness.core.stages import Code, Stage, run
 from harness.core.storage import Storage
 from harness.core.tables import WHEN_AND_WHERE, Role
 from harness.data.dataset import open_dataset
+from harness.features import tables as declared
 from harness.features.probe import read_features, split
 from harness.features.study import STUDY
 from harness.models.backbones.denoiser import load_denoiser, save_pipeline
@@ -25,8 +26,8 @@ from harness.models.backbones.unet import UNet
 from harness.sweep import studies
 
 
-def rows_of(trials, workshop):
-    outcomes = [run(trial, workshop, "cpu") for trial in trials]
+def rows_of(trials, context):
+    outcomes = [run(trial, context, "cpu") for trial in trials]
     for outcome in outcomes:
         assert not outcome.failed, outcome.tables["features"][0]["error"]
         for name, rows in outcome.tables.items():
@@ -34,12 +35,12 @@ def rows_of(trials, workshop):
     return {outcome.key: outcome.tables for outcome in outcomes}
 
 
-def test_a_small_experiment_runs_from_plan_to_rows(workshop):
+def test_a_small_experiment_runs_from_plan_to_rows(context):
     dataset, trials = trials_of(heads=["linear", {"name": "mlp", "hidden": [8], "train": {"steps": 5}}])
     grid = 2 * 2 * 2 * 2
     assert len(trials) == grid + 2 * 2 * 2 + 2
     assert len({trial.key for trial in trials}) == len(trials)
-    tables = rows_of(trials, workshop)
+    tables = rows_of(trials, context)
     channels = {block.number: block.channels for block in UNet(**FEATURES["backbone"]).plan(8, 1).blocks}
     for trial in trials:
         (row,), (correct,) = tables[trial.key]["features"], tables[trial.key]["correctness"]
@@ -60,10 +61,10 @@ def test_a_small_experiment_runs_from_plan_to_rows(workshop):
     }
 
 
-def test_the_same_experiment_gives_the_same_rows(workshop, tmp_path):
+def test_the_same_experiment_gives_the_same_rows(context, tmp_path):
     _, trials = trials_of(blocks=[5], timesteps=[50], pools=[1])
-    elsewhere = replace(workshop, store=type(workshop.store)(Storage(str(tmp_path / "elsewhere"))))
-    first, second = rows_of(trials, workshop), rows_of(trials, elsewhere)
+    elsewhere = replace(context, store=type(context.store)(Storage(str(tmp_path / "elsewhere"))))
+    first, second = rows_of(trials, context), rows_of(trials, elsewhere)
     for key, tables in first.items():
         for name, rows in tables.items():
             kept = [column for column in rows[0] if column not in WHEN_AND_WHERE]
@@ -72,20 +73,20 @@ def test_the_same_experiment_gives_the_same_rows(workshop, tmp_path):
                     np.testing.assert_array_equal(one[column], other[column], err_msg=f"{name}.{column}")
 
 
-def test_an_object_store_gives_the_same_rows_as_a_disk(workshop, tmp_path, monkeypatch):
+def test_an_object_store_gives_the_same_rows_as_a_disk(context, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     _, trials = trials_of(blocks=[5], timesteps=[50], pools=[1])
-    remote = replace(workshop, store=type(workshop.store)(Storage("memory://probe")))
-    first, second = rows_of(trials, workshop), rows_of(trials, remote)
+    remote = replace(context, store=type(context.store)(Storage("memory://probe")))
+    first, second = rows_of(trials, context), rows_of(trials, remote)
     for key, tables in first.items():
         assert tables["features"][0]["test_accuracy"] == second[key]["features"][0]["test_accuracy"]
     assert set(remote.store.storage.names("artifacts")) == {"dataset", "backbone", "features"}
     remote.store.storage.remove("")
 
 
-def test_pixels_are_probed_as_scikit_learn_would(workshop):
+def test_pixels_are_probed_as_scikit_learn_would(context):
     dataset, trials = trials_of(blocks=[2], heads=[{"name": "linear", "strengths": [0.1]}])
-    row = rows_of([pick(trials, features="pixels")], workshop).popitem()[1]["features"][0]
+    row = rows_of([pick(trials, features="pixels")], context).popitem()[1]["features"][0]
     train, test = dataset.labelled(4), dataset.splits["test"]
     x = dataset.images.reshape(len(dataset.images), -1) / 127.5 - 1
     mean, deviation = x[train].mean(0), x[train].std(0)
@@ -108,37 +109,35 @@ def test_training_features_are_standardised_and_the_others_by_the_same_numbers()
     np.testing.assert_array_equal(test.labels_N, dataset.labels[dataset.splits["test"]])
 
 
-def test_smaller_pools_are_read_from_what_is_stored_for_larger_ones(workshop):
+def test_smaller_pools_are_read_from_what_is_stored_for_larger_ones(context):
     dataset, trials = trials_of(blocks=[2], timesteps=[50], pools=[1, 2, 4], controls=[])
     assert len({trial.reads["features"][0].key for trial in trials}) == 1
-    found = {trial.axes["pool"]: read_features(trial, workshop, dataset)[0] for trial in trials}
+    found = {trial.axes["pool"]: read_features(trial, context, dataset)[0] for trial in trials}
     alone = {
         pool: trials_of(blocks=[2], timesteps=[50], pools=[pool], controls=[])[1][0] for pool in (1, 2, 4)
     }
     for pool, trial in alone.items():
-        np.testing.assert_allclose(read_features(trial, workshop, dataset)[0], found[pool], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(read_features(trial, context, dataset)[0], found[pool], rtol=0, atol=1e-6)
         assert trial.key == pick(trials, pool=pool).key
 
 
-def test_a_trial_reads_all_its_shards_in_their_order(workshop):
+def test_a_trial_reads_all_its_shards_in_their_order(context):
     settings = {"blocks": [2], "timesteps": [50], "pools": [2], "controls": []}
     dataset, (whole,) = trials_of(**settings)
     _, (cut,) = trials_of(**settings, shard=32)
     assert len(cut.reads["features"]) == 4
-    one, other = (read_features(trial, workshop, dataset)[0] for trial in (whole, cut))
+    one, other = (read_features(trial, context, dataset)[0] for trial in (whole, cut))
     np.testing.assert_array_equal(one, other)
 
 
-def test_views_are_more_training_images_and_leave_the_others_alone(workshop):
+def test_views_are_more_training_images_and_leave_the_others_alone(context):
     settings = {"blocks": [2], "timesteps": [50], "pools": [1], "controls": []}
     dataset, (plain,) = trials_of(**settings)
     _, (seen,) = trials_of(**settings, views=3, augment={"crop": 0.6})
     assert seen.key != plain.key
     assert seen.reads["features"] == plain.reads["features"]  # what is there already is not made again
-    (one, *_), parts = (
-        split(*read_features(trial, workshop, dataset), dataset, 4) for trial in (plain, seen)
-    )
-    x_40, views = read_features(seen, workshop, dataset)
+    (one, *_), parts = (split(*read_features(trial, context, dataset), dataset, 4) for trial in (plain, seen))
+    x_40, views = read_features(seen, context, dataset)
     assert len(views) == 2 * 40
     train = parts[0]
     assert [len(part.labels_N) for part in parts] == [3 * 40, 30, 40]
@@ -147,16 +146,16 @@ def test_views_are_more_training_images_and_leave_the_others_alone(workshop):
     np.testing.assert_allclose(train.x, (whole - whole.mean(0)) / whole.std(0), rtol=1e-3, atol=1e-4)
     first, second = views[:40], views[40:]
     assert not np.allclose(first, second)
-    rows = rows_of([seen], workshop)
+    rows = rows_of([seen], context)
     assert rows[seen.key]["features"][0]["train_n"] == 120
 
 
-def test_a_view_without_crops_is_another_draw_of_the_noise(workshop):
+def test_a_view_without_crops_is_another_draw_of_the_noise(context):
     settings = {"blocks": [2], "timesteps": [50], "pools": [1], "controls": []}
     dataset, (two,) = trials_of(**settings, draws=2)
     _, (views,) = trials_of(**settings, views=2)
-    x, second = read_features(views, workshop, dataset)
-    averaged, _ = read_features(two, workshop, dataset)
+    x, second = read_features(views, context, dataset)
+    averaged, _ = read_features(two, context, dataset)
     np.testing.assert_allclose((x[:40] + second) / 2, averaged[:40], rtol=0, atol=1e-6)
 
 
@@ -172,7 +171,7 @@ def test_memory_for_less_than_one_batch_is_refused_with_what_would_fit(features,
         trials_of(**features)
 
 
-def test_the_batch_that_is_proposed_fits(workshop):
+def test_the_batch_that_is_proposed_fits(context):
     with pytest.raises(UserError) as refused:
         trials_of(memory_gb=2e-4)
     batch = int(re.search(r"features.batch=(\d+)", str(refused.value))[1])
@@ -182,7 +181,7 @@ def test_the_batch_that_is_proposed_fits(workshop):
         trials_of(memory_gb=2e-4, batch=batch + 1)
 
 
-def make_dataset(stage, folder, workshop):
+def make_dataset(stage, folder, context):
     """Makes the data set of the configuration with its test images in another order, or with other labels."""
     dataset, _ = trials_of()
     labels, splits = dataset.labels.copy(), dict(dataset.splits)
@@ -197,15 +196,15 @@ def make_dataset(stage, folder, workshop):
     (folder / "classes.json").write_text(json.dumps(dataset.classes))
 
 
-def test_nothing_is_chosen_on_test(workshop):
+def test_nothing_is_chosen_on_test(context):
     _, trials = trials_of()
     pixels = pick(trials, features="pixels")
     rows = {}
     for test in ("as it is", "shuffled", "relabelled"):
         stage = Stage("dataset", Code("dataset", 1, "test_probe:make_dataset"), {"test": test})
         changed = replace(pixels, needs={"dataset": stage})
-        assert len(open_dataset(stage, workshop).splits["test"]) == 40
-        rows[test] = rows_of([changed], workshop).popitem()[1]
+        assert len(open_dataset(stage, context).splits["test"]) == 40
+        rows[test] = rows_of([changed], context).popitem()[1]
     plain, shuffled, relabelled = (rows[test]["features"][0] for test in rows)
     for row in (shuffled, relabelled):
         assert row["regularisation"] == plain["regularisation"]
@@ -216,11 +215,11 @@ def test_nothing_is_chosen_on_test(workshop):
     np.testing.assert_array_equal(correct[0], correct[1][::-1])
 
 
-def test_an_untrained_control_has_the_weights_of_before_training(workshop):
+def test_an_untrained_control_has_the_weights_of_before_training(context):
     _, trials = trials_of(blocks=[5], timesteps=[50], pools=[1])
     stages = {kind: pick(trials, features=kind).needs["backbone"] for kind in ("trained", "untrained")}
     weights = {
-        kind: load_denoiser(workshop.folder(stage)).network.state_dict() for kind, stage in stages.items()
+        kind: load_denoiser(context.folder(stage)).network.state_dict() for kind, stage in stages.items()
     }
     assert not torch.equal(weights["trained"]["conv_in.weight"], weights["untrained"]["conv_in.weight"])
     assert torch.equal(weights["untrained"]["conv_in.bias"].isfinite(), torch.ones(8, dtype=torch.bool))
@@ -228,7 +227,7 @@ def test_an_untrained_control_has_the_weights_of_before_training(workshop):
     assert pick(trials, features="untrained").axes["timestep"] == 50
 
 
-def test_a_pretrained_backbone_is_probed_without_training(workshop, tmp_path):
+def test_a_pretrained_backbone_is_probed_without_training(context, tmp_path):
     plan = UNet(block_out_channels=[8, 16], layers_per_block=1).plan(8, 1)
     torch.manual_seed(3)
     unet = build_network(plan.config)
@@ -236,9 +235,9 @@ def test_a_pretrained_backbone_is_probed_without_training(workshop, tmp_path):
     given = {"name": "pretrained", "path": str(tmp_path / "mine")}
     _, trials = trials_of(backbone=given, blocks=[5], timesteps=[10], pools=[1], controls=[])
     stage = trials[0].needs["backbone"]
-    assert (stage.trains, stage.here, stage.needs) == (False, True, {})
-    rows_of(trials, workshop)
-    denoiser = load_denoiser(workshop.folder(stage))
+    assert (stage.trains, stage.local, stage.needs) == (False, True, {})
+    rows_of(trials, context)
+    denoiser = load_denoiser(context.folder(stage))
     copied, process = denoiser.network, denoiser.process
     assert torch.equal(copied.mid_block.resnets[0].conv1.weight, unet.mid_block.resnets[0].conv1.weight)
     assert process.timesteps == 1000
@@ -309,12 +308,12 @@ def test_the_study_searches_over_its_axes_and_not_over_its_controls():
     _, trials = trials_of()
     assert STUDY.name == "features"
     for trial in trials:
-        assert set(STUDY.axes) <= set(trial.axes)
+        assert set(declared.FEATURES.names(Role.AXIS)) <= set(trial.axes)
         assert trial.searchable == (trial.axes["features"] == "trained")
         assert trial.objective in studies.tables()["features"].names(Role.METRIC)
 
 
-def test_another_data_set_is_probed_with_the_same_backbone(workshop):
+def test_another_data_set_is_probed_with_the_same_backbone(context):
     other = {"name": "digits", "label": "fewer", "labels_per_class": 3, "max_test": 20, "max_validation": 10}
     dataset, trials = trials_of(blocks=[5], timesteps=[50], pools=[1], transfer=[other])
     by_data = {name: [trial for trial in trials if trial.data == name] for name in ("digits", "fewer")}
@@ -322,7 +321,7 @@ def test_another_data_set_is_probed_with_the_same_backbone(workshop):
     first, second = (pick(found, features="trained") for found in by_data.values())
     assert first.needs["backbone"] == second.needs["backbone"]
     assert first.key != second.key
-    tables = rows_of(trials, workshop)
+    tables = rows_of(trials, context)
     (row,) = tables[second.key]["features"]
     assert (row["data"], row["train_n"], row["test_accuracy_n"]) == ("fewer", 30, 20)
     assert (
@@ -333,7 +332,7 @@ def test_another_data_set_is_probed_with_the_same_backbone(workshop):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"name": "digits"}, "two data sets are called 'digits'; give each a label"),
+        ({"name": "digits"}, "'digits' is given twice; give each data set a label"),
         ({"name": "digits", "label": "large", "size": 16}, "large: images of 16 pixels and 1 channels"),
         ({"name": "folder", "path": "/nowhere"}, "/nowhere: does not exist"),
     ],

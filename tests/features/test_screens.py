@@ -22,7 +22,7 @@ SETTINGS = {"timesteps": [0, 20, 50], "heads": ["linear", "ridge"], "controls": 
 
 def screens_of(**settings):
     dataset, grid = trials_of(**{**SETTINGS, **settings})
-    return dataset, grid, STUDY.screens(grid)
+    return dataset, grid, STUDY.auto.screens(grid)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ def test_a_screen_has_features_of_its_own_which_the_whole_timestep_shares():
     assert not whole & {stage.key for screen in screens for stage in screen.reads["features"]}
 
 
-def test_a_screen_reads_the_features_that_the_grid_has_of_the_same_images(workshop):
+def test_a_screen_reads_the_features_that_the_grid_has_of_the_same_images(context):
     dataset, grid, screens = screens_of(blocks=[5], timesteps=[20], pools=[2], heads=["linear"], batch=16)
     (screen,), (trial,) = screens, grid
     thin = dataset.thinned(4, screen.config["images"])
-    few, _ = read_features(screen, workshop, thin)
-    whole, _ = read_features(trial, workshop, dataset)
+    few, _ = read_features(screen, context, thin)
+    whole, _ = read_features(trial, context, dataset)
     places = {image: place for place, image in enumerate(dataset.probed(4))}
-    read = np.concatenate([images_of(stage, workshop) for stage in screen.reads["features"]])
+    read = np.concatenate([images_of(stage, context) for stage in screen.reads["features"]])
     np.testing.assert_array_equal(read, thin.probed(None))
     np.testing.assert_allclose(few, whole[[places[image] for image in read]], rtol=1e-4, atol=1e-5)
 
@@ -103,10 +103,10 @@ def test_the_strength_of_a_screen_is_that_which_predicts_most():
     assert shares[[1e-6, 1.0, 1e6].index(strength)] == max(shares)
 
 
-def test_a_screen_ends_in_a_row_of_the_images_that_were_passed(workshop):
+def test_a_screen_ends_in_a_row_of_the_images_that_were_passed(context):
     _, _, screens = screens_of(data={"labels_per_class": 12, "max_validation": 120})
     screen = pick(screens, block=5, timestep=20, pool=2)
-    outcome = run(screen, workshop, "cpu")
+    outcome = run(screen, context, "cpu")
     assert not outcome.failed, outcome.tables["features"][0]["error"]
     (row,) = outcome.tables["features"]
     studies.tables()["features"].filled([row])
@@ -119,17 +119,17 @@ def test_a_screen_ends_in_a_row_of_the_images_that_were_passed(workshop):
     assert row["validation_accuracy"] > 0.2, "an untrained network's features are better than luck"
 
 
-def test_rows_of_one_pass_say_the_same_number_of_passes(workshop):
+def test_rows_of_one_pass_say_the_same_number_of_passes(context):
     _, grid, _ = screens_of(timesteps=[20], pools=[1], draws=2, views=2)
-    rows = [run(trial, workshop, "cpu").tables["features"][0] for trial in grid]
+    rows = [run(trial, context, "cpu").tables["features"][0] for trial in grid]
     assert {row["image_passes"] for row in rows} == {2 * (40 + 30 + 40) + 2 * 40}
     _, trials = trials_of(controls=["pixels"], blocks=[2], timesteps=[20], pools=[1], heads=["ridge"])
-    pixels = run(pick(trials, features="pixels"), workshop, "cpu")
+    pixels = run(pick(trials, features="pixels"), context, "cpu")
     assert pixels.tables["features"][0]["image_passes"] == 0
 
 
 def test_features_that_are_not_kept_cannot_be_screened():
     _, grid, _ = screens_of()
     streamed = [replace(trial, reads={"streamed": trial.reads["features"]}) for trial in grid]
-    with pytest.raises(UserError, match=r"features\.way=cached"):
-        STUDY.screens(streamed)
+    with pytest.raises(UserError, match=r"features\.caching=cached"):
+        STUDY.auto.screens(streamed)

@@ -18,27 +18,27 @@ from harness.data.dataset import open_dataset
 from harness.features.heads.head import Labelled, head_of
 from harness.features.probe import read_features, split
 from harness.features.stages import Tap
-from harness.features.streaming.kept import WEIGHTS
+from harness.features.streaming.caching import by_memory, recipe, sums_bytes
+from harness.features.streaming.streamed_head import WEIGHTS
 from harness.features.streaming.sums import Gathered
-from harness.features.streaming.way import by_memory, recipe, sums_bytes
 from harness.models.backbones.unet import UNet
 from harness.sweep import studies
 
 RIDGE = {"heads": [{"name": "ridge", "strengths": [1e-3, 0.1, 10.0]}], "controls": []}
 
 
-def row_of(trial, workshop):
-    outcome = run(trial, workshop, "cpu")
+def row_of(trial, context):
+    outcome = run(trial, context, "cpu")
     assert not outcome.failed, outcome.tables["features"][0]["error"]
     for name, rows in outcome.tables.items():
         studies.tables()[name].filled(rows)
     return outcome.tables["features"][0]
 
 
-def streamed_weights(trial, workshop):
+def streamed_weights(trial, context):
     """Returns what was kept of the head of a trial: its weights, and how features are standardised."""
     (stage,) = trial.reads["streamed"]
-    return load_file(workshop.file(stage, WEIGHTS))
+    return load_file(context.file(stage, WEIGHTS))
 
 
 @given(
@@ -81,35 +81,35 @@ def test_a_pool_that_does_not_nest_is_refused():
     ],
     ids=["plain", "draws", "views", "pools that do not nest"],
 )
-def test_streamed_ridge_is_cached_ridge(workshop, settings):
+def test_streamed_ridge_is_cached_ridge(context, settings):
     given = {**RIDGE, "blocks": [2, 5], "timesteps": [50], **settings}
     if "pools" in settings:
         given["blocks"] = [2]
-    dataset, cached = trials_of(**given, way="cached")
-    _, streamed = trials_of(**given, way="streamed")
+    dataset, cached = trials_of(**given, caching="cached")
+    _, streamed = trials_of(**given, caching="streamed")
     assert not {trial.key for trial in cached} & {trial.key for trial in streamed}
     for trial, other in zip(cached, streamed, strict=True):
-        one, two = row_of(trial, workshop), row_of(other, workshop)
-        assert (one["way"], two["way"]) == ("cached", "streamed")
+        one, two = row_of(trial, context), row_of(other, context)
+        assert (one["caching"], two["caching"]) == ("cached", "streamed")
         for name in ("regularisation", "train_n", "dimensions", "parameter_count", "image_passes"):
             assert one[name] == two[name], name
         for name in ("validation_accuracy", "test_accuracy"):
             assert one[name] == pytest.approx(two[name], abs=1e-9), name
-        parts = split(*read_features(trial, workshop, dataset), dataset, 4)
+        parts = split(*read_features(trial, context, dataset), dataset, 4)
         fitted = head_of(trial.config["head"]).fit(parts[0], parts[1], 10, 0, "cpu")
-        kept = streamed_weights(other, workshop)
+        kept = streamed_weights(other, context)
         expected = fitted.network[1].weight.numpy()
         assert np.abs(kept["1.weight"] - expected).max() < 1e-4 * np.abs(expected).max()
         np.testing.assert_allclose(kept["1.bias"], fitted.network[1].bias.numpy(), atol=1e-4)
 
 
-def test_streamed_ridge_is_scikit_learns(workshop):
+def test_streamed_ridge_is_scikit_learns(context):
     given = {**RIDGE, "blocks": [5], "timesteps": [50], "pools": [1, 2]}
-    dataset, cached = trials_of(**given, way="cached")
-    _, streamed = trials_of(**given, way="streamed")
+    dataset, cached = trials_of(**given, caching="cached")
+    _, streamed = trials_of(**given, caching="streamed")
     for trial, other in zip(cached, streamed, strict=True):
-        row, kept = row_of(other, workshop), streamed_weights(other, workshop)
-        x, _ = read_features(trial, workshop, dataset)
+        row, kept = row_of(other, context), streamed_weights(other, context)
+        x, _ = read_features(trial, context, dataset)
         train = Labelled(x[:40], dataset.labels[dataset.labelled(4)])
         x_ND = (train.x_ND.astype(np.float64) - train.x_ND.mean(0)) / train.x_ND.std(0)
         y = np.where(train.labels_N[:, None] == np.arange(10), 1.0, -1.0)
@@ -122,31 +122,33 @@ def test_streamed_ridge_is_scikit_learns(workshop):
         assert right.mean() == row["test_accuracy"]
 
 
-def test_the_batch_changes_rounding_alone(workshop):
+def test_the_batch_changes_rounding_alone(context):
     weights = []
     for batch in (7, 64):
-        _, (trial,) = trials_of(**RIDGE, way="streamed", blocks=[5], timesteps=[50], pools=[2], batch=batch)
+        _, (trial,) = trials_of(
+            **RIDGE, caching="streamed", blocks=[5], timesteps=[50], pools=[2], batch=batch
+        )
         (stage,) = trial.reads["streamed"]
-        workshop.store.discard(stage.kind, stage.key)
-        weights.append(streamed_weights(trial, workshop)["1.weight"])
+        context.store.discard(stage.kind, stage.key)
+        weights.append(streamed_weights(trial, context)["1.weight"])
     np.testing.assert_allclose(*weights, rtol=1e-4, atol=1e-6)
     assert not np.array_equal(*weights)
 
 
-def test_one_stream_makes_all_blocks_and_pools_and_a_larger_grid_only_what_is_new(workshop):
-    _, small = trials_of(**RIDGE, way="streamed", timesteps=[50], blocks=[2], pools=[1])
-    _, large = trials_of(**RIDGE, way="streamed", timesteps=[50], blocks=[2, 5], pools=[1, 2])
+def test_one_stream_makes_all_blocks_and_pools_and_a_larger_grid_only_what_is_new(context):
+    _, small = trials_of(**RIDGE, caching="streamed", timesteps=[50], blocks=[2], pools=[1])
+    _, large = trials_of(**RIDGE, caching="streamed", timesteps=[50], blocks=[2, 5], pools=[1, 2])
     assert small[0].reads["streamed"][0].key in {trial.reads["streamed"][0].key for trial in large}
-    workshop.ensure(large[0].reads["streamed"][0])
-    assert all(workshop.has(trial.reads["streamed"][0]) for trial in large)
+    context.ensure(large[0].reads["streamed"][0])
+    assert all(context.has(trial.reads["streamed"][0]) for trial in large)
     assert {trial.reads["streamed"][0].work.image_passes for trial in large} == {40 + 30 + 40}
     assert len({trial.reads["streamed"][0].job for trial in large}) == 1
 
 
 def test_pools_and_blocks_that_memory_does_not_hold_together_get_streams_of_their_own():
-    _, trials = trials_of(**RIDGE, way="streamed", timesteps=[50], blocks=[2, 5], pools=[4], batch=1)
+    _, trials = trials_of(**RIDGE, caching="streamed", timesteps=[50], blocks=[2, 5], pools=[4], batch=1)
     _, cut = trials_of(
-        **RIDGE, way="streamed", timesteps=[50], blocks=[2, 5], pools=[4], batch=1, memory_gb=0.004
+        **RIDGE, caching="streamed", timesteps=[50], blocks=[2, 5], pools=[4], batch=1, memory_gb=0.004
     )
     assert len({trial.reads["streamed"][0].job for trial in trials}) == 1
     assert len({trial.reads["streamed"][0].job for trial in cut}) == 2
@@ -175,7 +177,7 @@ def test_every_group_fits_into_memory_or_a_tap_is_named(widths, memory):
 def test_sums_that_do_not_fit_are_refused_with_what_would():
     with pytest.raises(UserError) as caught:
         trials_of(
-            **RIDGE, way="streamed", blocks=[1], pools=[1, 8], memory_gb=0.003, batch=1,
+            **RIDGE, caching="streamed", blocks=[1], pools=[1, 8], memory_gb=0.003, batch=1,
             backbone={"name": "unet", "block_out_channels": [8, 16], "layers_per_block": 1, "timesteps": 100},
         )  # fmt: skip
     text = str(caught.value)
@@ -188,8 +190,8 @@ def test_sums_that_do_not_fit_are_refused_with_what_would():
     [
         ({}, False, "cached (cached features take"),
         ({"store_gb": 1e-7}, True, "features.store_gb = 1e-07"),
-        ({"way": "cached", "store_gb": 1e-7}, False, "features.way = cached"),
-        ({"way": "streamed"}, True, "features.way = streamed"),
+        ({"caching": "cached", "store_gb": 1e-7}, False, "features.caching = cached"),
+        ({"caching": "streamed"}, True, "features.caching = streamed"),
         ({"protocol": "published"}, True, "draws noise and crops afresh"),
     ],
 )
@@ -204,17 +206,23 @@ def test_the_way_is_chosen_by_what_a_cache_would_take_and_every_trial_says_why(s
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"protocol": "published", "way": "cached"}, ["features.way = cached", "features.way=auto"]),
+        (
+            {"protocol": "published", "caching": "cached"},
+            ["features.caching = cached", "features.caching=auto"],
+        ),
         (
             {"protocol": "published", "heads": ["ridge", "linear"]},
             ["head ridge cannot learn", "protocol=ours"],
         ),
-        ({"way": "streamed", "heads": ["knn"]}, ["head knn cannot learn from a stream", "ridge"]),
+        ({"caching": "streamed", "heads": ["knn"]}, ["head knn cannot learn from a stream", "ridge"]),
         ({"store_gb": 1e-7, "heads": ["linear", "knn"]}, ["features.store_gb = 1e-07", "head knn"]),
-        ({"way": "streamed", "heads": [{"name": "mlp", "train": {"clip": 1.0}}]}, ["mlp", "clip = 1.0"]),
-        ({"way": "streamed", "heads": [{"name": "mlp", "weight_decays": [0.1]}]}, ["mlp", "weight_decays"]),
-        ({"way": "streamed", "heads": ["linear"], "memory_gb": 1e-6}, ["features.memory_gb"]),
-        ({"way": "stream"}, ["features: way", "did you mean 'streamed'?"]),
+        ({"caching": "streamed", "heads": [{"name": "mlp", "train": {"clip": 1.0}}]}, ["mlp", "clip = 1.0"]),
+        (
+            {"caching": "streamed", "heads": [{"name": "mlp", "weight_decays": [0.1]}]},
+            ["mlp", "weight_decays"],
+        ),
+        ({"caching": "streamed", "heads": ["linear"], "memory_gb": 1e-6}, ["features.memory_gb"]),
+        ({"caching": "stream"}, ["features: caching", "did you mean 'streamed'?"]),
     ],
 )
 def test_what_cannot_be_streamed_is_refused_before_anything_runs(settings, words):
@@ -226,7 +234,7 @@ def test_what_cannot_be_streamed_is_refused_before_anything_runs(settings, words
 
 def test_the_published_protocol_has_its_own_keys_and_so_have_heads_that_learn_from_a_stream():
     keys = []
-    for settings in ({"way": "cached"}, {"way": "streamed"}, {"protocol": "published"}):
+    for settings in ({"caching": "cached"}, {"caching": "streamed"}, {"protocol": "published"}):
         _, trials = trials_of(heads=["linear"], controls=[], **settings)
         keys.append({trial.key for trial in trials})
     assert not keys[0] & keys[1]
@@ -245,11 +253,11 @@ def test_the_published_recipe_is_the_papers():
     assert recipe(attention, "published", 1_281_167).learning_rate == 5e-2
 
 
-def test_the_stage_of_a_streamed_probe_survives_the_journey_to_a_worker(workshop):
-    dataset, trials = trials_of(**RIDGE, way="streamed")
+def test_the_stage_of_a_streamed_probe_survives_the_journey_to_a_worker(context):
+    dataset, trials = trials_of(**RIDGE, caching="streamed")
     stage = pick(trials, block=2, pool=1, timestep=50).reads["streamed"][0]
     there = dataclasses.replace(stage, config=json.loads(json.dumps(stage.config)))
     assert there.key == stage.key
-    workshop.ensure(there)
-    assert workshop.has(stage)
-    assert open_dataset(stage.needs["dataset"], workshop).fingerprint == dataset.fingerprint
+    context.ensure(there)
+    assert context.has(stage)
+    assert open_dataset(stage.needs["dataset"], context).fingerprint == dataset.fingerprint

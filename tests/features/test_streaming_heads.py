@@ -9,16 +9,16 @@ from diffusers import DDPMScheduler
 from safetensors.numpy import load_file
 from tiny_features import pick, trials_of
 
-from harness.core.seeds import stream
+from harness.core.seeds import derive_seed
 from harness.core.stages import run
 from harness.data.dataset import open_dataset
 from harness.data.transforms import as_input
 from harness.features.extract import open_denoiser
 from harness.features.streaming import side_by_side
-from harness.features.streaming.kept import ABOUT, WEIGHTS
 from harness.features.streaming.side_by_side import SideBySide, name_of
+from harness.features.streaming.streamed_head import ABOUT, WEIGHTS
 from harness.training.config import Augment
-from harness.training.loop import Crew, fit
+from harness.training.loop import ProcessGroup, fit
 from harness.training.tasks import Draws
 
 MLP = {"name": "mlp", "hidden": [8], "train": {"steps": 6, "batch": 16}}
@@ -30,28 +30,28 @@ def stage_of(trial):
     return stage
 
 
-def weights_of(trial, workshop):
-    return load_file(workshop.file(stage_of(trial), WEIGHTS))
+def weights_of(trial, context):
+    return load_file(context.file(stage_of(trial), WEIGHTS))
 
 
-def task_of(trials, workshop, augment=None, batch=64):
+def task_of(trials, context, augment=None, batch=64):
     cells = [stage_of(trial).config for trial in trials]
     return SideBySide(
-        open_denoiser(trials[0].needs["backbone"], workshop),
-        open_dataset(trials[0].needs["dataset"], workshop),
+        open_denoiser(trials[0].needs["backbone"], context),
+        open_dataset(trials[0].needs["dataset"], context),
         cells,
         augment,
         batch,
     )
 
 
-def test_rows_of_streamed_heads(workshop):
+def test_rows_of_streamed_heads(context):
     _, trials = trials_of(**PUBLISHED, heads=["linear", MLP])
     for trial in trials:
-        outcome = run(trial, workshop, "cpu")
+        outcome = run(trial, context, "cpu")
         assert not outcome.failed, outcome.tables["features"][0]["error"]
         (row,), (correct,) = outcome.tables["features"], outcome.tables["correctness"]
-        assert (row["way"], row["train_n"], row["validation_accuracy_n"]) == ("streamed", 40, 30)
+        assert (row["caching"], row["train_n"], row["validation_accuracy_n"]) == ("streamed", 40, 30)
         assert row["test_accuracy"] == correct["correct"].mean()
         assert len(correct["correct"]) == 40
         assert row["image_passes"] == round(28 * 40 / 128) * 128 + 70
@@ -65,13 +65,13 @@ def test_rows_of_streamed_heads(workshop):
 
 
 @pytest.mark.parametrize("protocol", ["ours", "published"])
-def test_a_head_learns_the_same_whatever_stands_beside_it(workshop, tmp_path, protocol):
-    given = {"protocol": protocol, "way": "auto" if protocol == "published" else "streamed"}
+def test_a_head_learns_the_same_whatever_stands_beside_it(context, tmp_path, protocol):
+    given = {"protocol": protocol, "caching": "auto" if protocol == "published" else "streamed"}
     given |= {"timesteps": [50], "controls": []}
     heads = [MLP, {**MLP, "hidden": [4], "label": "small"}]
     _, alone = trials_of(**given, heads=[MLP], blocks=[2], pools=[2])
-    kept = weights_of(alone[0], workshop)
-    elsewhere = replace(workshop, store=type(workshop.store)(type(workshop.store.storage)(str(tmp_path))))
+    kept = weights_of(alone[0], context)
+    elsewhere = replace(context, store=type(context.store)(type(context.store.storage)(str(tmp_path))))
     _, crowd = trials_of(**given, heads=heads, blocks=[2, 5, 7], pools=[1, 2])
     (again,) = [trial for trial in crowd if stage_of(trial).key == stage_of(alone[0]).key]
     assert again.key == alone[0].key
@@ -87,7 +87,7 @@ def by_hand(task, cell, seed, steps, batch, rate, decay_every):
     index_M = dataset.labelled(4)
     layer = task.model()[name_of(cell)][1]
     weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
-    order = np.random.Generator(np.random.Philox(stream(seed, "order", 0))).permutation(len(index_M))
+    order = np.random.Generator(np.random.Philox(derive_seed(seed, "order", 0))).permutation(len(index_M))
     place = 0
     epoch = 0
     for step in range(steps):
@@ -95,7 +95,7 @@ def by_hand(task, cell, seed, steps, batch, rate, decay_every):
         while len(chosen) < batch:
             if place == len(order):
                 epoch, place = epoch + 1, 0
-                generator = np.random.Generator(np.random.Philox(stream(seed, "order", epoch)))
+                generator = np.random.Generator(np.random.Philox(derive_seed(seed, "order", epoch)))
                 order = generator.permutation(len(index_M))
             chosen.append(order[place])
             place += 1
@@ -117,19 +117,19 @@ def by_hand(task, cell, seed, steps, batch, rate, decay_every):
     return weight, bias
 
 
-def test_the_published_protocol_by_hand(workshop):
+def test_the_published_protocol_by_hand(context):
     _, trials = trials_of(**PUBLISHED, heads=["linear"])
     trial = pick(trials, block=5, pool=2)
-    kept = weights_of(trial, workshop)
-    task = task_of([trial], workshop, Augment())
+    kept = weights_of(trial, context)
+    task = task_of([trial], context, Augment())
     weight, bias = by_hand(task, stage_of(trial).config, seed=0, steps=9, batch=128, rate=1e-2, decay_every=2)
     np.testing.assert_allclose(kept["1.weight"], weight, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(kept["1.bias"], bias, rtol=1e-4, atol=1e-6)
 
 
-def test_workers_see_what_one_would(workshop):
+def test_workers_see_what_one_would(context):
     _, trials = trials_of(**PUBLISHED, heads=["linear"])
-    task = task_of(trials, workshop, Augment(), batch=3)
+    task = task_of(trials, context, Augment(), batch=3)
     model, index = task.model(), torch.arange(12)
     whole = task.loss(model, index, Draws(0, 4, index))
     for rank in (0, 1):
@@ -138,21 +138,21 @@ def test_workers_see_what_one_would(workshop):
         torch.testing.assert_close(part, whole[rank::2], rtol=1e-5, atol=1e-5)
 
 
-def test_the_loss_is_the_sum_over_heads(workshop):
+def test_the_loss_is_the_sum_over_heads(context):
     _, trials = trials_of(**PUBLISHED, heads=["linear"])
     index = torch.arange(6)
     total = sum(
         task.loss(task.model(), index, Draws(0, 0, index))
-        for task in (task_of([trial], workshop) for trial in trials)
+        for task in (task_of([trial], context) for trial in trials)
     )
-    together = task_of(trials, workshop)
+    together = task_of(trials, context)
     losses = together.loss(together.model(), index, Draws(0, 0, index))
     torch.testing.assert_close(losses, total, rtol=1e-5, atol=1e-5)
 
 
-def test_noise_is_fresh_at_every_step(workshop):
+def test_noise_is_fresh_at_every_step(context):
     _, trials = trials_of(**PUBLISHED, heads=["linear"])
-    task, index = task_of(trials[:1], workshop), torch.arange(5)
+    task, index = task_of(trials[:1], context), torch.arange(5)
     (first,), (again,), (second,) = (
         task._features(index, Draws(0, step, index)).values() for step in (0, 0, 1)
     )
@@ -160,44 +160,44 @@ def test_noise_is_fresh_at_every_step(workshop):
     assert not torch.isclose(first, second).all()
 
 
-def test_features_are_read_in_passes_as_small_as_asked(workshop):
+def test_features_are_read_in_passes_as_small_as_asked(context):
     _, trials = trials_of(**PUBLISHED, heads=["linear"])
     index = torch.arange(7)
     found = [
-        task_of(trials, workshop, Augment(), batch)._features(index, Draws(0, 0, index)) for batch in (2, 64)
+        task_of(trials, context, Augment(), batch)._features(index, Draws(0, 0, index)) for batch in (2, 64)
     ]
     for tap in found[0]:
         torch.testing.assert_close(found[0][tap], found[1][tap], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_ours_standardises_what_heads_see_and_the_published_protocol_does_not(workshop):
-    _, ours = trials_of(way="streamed", timesteps=[50], controls=[], heads=[MLP])
+def test_ours_standardises_what_heads_see_and_the_published_protocol_does_not(context):
+    _, ours = trials_of(caching="streamed", timesteps=[50], controls=[], heads=[MLP])
     _, published = trials_of(**PUBLISHED, heads=[MLP])
-    kept = weights_of(ours[0], workshop)
+    kept = weights_of(ours[0], context)
     assert kept["mean"].shape == (8, 1, 1)
     assert (kept["scale"] > 0).all()
-    assert "mean" not in weights_of(published[0], workshop)
+    assert "mean" not in weights_of(published[0], context)
     assert stage_of(ours[0]).config["augment"] is None
     assert stage_of(published[0]).config["augment"] == {"crop": 0.8, "flip": True}
 
 
-def test_a_head_that_diverges_fails_alone(workshop, monkeypatch):
+def test_a_head_that_diverges_fails_alone(context, monkeypatch):
     _, trials = trials_of(**PUBLISHED, heads=["linear"], blocks=[2], pools=[1, 2])
     one, other = (stage_of(pick(trials, pool=pool)) for pool in (1, 2))
     spoilt = replace(one, options={**one.options, "train": {**one.options["train"]}})
     name = name_of(other.config)
     rates = {**one.options["train"]["rates"], name: 1e38}
     spoilt.options["train"]["rates"] = rates
-    workshop.ensure(spoilt)
-    good, bad = (run(pick(trials, pool=pool), workshop, "cpu") for pool in (1, 2))
+    context.ensure(spoilt)
+    good, bad = (run(pick(trials, pool=pool), context, "cpu") for pool in (1, 2))
     assert not good.failed
     assert bad.failed
     assert "diverged" in bad.tables["features"][0]["error"]
     assert name in bad.tables["features"][0]["error"]
 
 
-def test_a_run_that_was_cut_short_continues_where_it_was(workshop, monkeypatch):
+def test_a_run_that_was_cut_short_continues_where_it_was(context, monkeypatch):
     _, trials = trials_of(**PUBLISHED, heads=["linear"])
     stage, loss, steps = stage_of(trials[0]), SideBySide.loss, []
 
@@ -209,46 +209,46 @@ def test_a_run_that_was_cut_short_continues_where_it_was(workshop, monkeypatch):
 
     monkeypatch.setattr(SideBySide, "loss", dies)
     with pytest.raises(KeyboardInterrupt):
-        workshop.ensure(stage)
-    workshop.ensure(stage)
+        context.ensure(stage)
+    context.ensure(stage)
     monkeypatch.undo()
     assert len(steps) == 6 + 9 - 5
-    resumed = weights_of(trials[0], workshop)
+    resumed = weights_of(trials[0], context)
     for trial in trials:
-        workshop.store.discard(stage.kind, stage_of(trial).key)
-    for name, value in weights_of(trials[0], workshop).items():
+        context.store.discard(stage.kind, stage_of(trial).key)
+    for name, value in weights_of(trials[0], context).items():
         np.testing.assert_array_equal(value, resumed[name])
 
 
-def test_what_is_judged_is_seen_through_other_noise_than_what_is_kept(workshop, monkeypatch):
+def test_what_is_judged_is_seen_through_other_noise_than_what_is_kept(context, monkeypatch):
     seeds = []
     read_blocks = side_by_side.read_blocks
     monkeypatch.setattr(
         side_by_side, "read_blocks", lambda *a, **k: (seeds.append(k["seed"]), read_blocks(*a, **k))[1]
     )
     _, trials = trials_of(**PUBLISHED, heads=["linear"], blocks=[2], pools=[1])
-    about = workshop.file(stage_of(trials[0]), ABOUT).read_text()
+    about = context.file(stage_of(trials[0]), ABOUT).read_text()
     assert '"error": null' in about
-    assert seeds == [stream(0, "streamed evaluation")]
+    assert seeds == [derive_seed(0, "streamed evaluation")]
 
 
 @pytest.mark.slow
-def test_heads_learn_something(workshop):
+def test_heads_learn_something(context):
     _, trials = trials_of(
-        way="streamed", timesteps=[0], controls=[], blocks=[2], pools=[2], data={"labels_per_class": 40},
+        caching="streamed", timesteps=[0], controls=[], blocks=[2], pools=[2], data={"labels_per_class": 40},
         heads=[{**MLP, "train": {"steps": 150, "batch": 64, "learning_rate": 0.01}}],
     )  # fmt: skip
-    outcome = run(trials[0], workshop, "cpu")
+    outcome = run(trials[0], context, "cpu")
     assert outcome.tables["features"][0]["test_accuracy"] > 0.5
 
 
-def test_the_task_is_trained_by_the_common_loop(workshop):
+def test_the_task_is_trained_by_the_common_loop(context):
     _, trials = trials_of(**PUBLISHED, heads=["linear"], blocks=[2], pools=[1])
     from harness.core.config import parse
     from harness.training.config import TrainConfig
 
     config = parse(TrainConfig, stage_of(trials[0]).options["train"], "train")
-    model = fit(task_of(trials, workshop, Augment()), config, 0, Crew(torch.device("cpu"))).model
-    expected = weights_of(trials[0], workshop)["1.weight"]
+    model = fit(task_of(trials, context, Augment()), config, 0, ProcessGroup(torch.device("cpu"))).model
+    expected = weights_of(trials[0], context)["1.weight"]
     (head,) = model.values()
     np.testing.assert_allclose(head[1].weight.detach().numpy(), expected, atol=1e-6)

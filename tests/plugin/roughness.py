@@ -66,7 +66,7 @@ class Roughness(Study):
                 axes={"blur": blur, "split": split, "edge": config.edge},
                 config={"threshold": config.threshold},
                 seed=seed,
-                data=images.config.title,
+                data=images.config.display_name,
                 data_fingerprint=images.dataset.fingerprint,
                 needs={"dataset": images.stage, "blurred": blurred[blur]},
             )

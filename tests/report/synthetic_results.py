@@ -114,7 +114,7 @@ def feature_rows(
             "block_name": block_name(kind, block, blocks, timesteps),
             "timestep": timestep,
             **noise_level(timestep),
-            "way": None if kind in ("pixels", "finetuned") else "cached",
+            "caching": None if kind in ("pixels", "finetuned") else "cached",
             "parameter_count": PARAMETERS.get(head, 10) * pool * pool,
             "image_passes": None if kind == "pixels" else 500 if kind == "screen" else 5000,
             "pool": pool,
@@ -164,7 +164,7 @@ def similarity_rows(
     for a in sides:
         for layer in range(4):
             row = {"cka": 0.3 + 0.1 * layer - a[0] / 60, "images": 500} | side("a", "backbone", *a)
-            layer_name = {"b_network": "resnet-50", "b_block": layer, "b_block_name": f"stage {layer}"}
+            layer_name = {"b_model": "resnet-50", "b_block": layer, "b_block_name": f"stage {layer}"}
             rows.append(row | layer_name)
     return {"similarity": [{**COMMON, "key": f"s{i:05d}", **row} for i, row in enumerate(rows)]}
 
@@ -172,7 +172,7 @@ def similarity_rows(
 def side(name: str, network: str, block: int, timestep: int, pool: int) -> Row:
     """Returns one side's columns of a row of `similarity`."""
     values = {
-        "network": network,
+        "model": network,
         "block": block,
         "block_name": f"blocks.{block}",
         "timestep": timestep,

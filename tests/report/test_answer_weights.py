@@ -16,7 +16,7 @@ from harness.report import answer_weights, honest_panel
 from harness.report.correctness import Correctness
 from harness.report.sections import SECTIONS
 from harness.report.tables import Tables, from_arrow
-from harness.report.trials import MEASURES, Trial, settings, trials
+from harness.report.trial_results import MEASURES, Trial, settings, trials
 
 
 def text(html: str) -> str:

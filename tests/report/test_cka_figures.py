@@ -31,7 +31,7 @@ def value(a, b):
 def side(name, network, place):
     block, timestep, pool = place
     columns = {
-        "network": network,
+        "model": network,
         "block": block,
         "block_name": f"<{block}>",
         "timestep": timestep,
@@ -52,7 +52,7 @@ def rows():
             found.append({**side("a", "backbone", a), **side("b", "untrained", b), "cka": value(a, b) / 2})
     for a in places:
         for layer, name in enumerate(("embeddings", "pooled")):
-            seen = {"b_network": "vit", "b_block": layer, "b_block_name": name, "cka": a[0] / 100 + layer / 2}
+            seen = {"b_model": "vit", "b_block": layer, "b_block_name": name, "cka": a[0] / 100 + layer / 2}
             found.append({**side("a", "backbone", a), **seen})
     return [{**synthetic.COMMON, "key": f"s{i}", "images": 40, **row} for i, row in enumerate(found)]
 
@@ -133,7 +133,7 @@ def test_repeats_are_averaged_and_missing_stays_missing():
     mean = lines(part[(part["timestep"] == 0)], "a_block", "pools", "pools")[0].cka[0]
     assert place == (3, 3)
     assert mean == pytest.approx(same[0]["cka"] + 0.125)
-    gaps = [{**row, "cka": None} if row["b_network"] == "vit" and row["b_block"] else row for row in rows()]
+    gaps = [{**row, "cka": None} if row["b_model"] == "vit" and row["b_block"] else row for row in rows()]
     frame = of_encoders(pairs(from_arrow(synthetic.arrow({"similarity": gaps}))))
     assert matrix(frame, "a_block", "b_block", symmetric=False).columns == ["0"]
 
@@ -154,5 +154,5 @@ def test_what_was_not_compared_is_said(figure):
         absent = figure.views(found)
         assert isinstance(absent, Absent)
         assert absent.why.endswith(".")
-    one = tables(only=lambda row: row["b_network"] == "vit" and row["a_timestep"] == 0 and row["a_pool"] == 1)
+    one = tables(only=lambda row: row["b_model"] == "vit" and row["a_timestep"] == 0 and row["a_pool"] == 1)
     assert isinstance(figure.views(one), Absent) == (figure is not ENCODERS)

@@ -201,7 +201,7 @@ def test_rows_without_noise_levels_have_one_axis(small_features: dict) -> None:
 @pytest.mark.parametrize(
     "name", ["block_by_timestep", "over_block", "over_timestep", "over_pool", "over_parameters"]
 )
-@pytest.mark.parametrize("column", ["regulariser", "way", "data"])
+@pytest.mark.parametrize("column", ["regulariser", "caching", "data"])
 def test_unlike_rows_are_never_averaged(small_features: dict, name: str, column: str) -> None:
     def accuracies(*parts: dict) -> set:
         views = FIGURES.load(name).views(from_arrow(synthetic.arrow(*parts)))

@@ -98,7 +98,7 @@ def test_nothing_that_users_write_becomes_markup(
         return [{**row, **{c: HOSTILE for c in columns if row.get(c) is not None}} for row in rows]
 
     strings = ("data", "device", "run", "block_name", "head", "backbone", "subset", "network", "code_commit")
-    strings += ("regulariser", "encoder", "sampler", "a_network", "b_network", "a_block_name", "b_block_name")
+    strings += ("regulariser", "encoder", "sampler", "a_model", "b_model", "a_block_name", "b_block_name")
     features = hostile(small_features["features"], strings)
     features[0] = synthetic.failed(features[0], HOSTILE)
     own = (*strings, "parameters", "preset", "optimizer", "buffers")

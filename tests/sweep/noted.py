@@ -97,14 +97,14 @@ def suffer(how):
             time.sleep(0.5)
 
 
-def make(stage, place, workshop):
+def make(stage, place, context):
     """Makes a stage of `stages`: a note, a wait and a file."""
     with Noting("stage"):
         wait()
         (place / "out").write_text(stage.key)
 
 
-def run(trial, workshop):
+def run(trial, context):
     """Runs a trial of `trials`."""
     with Noting("trial"):
         wait()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.core.artifacts import ArtifactStore
 from harness.core.row_store import RowStore
-from harness.core.stages import Code, Stage, Trial, Workshop
+from harness.core.stages import Code, Context, Stage, Trial
 from harness.core.storage import Storage
 from harness.sweep import studies
 
@@ -43,16 +43,16 @@ def main():
     parser.add_argument("--address")
     chosen = parser.parse_args()
     from harness.sweep.cluster import connected
-    from harness.sweep.on_ray import OnRay
+    from harness.sweep.ray_executor import RayExecutor
 
     storage = Storage(chosen.results)
     RowStore(storage, studies.tables()).begin()
-    workshop = Workshop(ArtifactStore(storage), {"run": chosen.name})
+    context = Context(ArtifactStore(storage), {"run": chosen.name})
     ended = []
     with connected(chosen.address):
-        hands = OnRay(workshop, Silent())
-        errors = hands.make(stages(chosen.name))
-        hands.run(trials(chosen.name), ended.append)
+        executor = RayExecutor(context, Silent())
+        errors = executor.make(stages(chosen.name))
+        executor.run(trials(chosen.name), ended.append)
     for outcome in ended:
         if outcome.failed:
             print(outcome.tables["features"][0]["error"])

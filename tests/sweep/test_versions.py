@@ -20,7 +20,7 @@ from harness.models.classifiers.build import build
 from harness.models.encoders import inception
 from harness.sweep.experiment import Experiment
 from harness.sweep.plan import all_trials
-from harness.sweep.searches import quick_looks
+from harness.sweep.search_plan import quick_looks
 from harness.sweep.studies import STUDIES
 
 UNET = {"name": "unet", "block_out_channels": [8, 16], "layers_per_block": 1}
@@ -63,7 +63,9 @@ def experiments(folder):
             "finetune": {"tune": LITTLE, "heads": ["linear"], "blocks": [2], "timesteps": [0], "pools": [1]},
             "weights": {**weights, "controls": sorted(CONTROLS)},
         },
-        "streamed": {"features": features | {"way": "streamed", "heads": ["ridge", "mlp"], "controls": []}},
+        "streamed": {
+            "features": features | {"caching": "streamed", "heads": ["ridge", "mlp"], "controls": []}
+        },
         "copied": {
             "features": {
                 "backbone": {"name": "pretrained", "path": str(folder / "ddpm")},
@@ -105,7 +107,7 @@ def label(trial):
     axes = trial.axes
     parts = {
         "features": ("features", "regulariser", "head"),
-        "cka": ("b_network",),
+        "cka": ("b_model",),
         "generation": ("regulariser", "encoder"),
         "finetune": ("regulariser", "head"),
         "weights": (),

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import distributed, multiprocessing, nn
 
 from harness.training.config import TrainConfig
-from harness.training.loop import Crew, fit
+from harness.training.loop import ProcessGroup, fit
 from harness.training.regularisers import Dispersive, SelfConditioning
 from harness.training.tasks import Denoising
 
@@ -24,7 +24,7 @@ class Net(nn.Module):
         return self.last(torch.tanh(self.block(x) + t.view(-1, 1, 1, 1) / 50))
 
 
-class Several(Crew):
+class Several(ProcessGroup):
     """One of several processes."""
 
     def __init__(self, rank, size):
@@ -58,7 +58,9 @@ def _train(rank, size, folder, steps):
             partial(Net, 1 + chosen.reads_its_estimate), images, DDPMScheduler(num_train_timesteps=50), chosen
         )
         config = TrainConfig(steps=steps, batch=7, optimizer="sgd", learning_rate=0.02)
-        progress = fit(task, config, 0, Several(rank, size) if size > 1 else Crew(torch.device("cpu")))
+        progress = fit(
+            task, config, 0, Several(rank, size) if size > 1 else ProcessGroup(torch.device("cpu"))
+        )
         if rank == 0:
             save_file(progress.model.state_dict(), folder / f"{name}-{size}-{steps}.safetensors")
     if size > 1:

@@ -14,7 +14,7 @@ from harness.core.config import parse
 from harness.core.errors import UserError
 from harness.training import checkpoint
 from harness.training.config import TrainConfig
-from harness.training.loop import Crew, fit, learning_rate
+from harness.training.loop import ProcessGroup, fit, learning_rate
 from harness.training.tasks import Draws
 
 CPU = torch.device("cpu")
@@ -67,11 +67,11 @@ def same(one, other):
 @pytest.mark.parametrize("settings", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("died_after", [1, 5, 7, 11])
 def test_an_interrupted_run_ends_in_the_same_weights_to_the_bit(tmp_path, settings, died_after):
-    whole = fit(Probe(), config(**settings), 3, Crew(CPU))
+    whole = fit(Probe(), config(**settings), 3, ProcessGroup(CPU))
     with pytest.raises(KeyboardInterrupt):
-        fit(Probe(until=died_after), config(**settings), 3, Crew(CPU, tmp_path / "kept"))
+        fit(Probe(until=died_after), config(**settings), 3, ProcessGroup(CPU, tmp_path / "kept"))
     rest = Probe()
-    resumed = fit(rest, config(**settings), 3, Crew(CPU, tmp_path / "kept"))
+    resumed = fit(rest, config(**settings), 3, ProcessGroup(CPU, tmp_path / "kept"))
     assert rest.steps == 12 - died_after // 5 * 5
     assert same(whole.model, resumed.model)
     assert (whole.ema is None) == (resumed.ema is None)
@@ -85,7 +85,7 @@ def test_an_interrupted_run_ends_in_the_same_weights_to_the_bit(tmp_path, settin
 def test_a_run_that_dies_while_it_saves_ends_in_the_same_weights(tmp_path, monkeypatch, dies_at):
     """A checkpoint's files are moved into place one by one; whichever is the last, nothing is mixed up."""
     settings = config(**CONFIGS["ema and clipping"])
-    whole = fit(Probe(), settings, 3, Crew(CPU))
+    whole = fit(Probe(), settings, 3, ProcessGroup(CPU))
     replace, moved = Path.replace, []
 
     def die(source, target):
@@ -97,36 +97,36 @@ def test_a_run_that_dies_while_it_saves_ends_in_the_same_weights(tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", die)
         with pytest.raises(KeyboardInterrupt):
-            fit(Probe(), settings, 3, Crew(CPU, tmp_path / "kept"))
-    resumed = fit(Probe(), settings, 3, Crew(CPU, tmp_path / "kept"))
+            fit(Probe(), settings, 3, ProcessGroup(CPU, tmp_path / "kept"))
+    resumed = fit(Probe(), settings, 3, ProcessGroup(CPU, tmp_path / "kept"))
     assert same(whole.model, resumed.model)
     assert same(whole.ema, resumed.ema)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
-    first = fit(Probe(), config(), 0, Crew(CPU, tmp_path / "kept"))
+    first = fit(Probe(), config(), 0, ProcessGroup(CPU, tmp_path / "kept"))
     again = Probe()
-    second = fit(again, config(), 0, Crew(CPU, tmp_path / "kept"))
+    second = fit(again, config(), 0, ProcessGroup(CPU, tmp_path / "kept"))
     assert again.steps == 0
     assert same(first.model, second.model)
 
 
 def test_no_steps_leave_the_network_as_it_was_initialised_and_save_it(tmp_path):
-    progress = fit(Probe(), config(steps=0), 0, Crew(CPU, tmp_path / "kept"))
+    progress = fit(Probe(), config(steps=0), 0, ProcessGroup(CPU, tmp_path / "kept"))
     assert progress.history == []
     assert checkpoint.read_state(tmp_path / "kept") == {"step": 0, "history": []}
-    assert same(progress.model, fit(Probe(), config(steps=0), 0, Crew(CPU)).model)
+    assert same(progress.model, fit(Probe(), config(steps=0), 0, ProcessGroup(CPU)).model)
 
 
 def test_the_seed_decides_weights_samples_and_noise_and_nothing_else_does():
     one, other, third = Probe(), Probe(), Probe()
-    first = fit(one, config(), 0, Crew(CPU)).model
+    first = fit(one, config(), 0, ProcessGroup(CPU)).model
     torch.manual_seed(123)
     np.random.seed(5)
-    second = fit(other, config(), 0, Crew(CPU)).model
+    second = fit(other, config(), 0, ProcessGroup(CPU)).model
     assert same(first, second)
     assert one.seen == other.seen
-    assert not same(first, fit(third, config(), 1, Crew(CPU)).model)
+    assert not same(first, fit(third, config(), 1, ProcessGroup(CPU)).model)
     assert third.seen[0] != one.seen[0]
 
 
@@ -134,7 +134,7 @@ def test_training_leaves_torchs_random_state_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    fit(Probe(), config(steps=2), 0, Crew(CPU))
+    fit(Probe(), config(steps=2), 0, ProcessGroup(CPU))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -142,7 +142,7 @@ def test_training_leaves_torchs_random_state_alone():
 def test_every_pass_over_the_examples_sees_each_of_them_once(batch):
     task = Probe()
     passes = 3
-    fit(task, config(batch=batch, steps=-(-passes * 23 // batch)), 0, Crew(CPU))
+    fit(task, config(batch=batch, steps=-(-passes * 23 // batch)), 0, ProcessGroup(CPU))
     order = [index for step in task.seen for index, _, _ in step]
     assert all(len(step) == batch for step in task.seen)
     for number in range(passes):
@@ -152,12 +152,12 @@ def test_every_pass_over_the_examples_sees_each_of_them_once(batch):
 
 def test_no_draw_is_used_twice():
     task = Probe()
-    fit(task, config(steps=40), 0, Crew(CPU))
+    fit(task, config(steps=40), 0, ProcessGroup(CPU))
     noise = [value for step in task.seen for _, _, value in step]
     assert len(set(noise)) == len(noise)
 
 
-class Member(Crew):
+class Member(ProcessGroup):
     """One of several that train together; it stops before the first update."""
 
     def __init__(self, rank, size):
@@ -202,8 +202,8 @@ def test_the_moving_average_is_that_of_a_loop_by_hand():
         def snapshot(self, model, step):
             weights.append([parameter.detach().clone() for parameter in model.parameters()])
 
-    progress = fit(Watched(), settings, 0, Crew(CPU))
-    start = fit(Probe(), config(steps=0), 0, Crew(CPU)).model
+    progress = fit(Watched(), settings, 0, ProcessGroup(CPU))
+    start = fit(Probe(), config(steps=0), 0, ProcessGroup(CPU)).model
     average = [parameter.detach().clone() for parameter in start.parameters()]
     for step, now in enumerate(weights):
         kept = min(decay, (1 + step) / (10 + step))
@@ -217,8 +217,8 @@ def test_a_step_is_that_of_plain_torch():
     """Three steps of AdamW by hand, with the samples and draws that the loop says it used."""
     settings = config(steps=3, batch=5, learning_rate=1e-2, weight_decay=0.05, clip=0.1)
     task = Probe()
-    found = fit(task, settings, 7, Crew(CPU)).model
-    model = copy.deepcopy(fit(Probe(), config(steps=0), 7, Crew(CPU)).model)
+    found = fit(task, settings, 7, ProcessGroup(CPU)).model
+    model = copy.deepcopy(fit(Probe(), config(steps=0), 7, ProcessGroup(CPU)).model)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2, weight_decay=0.05)
     replay = Probe()
     for step, seen in enumerate(task.seen):
@@ -269,10 +269,10 @@ def test_rates_that_cannot_be_are_refused(values):
 
 def test_parameters_have_the_rate_of_the_longest_beginning_of_their_name():
     settings = {"optimizer": "sgd", "learning_rate": 1e-3, "steps": 1, "batch": 23}
-    before = fit(Probe(), config(**{**settings, "steps": 0}), 0, Crew(CPU)).model.state_dict()
+    before = fit(Probe(), config(**{**settings, "steps": 0}), 0, ProcessGroup(CPU)).model.state_dict()
     moved = {}
     for name, rates in (("one rate", {}), ("own rates", {"0.": 2e-3, "0.bias": 5e-3, "2.we": 3e-3})):
-        after = fit(Probe(), config(**settings, rates=rates), 0, Crew(CPU)).model.state_dict()
+        after = fit(Probe(), config(**settings, rates=rates), 0, ProcessGroup(CPU)).model.state_dict()
         moved[name] = {key: after[key] - before[key] for key in before}
     factors = {"0.weight": 2.0, "0.bias": 5.0, "2.weight": 3.0, "2.bias": 1.0}
     for key, factor in factors.items():
@@ -285,10 +285,10 @@ def test_a_run_with_rates_of_their_own_continues_to_the_same_weights(tmp_path):
     settings = config(
         optimizer="sgd", momentum=0.9, rates={"0.": 0.05}, schedule="step", decay_every=3, learning_rate=1e-2
     )
-    whole = fit(Probe(), settings, 3, Crew(CPU))
+    whole = fit(Probe(), settings, 3, ProcessGroup(CPU))
     with pytest.raises(KeyboardInterrupt):
-        fit(Probe(until=7), settings, 3, Crew(CPU, tmp_path / "kept"))
-    assert same(whole.model, fit(Probe(), settings, 3, Crew(CPU, tmp_path / "kept")).model)
+        fit(Probe(until=7), settings, 3, ProcessGroup(CPU, tmp_path / "kept"))
+    assert same(whole.model, fit(Probe(), settings, 3, ProcessGroup(CPU, tmp_path / "kept")).model)
 
 
 def test_the_rate_reaches_the_optimizer(monkeypatch):
@@ -298,19 +298,19 @@ def test_the_rate_reaches_the_optimizer(monkeypatch):
         torch.optim.SGD, "step", lambda self, *a: (used.append(self.param_groups[0]["lr"]), step(self, *a))[1]
     )
     settings = config(steps=6, optimizer="sgd", learning_rate=0.1, schedule="cosine", warmup=2)
-    fit(Probe(), settings, 0, Crew(CPU))
+    fit(Probe(), settings, 0, ProcessGroup(CPU))
     assert used == [learning_rate(settings, step) for step in range(6)]
 
 
 @pytest.mark.parametrize("spoil_at", [1, 3])
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path, spoil_at):
     with pytest.raises(FloatingPointError, match=f"loss is nan at step {spoil_at}; lower the learning rate"):
-        fit(Probe(spoil_at=spoil_at), config(), 0, Crew(CPU, tmp_path / "kept"))
+        fit(Probe(spoil_at=spoil_at), config(), 0, ProcessGroup(CPU, tmp_path / "kept"))
     assert not (tmp_path / "kept").exists(), "no checkpoint of a broken network"
 
 
 def test_a_checkpoint_is_safetensors_and_json_alone(tmp_path):
-    fit(Probe(), config(ema=0.9), 0, Crew(CPU, tmp_path / "kept"))
+    fit(Probe(), config(ema=0.9), 0, ProcessGroup(CPU, tmp_path / "kept"))
     names = {path.name for path in (tmp_path / "kept").iterdir()}
     tensors = {f"{name}.safetensors" for name in ("model", "ema", "optimizer", "snapshots")}
     assert names == {*tensors, "state.json"}
@@ -322,8 +322,8 @@ def test_a_checkpoint_is_safetensors_and_json_alone(tmp_path):
 
 
 def test_trained_weights_are_the_average_where_there_is_one(tmp_path):
-    plain = fit(Probe(), config(), 0, Crew(CPU, tmp_path / "plain"))
-    averaged = fit(Probe(), config(ema=0.9), 0, Crew(CPU, tmp_path / "averaged"))
+    plain = fit(Probe(), config(), 0, ProcessGroup(CPU, tmp_path / "plain"))
+    averaged = fit(Probe(), config(ema=0.9), 0, ProcessGroup(CPU, tmp_path / "averaged"))
     for kept, expected in (("plain", plain.model), ("averaged", averaged.ema)):
         found = checkpoint.trained_weights(tmp_path / kept)
         assert {name: value.tolist() for name, value in found.items()} == {
@@ -338,15 +338,15 @@ def test_frozen_parameters_stay_as_they_are():
             model[0].requires_grad_(False)
             return model
 
-    before = fit(Frozen(), config(steps=0), 0, Crew(CPU)).model
-    after = fit(Frozen(), config(weight_decay=0.5, learning_rate=0.1), 0, Crew(CPU)).model
+    before = fit(Frozen(), config(steps=0), 0, ProcessGroup(CPU)).model
+    after = fit(Frozen(), config(weight_decay=0.5, learning_rate=0.1), 0, ProcessGroup(CPU)).model
     assert same(before[0], after[0])
     assert not same(before[2], after[2])
 
 
 def test_the_history_tells_the_loss_from_the_first_to_the_last_step():
     history = fit(
-        Probe(), config(steps=100, learning_rate=1e-2, batch=23, checkpoint_every=None), 0, Crew(CPU)
+        Probe(), config(steps=100, learning_rate=1e-2, batch=23, checkpoint_every=None), 0, ProcessGroup(CPU)
     ).history
     steps = [entry["step"] for entry in history]
     assert steps == sorted(set(steps))
@@ -358,9 +358,9 @@ def test_the_history_tells_the_loss_from_the_first_to_the_last_step():
 def test_progress_is_told_at_the_end_by_the_first_of_a_crew_alone():
     lines = {0: [], 1: []}
     for rank in (0, 1):
-        crew = Member(rank, 2)
-        crew.say = lines[rank].append
-        fit(Probe(), config(), 0, crew)
+        processes = Member(rank, 2)
+        processes.say = lines[rank].append
+        fit(Probe(), config(), 0, processes)
     assert lines[0][-1].startswith("step 12/12  loss ")
     assert lines[1] == []
 

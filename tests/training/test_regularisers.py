@@ -11,7 +11,7 @@ from torch import nn
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.core.seeds import stream
+from harness.core.seeds import derive_seed
 from harness.models.backbones.denoiser import Denoiser, load_denoiser, save_pipeline
 from harness.models.backbones.family import build_network
 from harness.models.backbones.unet import UNet
@@ -179,10 +179,10 @@ def test_self_conditioning_gives_each_chosen_sample_its_own_estimate_and_the_oth
     given, with_gradient = model.seen[-1]
     assert with_gradient
     addresses = torch.stack([torch.arange(6), torch.full((6,), 3), torch.zeros(6)], 1).long()
-    coin = noise.integers(stream(11, "self-conditioning"), addresses, COIN)
+    coin = noise.integers(derive_seed(11, "self-conditioning"), addresses, COIN)
     chosen = coin < probability * COIN
-    levels = noise.integers(stream(11, "timestep"), addresses, 50)
-    epsilon = noise.normal(stream(11, "noise"), addresses, (1, 4, 4))
+    levels = noise.integers(derive_seed(11, "timestep"), addresses, 50)
+    epsilon = noise.normal(derive_seed(11, "noise"), addresses, (1, 4, 4))
     x = IMAGES[INDEX].float() / 127.5 - 1
     alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 50), 0)[levels].view(-1, 1, 1, 1)
     noised = alphas.sqrt() * x + (1 - alphas).sqrt() * epsilon

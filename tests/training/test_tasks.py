@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.core.seeds import stream
+from harness.core.seeds import derive_seed
 from harness.core.stages import Code, Stage
 from harness.data.transforms import as_input
 from harness.models.noise_processes.process import process_of
@@ -24,7 +24,7 @@ ADDRESSES = torch.tensor([[position, STEP, 0] for position in POSITIONS])
 
 def test_draws_belong_to_seed_name_step_and_position():
     like = torch.zeros(4, 3, 2)
-    expected = noise.normal(stream(SEED, "noise"), ADDRESSES, (3, 2))
+    expected = noise.normal(derive_seed(SEED, "noise"), ADDRESSES, (3, 2))
     assert torch.equal(DRAWS.normal("noise", like), expected)
     for other in (
         Draws(SEED + 1, STEP, POSITIONS),
@@ -33,7 +33,7 @@ def test_draws_belong_to_seed_name_step_and_position():
     ):
         assert not torch.equal(other.normal("noise", like), expected)
     assert not torch.equal(DRAWS.normal("else", like), expected)
-    assert torch.equal(DRAWS.integers("level", 50), noise.integers(stream(SEED, "level"), ADDRESSES, 50))
+    assert torch.equal(DRAWS.integers("level", 50), noise.integers(derive_seed(SEED, "level"), ADDRESSES, 50))
 
 
 @pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
@@ -55,8 +55,8 @@ def test_denoising_is_the_mean_square_of_the_noise_not_found(schedule):
         bar = np.cos((np.arange(101) / 100 + 0.008) / 1.008 * np.pi / 2) ** 2
         betas = np.minimum(1 - bar[1:] / bar[:-1], 0.999)
     kept = np.cumprod(1 - betas)
-    levels = noise.integers(stream(SEED, "timestep"), ADDRESSES, 100).numpy()
-    epsilon = noise.normal(stream(SEED, "noise"), ADDRESSES, (1, 4, 4)).double().numpy()
+    levels = noise.integers(derive_seed(SEED, "timestep"), ADDRESSES, 100).numpy()
+    epsilon = noise.normal(derive_seed(SEED, "noise"), ADDRESSES, (1, 4, 4)).double().numpy()
     for place in range(4):
         x = images[index[place]].double().numpy() / 127.5 - 1
         alpha = kept[levels[place]]
@@ -71,13 +71,15 @@ def test_denoising_takes_vectors_and_plain_outputs_and_leaves_learnt_variances_o
     latents = torch.randn(5, 6)
     index = torch.tensor([0, 1, 2, 4])
     plain = Denoising(nn.Identity, latents, process).loss(lambda x, t: torch.zeros_like(x), index, DRAWS)
-    expected = noise.normal(stream(SEED, "noise"), ADDRESSES, (6,)).square().mean(1)
+    expected = noise.normal(derive_seed(SEED, "noise"), ADDRESSES, (6,)).square().mean(1)
     torch.testing.assert_close(plain, expected)
     images = torch.zeros(5, 1, 2, 2, dtype=torch.uint8)
     twice = Denoising(nn.Identity, images, process).loss(
         lambda x, t: torch.cat([torch.zeros_like(x), 99 + x], 1), index, DRAWS
     )
-    torch.testing.assert_close(twice, noise.normal(stream(SEED, "noise"), ADDRESSES, (4,)).square().mean(1))
+    torch.testing.assert_close(
+        twice, noise.normal(derive_seed(SEED, "noise"), ADDRESSES, (4,)).square().mean(1)
+    )
 
 
 def test_classification_is_cross_entropy():
@@ -105,12 +107,12 @@ def test_autoencoding_adds_or_mixes_both_noises_and_compares_with_the_clean_vect
         seen.update(x=x, latent_noise=latent_noise, latent_kept=latent_kept)
         return vectors[index] + 1 + 0.1 * epsilon
 
-    epsilon = noise.normal(stream(SEED, "parameters"), ADDRESSES, (5,))
+    epsilon = noise.normal(derive_seed(SEED, "parameters"), ADDRESSES, (5,))
     found = Autoencoding(nn.Identity, vectors, 0.1, 0.5, 3, mixed).loss(model, index, DRAWS)
     torch.testing.assert_close(seen["x"], (0.9 if mixed else 1.0) * vectors[index] + 0.1 * epsilon)
     assert seen["latent_kept"] == (0.5 if mixed else 1.0)
     torch.testing.assert_close(
-        seen["latent_noise"], 0.5 * noise.normal(stream(SEED, "latents"), ADDRESSES, (3,))
+        seen["latent_noise"], 0.5 * noise.normal(derive_seed(SEED, "latents"), ADDRESSES, (3,))
     )
     torch.testing.assert_close(found, (0.1 * epsilon + 1).square().mean(1))
 
@@ -122,27 +124,27 @@ def test_images_become_numbers_between_minus_1_and_1_and_floats_stay():
     assert torch.equal(as_input(floats), floats)
 
 
-def classifier(stage, workshop):
+def classifier(stage, context):
     return Classification(lambda: nn.Linear(2, 2), torch.randn(20, 2), torch.arange(20) % 2)
 
 
-def test_training_in_this_process_leaves_weights_and_history_and_tidies_up(workshop, tmp_path):
+def test_training_in_this_process_leaves_weights_and_history_and_tidies_up(context, tmp_path):
     lines = []
-    workshop.say = lambda who, line: lines.append((who, line))
+    context.say = lambda who, line: lines.append((who, line))
     stage = Stage("network", Code("network", 1, "maker"), {"x": 1})
     (tmp_path / "out").mkdir()
-    train("test_tasks:classifier", stage, TrainConfig(steps=4, ema=0.5), 0, tmp_path / "out", workshop)
+    train("test_tasks:classifier", stage, TrainConfig(steps=4, ema=0.5), 0, tmp_path / "out", context)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "model.safetensors",
         "ema.safetensors",
         "state.json",
     }
     assert checkpoint.read_state(tmp_path / "out")["step"] == 4
-    assert workshop.store.storage.names("training") == []
+    assert context.store.storage.names("training") == []
     assert lines[-1][0] == f"network {stage.key[:6]}"
 
 
-def test_training_that_died_goes_on_where_it_was(workshop, tmp_path, monkeypatch):
+def test_training_that_died_goes_on_where_it_was(context, tmp_path, monkeypatch):
     stage = Stage("network", Code("network", 1, "maker"), {"x": 1})
     config = TrainConfig(steps=6, checkpoint_every=2)
     (tmp_path / "out").mkdir()
@@ -157,8 +159,8 @@ def test_training_that_died_goes_on_where_it_was(workshop, tmp_path, monkeypatch
 
     monkeypatch.setattr(Classification, "loss", counted)
     with pytest.raises(KeyboardInterrupt):
-        train("test_tasks:classifier", stage, config, 0, tmp_path / "out", workshop)
-    assert workshop.store.storage.names("training") == [f"network-{stage.key}"]
-    train("test_tasks:classifier", stage, config, 0, tmp_path / "out", workshop)
+        train("test_tasks:classifier", stage, config, 0, tmp_path / "out", context)
+    assert context.store.storage.names("training") == [f"network-{stage.key}"]
+    train("test_tasks:classifier", stage, config, 0, tmp_path / "out", context)
     assert len(calls) == 4 + 4
-    assert workshop.store.storage.names("training") == []
+    assert context.store.storage.names("training") == []

@@ -154,8 +154,8 @@ def test_good_is_as_accurate_as_the_median_original_and_new_is_far_from_all():
 OF_TWELVE = {**WEIGHTS["checkpoints"], "size": 12}
 
 
-def rows_of(trial, workshop):
-    outcome = run(trial, workshop, "cpu")
+def rows_of(trial, context):
+    outcome = run(trial, context, "cpu")
     assert not outcome.failed, outcome.tables["weights"][0]["error"]
     for name, rows in outcome.tables.items():
         assert len(studies.tables()[name].filled(rows)) == len(rows)
@@ -172,31 +172,31 @@ def quick_maps():
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """An experiment with two K that has been run: data set, trials, workshop, tables by K."""
+    """An experiment with two K that has been run: data set, trials, context, tables by K."""
     from harness.core.artifacts import ArtifactStore
-    from harness.core.stages import Workshop
+    from harness.core.stages import Context
 
     store = ArtifactStore(Storage(str(tmp_path_factory.mktemp("results"))))
-    workshop = Workshop(store, {"run": "test-run"}, ray=False, accelerators=False)
+    context = Context(store, {"run": "test-run"}, ray=False, accelerators=False)
     dataset, trials = trials_of()
-    return dataset, trials, workshop, {trial.axes["k"]: rows_of(trial, workshop) for trial in trials}
+    return dataset, trials, context, {trial.axes["k"]: rows_of(trial, context) for trial in trials}
 
 
 def generated(trial):
     return trial.needs["contenders"].needs["generated"]
 
 
-def originals_of(trial, workshop):
+def originals_of(trial, context):
     """Returns the checkpoints and where in it the originals of a trial are."""
-    checkpoints = open_checkpoints(trial.needs["checkpoints"], workshop)
+    checkpoints = open_checkpoints(trial.needs["checkpoints"], context)
     return checkpoints, chosen(checkpoints, trial.needs["contenders"].config)
 
 
-def contenders(trial, workshop):
+def contenders(trial, context):
     """Returns the vectors of every kind of network but a vote, as parameters."""
-    checkpoints, places = originals_of(trial, workshop)
+    checkpoints, places = originals_of(trial, context)
     names = [key for key in KINDS if key[0] not in ("original", "held_out", "vote")]
-    vectors = load_file(workshop.file(trial.needs["contenders"], "vectors.safetensors"))["vectors"]
+    vectors = load_file(context.file(trial.needs["contenders"], "vectors.safetensors"))["vectors"]
     edges = np.cumsum([KINDS[name] or trial.axes["k"] for name in names])
     assert edges[-1] == len(vectors)
     return {
@@ -358,15 +358,15 @@ def test_a_vote_is_that_of_the_originals(done):
 
 
 def test_distances_are_to_the_nearest_original_without_oneself(done):
-    _, trials, workshop, tables = done
+    _, trials, context, tables = done
     for trial in trials:
-        checkpoints, places = originals_of(trial, workshop)
+        checkpoints, places = originals_of(trial, context)
         originals = checkpoints.vectors_NP[places].astype(np.float64)
         edges = [0, *np.cumsum(checkpoints.layout.sizes)]
         pieces = [originals[:, a:b] for a, b in pairwise(edges)]
         deviation = np.repeat([piece.std() for piece in pieces], checkpoints.layout.sizes)
         steps = checkpoints.steps_N[places]
-        for (kind, setting), vectors in contenders(trial, workshop).items():
+        for (kind, setting), vectors in contenders(trial, context).items():
             for index, row in enumerate(group(tables[trial.axes["k"]], kind, setting)[0]):
                 kept = [n for n in range(len(places)) if kind != "original" or n != index]
                 raw = np.sqrt(np.square(vectors[index] - originals[kept]).mean(1))
@@ -379,9 +379,9 @@ def test_distances_are_to_the_nearest_original_without_oneself(done):
 
 
 def test_checkpoints_know_their_step_and_what_is_made_has_none(done):
-    _, trials, workshop, tables = done
+    _, trials, context, tables = done
     for trial in trials:
-        checkpoints, places = originals_of(trial, workshop)
+        checkpoints, places = originals_of(trial, context)
         rows = tables[trial.axes["k"]]
         for kind, its in (("original", places), ("held_out", held_out(checkpoints, places))):
             assert [row["step"] for row in group(rows, kind)[0]] == list(checkpoints.steps_N[its])
@@ -423,9 +423,9 @@ def test_maps_place_all_networks_but_reconstructions(done):
 
 
 def test_where_nothing_is_held_out_the_originals_are_compared_with_each_other(done):
-    _, _, workshop, _ = done
+    _, _, context, _ = done
     few = {"checkpoints": {**WEIGHTS["checkpoints"], "held_out": 0, "size": 12}, "controls": []}
-    tables = rows_of(trials_of(k=[6], **few)[1][0], workshop)
+    tables = rows_of(trials_of(k=[6], **few)[1][0], context)
     assert {row["kind"] for row in tables["networks"]} == {
         "original", "vote", "ensemble", "generated", "reconstructed"
     }  # fmt: skip
@@ -435,10 +435,10 @@ def test_where_nothing_is_held_out_the_originals_are_compared_with_each_other(do
 
 
 def test_the_ensemble_is_the_network_of_average_weights(done):
-    dataset, trials, workshop, tables = done
+    dataset, trials, context, tables = done
     for trial in trials:
-        checkpoints, places = originals_of(trial, workshop)
-        network = trained_network(trial, workshop)
+        checkpoints, places = originals_of(trial, context)
+        network = trained_network(trial, context)
         mean = torch.from_numpy(checkpoints.vectors_NP[places].mean(0))
         network.norm2.weight.data, network.norm2.bias.data = mean[:8], mean[8:]
         test = dataset.splits["test"]
@@ -449,11 +449,11 @@ def test_the_ensemble_is_the_network_of_average_weights(done):
         )
 
 
-def trained_network(trial, workshop):
+def trained_network(trial, context):
     from safetensors.torch import load_file
 
     network = ConvNet(1, [8, 8], 10, 2)
-    network.load_state_dict(load_file(workshop.file(trial.needs["network"], NETWORK)))
+    network.load_state_dict(load_file(context.file(trial.needs["network"], NETWORK)))
     return network.eval()
 
 
@@ -468,22 +468,22 @@ def test_large_noise_hurts_and_small_noise_does_not(done):
 
 
 def test_one_set_of_checkpoints_serves_every_k(done):
-    _, trials, workshop, _ = done
+    _, trials, context, _ = done
     assert len({trial.needs["checkpoints"].key for trial in trials}) == 1
     assert len({stage.key for trial in trials for stage in trial.reads["originals"]}) == 1
     assert len({generated(trial).key for trial in trials}) == 2
-    checkpoints = open_checkpoints(trials[0].needs["checkpoints"], workshop)
+    checkpoints = open_checkpoints(trials[0].needs["checkpoints"], context)
     assert checkpoints.vectors_NP.shape == (12 + 4, checkpoints.layout.length)
     assert checkpoints.layout.names == ("norm2.weight", "norm2.bias")
 
 
 def test_checkpoints_are_the_varied_parameters_along_training_and_nothing_else_moves(done, monkeypatch):
-    _, trials, workshop, _ = done
+    _, trials, context, _ = done
     checkpoints = trials[0].needs["checkpoints"]
     trajectory = checkpoints.needs["trajectory 0"]
-    opened = open_checkpoints(checkpoints, workshop)
+    opened = open_checkpoints(checkpoints, context)
     vectors, layout = opened.vectors_NP, opened.layout
-    start, seen = trained_network(trials[0], workshop).state_dict(), []
+    start, seen = trained_network(trials[0], context).state_dict(), []
     save = checkpoint.save
 
     def watch(progress, folder):
@@ -492,10 +492,10 @@ def test_checkpoints_are_the_varied_parameters_along_training_and_nothing_else_m
         save(progress, folder)
 
     monkeypatch.setattr(checkpoint, "save", watch)
-    kept = workshop.file(checkpoints, "vectors.safetensors").read_bytes()
+    kept = context.file(checkpoints, "vectors.safetensors").read_bytes()
     for stage in (trajectory, checkpoints):
-        workshop.store.discard(stage.kind, stage.key)
-    assert workshop.file(checkpoints, "vectors.safetensors").read_bytes() == kept
+        context.store.discard(stage.kind, stage.key)
+    assert context.file(checkpoints, "vectors.safetensors").read_bytes() == kept
     assert seen[-1]["step"] == 32
     for state in seen:
         for name, value in state.items():
@@ -509,18 +509,18 @@ def test_checkpoints_are_the_varied_parameters_along_training_and_nothing_else_m
 
 
 def test_only_what_is_new_is_made_for_another_k(done, monkeypatch):
-    _, _, workshop, _ = done
+    _, _, context, _ = done
     (trial,) = trials_of(k=[3], checkpoints=OF_TWELVE)[1]
-    present = {name: workshop.has(stage) for name, stage in trial.needs.items()}
+    present = {name: context.has(stage) for name, stage in trial.needs.items()}
     assert present == {"dataset": True, "network": True, "checkpoints": True, "contenders": False}
-    read = {name: [workshop.has(stage) for stage in stages] for name, stages in trial.reads.items()}
+    read = {name: [context.has(stage) for stage in stages] for name, stages in trial.reads.items()}
     assert read == {"originals": [True], "contenders": [False]}
 
 
 def test_a_single_original_has_no_other_to_be_compared_with(done):
-    _, _, workshop, _ = done
+    _, _, context, _ = done
     (trial,) = trials_of(k=[1], checkpoints=OF_TWELVE)[1]
-    tables = rows_of(trial, workshop)
+    tables = rows_of(trial, context)
     (row,) = group(tables, "original")[0]
     for column in (
         "max_similarity",
@@ -538,8 +538,8 @@ def test_a_single_original_has_no_other_to_be_compared_with(done):
 
 
 def test_the_same_experiment_gives_the_same_rows(done, tmp_path):
-    _, _, workshop, tables = done
-    elsewhere = replace(workshop, store=type(workshop.store)(Storage(str(tmp_path))))
+    _, _, context, tables = done
+    elsewhere = replace(context, store=type(context.store)(Storage(str(tmp_path))))
     again = rows_of(trials_of()[1][0], elsewhere)
     for name, rows in tables[6].items():
         for one, other in zip(rows, again[name], strict=True):
@@ -549,21 +549,21 @@ def test_the_same_experiment_gives_the_same_rows(done, tmp_path):
 
 def test_generated_networks_do_not_depend_on_how_many_others_are_evaluated(done):
     """More controls, the same generated networks with the same answers."""
-    _, _, workshop, tables = done
+    _, _, context, tables = done
     more = [*WEIGHTS["controls"], {"name": "noise", "networks": 40, "scales": [1.0]}][1:]
     trial = trials_of(controls=more)[1][0]
-    found = rows_of(trial, workshop)
+    found = rows_of(trial, context)
     np.testing.assert_array_equal(group(found, "generated")[1], group(tables[6], "generated")[1])
     np.testing.assert_array_equal(group(found, "gaussian")[1], group(tables[6], "gaussian")[1])
 
 
 def test_rows_do_not_depend_on_how_evaluation_is_cut(done, tmp_path):
-    _, _, workshop, tables = done
+    _, _, context, tables = done
     trial = trials_of(shard=16)[1][0]
     assert [len(stages) for stages in trial.reads.values()] == [1, 2]
     for stage in (stage for stages in trial.reads.values() for stage in stages):
-        workshop.store.discard(stage.kind, stage.key)
-    found = rows_of(trial, workshop)
+        context.store.discard(stage.kind, stage.key)
+    found = rows_of(trial, context)
     for name, rows in tables[6].items():
         assert len(rows) == len(found[name])
         for one, other in zip(rows, found[name], strict=True):
@@ -574,13 +574,13 @@ def test_rows_do_not_depend_on_how_evaluation_is_cut(done, tmp_path):
 @pytest.mark.parametrize("subset", ["first", "strided", "random"])
 def test_the_originals_of_a_trial_are_those_of_its_subset(done, subset):
     """None of them is held out, and those of a smaller k are among them."""
-    _, _, workshop, _ = done
+    _, _, context, _ = done
     smaller, larger = trials_of(
         k=[3, 6], checkpoints={**WEIGHTS["checkpoints"], "size": 12}, subsets=[subset]
     )[1]
-    checkpoints, places = originals_of(larger, workshop)
+    checkpoints, places = originals_of(larger, context)
     assert not checkpoints.held_out_N[places].any()
-    assert set(originals_of(smaller, workshop)[1]) < set(places)
+    assert set(originals_of(smaller, context)[1]) < set(places)
     free = np.flatnonzero(~checkpoints.held_out_N)
     assert (list(places) == list(free[:6])) == (subset == "first")
     assert len(np.unique(places)) == 6
@@ -621,7 +621,7 @@ def test_what_changes_a_number_changes_every_key(change):
         ({"k": [0]}, ["k", "0"]),
         ({"k": [13], "checkpoints": {"size": 12}}, ["weights.k", "13 is not between 1 and 12"]),
         ({"k": [3, 3]}, ["weights.k", "3 is given twice"]),
-        ({"subsets": ["first", "first"]}, ["weights.subsets", "first is given twice"]),
+        ({"subsets": ["first", "first"]}, ["weights.subsets", "'first' is given twice"]),
         ({"subsets": ["last"]}, ["subsets"]),
         (
             {"network": {"name": "convnet", "channels": [7], "groups": 2}},

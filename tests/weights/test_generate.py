@@ -12,13 +12,13 @@ from torch import nn
 
 from harness.core.artifacts import ArtifactStore
 from harness.core.config import parse
-from harness.core.seeds import stream
-from harness.core.stages import Code, Stage, Workshop
+from harness.core.seeds import derive_seed
+from harness.core.stages import Code, Context, Stage
 from harness.core.storage import Storage
 from harness.models.generators.latent_denoiser import LatentDenoiser
 from harness.models.noise_processes.process import spaced
 from harness.training.config import TrainConfig
-from harness.training.loop import Crew, fit
+from harness.training.loop import ProcessGroup, fit
 from harness.training.tasks import Denoising
 from harness.weights import generate
 from harness.weights.config import WeightsConfig
@@ -53,11 +53,11 @@ TINY = {
 }
 
 
-def make_dataset(stage, folder, workshop):
+def make_dataset(stage, folder, context):
     """Nothing reads it: predictions are made up."""
 
 
-def make_checkpoints(stage, folder, workshop):
+def make_checkpoints(stage, folder, context):
     """Checkpoints that differ in two directions, far from zero; every seventh is held out."""
     draw = np.random.default_rng(0)
     centre = draw.normal(size=LAYOUT.length) + np.repeat([3.0, -1.0], LAYOUT.sizes)
@@ -121,13 +121,13 @@ def stages_of(k=12, run=0, gate=None, **values):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """A workshop whose artifacts all tests here share."""
+    """A context whose artifacts all tests here share."""
     store = ArtifactStore(Storage(str(tmp_path_factory.mktemp("results"))))
-    return Workshop(store, {"run": "test-run"}, ray=False, accelerators=False)
+    return Context(store, {"run": "test-run"}, ray=False, accelerators=False)
 
 
-def vectors_of(stage, workshop):
-    return load_file(workshop.file(stage, "vectors.safetensors"))
+def vectors_of(stage, context):
+    return load_file(context.file(stage, "vectors.safetensors"))
 
 
 def checkpoint_vectors(shop):
@@ -170,7 +170,7 @@ def test_the_codec_is_the_autoencoder_around_the_normaliser_whatever_its_batches
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "denoiser"])
-def test_the_moving_average_is_what_is_kept(part, workshop, monkeypatch):
+def test_the_moving_average_is_what_is_kept(part, context, monkeypatch):
     """`fit` is watched: the model that it ends with differs from its average, and the average is written."""
     from harness.training import launch
 
@@ -181,7 +181,7 @@ def test_the_moving_average_is_what_is_kept(part, workshop, monkeypatch):
         return ended[-1]
 
     monkeypatch.setattr(launch, "fit", watched)
-    kept = load_file(workshop.file(stages_of()[part], "model.safetensors"))
+    kept = load_file(context.file(stages_of()[part], "model.safetensors"))
     for name, average in ended[-1].ema.named_parameters():
         np.testing.assert_array_equal(kept[name], average)
     learnt = ended[-1].model.state_dict()
@@ -189,7 +189,7 @@ def test_the_moving_average_is_what_is_kept(part, workshop, monkeypatch):
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_a_full_batch_holds_all_k(full, workshop, monkeypatch):
+def test_a_full_batch_holds_all_k(full, context, monkeypatch):
     seen = {}
 
     def stop(factory, stage, config, seed, folder, shop):
@@ -201,7 +201,7 @@ def test_a_full_batch_holds_all_k(full, workshop, monkeypatch):
     stages = stages_of(k=9, **values)
     for kind, maker in (("autoencoder", generate.make_autoencoder), ("denoiser", generate.make_denoiser)):
         with pytest.raises(InterruptedError):
-            maker(stages[kind], None, workshop)
+            maker(stages[kind], None, context)
     assert seen == dict.fromkeys(("autoencoder", "denoiser"), 9 if full else 6)
 
 
@@ -228,11 +228,11 @@ def predictions(monkeypatch):
     seen = []
     labels = np.arange(40) % 4
 
-    def predict(raw_NP, needs, workshop, splits):
+    def predict(raw_NP, needs, context, splits):
         assert splits == ("validation",)
         assert {"dataset", "network", "checkpoints"} <= set(needs)
         seen.append(raw_NP)
-        checkpoints = checkpoint_vectors(workshop)
+        checkpoints = checkpoint_vectors(context)
         near_N = (
             np.abs(raw_NP - checkpoints.mean(0)).mean(1)
             < 2 * np.abs(checkpoints - checkpoints.mean(0)).mean()
@@ -245,7 +245,7 @@ def predictions(monkeypatch):
 
     Images.labels = labels
     monkeypatch.setattr(generate, "predict", predict)
-    monkeypatch.setattr(generate, "open_dataset", lambda stage, workshop: Images)
+    monkeypatch.setattr(generate, "open_dataset", lambda stage, context: Images)
     return seen
 
 
@@ -289,7 +289,7 @@ def test_what_is_not_finite_is_said_and_not_written(shop, monkeypatch, tmp_path)
     stages = stages_of()
     latents = sample(stages["generated"], shop)
     latents[[1, 4]] = np.nan
-    monkeypatch.setattr(generate, "sample", lambda stage, workshop: latents)
+    monkeypatch.setattr(generate, "sample", lambda stage, context: latents)
     with pytest.raises(FloatingPointError, match="2 of 6 generated latents are not finite; lower"):
         generate.make_generated(stages["generated"], tmp_path, shop)
     assert not list(tmp_path.iterdir())
@@ -373,7 +373,7 @@ def test_a_trained_diffusion_gives_the_mixtures_mean_and_covariance():
     process = generate._process({"timesteps": 100})
     task = Denoising(lambda: LatentDenoiser(2, [16, 32], 3), examples, process)
     config = TrainConfig(steps=400, batch=128, learning_rate=5e-3, schedule="cosine", ema=0.98)
-    model = fit(task, config, 0, Crew(torch.device("cpu"))).ema.eval()
+    model = fit(task, config, 0, ProcessGroup(torch.device("cpu"))).ema.eval()
     found = drawn(model, process)
     torch.testing.assert_close(found.mean(0), examples.mean(0), rtol=0, atol=0.2)
     torch.testing.assert_close(torch.cov(found.T), torch.cov(examples.T), rtol=0.2, atol=0.15)
@@ -382,7 +382,7 @@ def test_a_trained_diffusion_gives_the_mixtures_mean_and_covariance():
 def test_ddim_has_no_noise_but_the_first_and_ddpm_has():
     process, alphas_T = schedule(50)
     model = Exact(alphas_T, WEIGHTS_M, MEANS_ML, DEVIATION)
-    first = generate.noise.normal(stream(1, "generate"), torch.tensor([[3, 0, 0]]), (2,))
+    first = generate.noise.normal(derive_seed(1, "generate"), torch.tensor([[3, 0, 0]]), (2,))
     again = first
     places = spaced(50, 10)
     for t, following in zip(places, [*places[1:], -1], strict=True):  # Song et al. 2021, equation 12, by hand
@@ -445,10 +445,10 @@ def test_a_run_of_the_generator_has_its_own_draws_and_the_same_originals(shop):
     assert not np.allclose(sample(first["generated"], shop), sample(second["generated"], shop))
 
 
-def test_training_and_sampling_say_what_they_count_and_the_time_left(workshop):
+def test_training_and_sampling_say_what_they_count_and_the_time_left(context):
     lines = []
-    workshop.say = lambda who, line: lines.append(f"{who}: {line}")
-    workshop.file(stages_of()["generated"], "vectors.safetensors")
+    context.say = lambda who, line: lines.append(f"{who}: {line}")
+    context.file(stages_of()["generated"], "vectors.safetensors")
     for kind, words in (
         ("autoencoder", "networks/s"),
         ("denoiser", "networks/s"),

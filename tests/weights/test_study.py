@@ -89,7 +89,7 @@ def test_further_data_sets_have_networks_of_their_own():
     _, trials = trials_of(k=[4], also=also)
     assert [trial.data for trial in trials] == ["digits", "fewer digits"]
     assert len(stages(trials, "network")) == 2
-    with pytest.raises(UserError, match=r"weights\.also: digits is given twice"):
+    with pytest.raises(UserError, match=r"weights\.also: 'digits' is given twice"):
         trials_of(also=[{"name": "digits"}])
 
 

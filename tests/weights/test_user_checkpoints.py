@@ -118,27 +118,27 @@ def prefixed(state):
     ],
 )
 @pytest.mark.parametrize("buffers", ["base", "collected"])
-def test_checkpoints_are_read_however_they_were_saved(network, ending, change, buffers, tmp_path, workshop):
+def test_checkpoints_are_read_however_they_were_saved(network, ending, change, buffers, tmp_path, context):
     given = Given(network, ["norm"], buffers)
     save = save_file if ending == ".safetensors" else torch.save
     given.written(tmp_path, save, ending, change)
     base, trajectory = given.stages(tmp_path)
     assert base.here
     assert trajectory.here
-    vectors_NP, steps_N = open_trajectory(trajectory, workshop)
+    vectors_NP, steps_N = open_trajectory(trajectory, context)
     np.testing.assert_array_equal(vectors_NP, given.vectors())
     assert vectors_NP.dtype == np.float32
     assert steps_N.tolist() == [2, 9, 16]
     assert steps_N.dtype == np.int64
-    assert Layout.load(workshop.file(trajectory, "layout.json")) == given.layout
-    found = load_file(workshop.file(base, "network.safetensors"))
+    assert Layout.load(context.file(trajectory, "layout.json")) == given.layout
+    found = load_file(context.file(base, "network.safetensors"))
     module = build(base.config["network"])
     module.load_state_dict(found)
     for name, value in given.states[-1].items():
         assert torch.equal(module.state_dict()[name], value), name
 
 
-def test_checkpoints_may_hold_the_varied_parameters_alone(tmp_path, workshop):
+def test_checkpoints_may_hold_the_varied_parameters_alone(tmp_path, context):
     given = Given()
     (tmp_path / "all").mkdir()
     given.written(tmp_path / "all", change=lambda state: {name: state[name] for name in given.layout.names})
@@ -152,16 +152,16 @@ def test_checkpoints_may_hold_the_varied_parameters_alone(tmp_path, workshop):
     ):  # in the folder it is no checkpoint either
         torch.save(given.base, place)
         base, trajectory = given.stages(tmp_path / "all", place)
-        np.testing.assert_array_equal(open_trajectory(trajectory, workshop)[0], given.vectors())
-        found = load_file(workshop.file(base, "network.safetensors"))
+        np.testing.assert_array_equal(open_trajectory(trajectory, context)[0], given.vectors())
+        found = load_file(context.file(base, "network.safetensors"))
         assert all(torch.equal(found[name], value) for name, value in given.base.items())
 
 
-def test_2_comes_before_10(tmp_path, workshop):
+def test_2_comes_before_10(tmp_path, context):
     given = Given(count=12)
     given.written(tmp_path)
     (tmp_path / "notes.txt").write_text("not a checkpoint")
-    vectors_NP, steps_N = open_trajectory(given.stages(tmp_path)[1], workshop)
+    vectors_NP, steps_N = open_trajectory(given.stages(tmp_path)[1], context)
     assert steps_N.tolist() == [7 * number + 2 for number in range(12)]
     np.testing.assert_array_equal(vectors_NP, given.vectors())
 
@@ -394,13 +394,13 @@ def test_a_damaged_safetensors_file_is_named(tmp_path):
     assert refusal(given, tmp_path).startswith(f"{file}: cannot be read")
 
 
-def test_files_that_change_after_the_plan_are_noticed(tmp_path, workshop):
+def test_files_that_change_after_the_plan_are_noticed(tmp_path, context):
     given = Given().written(tmp_path)
     network, trajectory = given.stages(tmp_path)
     save_file(contiguous(given.states[0]), tmp_path / "step16.safetensors")
     for stage in (network, trajectory):
         with pytest.raises(UserError, match=r"step16\.safetensors: has changed since the sweep was planned"):
-            workshop.ensure(stage)
+            context.ensure(stage)
 
 
 @pytest.mark.parametrize(("parameters", "same"), [(["norm2"], True), (["all"], False)])
@@ -418,7 +418,7 @@ def test_another_seed_goes_on_from_the_users_network_unless_all_of_it_varies(par
     assert needs["fine_tuned"].needs["network"].key == trial.needs["network"].key
 
 
-def test_all_checkpoints_of_a_folder_may_be_chosen_unless_a_size_is_given(tmp_path, workshop):
+def test_all_checkpoints_of_a_folder_may_be_chosen_unless_a_size_is_given(tmp_path, context):
     network = parse(WeightsConfig, WEIGHTS, "weights").network
     state = build(network.settings(1, 8, 10)).state_dict()
     for number in range(9):
@@ -428,6 +428,6 @@ def test_all_checkpoints_of_a_folder_may_be_chosen_unless_a_size_is_given(tmp_pa
     for size, last in ((None, 8), (3, 3)):
         checkpoints = {"path": str(tmp_path), "held_out": 1, "size": size, "workers": 0}
         (trial,) = trials_of(parameters=["norm2"], checkpoints=checkpoints, k=[2])[1]
-        found = open_checkpoints(trial.needs["checkpoints"], workshop)
+        found = open_checkpoints(trial.needs["checkpoints"], context)
         places = chosen(found, {"k": 2, "subset": "strided", "seed": 0})
         assert list(found.steps_N[places]) == [0, last]

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from harness.core.stages import Stage, Trial, Workshop
+from harness.core.stages import Context, Stage, Trial
 from harness.data.dataset import open_dataset
 from harness.features.extract import FILE, batches
 from harness.metrics.cka import cka
@@ -20,7 +20,7 @@ from harness.models.encoders.encoder import open_encoder, select
 from harness.training.device import pick_device
 
 LAYERS = "layers.safetensors"
-COLUMNS = ("network", "block", "block_name", "timestep", "pool")
+COLUMNS = ("model", "block", "block_name", "timestep", "pool")
 
 
 class Representation(NamedTuple):
@@ -30,12 +30,12 @@ class Representation(NamedTuple):
     x_ND: np.ndarray
 
 
-def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
+def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
     """Returns a row of `similarity` for each pair."""
     rows = []
     for group in trial.config["groups"]:
         a, b = (
-            [one for place in group[side] for one in read(place, trial.reads[place["reads"]], workshop)]
+            [one for place in group[side] for one in read(place, trial.reads[place["reads"]], context)]
             for side in ("a", "b")
         )
         rows += compared(a, b)
@@ -58,20 +58,20 @@ def compared(a: Sequence[Representation], b: Sequence[Representation]) -> list[d
     ]
 
 
-def read(place: Mapping[str, Any], held: Sequence[Stage], workshop: Workshop) -> list[Representation]:
+def read(place: Mapping[str, Any], held: Sequence[Stage], context: Context) -> list[Representation]:
     """Returns a block's features, or those of an encoder's layers. Raises `UserError` for a layer it lacks."""
     if "layers" in place:
-        with safe_open(workshop.file(held[0], LAYERS), framework="numpy") as file:
+        with safe_open(context.file(held[0], LAYERS), framework="numpy") as file:
             known = json.loads(file.metadata()["layers"])
-            chosen = select(place["layers"], known, place["network"])
+            chosen = select(place["layers"], known, place["model"])
             return [
                 Representation(
-                    _columns(network=place["network"], block=known.index(layer), block_name=layer),
+                    _columns(model=place["model"], block=known.index(layer), block_name=layer),
                     file.get_tensor(layer),
                 )
                 for layer in chosen
             ]
-    x_NCPP = torch.cat([load_file(workshop.file(shard, FILE))["features"] for shard in held])
+    x_NCPP = torch.cat([load_file(context.file(shard, FILE))["features"] for shard in held])
     pooled_NCPP = torch.nn.functional.adaptive_avg_pool2d(x_NCPP, place["pool"])
     return [Representation({name: place[name] for name in COLUMNS}, pooled_NCPP.flatten(1).numpy())]
 
@@ -80,11 +80,11 @@ def _columns(**values: Any) -> dict[str, Any]:
     return {name: values.get(name) for name in COLUMNS}
 
 
-def make_layers(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_layers(stage: Stage, folder: Path, context: Context) -> None:
     """Writes what all layers of an encoder see in the first training images, [N, D] a layer."""
-    dataset = open_dataset(stage.needs["dataset"], workshop)
-    device = pick_device(workshop)
-    encoder = open_encoder(stage.needs["encoder"], workshop, device)
+    dataset = open_dataset(stage.needs["dataset"], context)
+    device = pick_device(context)
+    encoder = open_encoder(stage.needs["encoder"], context, device)
     index_N = dataset.splits["train"][: stage.config["images"]]
     kept: dict[str, list[np.ndarray]] = {layer: [] for layer in encoder.layers}
     for _, x_BCHW in batches(dataset.images, index_N, stage.options["batch"], device):

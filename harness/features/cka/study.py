@@ -71,7 +71,7 @@ class _Comparisons:
         self.network = self._network(BACKBONE, plan, backbone_stage(plan, config.train, stage, seed))
         refuse_duplicates(config.pools, "cka.pools")
         refuse_duplicates(config.against, "cka.against")
-        labels = [BACKBONE, UNTRAINED, *(encoder.called for encoder in config.encoders), *config.others]
+        labels = [BACKBONE, UNTRAINED, *(encoder.display_name for encoder in config.encoders), *config.others]
         refuse_duplicates(labels, "cka.encoders and others", "; give each a label of its own")
 
     def trials(self) -> list[Trial]:
@@ -133,7 +133,7 @@ class _Comparisons:
     def _encoders(self) -> Iterator[Trial]:
         for encoder in self.config.encoders:
             held = (layers_stage(encoder, self.stage, self.images, self.dataset, self.config.batch),)
-            place = {"network": encoder.called, "layers": encoder.layers, "reads": held}
+            place = {"model": encoder.display_name, "layers": encoder.layers, "reads": held}
             for timestep in self.timesteps:
                 for pool in self.config.pools:
                     yield self._trial([self._side(self.network, timestep, pool)], [[place]])
@@ -155,7 +155,7 @@ class _Comparisons:
     def _place(self, network: Network, block: Block, timestep: int, pool: int) -> Place:
         tap = Tap(block, stored_pool(pool, self.config.pools, block.size))
         return {
-            "network": network.label,
+            "model": network.label,
             "block": block.number,
             "block_name": block.name,
             "timestep": timestep,
@@ -215,11 +215,11 @@ class _Comparisons:
             axes={
                 f"{side}_{column}": _common(places, column)
                 for side, places in sides.items()
-                for column in ("network", "block", "block_name", "timestep", "pool")
+                for column in ("model", "block", "block_name", "timestep", "pool")
             },
             config={"groups": groups, "images": self.images},
             seed=self.seed,
-            data=self.data.title,
+            data=self.data.display_name,
             data_fingerprint=self.dataset.fingerprint,
             reads=reads,
             seconds=TRIAL_SECONDS,

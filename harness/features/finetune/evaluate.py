@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.core.stages import Trial, Workshop
+from harness.core.stages import Context, Trial
 from harness.data.dataset import Dataset, open_dataset
 from harness.features.extract import open_denoiser, read_blocks
 from harness.features.finetune.task import read_about, read_head
@@ -13,13 +13,13 @@ from harness.features.heads.head import Fitted
 from harness.metrics.accuracy import accuracy
 
 
-def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
+def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
     """Returns one row of `features` and one of `correctness`."""
-    dataset = open_dataset(trial.needs["dataset"], workshop)
+    dataset = open_dataset(trial.needs["dataset"], context)
     tuned = trial.needs["tuned"]
-    about = read_about(tuned, workshop)
+    about = read_about(tuned, context)
     places = [dataset.splits["validation"], dataset.splits["test"]]
-    predicted_M = predict(trial, workshop, dataset, np.concatenate(places))
+    predicted_M = predict(trial, context, dataset, np.concatenate(places))
     right_validation, right_test = (
         part == dataset.labels[where]
         for part, where in zip(np.split(predicted_M, [len(places[0])]), places, strict=True)
@@ -36,12 +36,12 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
     return {"features": [row], "correctness": [correct]}
 
 
-def predict(trial: Trial, workshop: Workshop, dataset: Dataset, index_M: np.ndarray) -> np.ndarray:
+def predict(trial: Trial, context: Context, dataset: Dataset, index_M: np.ndarray) -> np.ndarray:
     """Returns class numbers [M] of the images at `index_M`; features of one batch are held at a time."""
     stage = trial.needs["tuned"]
     tap = stage.config["module"], stage.config["pool"]
-    denoiser = open_denoiser(stage, workshop)
-    fitted = Fitted(read_head(stage, workshop, len(dataset.classes)).to(denoiser.device), None)
+    denoiser = open_denoiser(stage, context)
+    fitted = Fitted(read_head(stage, context, len(dataset.classes)).to(denoiser.device), None)
     return np.concatenate(
         [
             fitted.predict(features[tap].cpu().numpy())

@@ -69,7 +69,7 @@ class Finetune(Study):
                     "sigma": plan.sigma(setting.timestep),
                     "log_snr": plan.log_snr(setting.timestep),
                     "pool": setting.pool,
-                    "head": setting.head.axis,
+                    "head": setting.head.display_name,
                 },
                 config={
                     "head": setting.head.keyed(),
@@ -77,7 +77,7 @@ class Finetune(Study):
                     "precision": config.precision,
                 },
                 seed=seed,
-                data=data.title,
+                data=data.display_name,
                 data_fingerprint=dataset.fingerprint,
                 needs={
                     "dataset": stage,

@@ -12,7 +12,7 @@ from torch import nn
 
 from harness.core.artifacts import MANIFEST
 from harness.core.config import parse
-from harness.core.stages import Stage, Workshop
+from harness.core.stages import Context, Stage
 from harness.data.dataset import open_dataset
 from harness.data.transforms import as_input
 from harness.features.heads.head import head_of
@@ -116,14 +116,14 @@ class FineTuning:
         """Keeps nothing."""
 
 
-def fine_tuning(stage: Stage, workshop: Workshop) -> FineTuning:
+def fine_tuning(stage: Stage, context: Context) -> FineTuning:
     """Returns the task of a stage, with a backbone of its own to change. Called by every worker."""
-    dataset = open_dataset(stage.needs["dataset"], workshop)
+    dataset = open_dataset(stage.needs["dataset"], context)
     labelled = dataset.labelled(stage.config["labels_per_class"])
     head = head_of(stage.config["head"])
     augment = stage.config["augment"]
     return FineTuning(
-        load_denoiser(workshop.folder(stage.needs["backbone"])),
+        load_denoiser(context.folder(stage.needs["backbone"])),
         stage.config["module"],
         stage.config["pool"],
         stage.config["timestep"],
@@ -134,18 +134,18 @@ def fine_tuning(stage: Stage, workshop: Workshop) -> FineTuning:
     )
 
 
-def make_tuned(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_tuned(stage: Stage, folder: Path, context: Context) -> None:
     """Fine-tunes on the labelled images; writes the whole pipeline, the head, and what was learnt."""
     config = parse(TrainConfig, stage.options["tune"], "finetune.tune")
-    with workshop.store.scratch() as trained:
+    with context.store.scratch() as trained:
         maker = "harness.features.finetune.task:fine_tuning"
-        train(maker, stage, config, stage.config["seed"], trained, workshop)
+        train(maker, stage, config, stage.config["seed"], trained, context)
         weights = checkpoint.trained_weights(trained)
         history = checkpoint.read_state(trained)["history"]
     with torch.random.fork_rng(devices=[]):
-        tuned = fine_tuning(stage, workshop).model()
+        tuned = fine_tuning(stage, context).model()
     tuned.load_state_dict(weights)
-    backbone = workshop.folder(stage.needs["backbone"])
+    backbone = context.folder(stage.needs["backbone"])
     shutil.copytree(backbone, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
     tuned.encoder.save_pretrained(folder / tuned.folder, safe_serialization=True)
     save_file(tuned.head.state_dict(), folder / HEAD)
@@ -154,14 +154,14 @@ def make_tuned(stage: Stage, folder: Path, workshop: Workshop) -> None:
     (folder / ABOUT).write_text(json.dumps(about))
 
 
-def read_about(stage: Stage, workshop: Workshop) -> dict[str, Any]:
+def read_about(stage: Stage, context: Context) -> dict[str, Any]:
     """Returns {"parameters": how many were learnt, "shape": what the head reads, "history": of the loss}."""
-    return json.loads(workshop.file(stage, ABOUT).read_text())
+    return json.loads(context.file(stage, ABOUT).read_text())
 
 
-def read_head(stage: Stage, workshop: Workshop, classes: int) -> nn.Module:
+def read_head(stage: Stage, context: Context, classes: int) -> nn.Module:
     """Returns the head that was learnt with the encoder."""
-    shape = tuple(read_about(stage, workshop)["shape"])
+    shape = tuple(read_about(stage, context)["shape"])
     network = head_of(stage.config["head"]).network(shape, classes)
-    network.load_state_dict(load_file(workshop.file(stage, HEAD)))
+    network.load_state_dict(load_file(context.file(stage, HEAD)))
     return network.eval().requires_grad_(False)

@@ -13,8 +13,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from harness.core.seeds import generator
-from harness.core.stages import Stage, Trial, Workshop
+from harness.core.seeds import rng
+from harness.core.stages import Context, Stage, Trial
 from harness.data.dataset import open_dataset
 from harness.data.transforms import as_input
 from harness.features.generation.sample import FILE
@@ -38,34 +38,34 @@ class Encoded(NamedTuple):
     vectors_ND: np.ndarray  # float32, of the first `KERNEL_IMAGES`
 
 
-def make_encoded(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_encoded(stage: Stage, folder: Path, context: Context) -> None:
     """Writes moments and vectors of a split's first images."""
-    dataset = open_dataset(stage.needs["dataset"], workshop)
+    dataset = open_dataset(stage.needs["dataset"], context)
     places = dataset.splits[stage.config["split"]][: stage.config["images"]]
     size = stage.options["batch"]
     batches = (dataset.images[places[begin : begin + size]] for begin in range(0, len(places), size))
-    moments, vectors_ND = encode(batches, _encoder(stage.needs["encoder"], workshop))
+    moments, vectors_ND = encode(batches, _encoder(stage.needs["encoder"], context))
     arrays = {"n": np.array([moments.n]), "mean": moments.mean_D, "scatter": moments.scatter_DD}
     save_file({**arrays, "vectors": vectors_ND}, folder / ENCODED)
 
 
-def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
+def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
     """Returns one row of `generation`."""
     samples = encode(
-        (batch for stage in trial.reads["samples"] for batch in _drawn(workshop.file(stage, FILE))),
-        _encoder(trial.needs["encoder"], workshop),
+        (batch for stage in trial.reads["samples"] for batch in _drawn(context.file(stage, FILE))),
+        _encoder(trial.needs["encoder"], context),
     )
-    real = _read(trial.reads["real"][0], workshop)
-    kernel = kernel_distance(samples.vectors_ND, real.vectors_ND, generator(trial.seed, "kernel distance"))
+    real = _read(trial.reads["real"][0], context)
+    kernel = kernel_distance(samples.vectors_ND, real.vectors_ND, rng(trial.seed, "kernel distance"))
     row = {
         "frechet": frechet(samples.moments, real.moments),
         "frechet_real": None,
         "kernel": kernel.mean,
         "kernel_deviation": kernel.deviation,
-        "grid": grid(_first(trial.reads["samples"], workshop, GRID)),
+        "grid": grid(_first(trial.reads["samples"], context, GRID)),
     }
     if "held_out" in trial.reads:
-        row["frechet_real"] = frechet(_read(trial.reads["held_out"][0], workshop).moments, real.moments)
+        row["frechet_real"] = frechet(_read(trial.reads["held_out"][0], context).moments, real.moments)
     return {"generation": [row]}
 
 
@@ -93,13 +93,13 @@ class _Encoder(NamedTuple):
     device: torch.device
 
 
-def _encoder(stage: Stage, workshop: Workshop) -> _Encoder:
-    device = pick_device(workshop)
-    return _Encoder(open_encoder(stage, workshop, device), device)
+def _encoder(stage: Stage, context: Context) -> _Encoder:
+    device = pick_device(context)
+    return _Encoder(open_encoder(stage, context, device), device)
 
 
-def _read(stage: Stage, workshop: Workshop) -> Encoded:
-    arrays = load_file(workshop.file(stage, ENCODED))
+def _read(stage: Stage, context: Context) -> Encoded:
+    arrays = load_file(context.file(stage, ENCODED))
     moments = Moments(int(arrays["n"][0]), arrays["mean"], arrays["scatter"])
     return Encoded(moments, arrays["vectors"])
 
@@ -113,13 +113,13 @@ def _drawn(path: Path) -> Iterator[np.ndarray]:
             yield samples[begin : min(begin + BATCH, count)]
 
 
-def _first(shards: tuple[Stage, ...], workshop: Workshop, count: int) -> np.ndarray:
+def _first(shards: tuple[Stage, ...], context: Context, count: int) -> np.ndarray:
     """Returns the first samples, uint8 [N, C, H, W]."""
     parts: list[np.ndarray] = []
     for stage in shards:
         if sum(map(len, parts)) >= count:
             break
-        parts.append(next(_drawn(workshop.file(stage, FILE))))
+        parts.append(next(_drawn(context.file(stage, FILE))))
     return np.concatenate(parts)[:count]
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from harness.core.seeds import stream
-from harness.core.stages import Stage, Workshop
+from harness.core.seeds import derive_seed
+from harness.core.stages import Context, Stage
 from harness.features.extract import open_denoiser
 from harness.models import sampling
 from harness.models.backbones.denoiser import Denoiser
@@ -20,15 +20,15 @@ from harness.training import noise
 FILE = "samples.safetensors"
 
 
-def make_samples(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_samples(stage: Stage, folder: Path, context: Context) -> None:
     """Writes the samples of one shard, uint8 [N, C, H, W]."""
     settings = stage.config
-    denoiser = open_denoiser(stage.needs["backbone"], workshop)
+    denoiser = open_denoiser(stage.needs["backbone"], context)
     begin, end = stage.part["samples"]
     size = stage.options["batch"]
     parts = []
     for first in range(begin, end, size):
-        workshop.progress(f"samples {stage.key[:6]}", f"{first - begin} of {end - begin} drawn")
+        context.progress(f"samples {stage.key[:6]}", f"{first - begin} of {end - begin} drawn")
         number_B = torch.arange(first, min(first + size, end), device=denoiser.device)
         x_BCHW = sample(
             denoiser,
@@ -68,12 +68,12 @@ def sample(
 
     def fresh(step: int) -> torch.Tensor:
         address_B3[:, 1] = step
-        return noise.normal(stream(seed, "ancestral"), address_B3, size)
+        return noise.normal(derive_seed(seed, "ancestral"), address_B3, size)
 
     z_BCHW = sampling.sample(
         denoiser.process,
         denoiser.predict,
-        noise.normal(stream(seed, "sample"), address_B3, size),
+        noise.normal(derive_seed(seed, "sample"), address_B3, size),
         steps=steps,
         fresh=fresh if ancestral else None,
         clip=denoiser.bound,

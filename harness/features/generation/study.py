@@ -64,7 +64,7 @@ def check(config: GenerationConfig, plan: BackbonePlan, dataset: Dataset) -> Non
     for what, count in (("samples", sample_count(config, dataset)), ("real", real_count(config, dataset))):
         if count < 2:
             raise UserError(f"generation.{what}: {count} image has no covariance; 2 are needed at least")
-    called = [encoder.called for encoder in config.encoders]
+    called = [encoder.display_name for encoder in config.encoders]
     refuse_duplicates(called, "generation.encoders", "; give each a label of its own")
 
 
@@ -99,7 +99,7 @@ class _Comparison:
         axes: dict[str, Any] = {
             "backbone": self.config.backbone.name,
             "regulariser": regulariser,
-            "encoder": encoder.called,
+            "encoder": encoder.display_name,
             "sampler": self.config.sampler,
             "steps": self.config.steps,
             "samples": self.samples,
@@ -113,7 +113,7 @@ class _Comparison:
             axes=axes,
             config={"held_out": self.held_out},
             seed=self.seed,
-            data=self.data.title,
+            data=self.data.display_name,
             data_fingerprint=self.fingerprint,
             needs={"dataset": self.stage, "backbone": backbone, "encoder": network},
             reads={"samples": samples, **real},

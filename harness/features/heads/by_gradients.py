@@ -62,12 +62,12 @@ class ByGradients(Head):
     ) -> Fitted:
         import torch
 
-        from harness.training.loop import Crew, fit
+        from harness.training.loop import ProcessGroup, fit
         from harness.training.tasks import Classification
 
         x, labels_N = torch.from_numpy(train.x), torch.from_numpy(train.labels_N)
         task = Classification(lambda: self.network(train.x.shape[1:], classes), x, labels_N)
-        model = fit(task, config, seed, Crew(torch.device(device))).model
+        model = fit(task, config, seed, ProcessGroup(torch.device(device))).model
         return Fitted(model.eval().requires_grad_(False), regularisation)
 
 

@@ -91,7 +91,7 @@ class Head(Config):
         return label
 
     @property
-    def axis(self) -> str:
+    def display_name(self) -> str:
         """The value of the column `head`."""
         return self.label or self.name
 
@@ -140,10 +140,10 @@ def head_of(values: Mapping[str, Any]) -> Head:
 
 def refuse_twins(heads: Sequence[Head], where: str) -> None:
     """Raises `UserError` for two heads that rows could not tell apart."""
-    twice = Counter(head.axis for head in heads)
+    twice = Counter(head.display_name for head in heads)
     for head in heads:
-        if twice[head.axis] > 1:
+        if twice[head.display_name] > 1:
             raise UserError(
-                f"{where}: {head.axis!r} is given twice; give each a label of its own, such as "
+                f"{where}: {head.display_name!r} is given twice; give each a label of its own, such as "
                 f"{{name: {head.name}, label: {head.name}-2, ...}}"
             )

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from harness.core.stages import Stage, Workshop
+from harness.core.stages import Context, Stage
 from harness.data.dataset import Dataset, open_dataset
 from harness.features.extract import ModulePool, open_denoiser, read_blocks
 from harness.features.heads.least_squares import Sums, solve, targets
 from harness.features.stages import stored_pool
 from harness.features.standardise import scale_of
-from harness.features.streaming.kept import Kept, publish
+from harness.features.streaming.streamed_head import StreamedHead, publish
 from harness.features.streaming.sums import Gathered
 from harness.training.config import Augment
 
@@ -41,13 +41,13 @@ class Probes(NamedTuple):
         )
 
 
-def make_probes(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_probes(stage: Stage, folder: Path, context: Context) -> None:
     """Writes the probe of `stage`, and publishes those of its siblings that are missing, from the same passes."""
     began = time.monotonic()
-    wanted = [stage, *(sibling for sibling in stage.siblings if not workshop.has(sibling))]
-    dataset = open_dataset(stage.needs["dataset"], workshop)
+    wanted = [stage, *(sibling for sibling in stage.siblings if not context.has(sibling))]
+    dataset = open_dataset(stage.needs["dataset"], context)
     taps = gathered_taps([one.config for one in wanted])
-    denoiser = open_denoiser(stage.needs["backbone"], workshop)
+    denoiser = open_denoiser(stage.needs["backbone"], context)
     config = stage.config
 
     def read(index_M: np.ndarray, view: int = 0) -> Iterator[tuple[int, dict[ModulePool, torch.Tensor]]]:
@@ -67,7 +67,7 @@ def make_probes(stage: Stage, folder: Path, workshop: Workshop) -> None:
 
     probes = learn([one.config for one in wanted], taps, dataset, read, denoiser.device)
     judged = judge([one.config for one in wanted], taps, probes, dataset, read)
-    publish(wanted, judged, folder, workshop, began)
+    publish(wanted, judged, folder, context, began)
 
 
 def gathered_taps(cells: Sequence[Mapping[str, Any]]) -> dict[ModulePool, ModulePool]:
@@ -126,7 +126,7 @@ def judge(
     probes: Sequence[Probes],
     dataset: Dataset,
     read: Read,
-) -> list[Kept]:
+) -> list[StreamedHead]:
     """Returns each cell's probe of the strength that is best on validation, and what it gets right.
 
     Between equals the squared error decides, as for the cached head.
@@ -138,7 +138,7 @@ def judge(
     chosen = [one.only(place) for one, place in zip(probes, best, strict=True)]
     right_test, _ = _pass(cells, taps, chosen, dataset, read, "test")
     return [
-        Kept(
+        StreamedHead(
             {
                 "mean": probe.mean_D,
                 "scale": probe.scale_D,

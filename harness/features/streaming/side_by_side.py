@@ -15,15 +15,15 @@ import torch
 from torch import nn
 
 from harness.core.config import parse
-from harness.core.seeds import stream
-from harness.core.stages import Stage, Workshop
+from harness.core.seeds import derive_seed
+from harness.core.stages import Context, Stage
 from harness.data.dataset import Dataset, open_dataset
 from harness.data.transforms import as_input
 from harness.features.extract import ModulePool, autocast, open_denoiser, read_blocks
 from harness.features.heads.head import head_of
 from harness.features.standardise import scale_of
-from harness.features.streaming.kept import EVALUATION, Kept, publish
 from harness.features.streaming.stages import title
+from harness.features.streaming.streamed_head import EVALUATION, StreamedHead, publish
 from harness.models.backbones.denoiser import Denoiser
 from harness.training import checkpoint
 from harness.training.config import Augment, TrainConfig
@@ -90,7 +90,7 @@ class SideBySide:
         for cell in self._cells:
             shape = cell["channels"], cell["pool"], cell["pool"]
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(stream(cell["seed"], "head", name_of(cell)) % 2**63)
+                torch.manual_seed(derive_seed(cell["seed"], "head", name_of(cell)) % 2**63)
                 network = head_of(cell["head"]).network(shape, classes).float()
             tap = heads.taps[name_of(cell)]
             heads[name_of(cell)] = network if published else Standardised(*moments[tap], network)
@@ -173,36 +173,36 @@ def in_order(cells: Sequence[Mapping[str, Any]]) -> list[ModulePool]:
     return list(dict.fromkeys((cell["module"], cell["pool"]) for cell in order))
 
 
-def side_by_side(stage: Stage, workshop: Workshop) -> SideBySide:
+def side_by_side(stage: Stage, context: Context) -> SideBySide:
     """Returns what the heads of a run learn. Called by every worker."""
     cells = stage.config["cells"]
     augment = cells[0]["augment"]
     return SideBySide(
-        open_denoiser(stage.needs["backbone"], workshop),
-        open_dataset(stage.needs["dataset"], workshop),
+        open_denoiser(stage.needs["backbone"], context),
+        open_dataset(stage.needs["dataset"], context),
         cells,
         Augment(**augment) if augment else None,
         stage.options["batch"],
     )
 
 
-def make_heads(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_heads(stage: Stage, folder: Path, context: Context) -> None:
     """Writes the head of `stage`, and publishes those of its siblings that are missing, from one training run."""
     began = time.monotonic()
-    wanted = [stage, *(sibling for sibling in stage.siblings if not workshop.has(sibling))]
+    wanted = [stage, *(sibling for sibling in stage.siblings if not context.has(sibling))]
     cells = sorted((one.config for one in wanted), key=name_of)
     # The run is named by the heads in it: one that was cut short continues only with the same.
     run = replace(stage, config={"cells": cells}, siblings=(), group=None)
     config = parse(TrainConfig, stage.options["train"], "train")
-    with workshop.store.scratch() as trained:
-        train(FACTORY, run, config, stage.config["seed"], trained, workshop)
+    with context.store.scratch() as trained:
+        train(FACTORY, run, config, stage.config["seed"], trained, context)
         weights = checkpoint.trained_weights(trained)
-    task = side_by_side(run, workshop)
+    task = side_by_side(run, context)
     heads = task.model()
     heads.load_state_dict(weights)
-    right = judge(heads, task, workshop, run)
+    right = judge(heads, task, context, run)
     kept = {
-        name: Kept(
+        name: StreamedHead(
             {key: value.numpy() for key, value in heads[name].cpu().state_dict().items()},
             *right[name],
             regularisation=None,
@@ -211,7 +211,7 @@ def make_heads(stage: Stage, folder: Path, workshop: Workshop) -> None:
         )
         for name in heads
     }
-    publish(wanted, [kept[name_of(one.config)] for one in wanted], folder, workshop, began)
+    publish(wanted, [kept[name_of(one.config)] for one in wanted], folder, context, began)
 
 
 DIVERGED = "head {} (kind/block/pool) diverged: its weights went beyond all bounds; lower its learning rate"
@@ -224,11 +224,11 @@ def learnt(head: nn.Module) -> bool:
 
 @torch.no_grad()
 def judge(
-    heads: Heads, task: SideBySide, workshop: Workshop, run: Stage
+    heads: Heads, task: SideBySide, context: Context, run: Stage
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns by head what it gets right on validation and on test: boolean, from one pass with noise of its own."""
-    dataset, cell = open_dataset(run.needs["dataset"], workshop), run.config["cells"][0]
-    denoiser = open_denoiser(run.needs["backbone"], workshop)
+    dataset, cell = open_dataset(run.needs["dataset"], context), run.config["cells"][0]
+    denoiser = open_denoiser(run.needs["backbone"], context)
     heads.eval().to(denoiser.device)
     index_M = np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
     right = {name: np.zeros(len(index_M), bool) for name in heads}
@@ -239,7 +239,7 @@ def judge(
         timestep=cell["timestep"],
         taps=task.taps,
         draws=1,
-        seed=stream(cell["seed"], EVALUATION),
+        seed=derive_seed(cell["seed"], EVALUATION),
         batch=run.options["batch"],
         precision=cell["precision"],
     ):

@@ -17,7 +17,7 @@ from harness.features.stages import (
     images_at_once,
     stored_pool,
 )
-from harness.features.streaming.way import Protocol, by_memory, recipe
+from harness.features.streaming.caching import Protocol, by_memory, recipe
 from harness.models.backbones.backbone import BackbonePlan, Block, multiplications
 from harness.training.config import TRAINING, Augment, TrainConfig
 

@@ -3,21 +3,21 @@
 import math
 from typing import Any
 
-from harness.core.stages import Trial, Workshop
+from harness.core.stages import Context, Trial
 from harness.data.dataset import open_dataset
-from harness.features.streaming.kept import fit_seconds, read
+from harness.features.streaming.streamed_head import fit_seconds, read
 from harness.metrics.accuracy import accuracy
 
 
-def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
+def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
     """Returns one row of `features` and one of `correctness`."""
     (stage,) = trial.reads["streamed"]
-    dataset = open_dataset(trial.needs["dataset"], workshop)
-    kept = read(stage, workshop)
+    dataset = open_dataset(trial.needs["dataset"], context)
+    kept = read(stage, context)
     if kept.error is not None:
         raise FloatingPointError(kept.error)
     row = {
-        "way": "streamed",
+        "caching": "streamed",
         "dimensions": math.prod((stage.config["channels"], stage.config["pool"], stage.config["pool"])),
         "parameter_count": kept.parameters,
         "regularisation": kept.regularisation,
@@ -25,7 +25,7 @@ def run(trial: Trial, workshop: Workshop) -> dict[str, list[dict[str, Any]]]:
         "image_passes": stage.work.image_passes,
         **accuracy(kept.right_validation).columns("validation_accuracy"),
         **accuracy(kept.right_test).columns("test_accuracy"),
-        "fit_seconds": fit_seconds(stage, workshop),
+        "fit_seconds": fit_seconds(stage, context),
     }
     correct = {
         "study": trial.study,

@@ -14,7 +14,7 @@ from transformers.models.auto.image_processing_auto import get_image_processor_c
 
 from harness.core.errors import UserError
 from harness.core.registry import load_attribute
-from harness.core.stages import Stage, Workshop
+from harness.core.stages import Context, Stage
 from harness.models.classifiers.convnet import ConvNet
 from harness.models.classifiers.networks import NETWORKS, Outline, ResNets, Transformers
 from harness.models.encoders.vision import Preparation, preparation_of, quiet
@@ -163,7 +163,7 @@ def read_checkpoint(path: str, folder: str) -> dict[str, Any]:
     return plain
 
 
-def make_start(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def make_start(stage: Stage, folder: Path, context: Context) -> None:
     """Writes a checkpoint's tensors, with a random head if the classes differ. Raises `UserError`."""
     path, revision = stage.options["path"], stage.options["revision"]
     settings = stage.config["network"]

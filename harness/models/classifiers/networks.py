@@ -70,7 +70,7 @@ class Network(Config):
     builder: ClassVar[str]
 
     @property
-    def called(self) -> str:
+    def display_name(self) -> str:
         """The name of the network in rows and figures."""
         return self.name
 
@@ -202,7 +202,7 @@ class Transformers(Network):
         if self.path is None:
             return None
         found = find_pretrained(PLACE, self.path, self.revision)
-        check_channels(f"{PLACE} {self.called!r}", found.config, channels)
+        check_channels(f"{PLACE} {self.display_name!r}", found.config, channels)
         return Stage(
             kind="start",
             code=START,
@@ -211,7 +211,7 @@ class Transformers(Network):
                 "source": found.source,
             },
             options=found.options,
-            here=True,
+            local=True,
         )
 
     def _checkpoint(self, path: str) -> dict[str, Any]:
@@ -457,7 +457,7 @@ class PretrainedNetwork(Transformers):
     kind: ClassVar[str] = ""
 
     @property
-    def called(self) -> str:
+    def display_name(self) -> str:
         """The last part of the path."""
         return self.path.rstrip("/").rpartition("/")[2] or self.path
 

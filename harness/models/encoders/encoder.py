@@ -18,7 +18,7 @@ from harness.core.errors import UserError, unknown
 from harness.core.fingerprint import checksum
 from harness.core.recent import Recent
 from harness.core.registry import Registry, load_attribute
-from harness.core.stages import Code, Stage, Workshop
+from harness.core.stages import Code, Context, Stage
 from harness.models import hub
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ class OpenEncoder(Protocol):
         """Returns float32 [B, D], one vector an image [B, C, H, W] in [-1, 1]."""
 
 
-def open_encoder(stage: Stage, workshop: Workshop, device: "torch.device") -> OpenEncoder:
+def open_encoder(stage: Stage, context: Context, device: "torch.device") -> OpenEncoder:
     """Reads the encoder of a stage; the last one is kept, for the next trial of the same process."""
     opener = load_attribute(stage.config["opener"])
-    return _opened.get(stage.key, lambda: opener(workshop.folder(stage))).to(device)
+    return _opened.get(stage.key, lambda: opener(context.folder(stage))).to(device)
 
 
 _opened = Recent[OpenEncoder]()
@@ -84,7 +84,7 @@ class Encoder(Config):
     layers: Literal["all", "last"] | Annotated[list[str], Field(min_length=1)] = "last"  # which are compared
 
     @property
-    def called(self) -> str:
+    def display_name(self) -> str:
         """The label, or what the encoder is called without one."""
         return self.label or self.name
 
@@ -116,7 +116,7 @@ class Pixels(Encoder):
 
     def stage(self, channels: int) -> Stage:
         """Nothing can go wrong but a layer that is not there."""
-        select(self.layers, [POOLED], self.called)
+        select(self.layers, [POOLED], self.display_name)
         return _stage(PIXELS, "open_pixels", {})
 
 
@@ -130,7 +130,7 @@ class Random(Encoder):
 
     def stage(self, channels: int) -> Stage:
         """Nothing can go wrong but a layer that is not there."""
-        select(self.layers, layer_names(len(self.widths)), self.called)
+        select(self.layers, layer_names(len(self.widths)), self.display_name)
         return _stage(
             RANDOM,
             "open_transformers",
@@ -146,17 +146,17 @@ class PretrainedEncoder(Encoder):
     revision: str | None = None  # of the Hub: a commit, a tag or a branch
 
     @property
-    def called(self) -> str:
+    def display_name(self) -> str:
         """The label, or the last part of the path."""
         return self.label or self.path.rstrip("/").rpartition("/")[2] or self.path
 
     def stage(self, channels: int) -> Stage:
         """Reads the two small configuration files; the weights are fetched when the stage is made."""
         found = find_pretrained("encoder", self.path, self.revision)
-        check_channels(f"encoder {self.called!r}", found.config, channels)
+        check_channels(f"encoder {self.display_name!r}", found.config, channels)
         depth = _depth(vision_part(found.config))
         if depth is not None:
-            select(self.layers, layer_names(depth), self.called)
+            select(self.layers, layer_names(depth), self.display_name)
         return _stage(PRETRAINED, "open_transformers", {"source": found.source}, found.options)
 
 
@@ -221,7 +221,7 @@ def _stage(
         code=code,
         config={"opener": f"{VISION}:{opener}", **config},
         options=options or {},
-        here=options is not None,
+        local=options is not None,
     )
 
 

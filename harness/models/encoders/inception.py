@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from harness.core.errors import UserError
-from harness.core.stages import Code, Stage, Workshop
+from harness.core.stages import Code, Context, Stage
 from harness.models.encoders.encoder import POOLED, Encoder, select
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Inception(Encoder):
                 "encoder 'inception' needs pytorch-fid, which is not installed; pip install 'harness[fid]', or "
                 "choose another encoder, such as facebook/dinov2-base"
             )
-        select(self.layers, [POOLED], self.called)
+        select(self.layers, [POOLED], self.display_name)
         return Stage(
             kind="encoder",
             code=INCEPTION,
@@ -43,7 +43,7 @@ class Inception(Encoder):
         )
 
 
-def save_inception(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def save_inception(stage: Stage, folder: Path, context: Context) -> None:
     """Writes what the encoder is; the library keeps its weights itself."""
     (folder / "encoder.json").write_text(json.dumps(dict(stage.config)))
 

@@ -18,7 +18,7 @@ from transformers.utils import cached_file, logging
 
 from harness.core.config import read_json
 from harness.core.errors import UserError
-from harness.core.stages import Stage, Workshop
+from harness.core.stages import Context, Stage
 from harness.models.encoders.encoder import POOLED, PREPROCESSING, layer_names
 
 FILE = "encoder.json"
@@ -148,12 +148,12 @@ def open_transformers(folder: Path) -> VisionEncoder:
     return VisionEncoder(network, _preparation(about["preparation"]), about["layers"], about["pooling"])
 
 
-def save_pixels(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def save_pixels(stage: Stage, folder: Path, context: Context) -> None:
     """Writes that there is nothing to write."""
     (folder / FILE).write_text(json.dumps({"layers": [POOLED]}), encoding="utf-8")
 
 
-def save_random(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def save_random(stage: Stage, folder: Path, context: Context) -> None:
     """Draws the weights of a ResNet from the stage's seed."""
     widths, size = stage.config["widths"], stage.config["size"]
     config = ResNetConfig(
@@ -166,7 +166,7 @@ def save_random(stage: Stage, folder: Path, workshop: Workshop) -> None:
     _save(network, Preparation((size, size), None, "bilinear", 1.0, half, half), True, folder)
 
 
-def copy_pretrained(stage: Stage, folder: Path, workshop: Workshop) -> None:
+def copy_pretrained(stage: Stage, folder: Path, context: Context) -> None:
     """Writes the part of a pretrained model that sees images to where workers find it. Raises `UserError`."""
     path, revision = stage.options["path"], stage.options["revision"]
     network, trained = load_pretrained(path, revision)

@@ -11,7 +11,7 @@ from harness.report.tables import Tables
 from harness.report.words import label, number, plain
 
 BACKBONE = "backbone"  # what rows call the network that the experiment is about
-SIDE = ("network", "block", "block_name", "timestep", "pool")
+SIDE = ("model", "block", "block_name", "timestep", "pool")
 MOST_NUMBERED = 12  # rows or columns whose cells still have room for a number
 NONE_OF_THEM = "No pair of representations has a CKA."
 TIMESTEP_TITLE = "Timestep (0 is least noise)"
@@ -29,7 +29,7 @@ class Matrix(NamedTuple):
 
 def pairs(tables: Tables) -> pd.DataFrame:
     """Returns the rows that have a CKA."""
-    return succeeded(tables.similarity).dropna(subset=["cka", "a_network", "b_network"])
+    return succeeded(tables.similarity).dropna(subset=["cka", "a_model", "b_model"])
 
 
 def of_blocks(frame: pd.DataFrame) -> pd.DataFrame:
@@ -45,7 +45,7 @@ def of_encoders(frame: pd.DataFrame) -> pd.DataFrame:
 
 def of_timesteps(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns the pairs of one block at two timesteps, with the same pool."""
-    own = (frame["a_network"] == BACKBONE) & (frame["b_network"] == BACKBONE)
+    own = (frame["a_model"] == BACKBONE) & (frame["b_model"] == BACKBONE)
     same = (frame["a_block"] == frame["b_block"]) & (frame["a_pool"] == frame["b_pool"])
     return frame[own & same & (frame["a_timestep"] != frame["b_timestep"])]
 
@@ -129,16 +129,16 @@ def block_views(tables: Tables) -> list[View] | Absent:
     """Draws blocks by blocks for each timestep, pool and network that has blocks."""
 
     def paint(rows: pd.DataFrame) -> Drawing:
-        other = rows["b_network"].iloc[0]
+        other = rows["b_model"].iloc[0]
         cells = matrix(rows, "a_block", "b_block", symmetric=other == BACKBONE)
         whose = "" if other == BACKBONE else f" of {label(other)}"
         return draw(cells, f"Block{whose} (from the input)", "Block (from the input)")
 
     frame = of_blocks(pairs(tables))
-    frame = frame[(frame["b_network"] != BACKBONE) | (frame["a_block"] != frame["b_block"])]
+    frame = frame[(frame["b_model"] != BACKBONE) | (frame["a_block"] != frame["b_block"])]
     if frame.empty:
         return Absent(NONE_OF_THEM)
-    return _drawn(frame, [("with", "b_network"), ("timestep", "a_timestep"), ("pool", "a_pool")], paint)
+    return _drawn(frame, [("with", "b_model"), ("timestep", "a_timestep"), ("pool", "a_pool")], paint)
 
 
 def encoder_views(tables: Tables) -> list[View] | Absent:
@@ -146,14 +146,12 @@ def encoder_views(tables: Tables) -> list[View] | Absent:
 
     def paint(rows: pd.DataFrame) -> Drawing:
         cells = matrix(rows, "a_block", "b_block", symmetric=False)
-        return draw(
-            cells, f"Layer of {label(rows['b_network'].iloc[0])}", "Block (from the input)", named=True
-        )
+        return draw(cells, f"Layer of {label(rows['b_model'].iloc[0])}", "Block (from the input)", named=True)
 
     frame = of_encoders(pairs(tables))
     if frame.empty:
         return Absent("No block was compared with an encoder.")
-    return _drawn(frame, [("with", "b_network"), ("timestep", "a_timestep"), ("pool", "a_pool")], paint)
+    return _drawn(frame, [("with", "b_model"), ("timestep", "a_timestep"), ("pool", "a_pool")], paint)
 
 
 def timestep_views(tables: Tables) -> list[View] | Absent:

@@ -82,10 +82,10 @@ def with_others(frame: pd.DataFrame) -> pd.DataFrame:
     """
     encoders = of_encoders(frame)
     layer = encoders["b_block_name"].map(plain)
-    encoders = encoders.assign(**{"with": encoders["b_network"] + ": " + layer})
+    encoders = encoders.assign(**{"with": encoders["b_model"] + ": " + layer})
     blocks = of_blocks(frame)
-    blocks = blocks[(blocks["a_block"] == blocks["b_block"]) & (blocks["b_network"] != BACKBONE)]
-    blocks = blocks.assign(**{"with": blocks["b_network"] + ": same block"})
+    blocks = blocks[(blocks["a_block"] == blocks["b_block"]) & (blocks["b_model"] != BACKBONE)]
+    blocks = blocks.assign(**{"with": blocks["b_model"] + ": same block"})
     itself = both_ways(of_timesteps(frame))
     itself = itself[itself["b_timestep"] == itself["b_timestep"].min()]
     itself = itself.assign(**{"with": f"itself at t = {plain(itself['b_timestep'].min())}"})
@@ -106,7 +106,7 @@ def timestep_views(tables: Tables) -> list[View] | Absent:
 
 def of_pools(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns the pairs of one block at two pools, named in the column `pools`, the smaller first."""
-    own = (frame["a_network"] == BACKBONE) & (frame["b_network"] == BACKBONE)
+    own = (frame["a_model"] == BACKBONE) & (frame["b_model"] == BACKBONE)
     same = (frame["a_block"] == frame["b_block"]) & (frame["a_timestep"] == frame["b_timestep"])
     chosen = frame[own & same & (frame["a_pool"] != frame["b_pool"])]
     ends = chosen[["a_pool", "b_pool"]]

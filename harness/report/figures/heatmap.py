@@ -115,7 +115,7 @@ def views(tables: Tables) -> list[View] | Absent:
         return Absent("No probe on a block's features has a validation accuracy.")
     scales = ["features", "data"]  # one colour scale for all pools and heads, so that they can be compared
     drawn = []
-    ways = varied(frame.dropna(subset=["way"]), ["way"])  # fine-tuned backbones have none
+    ways = varied(frame.dropna(subset=["caching"]), ["caching"])  # fine-tuned backbones have none
     for choice, rows in split(frame, [*varied(frame, WHAT[:-1]), *ways, "features", "pool", "head"]):
         alike = frame[(frame[scales] == rows[scales].iloc[0]).all(axis=1)]["validation_accuracy"]
         drawn.append(View(choice, draw(grid(rows), 100 * alike.min(), 100 * alike.max())))

@@ -10,7 +10,7 @@ WHAT = (
     "data",
     "backbone",
     "regulariser",
-    "way",
+    "caching",
 )  # beside the axes; rows that differ in them are not averaged
 ESTIMATES = [
     f"{split}_accuracy{end}" for split in ("validation", "test") for end in ("", "_low", "_high", "_n")

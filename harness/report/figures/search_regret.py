@@ -22,7 +22,7 @@ ONE_PASS = [
     "features",
     "backbone",
     "regulariser",
-    "way",
+    "caching",
     "timestep",
     "seed",
     "train_n",

@@ -96,11 +96,11 @@ def built(network: Network, channels=3, size=16, classes=5):
     return build(network.settings(channels, size, classes)).eval()
 
 
-def opened(network, workshop, channels=3, size=16, classes=5):
+def opened(network, context, channels=3, size=16, classes=5):
     """Returns the network with the weights of its start."""
     module = build(network.settings(channels, size, classes)).eval()
     stage = network.start(channels, size, classes)
-    module.load_state_dict(load_file(workshop.file(stage, "network.safetensors")))
+    module.load_state_dict(load_file(context.file(stage, "network.safetensors")))
     return module
 
 
@@ -236,20 +236,20 @@ def test_the_small_stem_keeps_the_size_of_the_map():
 
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
-def test_a_pretrained_network_is_the_checkpoint_with_its_preprocessing(kind, tmp_path, workshop):
+def test_a_pretrained_network_is_the_checkpoint_with_its_preprocessing(kind, tmp_path, context):
     theirs = saved(tmp_path, kind)
     network = PretrainedNetwork(path=str(tmp_path))
     settings = network.settings(3, 16, 5)
     assert json.loads(json.dumps(settings)) == settings
     assert str(tmp_path) not in json.dumps(settings), "a place is no content"
-    found = opened(network, workshop)
+    found = opened(network, context)
     mean, deviation = (torch.tensor(SIGHT[key])[:, None, None] for key in ("image_mean", "image_std"))
     prepared = ((IMAGES + 1) / 2 - mean) / deviation
     torch.testing.assert_close(found(IMAGES), theirs(pixel_values=prepared).logits, atol=1e-5, rtol=1e-4)
     assert list(found.state_dict()) == list(theirs.state_dict())
     outline = network.outline(3, 16, 5)
     assert outline.parameters == {key: tuple(value.shape) for key, value in theirs.named_parameters()}
-    assert network.called == tmp_path.name
+    assert network.display_name == tmp_path.name
     norms = layout_of(outline, ["norm"], network.locations())
     parts = (torch.nn.LayerNorm, torch.nn.BatchNorm2d)
     assert norms.length == sum(
@@ -259,41 +259,41 @@ def test_a_pretrained_network_is_the_checkpoint_with_its_preprocessing(kind, tmp
     assert head.names == tuple(list(outline.parameters)[-2:])
 
 
-def test_networks_by_name_take_checkpoints_of_their_own_kind(tmp_path, workshop):
+def test_networks_by_name_take_checkpoints_of_their_own_kind(tmp_path, context):
     theirs = saved(tmp_path, "vit")
     network = ViT(width=8, depth=2, heads=2, path=str(tmp_path))
-    state = opened(network, workshop).state_dict()
+    state = opened(network, context).state_dict()
     assert all(torch.equal(value, state[key]) for key, value in theirs.state_dict().items())
     with pytest.raises(UserError, match=r"weights\.network\.path .*this vit is not a vit-tiny"):
         ViTTiny(path=str(tmp_path)).settings(3, 16, 5)
 
 
-def test_other_classes_get_a_head_of_their_own_drawn_from_a_fixed_seed(tmp_path, workshop):
+def test_other_classes_get_a_head_of_their_own_drawn_from_a_fixed_seed(tmp_path, context):
     theirs = saved(tmp_path, "resnet", classes=7).state_dict()
     network = PretrainedNetwork(path=str(tmp_path))
     torch.manual_seed(3)
-    state = opened(network, workshop).state_dict()
+    state = opened(network, context).state_dict()
     head = {"classifier.1.weight", "classifier.1.bias"}
     assert state["classifier.1.weight"].shape == (5, 8)
     assert all(torch.equal(value, theirs[key]) for key, value in state.items() if key not in head)
     stage = network.start(3, 16, 5)
-    workshop.store.discard(stage.kind, stage.key)
+    context.store.discard(stage.kind, stage.key)
     torch.manual_seed(4)
-    again = opened(network, workshop).state_dict()
+    again = opened(network, context).state_dict()
     assert all(torch.equal(value, again[key]) for key, value in state.items())
 
 
-def test_a_checkpoint_without_a_head_gets_one(tmp_path, workshop):
+def test_a_checkpoint_without_a_head_gets_one(tmp_path, context):
     theirs = saved(tmp_path, "vit")
     theirs.vit.save_pretrained(tmp_path)
-    state = opened(PretrainedNetwork(path=str(tmp_path)), workshop).state_dict()
+    state = opened(PretrainedNetwork(path=str(tmp_path)), context).state_dict()
     assert state["classifier.weight"].any()
     assert torch.equal(state["vit.layernorm.weight"], theirs.vit.layernorm.weight)
 
 
-def test_a_single_channel_is_repeated_for_a_pretrained_network(tmp_path, workshop):
+def test_a_single_channel_is_repeated_for_a_pretrained_network(tmp_path, context):
     saved(tmp_path, "convnext")
-    network = opened(PretrainedNetwork(path=str(tmp_path)), workshop, channels=1)
+    network = opened(PretrainedNetwork(path=str(tmp_path)), context, channels=1)
     gray = IMAGES[:, :1]
     torch.testing.assert_close(network(gray), network(gray.expand(-1, 3, -1, -1)))
 
@@ -334,9 +334,9 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, monkeypatch):
         network.settings(3, 16, 5)
 
 
-def test_weights_that_lack_a_tensor_are_refused(tmp_path, workshop):
+def test_weights_that_lack_a_tensor_are_refused(tmp_path, context):
     saved(tmp_path, "vit")
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     with pytest.raises(UserError, match=r"the weights lack 'vit\.layers\.2"):
-        opened(PretrainedNetwork(path=str(tmp_path)), workshop)
+        opened(PretrainedNetwork(path=str(tmp_path)), context)

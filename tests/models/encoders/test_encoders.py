@@ -39,14 +39,14 @@ def images():
     return torch.rand(5, 3, 16, 16, generator=generator) * 2 - 1
 
 
-def opened(workshop, encoder, channels=3):
-    return open_encoder(encoder.stage(channels), workshop, CPU)
+def opened(context, encoder, channels=3):
+    return open_encoder(encoder.stage(channels), context, CPU)
 
 
 @pytest.mark.parametrize("name", tiny_encoders.ALL)
-def test_features_are_the_hidden_states_of_transformers(name, tmp_path, workshop, images):
+def test_features_are_the_hidden_states_of_transformers(name, tmp_path, context, images):
     network = tiny_encoders.saved(tmp_path, name)
-    encoder = opened(workshop, PretrainedEncoder(path=str(tmp_path), layers="all"))
+    encoder = opened(context, PretrainedEncoder(path=str(tmp_path), layers="all"))
     depth, pooling = tiny_encoders.ALL[name][1:]
     assert encoder.layers == ["embeddings", *(f"layer.{i + 1}" for i in range(depth)), "pooled"]
     assert encoder.pooling == pooling
@@ -69,12 +69,12 @@ def test_features_are_the_hidden_states_of_transformers(name, tmp_path, workshop
     torch.testing.assert_close(encoder.pooled(images), found["pooled"])
 
 
-def test_a_masked_autoencoder_sees_every_patch_where_it_is(tmp_path, workshop, images):
+def test_a_masked_autoencoder_sees_every_patch_where_it_is(tmp_path, context, images):
     """With nothing masked it is a ViT of the same weights."""
     mae = tiny_encoders.saved(tmp_path, "mae")
     vit = tf.ViTModel(tf.ViTConfig(**tiny_encoders.TOKENS), add_pooling_layer=False).eval()
     vit.load_state_dict(mae.state_dict())
-    encoder = opened(workshop, PretrainedEncoder(path=str(tmp_path)))
+    encoder = opened(context, PretrainedEncoder(path=str(tmp_path)))
     prepared = encoder.preparation(images)
     with torch.no_grad():
         expected = vit(pixel_values=prepared).last_hidden_state
@@ -124,30 +124,30 @@ def test_old_ways_of_saying_a_size_mean_the_same():
     assert preparation_of({}, tf.ViTConfig(image_size=96)).size == (96, 96)
 
 
-def test_grey_is_colour_with_three_equal_channels(tmp_path, workshop, images):
+def test_grey_is_colour_with_three_equal_channels(tmp_path, context, images):
     tiny_encoders.saved(tmp_path, "vit")
     for encoder in (PretrainedEncoder(path=str(tmp_path)), Random()):
-        seeing = opened(workshop, encoder, channels=1)
+        seeing = opened(context, encoder, channels=1)
         grey = images[:, :1]
         torch.testing.assert_close(seeing.pooled(grey), seeing.pooled(grey.repeat(1, 3, 1, 1)))
 
 
-def test_images_of_any_size_come_through(tmp_path, workshop):
+def test_images_of_any_size_come_through(tmp_path, context):
     tiny_encoders.saved(tmp_path, "dinov2")
-    encoder = opened(workshop, PretrainedEncoder(path=str(tmp_path)))
+    encoder = opened(context, PretrainedEncoder(path=str(tmp_path)))
     assert encoder.pooled(torch.zeros(2, 3, 50, 50)).shape == encoder.pooled(torch.zeros(2, 1, 4, 4)).shape
 
 
-def test_random_weights_come_from_the_seed(workshop, images):
-    first, again, other = (opened(workshop, Random(seed=seed)).pooled(images) for seed in (0, 0, 1))
+def test_random_weights_come_from_the_seed(context, images):
+    first, again, other = (opened(context, Random(seed=seed)).pooled(images) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
     assert first.shape == (5, 256)
     assert first.std(0).max() > 0
 
 
-def test_pixels_are_the_images(workshop, images):
-    encoder = opened(workshop, Pixels())
+def test_pixels_are_the_images(context, images):
+    encoder = opened(context, Pixels())
     assert torch.equal(encoder.pooled(images), images.flatten(1))
     assert list(encoder.features(images)) == encoder.layers == ["pooled"]
 
@@ -173,7 +173,7 @@ def test_a_stage_is_named_by_its_weights(tmp_path):
     assert PretrainedEncoder(path=str(tmp_path)).stage(3).key != first.key
 
 
-def test_an_id_of_the_hub_is_read_from_its_cache(tmp_path, monkeypatch, workshop, images):
+def test_an_id_of_the_hub_is_read_from_its_cache(tmp_path, monkeypatch, context, images):
     commit, place = "a" * 40, tmp_path / "models--owner--tiny"
     snapshot = place / "snapshots" / commit
     snapshot.mkdir(parents=True)
@@ -184,7 +184,7 @@ def test_an_id_of_the_hub_is_read_from_its_cache(tmp_path, monkeypatch, workshop
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     stage = PretrainedEncoder(path="owner/tiny").stage(3)
     assert stage.config["source"] == {"id": "owner/tiny", "commit": commit}
-    encoder = open_encoder(stage, workshop, CPU)
+    encoder = open_encoder(stage, context, CPU)
     with torch.no_grad():
         expected = network(pixel_values=encoder.preparation(images)).pooler_output
     torch.testing.assert_close(encoder.pooled(images), expected)
@@ -242,13 +242,13 @@ class TestBadInput:
         ):
             PretrainedEncoder(path=str(tmp_path), label="mine", layers=["layer.3"]).stage(3)
 
-    def test_a_model_of_text(self, tmp_path, workshop):
+    def test_a_model_of_text(self, tmp_path, context):
         config = tf.BertConfig(**{**tiny_encoders.TEXT, "num_hidden_layers": 1})
         tf.BertModel(config).save_pretrained(tmp_path)
         with pytest.raises(UserError, match="a BertModel does not read images"):
-            opened(workshop, PretrainedEncoder(path=str(tmp_path)))
+            opened(context, PretrainedEncoder(path=str(tmp_path)))
 
-    def test_weights_that_are_not_all_there(self, tmp_path, workshop):
+    def test_weights_that_are_not_all_there(self, tmp_path, context):
         from safetensors.torch import load_file, save_file
 
         tiny_encoders.saved(tmp_path, "vit")
@@ -257,7 +257,7 @@ class TestBadInput:
         del tensors[gone]
         save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(UserError, match=r"the weights lack '.*layernorm.weight' \(1 tensors in all\)"):
-            opened(workshop, PretrainedEncoder(path=str(tmp_path)))
+            opened(context, PretrainedEncoder(path=str(tmp_path)))
 
     def test_channels_that_it_does_not_read(self, tmp_path):
         tiny_encoders.saved(tmp_path, "vit")

@@ -1,4 +1,4 @@
-"""The encoder of the FID: refused without its library, and what it hands to the library."""
+"""The encoder of the FID: refused without its library, and what it executor to the library."""
 
 import sys
 from importlib.machinery import ModuleSpec
@@ -50,8 +50,8 @@ def test_it_has_one_layer(library):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_it_gives_the_library_three_channels_between_0_and_1(library, workshop, channels):
-    encoder = open_encoder(ENCODERS.load("inception")().stage(channels), workshop, torch.device("cpu"))
+def test_it_gives_the_library_three_channels_between_0_and_1(library, context, channels):
+    encoder = open_encoder(ENCODERS.load("inception")().stage(channels), context, torch.device("cpu"))
     x = torch.rand(4, channels, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     found = encoder.pooled(x)
     expected = ((x + 1) / 2).mean((2, 3)).expand(4, 3)

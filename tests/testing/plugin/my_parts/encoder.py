@@ -16,7 +16,7 @@ class Brightness(Encoder):
 
     def stage(self, channels: int) -> Stage:
         """Nothing can go wrong but a layer that is not there."""
-        select(self.layers, [POOLED], self.called)
+        select(self.layers, [POOLED], self.display_name)
         config = {"opener": "my_parts.encoder:open_brightness"}
         return Stage("encoder", BRIGHTNESS, config)
 

@@ -9,22 +9,22 @@ from typing import Any
 
 from harness.core.errors import full_disk_explained
 from harness.core.rows import Outcome
-from harness.core.stages import Stage, Trial, Workshop, objective, run
+from harness.core.stages import Context, Stage, Trial, objective, run
 from harness.sweep.display import Display
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 Record = Callable[[Outcome], None]
 
 
-class Here:
-    """One pair of hands; `harness.sweep.on_ray` has many."""
+class LocalExecutor:
+    """One pair of hands; `harness.sweep.ray_executor` has many."""
 
     def at_once(self) -> int:
         """Returns how many trials may be under way."""
         return 1
 
-    def __init__(self, workshop: Workshop, display: Display) -> None:
-        self._workshop, self._display = workshop, display
+    def __init__(self, context: Context, display: Display) -> None:
+        self._context, self._display = context, display
 
     def make(self, stages: Sequence[Stage]) -> dict[str, str]:
         """Makes stages, one after the other. Returns tracebacks by `Stage.job` of those that failed."""
@@ -33,7 +33,7 @@ class Here:
             error = inherited(stage, errors)
             began = time.monotonic()
             if error is None:
-                error = made(stage, self._workshop)
+                error = made(stage, self._context)
                 if error is None:
                     self._display.stage_made(stage.kind, stage.key, time.monotonic() - began)
                 else:
@@ -46,7 +46,7 @@ class Here:
         """Runs all of `trials`, or the `samples` that `searcher` asks for, and calls `record` with outcomes."""
         from harness.training.device import describe_device, pick_device
 
-        device = describe_device(pick_device(self._workshop))
+        device = describe_device(pick_device(self._context))
         by_key = {trial.key: trial for trial in trials}
         for count in range(samples if searcher else len(trials)):
             asked = searcher.suggest(str(count)) if searcher else {"key": trials[count].key}
@@ -54,19 +54,19 @@ class Here:
                 return
             trial = by_key[asked["key"]]
             self._display.running(1)
-            outcome = run(trial, self._workshop, device)
+            outcome = run(trial, self._context, device)
             self._display.running(0)
             record(outcome)
             if searcher:
                 searcher.on_trial_complete(str(count), {"objective": objective(trial, outcome)})
 
 
-def made(stage: Stage, workshop: Workshop) -> str | None:
+def made(stage: Stage, context: Context) -> str | None:
     """Makes a stage; returns the traceback if it fails. Raises `FullDisk` where that would fail all stages."""
     try:
-        workshop.ensure(stage)
+        context.ensure(stage)
     except Exception as error:
-        storage = workshop.store.storage
+        storage = context.store.storage
         if storage.local is not None:  # on an object store it is one machine's disk
             with full_disk_explained(storage.describe()):
                 for code in FULL:  # libraries that write files have errors of their own, with this text

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from harness.core.stages import Code, Trial
-from harness.sweep.search import ChosenSearcher, GridSearcher, searcher_for
-from harness.sweep.searches import Search
+from harness.sweep.search_plan import Search
+from harness.sweep.searchers import ChosenSearcher, GridSearcher, searcher_for
 
 AXES = ("block", "timestep")
 

@@ -9,9 +9,10 @@ from harness.cli import main
 from harness.core.errors import UserError
 from harness.core.row_store import RowStore
 from harness.core.storage import Storage
+from harness.sweep import studies
 from harness.sweep.experiment import SearchConfig, load_experiment
 from harness.sweep.run import plan_experiment
-from harness.sweep.searches import plan_searches
+from harness.sweep.search_plan import plan_searches
 
 SMALL = {
     "data": {"name": "digits", "labels_per_class": 10, "max_validation": 100, "max_test": 60},
@@ -93,8 +94,8 @@ def test_a_search_chooses_within_a_data_set_and_not_between_them(planned):
 
 
 def test_auto_is_refused_where_features_are_not_kept(planned):
-    with pytest.raises(UserError, match=r"features\.way=cached"):
-        planned("features.way=streamed", "features.heads=[ridge]", "search={name: auto}")
+    with pytest.raises(UserError, match=r"features\.caching=cached"):
+        planned("features.caching=streamed", "features.heads=[ridge]", "search={name: auto}")
 
 
 def test_a_study_that_does_not_choose_is_run_whole(tmp_path):
@@ -118,7 +119,7 @@ def test_a_sweep_by_auto_keeps_to_its_plan_and_has_nothing_to_do_the_second_time
     command = ["sweep", str(path), "--results", str(tmp_path / "results"), "--debug", "--json"]
     assert main(command) == 0
     facts = json.loads(capsys.readouterr().out)
-    rows = RowStore(Storage(str(tmp_path / "results"))).tables()["features"].to_pylist()
+    rows = RowStore(Storage(str(tmp_path / "results")), studies.tables()).tables()["features"].to_pylist()
     kinds = [row["features"] for row in rows]
     passes = {(row["features"], row["timestep"]): row["image_passes"] for row in rows}
     most = facts["searches"][0]

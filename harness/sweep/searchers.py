@@ -8,9 +8,9 @@ from optuna.distributions import CategoricalDistribution
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from harness.core.seeds import generator, stream
+from harness.core.seeds import derive_seed, rng
 from harness.core.stages import Trial
-from harness.sweep.searches import Search
+from harness.sweep.search_plan import Search
 
 METRIC = "objective"
 REPEATS = 100  # suggestions in a row that are known already, before one is drawn at random
@@ -86,14 +86,14 @@ class GridSearcher(Searcher):
             str, list[str]
         ] = {}  # names of Optuna's suggestions, by key, that wait for an answer
         self._count = 0
-        self._draw = generator(seed, "search", search.study)
+        self._draw = rng(seed, "search", search.study)
         space = {
             axis: CategoricalDistribution(
                 list(dict.fromkeys(trial.axes[axis] for trial in search.candidates))
             )
             for axis in search.axes
         }
-        sampler = SAMPLERS[search.name](seed=stream(seed, "optuna", search.study) % 2**32)
+        sampler = SAMPLERS[search.name](seed=derive_seed(seed, "optuna", search.study) % 2**32)
         self._inner = OptunaSearch(space=space, metric=METRIC, mode="max", sampler=sampler)
 
     def _place(self, axes: Any) -> tuple[Any, ...]:

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from harness.core.stages import Stage, Workshop
+from harness.core.stages import Context, Stage
 
 WEIGHTS, ABOUT = "head.safetensors", "about.json"
 EVALUATION = "streamed evaluation"  # the stream of the seed that judging noise is from, but for ridge's
 CORRECT = "correct/"  # before the names of what is right, beside the weights
 
 
-class Kept(NamedTuple):
+class StreamedHead(NamedTuple):
     """A head that learnt from a stream."""
 
     weights: Mapping[
@@ -30,7 +30,7 @@ class Kept(NamedTuple):
 
 
 def publish(
-    wanted: Sequence[Stage], kept: Sequence[Kept], folder: Path, workshop: Workshop, began: float
+    wanted: Sequence[Stage], kept: Sequence[StreamedHead], folder: Path, context: Context, began: float
 ) -> None:
     """Writes the first of `wanted` to `folder` and publishes the others. `began` is of the monotonic clock."""
     for stage, head in list(zip(wanted, kept, strict=True))[::-1]:
@@ -48,14 +48,14 @@ def publish(
         }
         (place / ABOUT).write_text(json.dumps(about))
         if stage is not wanted[0]:
-            workshop.publish(stage, place, seconds)
+            context.publish(stage, place, seconds)
 
 
-def read(stage: Stage, workshop: Workshop) -> Kept:
+def read(stage: Stage, context: Context) -> StreamedHead:
     """Returns what `publish` kept."""
-    about: dict[str, Any] = json.loads(workshop.file(stage, ABOUT).read_text())
-    arrays = load_file(workshop.file(stage, WEIGHTS))
-    return Kept(
+    about: dict[str, Any] = json.loads(context.file(stage, ABOUT).read_text())
+    arrays = load_file(context.file(stage, WEIGHTS))
+    return StreamedHead(
         {name: array for name, array in arrays.items() if not name.startswith(CORRECT)},
         arrays[f"{CORRECT}validation"].astype(bool),
         arrays[f"{CORRECT}test"].astype(bool),
@@ -65,6 +65,6 @@ def read(stage: Stage, workshop: Workshop) -> Kept:
     )
 
 
-def fit_seconds(stage: Stage, workshop: Workshop) -> float:
+def fit_seconds(stage: Stage, context: Context) -> float:
     """Returns a head's share of the time that its stream took."""
-    return float(json.loads(workshop.file(stage, ABOUT).read_text())["fit_seconds"])
+    return float(json.loads(context.file(stage, ABOUT).read_text())["fit_seconds"])

@@ -17,7 +17,7 @@ RATE, ATTENTION_RATE = 1e-2, 5e-2
 LEAST_STEPS = 1000  # of a linear head that is not bound to the published protocol
 
 
-class Way(NamedTuple):
+class Caching(NamedTuple):
     """How the heads of an experiment get their features, and why."""
 
     streamed: bool
@@ -28,36 +28,36 @@ class Way(NamedTuple):
         return f"features of {data}: {'streamed' if self.streamed else 'cached'} ({self.reason})"
 
 
-def choose_way(config: FeaturesConfig, stored_bytes: int) -> Way:
+def choose_caching(config: FeaturesConfig, stored_bytes: int) -> Caching:
     """Returns the way to take; raises `UserError` where what is asked for cannot be.
 
     `stored_bytes` is what a cache of the features would take.
     """
-    way, protocol, heads, store_gb = config.way, config.protocol, config.heads, config.store_gb
+    caching, protocol, heads, store_gb = config.caching, config.protocol, config.heads, config.store_gb
     stored = f"cached features take {stored_bytes / 1e9:.3g} GB, features.store_gb = {store_gb:g}"
     if protocol == "published":
-        if way == "cached":
+        if caching == "cached":
             raise UserError(
-                "features.way = cached: the published protocol draws noise and crops afresh in every epoch, so its "
-                "features cannot be kept; give features.way=auto, or features.protocol=ours"
+                "features.caching = cached: the published protocol draws noise and crops afresh in every epoch, so "
+                "its features cannot be kept; give features.caching=auto, or features.protocol=ours"
             )
         _refuse(heads, protocol, "features.protocol = published")
-        return Way(True, "the published protocol draws noise and crops afresh")
-    if way == "cached" or (way == "auto" and stored_bytes <= store_gb * 1e9):
-        return Way(False, stored if way == "auto" else "features.way = cached")
-    _refuse(heads, protocol, "features.way = streamed" if way == "streamed" else stored)
-    return Way(True, stored if way == "auto" else "features.way = streamed")
+        return Caching(True, "the published protocol draws noise and crops afresh")
+    if caching == "cached" or (caching == "auto" and stored_bytes <= store_gb * 1e9):
+        return Caching(False, stored if caching == "auto" else "features.caching = cached")
+    _refuse(heads, protocol, "features.caching = streamed" if caching == "streamed" else stored)
+    return Caching(True, stored if caching == "auto" else "features.caching = streamed")
 
 
 def _refuse(heads: Sequence[Head], protocol: Protocol, why: str) -> None:
     """Raises `UserError` for heads that need all features at once, or that the protocol does not have."""
-    wrong = [head.axis for head in heads if not streamable(head, protocol)]
+    wrong = [head.display_name for head in heads if not streamable(head, protocol)]
     if not wrong:
         return
     if protocol == "published":
         remedy = "take linear, or heads that learn by gradients, or features.protocol=ours"
     else:
-        remedy = "take ridge, linear, or heads that learn by gradients, or features.way=cached"
+        remedy = "take ridge, linear, or heads that learn by gradients, or features.caching=cached"
     raise UserError(f"{why}: head {', '.join(wrong)} cannot learn from a stream; {remedy}")
 
 
@@ -83,16 +83,16 @@ def recipe(head: Head, protocol: Protocol, examples: int) -> TrainConfig:
         )
     if getattr(head, "weight_decays", None):
         raise UserError(
-            f"head {head.axis}: weight_decays are chosen on validation, once trained; from a stream a head learns "
-            "once: give train.weight_decay, or set features.way=cached"
+            f"head {head.display_name}: weight_decays are chosen on validation, once trained; from a stream a head "
+            "learns once: give train.weight_decay, or set features.caching=cached"
         )
     own = getattr(head, "train", None)
     if own is None:
         return TrainConfig(steps=max(LEAST_STEPS, steps), batch=BATCH, learning_rate=1e-3, schedule="cosine")
     if own.clip is not None:
         raise UserError(
-            f"head {head.axis}: train.clip = {own.clip} would bind heads together that learn side by side; "
-            "set it to null, or set features.way=cached"
+            f"head {head.display_name}: train.clip = {own.clip} would bind heads together that learn side by side; "
+            "set it to null, or set features.caching=cached"
         )
     return own
 
