@@ -37,6 +37,7 @@ def other(tmp_path, monkeypatch):
     """A module on the path that only the other process imports."""
     (tmp_path / "only_there.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(str(tmp_path))
+    module._stop()  # one that an earlier test left knows the earlier path
     yield "only_there"
     module._stop()
     assert "only_there" not in sys.modules
