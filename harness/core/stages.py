@@ -65,7 +65,7 @@ class Stage:
     )  # how, not what: workers, batch of a forward pass
     work: Work = Work()
     trains: bool = False  # it starts Ray Train workers of its own, and only waits for them
-    local: bool = False  # it reads files that only the machine that plans the sweep may have
+    local: bool = False  # must run on the planning machine: reads files that others may lack
     siblings: tuple["Stage", ...] = ()  # stages that the same work makes; `code` publishes those missing
     group: str | None = None  # the same for siblings, so that only one of them is made at a time
 

@@ -174,12 +174,12 @@ class HeadContract:
         fitted = head.fit(train, validation, 3, 0, "cpu")
         scores = fitted.scores(validation.x)
         assert scores.shape == (30, 3)
-        again = head.network(shape, 3)
-        again.load_state_dict(load(save(fitted.network.state_dict())))
+        again = head.module(shape, 3)
+        again.load_state_dict(load(save(fitted.module.state_dict())))
         np.testing.assert_array_equal(
-            fitted._replace(network=again.eval()).scores(validation.x),
+            fitted._replace(module=again.eval()).scores(validation.x),
             scores,
-            "Head.network with the state dict of the fitted network must give the same scores",
+            "Head.module with the state dict of the fitted module must give the same scores",
         )
         assert right(fitted, validation) > 0.8
 
@@ -187,20 +187,20 @@ class HeadContract:
         train, validation = maps((4, 5, 5))
         fitted = head.fit(train, validation, 3, 0, "cpu")
         with pytest.raises(RuntimeError, match="size mismatch"):
-            head.network((5, 5, 5), 3).load_state_dict(fitted.network.state_dict())
+            head.module((5, 5, 5), 3).load_state_dict(fitted.module.state_dict())
 
     def test_what_is_trained_by_steps_gives_all_its_parameters_a_gradient(self, head: Head) -> None:
         if not head.trained_by_steps:
             pytest.skip("solved, not trained by steps")
-        network = head.network((4, 3, 3), 3)
+        module = head.module((4, 3, 3), 3)
         draw = torch.Generator().manual_seed(0)
-        for parameter in network.parameters():
+        for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.5, generator=draw)
         x = torch.randn(8, 4, 3, 3, generator=draw)
-        torch.nn.functional.cross_entropy(network(x), torch.arange(8) % 3).backward()
+        torch.nn.functional.cross_entropy(module(x), torch.arange(8) % 3).backward()
         idle = [
             name
-            for name, one in network.named_parameters()
+            for name, one in module.named_parameters()
             if one.grad is None or not float(one.grad.abs().sum())
         ]
         assert not idle, f"parameters that no gradient reaches: {', '.join(idle)}"

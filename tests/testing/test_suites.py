@@ -53,7 +53,7 @@ def ridge(before=None, after=None, keyed=None):
             if before:
                 before(train.x)
             fitted = super().fit(train, validation, classes, seed, device)
-            return fitted._replace(network=after(fitted.network)) if after else fitted
+            return fitted._replace(module=after(fitted.module)) if after else fitted
 
         def keyed(self):
             return {**super().keyed(), **(keyed or {})}

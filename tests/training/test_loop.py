@@ -15,7 +15,7 @@ from harness.core.errors import UserError
 from harness.training import checkpoint
 from harness.training.config import TrainConfig
 from harness.training.loop import ProcessGroup, fit, learning_rate
-from harness.training.tasks import Draws
+from harness.training.randomness import StepRandomness
 
 CPU = torch.device("cpu")
 X = torch.randn(23, 5, generator=torch.Generator().manual_seed(0))
@@ -33,12 +33,12 @@ class Probe:
     def model(self):
         return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 5))
 
-    def loss(self, model, index_N, draws):
+    def loss(self, model, index_N, randomness):
         if self.steps == self._until:
             raise KeyboardInterrupt
         self.steps += 1
         x = X[index_N]
-        noise, level = draws.normal("noise", x), draws.integers("level", 1000)
+        noise, level = randomness.normal("noise", x), randomness.integers("level", 1000)
         self.seen.append(list(zip(index_N.tolist(), level.tolist(), noise[:, 0].tolist(), strict=True)))
         losses = (model(x + level[:, None] / 1000 * noise) - noise).square().mean(1)
         return losses * math.nan if self.steps == self._spoil_at else losses
@@ -223,7 +223,7 @@ def test_a_step_is_that_of_plain_torch():
     replay = Probe()
     for step, seen in enumerate(task.seen):
         index = torch.tensor([number for number, _, _ in seen])
-        loss = replay.loss(model, index, Draws(7, step, torch.arange(5))).mean()
+        loss = replay.loss(model, index, StepRandomness(7, step, torch.arange(5))).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.1)
