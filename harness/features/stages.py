@@ -56,7 +56,8 @@ def backbone_stage(
             f"regularisers: {regulariser.display_name} changes how a backbone is trained, and this one is already "
             "trained; choose a backbone that is trained here, such as unet, or leave regularisers out"
         )
-    shared = {"network": dict(plan.config), "noise": dict(plan.process.config)}
+    versions = {"family": plan.family.version, "process": plan.process.version}
+    shared = {"network": dict(plan.config), "noise": dict(plan.process.config), "versions": versions}
     if plan.source is not None:
         return Stage(
             kind="backbone",

@@ -50,6 +50,7 @@ class Family(ABC):
     ] = ()  # patterns of what is fetched beside network and scheduler; no code
     condition: ClassVar[str | None] = None  # what the network is given beside image and timestep, in words
     latent: ClassVar[bool] = False  # noise is added to latents, which have no bounds, not to pixels
+    version: ClassVar[int] = 1  # raise it when the same configuration would give other numbers
 
     @property
     def class_name(self) -> str:

@@ -8,13 +8,14 @@ network is told at a step is the process's own affair (`time`), a number that ne
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.registry import Registry
+from harness.core.stages import Code
 from harness.models.noise_processes.levels import NoiseLevel
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ NOISE_PROCESSES = Registry(
         "variance_preserving": "harness.models.noise_processes.variance_preserving:VariancePreserving",
     },
 )
+SAMPLING = Code("sampling", 1)  # the loop, `harness.models.sampling`
 SIGNIFICANT = 6  # digits of a noise level in tables: the rest differs between machines
 PLACE = Path("scheduler", "scheduler_config.json")  # in the folder of a pipeline
 
@@ -46,6 +48,7 @@ class NoiseProcess(ABC):
     The methods from `time` on work on tensors; all others are called by plans and must not import torch.
     """
 
+    version: ClassVar[int] = 1  # raise it when the same configuration would give other numbers
     config: Mapping[
         str, Any
     ]  # JSON-like: `process_of` makes the same process of it; part of a backbone's key
