@@ -19,7 +19,7 @@ from harness.report.correctness import Correctness
 from harness.report.figures import FIGURES
 from harness.report.figures.figure import Absent, Figure, View, choice_title, levels, succeeded
 from harness.report.rendering import asset, render
-from harness.report.sections import PUBLISHED, Section, sections
+from harness.report.sections import PUBLISHED, SECTIONS, Section, sections
 from harness.report.tables import Tables, best_row, read_tables
 from harness.report.trial_results import Trial, trials
 from harness.report.words import MISSING, moment, plain, printable, several
@@ -98,7 +98,8 @@ def page(tables: Tables, experiment: str) -> str:
     drawings: dict[str, Any] = {}
     correctness = Correctness(tables.correctness)
     shown = {name: one for name, one in sections(tables).items() if len(tables.frames[one.table])}
-    results = trials(tables, correctness) if "weights" in shown else []
+    own = {name for name, one in shown.items() if not one.generic}
+    results = trials(tables, correctness) if "weights" in own else []
     studies = [_study(name, section, tables, results, drawings) for name, section in shown.items()]
     plotly_js, page_js = plotly.offline.get_plotlyjs(), asset("page.js")
     return render(
@@ -107,7 +108,7 @@ def page(tables: Tables, experiment: str) -> str:
         policy=_policy(plotly_js, page_js),
         style=asset("style.css"),
         summary=_summary(tables),
-        answer=_answer(shown, tables, results, correctness),
+        answer=_answer(own, tables, results, correctness),
         studies=studies,
         failures=failures.to_html(tables),
         provenance=provenance.to_html(tables),
@@ -164,17 +165,16 @@ def _summary(tables: Tables) -> list[str]:
     return [*parts, *([moment(float(began.min()))] if len(began) else [])]
 
 
-def _answer(
-    shown: dict[str, Section], tables: Tables, results: list[Trial], correctness: Correctness
-) -> Answer:
+def _answer(own: set[str], tables: Tables, results: list[Trial], correctness: Correctness) -> Answer:
+    """Returns what the studies with answers in words say, `own` being the sections shown that are not generic."""
     of_features, of_weights = None, None
-    if "features" in shown:
+    if "features" in own:
         found = answer_features.answers(tables, correctness)
         parts = [answer_features.to_html(answer, named=len(found) > 1) for answer in found]
-        of_features = OfFeatures(shown["features"].title(tables), parts, transfer.sentence(tables))
-    if "weights" in shown:
-        of_weights = OfWeights(shown["weights"].title(tables), answer_weights.to_html(results))
-    return Answer(of_features, of_weights, bool(shown.keys() - {"features", "weights"}))
+        of_features = OfFeatures(SECTIONS["features"].title(tables), parts, transfer.sentence(tables))
+    if "weights" in own:
+        of_weights = OfWeights(SECTIONS["weights"].title(tables), answer_weights.to_html(results))
+    return Answer(of_features, of_weights, any(len(tables.frames[name]) for name in tables.results))
 
 
 def _study(
@@ -182,10 +182,11 @@ def _study(
 ) -> Study:
     """Returns a study's section; adds what its figures draw to `drawings`."""
     chosen = first_choice(name, tables.frames[section.table])
+    lacking = section.generic and name in SECTIONS  # its figures read tables that are not declared
     frames, undrawn = [], []
     for title in FIGURES.names():
         figure: Figure = FIGURES.load(title)
-        if figure.study != name or not section.figures:
+        if figure.study != name or lacking:
             continue
         views = figure.views(tables)
         if isinstance(views, Absent):

@@ -20,7 +20,7 @@ class Section(NamedTuple):
     below: Callable[[Tables, list[Trial]], Markup] | None = None  # HTML after them
     published: Callable[[Tables], Markup] | None = None  # what the published numbers may be compared with
     also: tuple[str, ...] = ()  # other tables that it reads; without them the section is a generic one
-    figures: bool = True  # False where the figures of this name lack tables that they read
+    generic: bool = False  # shows the results by their declaration alone
 
     def title(self, tables: Tables) -> str:
         """Returns the heading."""
@@ -69,5 +69,5 @@ def _generic(name: str) -> Section:
     return Section(
         name,
         above=lambda tables, _: result_table.to_html(tables, name),
-        figures=name not in SECTIONS,
+        generic=True,
     )
