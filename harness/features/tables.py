@@ -60,6 +60,7 @@ FEATURES = Table(
         *estimate("test_accuracy", "of a screen null: it leaves the test images alone", expected=True),
         Column("fit_seconds", FLOAT, Role.METRIC, "time that training the head took", "s"),
     ),
+    title="Study 1: what the features know",
 )
 
 
@@ -82,6 +83,7 @@ SIMILARITY = Table(
         Column("cka", FLOAT, Role.METRIC, "unbiased linear CKA", "1 is equal up to rotation", expected=True),
         Column("images", INTEGER, Role.METRIC, "that were compared on", "images"),
     ),
+    title="Study 1: which representations are similar",
 )
 
 GENERATION = Table(
@@ -119,4 +121,5 @@ GENERATION = Table(
         Column("kernel_deviation", FLOAT, Role.METRIC, "its standard deviation over subsets"),
         Column("grid", TEXT, Role.METRIC, "some samples as one picture", "PNG, base64"),
     ),
+    title="Study 1: generation beside recognition",
 )

@@ -35,7 +35,6 @@ class CKA(Study):
     """Which representations are alike: blocks, timesteps, pools, backbones and other networks?"""
 
     name = "cka"
-    title = "Study 1: which representations are alike"
     Config = CKAConfig
     tables = (SIMILARITY,)
     registries = (BACKBONES, ENCODERS)

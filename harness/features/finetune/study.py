@@ -34,7 +34,6 @@ class Finetune(Study):
     """How much better is the backbone up to a block when it learns together with its head?"""
 
     name = "finetune"
-    title = "Study 1: fine-tuning"
     Config = FinetuneConfig
     tables = (FEATURES, CORRECTNESS)
     registries = (BACKBONES, HEADS, REGULARISERS)

@@ -28,7 +28,6 @@ class Generation(Study):
     """How good are the samples of the backbone whose features are probed?"""
 
     name = "generation"
-    title = "Study 1: generation beside recognition"
     Config = GenerationConfig
     tables = (GENERATION,)
     registries = (BACKBONES, ENCODERS, REGULARISERS)
