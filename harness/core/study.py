@@ -55,7 +55,6 @@ class Study(Protocol):
     """A question that sweeps answer. Subclass it; what has a default here may be left out."""
 
     name: ClassVar[str]  # of the section in an experiment; lower case
-    title: ClassVar[str]  # heading of its section on the page
     Config: ClassVar[type[Config]]  # the section's values
     tables: ClassVar[tuple[Table, ...]]  # that its trials fill; two studies may fill one
     registries: ClassVar[

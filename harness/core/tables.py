@@ -60,12 +60,14 @@ class Table(NamedTuple):
     row: str  # what a row is, as in "a probe: a head on the features of one setting"
     columns: tuple[Column, ...]
     detail: bool = False  # a trial has many rows in it, beside its own row in another table
+    title: str = ""  # heading of its section on the page; a table of details has none
 
     @property
     def schema(self) -> pa.Schema:
         """The pinned schema, the common columns first."""
         about = {"harness_schema_version": str(SCHEMA_VERSION), "table": self.name, "row": self.row}
         about |= {"detail": "true"} if self.detail else {}
+        about |= {"title": self.title} if self.title else {}
         return pa.schema([column.field for column in (*COMMON, *self.columns)], metadata=about)
 
     @classmethod
@@ -76,7 +78,8 @@ class Table(NamedTuple):
             raise ValueError("the schema says of no table")
         common = {column.name for column in COMMON}
         columns = tuple(Column.of(field) for field in schema if field.name not in common)
-        return cls(about["table"], about.get("row", ""), columns, about.get("detail") == "true")
+        detail = about.get("detail") == "true"
+        return cls(about["table"], about.get("row", ""), columns, detail, about.get("title", ""))
 
     def names(self, *roles: Role) -> list[str]:
         """Returns the names of the columns with one of these roles, in their order."""

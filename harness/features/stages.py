@@ -56,7 +56,8 @@ def backbone_stage(
             f"regularisers: {regulariser.display_name} changes the training of a backbone, but this one is already "
             "trained; choose a backbone that the sweep trains, such as unet, or leave regularisers out"
         )
-    shared = {"network": dict(plan.config), "noise": dict(plan.process.config)}
+    versions = {"family": plan.family.version, "process": plan.process.version}
+    shared = {"network": dict(plan.config), "noise": dict(plan.process.config), "versions": versions}
     if plan.source is not None:
         return Stage(
             kind="backbone",
@@ -143,7 +144,7 @@ def images_at_once(taps: Sequence[Tap], plan: BackbonePlan, batch: int, memory: 
         fits = int(memory // ((activations + features) * BYTES_A_NUMBER))
         needed = batch * (activations + features) * BYTES_A_NUMBER / 1e9
         remedy = (
-            f"features.batch={fits}, or increase it"
+            f"features.batch={fits}, or a larger limit"
             if fits
             else "a larger limit, smaller pools or fewer blocks"
         )

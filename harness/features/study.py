@@ -35,7 +35,6 @@ class Features(Study):
     """Which layer, noise level, pooling and head give the best features?"""
 
     name = "features"
-    title = "Study 1: what the features know"
     Config = FeaturesConfig
     tables = (FEATURES, CORRECTNESS)
     registries = (BACKBONES, HEADS, REGULARISERS)

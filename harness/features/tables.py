@@ -73,6 +73,7 @@ FEATURES = Table(
         ),
         Column("fit_seconds", FLOAT, Role.METRIC, "time taken to train the head", "s"),
     ),
+    title="Study 1: what the features know",
 )
 
 
@@ -100,6 +101,7 @@ SIMILARITY = Table(
         Column("cka", FLOAT, Role.METRIC, "unbiased linear CKA", "1 is equal up to rotation", expected=True),
         Column("images", INTEGER, Role.METRIC, "number of images compared on", "images"),
     ),
+    title="Study 1: which representations are similar",
 )
 
 GENERATION = Table(
@@ -137,4 +139,5 @@ GENERATION = Table(
         Column("kernel_deviation", FLOAT, Role.METRIC, "its standard deviation over subsets"),
         Column("grid", TEXT, Role.METRIC, "some samples in one image", "PNG, base64"),
     ),
+    title="Study 1: generation compared with recognition",
 )

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from harness.report.correctness import Correctness, Paired, Who, compare, judged_together
 from harness.report.figures.figure import levels, split, succeeded, varied
-from harness.report.figures.probes import AXES, WHAT
+from harness.report.figures.probes import Columns, columns
 from harness.report.importance import MOST, importances
 from harness.report.rendering import render
 from harness.report.tables import Tables, best_row
@@ -75,27 +75,27 @@ class Answer(NamedTuple):
 
 def answers(tables: Tables, correctness: Correctness) -> list[Answer]:
     """Returns one answer for each data set with a success."""
-    frame = succeeded(tables.features)
-    return [_answer(rows, correctness) for _, rows in split(frame, ["data"])] if len(frame) else []
+    frame, own = succeeded(tables.features), columns(tables)
+    return [_answer(rows, own, correctness) for _, rows in split(frame, ["data"])] if len(frame) else []
 
 
-def _answer(frame: pd.DataFrame, correctness: Correctness) -> Answer:
+def _answer(frame: pd.DataFrame, own: Columns, correctness: Correctness) -> Answer:
     trained = frame[frame["features"] == "trained"]
     row = best_row(trained, "validation_accuracy")
-    best = None if row is None else _best(row, trained)
+    best = None if row is None else _best(row, trained, own)
 
     def beside(kinds: Iterable[str]) -> list[Control]:
         groups = ((kind, frame[frame["features"] == kind]) for kind in kinds)
-        return [found for kind, rows in groups if (found := _control(kind, rows, row, correctness))]
+        return [found for kind, rows in groups if (found := _control(kind, rows, row, own, correctness))]
 
     known = trained.dropna(subset=["validation_accuracy"])
-    groups = beside(CONTROLS), beside(RIVALS), _regularisers(trained, correctness)
+    groups = beside(CONTROLS), beside(RIVALS), _regularisers(trained, own, correctness)
     controls, rivals, regularisers = _together(*groups)
     return Answer(
         data=frame["data"].iloc[0],
         best=best,
-        effects=effects(known),
-        combinations=combinations(known),
+        effects=effects(known, own),
+        combinations=combinations(known, own),
         controls=controls,
         rivals=rivals,
         regularisers=regularisers,
@@ -108,29 +108,32 @@ def _together(*groups: list[Control]) -> list[list[Control]]:
     return [[control._replace(paired=next(pairs)) for control in group] for group in groups]
 
 
-def _control(name: str, rows: pd.DataFrame, row: Any, correctness: Correctness) -> Control | None:
+def _control(
+    name: str, rows: pd.DataFrame, row: Any, own: Columns, correctness: Correctness
+) -> Control | None:
     """Returns the best of `rows` beside `row`, None where they have no accuracy."""
     other = best_row(rows, "validation_accuracy")
     if other is None:
         return None
     pair = None if row is None else compare(_vector(row, correctness), _vector(other, correctness))
-    return Control(name, _best(other, rows), pair)
+    return Control(name, _best(other, rows, own), pair)
 
 
-def _regularisers(trained: pd.DataFrame, correctness: Correctness) -> list[Control]:
+def _regularisers(trained: pd.DataFrame, own: Columns, correctness: Correctness) -> list[Control]:
     """Returns the best setting with each regulariser, beside the best without; nothing if none was swept."""
     by_name = {str(name): rows for name, rows in trained.groupby("regulariser")}
     plain_training = by_name.pop("none", trained.iloc[:0])
     row = best_row(plain_training, "validation_accuracy")
     if not by_name or row is None:
         return []
-    found = (_control(name, rows, row, correctness) for name, rows in by_name.items())
+    found = (_control(name, rows, row, own, correctness) for name, rows in by_name.items())
     return [control for control in found if control is not None]
 
 
-def _best(row: Any, frame: pd.DataFrame) -> Best:
+def _best(row: Any, frame: pd.DataFrame, own: Columns) -> Best:
     alone = row["features"] != "combined"  # else its block name says which blocks and timesteps
-    names = [*varied(frame, WHAT[1:]), *(AXES if alone else ("block_name", "pool", "head"))]
+    combined = ["block_name", *(name for name in own.axes if name not in ("block", "timestep"))]
+    names = [*varied(frame, own.setup), *(own.axes if alone else combined)]
     setting = {name.replace("_name", "s"): row[name] for name in names if not pd.isna(row[name])}
     measured = int(frame["validation_accuracy"].notna().sum())
     return Best(setting, estimate(row, "validation_accuracy"), estimate(row, "test_accuracy"), measured)
@@ -140,10 +143,10 @@ def _vector(row: Any, correctness: Correctness) -> Any:
     return correctness.find(Who(row["key"]), number(row["test_accuracy"]))
 
 
-def effects(frame: pd.DataFrame) -> list[Effect]:
+def effects(frame: pd.DataFrame, own: Columns) -> list[Effect]:
     """Returns the effect of each axis with two levels or more on validation accuracy, most important first."""
     value = frame["validation_accuracy"]
-    axes = [axis for axis in (*WHAT[1:], *AXES) if frame[axis].nunique() > 1]
+    axes = [axis for axis in own.setting if frame[axis].nunique() > 1]
     shares = importances(frame[axes], value)
     found = []
     for axis in axes:
@@ -155,9 +158,9 @@ def effects(frame: pd.DataFrame) -> list[Effect]:
     return sorted(found, key=lambda effect: (-(effect.share or 0.0), effect.low - effect.high))
 
 
-def combinations(frame: pd.DataFrame) -> int:
+def combinations(frame: pd.DataFrame, own: Columns) -> int:
     """Returns how many combinations the levels that occur have."""
-    return math.prod(len(levels(frame[axis])) for axis in varied(frame, [*WHAT[1:], *AXES]))
+    return math.prod(len(levels(frame[axis])) for axis in varied(frame, own.setting))
 
 
 def describe(setting: dict[str, Any]) -> str:
@@ -257,16 +260,29 @@ def top_tables(tables: Tables) -> Markup:
     known = known[known["features"] != "screen"]  # a quick look at a part of the images
     known["block"] = known["block"].astype(object).mask(known["features"] == "combined", known["block_name"])
     named = known["data"].nunique() > 1
-    parts = split(known, ["data"]) if len(known) else ()
-    found = [_top(rows, choice["data"] if named else None) for choice, rows in parts]
+    parts, own = split(known, ["data"]) if len(known) else (), columns(tables)
+    found = [_top(rows, own, choice["data"] if named else None) for choice, rows in parts]
     return render("top_settings.html", found=found)
 
 
-def _top(known: pd.DataFrame, data: str | None) -> Top:
+def _top(known: pd.DataFrame, own: Columns, data: str | None) -> Top:
     best = known.sort_values("validation_accuracy", ascending=False, kind="stable").head(TOP)
-    names = [*varied(known[known["features"] == "trained"], WHAT[1:]), "features", *AXES]
+    names = [*varied(known[known["features"] == "trained"], own.setup), "features", *own.axes]
     rows = [
         Row([row[name] for name in names], number(row["validation_accuracy"]), row["dimensions"])
         for row in best.to_dict("records")
     ]
     return Top(data, [*(name.capitalize() for name in names), "Validation accuracy", "Dimensions"], rows)
+
+
+def published_note(tables: Tables) -> Markup:
+    """Returns what the published numbers are, and whether they may be compared with what was measured."""
+    frame = tables.features
+    here = [value for column in ("data", "backbone") for value in levels(frame[column])]
+    return render("published_features.html", here=[] if _as_published(frame) else here)
+
+
+def _as_published(frame: pd.DataFrame) -> bool:
+    """Returns whether everything was measured with the paper's backbone on the paper's data set."""
+    data = all("imagenet" in value.lower() for value in levels(frame["data"]))
+    return data and levels(frame["backbone"]) == ["adm"]

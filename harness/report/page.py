@@ -19,7 +19,7 @@ from harness.report.correctness import Correctness
 from harness.report.figures import FIGURES
 from harness.report.figures.figure import Absent, Figure, View, choice_title, levels, succeeded
 from harness.report.rendering import asset, render
-from harness.report.sections import SECTIONS
+from harness.report.sections import PUBLISHED, SECTIONS, Section, sections
 from harness.report.tables import Tables, best_row, read_tables
 from harness.report.trial_results import Trial, trials
 from harness.report.words import MISSING, moment, plain, printable, several
@@ -97,12 +97,10 @@ def page(tables: Tables, experiment: str) -> str:
     """Returns the page: one HTML text that needs nothing beside it."""
     drawings: dict[str, Any] = {}
     correctness = Correctness(tables.correctness)
-    results = trials(tables, correctness)
-    studies = [
-        _study(name, tables, results, drawings)
-        for name, section in SECTIONS.items()
-        if len(getattr(tables, section.table))
-    ]
+    shown = {name: one for name, one in sections(tables).items() if len(tables.frames[one.table])}
+    own = {name for name, one in shown.items() if not one.generic}
+    results = trials(tables, correctness) if "weights" in own else []
+    studies = [_study(name, section, tables, results, drawings) for name, section in shown.items()]
     plotly_js, page_js = plotly.offline.get_plotlyjs(), asset("page.js")
     return render(
         "page.html",
@@ -110,7 +108,7 @@ def page(tables: Tables, experiment: str) -> str:
         policy=_policy(plotly_js, page_js),
         style=asset("style.css"),
         summary=_summary(tables),
-        answer=_answer(tables, results, correctness),
+        answer=_answer(own, tables, results, correctness),
         studies=studies,
         failures=failures.to_html(tables),
         provenance=provenance.to_html(tables),
@@ -167,26 +165,28 @@ def _summary(tables: Tables) -> list[str]:
     return [*parts, *([moment(float(began.min()))] if len(began) else [])]
 
 
-def _answer(tables: Tables, results: list[Trial], correctness: Correctness) -> Answer:
+def _answer(own: set[str], tables: Tables, results: list[Trial], correctness: Correctness) -> Answer:
+    """Returns what the studies with answers in words say, `own` being the sections shown that are not generic."""
     of_features, of_weights = None, None
-    if len(tables.features):
+    if "features" in own:
         found = answer_features.answers(tables, correctness)
         parts = [answer_features.to_html(answer, named=len(found) > 1) for answer in found]
-        of_features = OfFeatures(SECTIONS["features"].title, parts, transfer.sentence(tables))
-    if len(tables.weights):
-        of_weights = OfWeights(SECTIONS["weights"].title, answer_weights.to_html(results))
-    others = any(len(getattr(tables, name)) for name in ("similarity", "generation"))
-    return Answer(of_features, of_weights, others)
+        of_features = OfFeatures(SECTIONS["features"].title(tables), parts, transfer.sentence(tables))
+    if "weights" in own:
+        of_weights = OfWeights(SECTIONS["weights"].title(tables), answer_weights.to_html(results))
+    return Answer(of_features, of_weights, any(len(tables.frames[name]) for name in tables.results))
 
 
-def _study(name: str, tables: Tables, results: list[Trial], drawings: dict[str, Any]) -> Study:
+def _study(
+    name: str, section: Section, tables: Tables, results: list[Trial], drawings: dict[str, Any]
+) -> Study:
     """Returns a study's section; adds what its figures draw to `drawings`."""
-    section = SECTIONS[name]
-    chosen = first_choice(name, tables)
+    chosen = first_choice(name, tables.frames[section.table])
+    lacking = section.generic and name in SECTIONS  # its figures read tables that are not declared
     frames, undrawn = [], []
     for title in FIGURES.names():
         figure: Figure = FIGURES.load(title)
-        if figure.study != name:
+        if figure.study != name or lacking:
             continue
         views = figure.views(tables)
         if isinstance(views, Absent):
@@ -196,32 +196,22 @@ def _study(name: str, tables: Tables, results: list[Trial], drawings: dict[str, 
             frames.append(_frame(title, figure, views, chosen, drawings[title]))
     return Study(
         name=name,
-        title=section.title,
+        title=section.title(tables),
         above=section.above(tables, results) if section.above else Markup(),
-        published=_published_note(name, tables) if any(frame.published for frame in frames) else None,
+        published=_published_note(section, tables) if any(frame.published for frame in frames) else None,
         figures=frames,
         undrawn=undrawn,
         below=section.below(tables, results) if section.below else Markup(),
     )
 
 
-def _published_note(study: str, tables: Tables) -> Markup:
-    if study == "weights":
-        return answer_weights.published_note(tables)
-    frame = tables.features
-    here = [value for column in ("data", "backbone") for value in levels(frame[column])]
-    return render("published_features.html", here=[] if _as_published(frame) else here)
+def _published_note(section: Section, tables: Tables) -> Markup:
+    return section.published(tables) if section.published else PUBLISHED
 
 
-def _as_published(frame: pd.DataFrame) -> bool:
-    """Returns whether everything was measured with the paper's backbone on the paper's data set."""
-    data = all("imagenet" in value.lower() for value in levels(frame["data"]))
-    return data and levels(frame["backbone"]) == ["adm"]
-
-
-def first_choice(study: str, tables: Tables) -> dict[str, str]:
+def first_choice(study: str, frame: pd.DataFrame) -> dict[str, str]:
     """Returns the choices that the page opens with: the best setting on validation, or the largest K."""
-    frame = succeeded(getattr(tables, SECTIONS[study].table))
+    frame = succeeded(frame)
     if study == "features":
         trained = frame[frame["features"] == "trained"]
         row = best_row(trained if len(trained) else frame, "validation_accuracy")

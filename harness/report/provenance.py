@@ -5,8 +5,7 @@ from typing import NamedTuple
 import pandas as pd
 from markupsafe import Markup
 
-from harness.core.tables import COMMON
-from harness.report.failures import RESULTS
+from harness.core.tables import COMMON, Role
 from harness.report.rendering import render
 from harness.report.tables import Tables
 from harness.report.words import plain, yes_or_no
@@ -52,8 +51,8 @@ class Run(NamedTuple):
 def rows_of_trials(tables: Tables) -> pd.DataFrame:
     """Returns the common columns of the tables with a row per result."""
     common = [column.name for column in COMMON]
-    parts = [frame[common] for frame in (getattr(tables, name) for name in RESULTS) if len(frame)]
-    return pd.concat(parts, ignore_index=True) if parts else tables.features[common]
+    parts = [frame[common] for frame in (tables.frames[name] for name in tables.results) if len(frame)]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=common)
 
 
 def runs(frame: pd.DataFrame) -> list[Run]:
@@ -97,4 +96,22 @@ def _shown(value: object) -> str:
 def to_html(tables: Tables) -> Markup:
     """Returns the section's content."""
     frame = rows_of_trials(tables)
-    return render("provenance.html", facts=facts(frame), runs=runs(frame))
+    table, column = _example(tables)
+    return render(
+        "provenance.html",
+        facts=facts(frame),
+        runs=runs(frame),
+        tables=[*tables.frames, "correctness"],
+        table=table,
+        column=column,
+    )
+
+
+def _example(tables: Tables) -> tuple[str, str]:
+    """Returns a table of results, one with rows if there is any, and a column to sort it by."""
+    names = sorted(tables.results, key=lambda name: not len(tables.frames[name]))
+    if not names:
+        return "correctness", "key"
+    metrics = [column.name for column in tables.declared[names[0]].columns if column.role is Role.METRIC]
+    expected = [column.name for column in tables.declared[names[0]].columns if column.expected]
+    return names[0], (expected or metrics or ["key"])[0]

@@ -26,6 +26,7 @@ FILTERS = {
     "seconds": words.seconds,
     "several": words.several,
     "signed": words.signed,
+    "significant": words.significant,
     "size": words.size,
     "span": words.span,
     "whole": words.whole,

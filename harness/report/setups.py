@@ -6,24 +6,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from harness.core.tables import Role, Table
 from harness.metrics.inference import student_interval
 from harness.report.words import number
 
 ALWAYS = ("data", "network")
-SETUP = (
-    *ALWAYS,
-    "parameters",
-    "buffers",
-    "preset",
-    "optimizer",
-    "noise",  # parameter_noise and latent_noise as one of four cases, `noise_case`, by name
-    "latent",
-    "diffusion_steps",
-    "sampler",
-    "sampling_steps",
-    "varied",
-)
-RUNS = ("seed", "generator")  # repetitions: what differs in these alone may be averaged
+RUNS = ("seed", "generator")  # repetitions: results that differ only in these may be averaged
+SCALES = ("parameter_noise", "latent_noise")  # shown as one column, `noise`: see `noise_names`
 # Paths of `vary` that have a column of their own.
 SAID = (
     *("autoencoder.parameter_noise", "autoencoder.latent_noise", "autoencoder.latent", "diffusion.timesteps"),
@@ -58,15 +47,29 @@ def columns_of(means: Iterable[Mean]) -> tuple[Column, Column, Column]:
     return [row.value for row in rows], [row.low for row in rows], [row.high for row in rows]
 
 
-def complete(weights: pd.DataFrame, networks: pd.DataFrame) -> None:
-    """Adds `noise` and `noise_case`, takes out of `varied` what has a column, gives networks their trial's setup."""
+def setup(declared: Table) -> list[str]:
+    """Returns the columns that tell trials apart, as the table `weights` declares them: the data set first.
+
+    `noise` stands for the scales of noise. Repetitions are not part of the set-up.
+    """
+    names = [name for name in declared.names(Role.SETUP) if name not in RUNS]
+    return ["data", *dict.fromkeys("noise" if name in SCALES else name for name in names)]
+
+
+def axes(declared: Table) -> list[str]:
+    """Returns the axes beside k, as the table `weights` declares them: how a trial's originals were chosen."""
+    return [name for name in declared.names(Role.AXIS) if name != "k"]
+
+
+def complete(weights: pd.DataFrame, networks: pd.DataFrame, names: Sequence[str]) -> None:
+    """Adds `noise` and `noise_case`; drops from `varied` what has a column; copies the set-up `names` to networks."""
     scales = weights["parameter_noise"], weights["latent_noise"]
     weights["noise_case"], weights["noise"] = noise_cases(*scales), noise_names(*scales)
     weights["varied"] = weights["varied"].map(unsaid).astype(object)
-    setup = weights.drop_duplicates("key").set_index("key")
-    for column in SETUP:
+    trials = weights.drop_duplicates("key").set_index("key")
+    for column in names:
         if column != "data":
-            networks[column] = networks["key"].map(setup[column])
+            networks[column] = networks["key"].map(trials[column])
 
 
 def noise_cases(parameters: pd.Series, latents: pd.Series) -> pd.Series:

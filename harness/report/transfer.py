@@ -7,12 +7,11 @@ from markupsafe import Markup
 from scipy.stats import spearmanr
 
 from harness.report.figures.figure import levels, split, varied
-from harness.report.figures.probes import AXES, WHAT, known
+from harness.report.figures.probes import columns, known
 from harness.report.rendering import render
 from harness.report.tables import Tables, best_row
 from harness.report.words import Estimate, estimate, number
 
-SETTING = (*WHAT[1:], *AXES)
 LEAST_SHARED = 3  # settings measured on both data sets, below which a rank correlation says nothing
 
 
@@ -45,7 +44,8 @@ class Pair(NamedTuple):
 def best_settings(tables: Tables) -> list[Best]:
     """Returns each data set's best setting on the trained backbone's features, in the order of names."""
     frame = known(tables, "trained").dropna(subset=["data"])
-    names = [*varied(frame, WHAT[1:]), *AXES]
+    own = columns(tables)
+    names = [*varied(frame, own.setup), *own.axes]
     found = []
     for choice, rows in split(frame, ["data"]) if len(frame) else ():
         row = best_row(rows, "validation_accuracy")
@@ -56,11 +56,16 @@ def best_settings(tables: Tables) -> list[Best]:
 
 def transfer(tables: Tables) -> Transfer | None:
     """Returns how settings transfer, None where there is one data set alone; seeds of a setting are averaged."""
-    frame = known(tables, "trained").dropna(subset=["data", *AXES])
+    own = columns(tables)
+    frame = known(tables, "trained").dropna(subset=["data", *own.axes])
     data = levels(frame["data"])
     if len(data) < 2:
         return None
-    wide = frame.groupby([*SETTING, "data"], dropna=False)["validation_accuracy"].mean().unstack("data")[data]
+    wide = (
+        frame.groupby([*own.setting, "data"], dropna=False)["validation_accuracy"]
+        .mean()
+        .unstack("data")[data]
+    )
     return Transfer(
         [str(name) for name in data],
         [[_rank_correlation(wide[one], wide[other]) for other in data] for one in data],

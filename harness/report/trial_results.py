@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from harness.core.tables import Table
 from harness.metrics.inference import holm
 from harness.report.correctness import Correctness, Paired, Who, compare, judged_together
 from harness.report.figures.figure import succeeded, varied
 from harness.report.figures.kinds import kind_order
-from harness.report.setups import RUNS, SETUP, Mean, in_order, mean_over_runs, measured, telling
+from harness.report.setups import RUNS, Mean, axes, in_order, mean_over_runs, measured, setup, telling
 from harness.report.tables import Tables
 from harness.report.verdict import Evidence, Verdict, judge
 from harness.report.words import Estimate, estimate, number
@@ -106,7 +107,8 @@ class Trial(NamedTuple):
 def settings(tables: Tables) -> list[Setting]:
     """Returns the setups of the trials that succeeded, in order."""
     frame = _with_adjusted_p(succeeded(tables.weights))
-    names = [*telling(frame, SETUP), *taken(frame)]
+    declared = tables.declared["weights"]
+    names = [*telling(frame, setup(declared)), *taken(frame, declared)]
     found = []
     for values, rows in in_order(frame, names).groupby(names, dropna=False, sort=False):
         gain = measured(rows, GAIN)
@@ -125,23 +127,24 @@ def settings(tables: Tables) -> list[Setting]:
     return found
 
 
-def taken(frame: pd.DataFrame) -> list[str]:
-    """Returns the columns that say which originals were taken from the pool: always k, and how if that varies."""
-    return ["k", *varied(frame, ["subset"])]
+def taken(frame: pd.DataFrame, declared: Table) -> list[str]:
+    """Returns the columns that say which originals were chosen: always k, and how if that varies."""
+    return ["k", *varied(frame, axes(declared))]
 
 
 def trials(tables: Tables, correctness: Correctness) -> list[Trial]:
     """Returns the trials that succeeded, by setup and then K."""
     frame = _with_adjusted_p(succeeded(tables.weights))
-    setup = [*telling(frame, SETUP), *varied(frame, RUNS), *taken(frame)]
-    frame = in_order(frame, setup)
+    declared = tables.declared["weights"]
+    names = [*telling(frame, setup(declared)), *varied(frame, RUNS), *taken(frame, declared)]
+    frame = in_order(frame, names)
     networks = _networks(succeeded(tables.networks))
     rows = frame.to_dict("records")
     kinds = _judged_over_trials([_kinds(row["key"], networks, correctness) for row in rows])
     trivial = _strongest(kinds)
     each = zip(rows, kinds, trivial, strict=True)
-    found = [_trial(row, setup, its_kinds, strongest) for row, its_kinds, strongest in each]
-    return _with_runs(found, frame)
+    found = [_trial(row, names, its_kinds, strongest) for row, its_kinds, strongest in each]
+    return _with_runs(found, frame, [name for name in names if name not in RUNS])
 
 
 def _with_adjusted_p(frame: pd.DataFrame) -> pd.DataFrame:
@@ -176,7 +179,7 @@ def _networks(frame: pd.DataFrame) -> Networks:
     return Networks(columns, kinds, arrays)
 
 
-def _trial(row: Any, setup: list[str], kinds: list[Kind], trivial: Kind | None) -> Trial:
+def _trial(row: Any, names: list[str], kinds: list[Kind], trivial: Kind | None) -> Trial:
     generated = _summary(row, GENERATED)
     pair = None if trivial is None else trivial.paired
     gain = Estimate(
@@ -196,7 +199,7 @@ def _trial(row: Any, setup: list[str], kinds: list[Kind], trivial: Kind | None) 
     )
     nothing = Mean(None, None, None, 0)
     return Trial(
-        setup={name: row[name] for name in setup},
+        setup={name: row[name] for name in names},
         permuted=number(row["permuted"]) == 1,
         original=_summary(row, ORIGINAL),
         ensemble=estimate(row, "ensemble_accuracy"),
@@ -213,15 +216,18 @@ def _trial(row: Any, setup: list[str], kinds: list[Kind], trivial: Kind | None) 
     )
 
 
-def _with_runs(found: list[Trial], frame: pd.DataFrame) -> list[Trial]:
-    """Fills in the gains of the means over all runs of each trial's setup; `frame` has a row for each trial."""
+def _with_runs(found: list[Trial], frame: pd.DataFrame, names: list[str]) -> list[Trial]:
+    """Fills in the gains of the means over all runs of each trial's set-up, the columns `names`.
+
+    `frame` has a row for each trial.
+    """
     if not found:
         return found
     frame = frame.assign(
         of_generated=[_less(t.generated.mean, t.original.mean) for t in found],
         of_trivial=[_less(t.trivial.mean if t.trivial else None, t.original.mean) for t in found],
     )
-    groups = frame.groupby([*telling(frame, SETUP), *taken(frame)], dropna=False).ngroup().to_numpy()
+    groups = frame.groupby(names, dropna=False).ngroup().to_numpy()
     gains = {}
     for group in np.unique(groups):
         rows = frame[groups == group]

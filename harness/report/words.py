@@ -151,6 +151,11 @@ def fixed(value: float | None, digits: int) -> str:
     return MISSING if value is None else decimal(round(value, digits) + 0.0, digits).replace("-", "−")
 
 
+def significant(value: float) -> str:
+    """Returns a number of any size with four significant digits."""
+    return f"{value:.4g}".replace("-", "−")
+
+
 def whole(count: int) -> str:
     """Returns "2,000"."""
     return f"{count:,}"

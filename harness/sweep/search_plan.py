@@ -115,7 +115,7 @@ def _search(
         most = [by_key[key] for key in chooser.longest()]
         budget = _left(chooser, known)
     first = grid[0]
-    axes = tuple(_columns(first, Role.AXIS))
+    axes = tuple(axis for axis in _columns(first, Role.AXIS) if axis in first.axes)
     return Search(first.study, config.name, axes, candidates, known, budget, most, grid, chooser)
 
 

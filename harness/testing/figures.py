@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import pytest
 
 from harness.report.figures.figure import Absent, Figure, View
-from harness.report.sections import SECTIONS
+from harness.report.sections import sections
 from harness.report.tables import Tables
 
 HOSTILE = "<b onclick=alert()>"  # what a user's name may hold, put in front of every name
@@ -36,8 +36,7 @@ AS_THEY_ARE = {"parcoords"}  # traces whose texts Plotly does not read as HTML
 
 def with_frames(tables: Tables, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Tables:
     """Returns the tables with every data frame changed; those that stay in Arrow are left as they are."""
-    frames = {name: table for name, table in tables._asdict().items() if isinstance(table, pd.DataFrame)}
-    return tables._replace(**{name: change(frame.copy()) for name, frame in frames.items()})
+    return tables.with_frames(**{name: change(frame.copy()) for name, frame in tables.frames.items()})
 
 
 def failed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -88,10 +87,11 @@ class FigureContract:
         """Rows from which the figure has something to draw."""
         raise NotImplementedError("define the fixture `tables`, which returns rows that the figure can draw")
 
-    def test_its_words(self, figure: Figure) -> None:
+    def test_its_words(self, figure: Figure, tables: Tables) -> None:
         assert isinstance(figure, Figure)
         assert figure.title, "a figure needs a title"
-        assert figure.study in SECTIONS, f"`study` must be a section of the page: {', '.join(SECTIONS)}"
+        known = sections(tables)
+        assert figure.study in known, f"`study` must be a section of the page: {', '.join(known)}"
         assert figure.reading[0].isupper(), "`reading` must be a sentence"
         assert figure.reading.endswith("."), "`reading` must be a sentence"
 
@@ -125,9 +125,8 @@ class FigureContract:
             json.dumps([view.figure.to_plotly_json() for view in drawn(figure, tables)]) for _ in range(2)
         )
         assert first == again, "the same rows must give the same views"
-        for name, frame in before._asdict().items():
-            if isinstance(frame, pd.DataFrame):
-                assert frame.equals(getattr(tables, name)), f"a figure must not change the rows of {name!r}"
+        for name, frame in before.frames.items():
+            assert frame.equals(tables.frames[name]), f"a figure must not change the rows of {name!r}"
 
     def test_names_are_escaped(self, figure: Figure, tables: Tables) -> None:
         for view in drawn(figure, with_frames(tables, hostile)):

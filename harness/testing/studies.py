@@ -45,12 +45,13 @@ class StudyContract:
         return study.trials(parse(study.Config, self.section, study.name), images, 0)
 
     def test_it_has_a_name_a_question_and_tables(self, study: Study) -> None:
-        """Its name is a section, its docstring the question, its tables are declared."""
+        """Its name is a section, its docstring the question, its tables are declared with a heading for the page."""
         assert study.name.isidentifier()
         assert study.name == study.name.lower(), "a section's name is lower case"
-        assert study.title
         assert (study.__doc__ or "").strip(), "the class's docstring is the question that `describe` shows"
         assert study.tables, "a study without a table has nowhere to put its rows"
+        for table in study.tables:
+            assert table.title or table.detail, f"{table.name}: a table of results needs a title for the page"
 
     def test_every_column_says_what_it_is(self, study: Study) -> None:
         """Names are unique, meanings are one line, and an interval belongs to a metric."""

@@ -125,6 +125,10 @@ class AutoencoderConfig(Config):
         _check_norm(self.norm, self.train)
         return self
 
+    def keyed(self) -> dict[str, Any]:
+        """Returns the values with the version of the edition's code."""
+        return {**super().keyed(), "edition_version": AUTOENCODERS.load(self.edition).version}
+
     def numbers(self, length: int) -> int:
         """Returns the size of the latent of a vector of `length` numbers; 0 if the strides leave nothing."""
         settings = self.keyed()

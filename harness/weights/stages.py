@@ -9,6 +9,8 @@ from harness.core.errors import UserError
 from harness.core.seeds import derive_seed
 from harness.core.stages import Code, Stage, Trial, Work, shards
 from harness.data.dataset import Images
+from harness.models.noise_processes.process import SAMPLING
+from harness.models.noise_processes.variance_preserving import VariancePreserving
 from harness.training.config import TRAINING, TrainConfig
 from harness.weights.config import NETWORKS_AT_ONCE, WeightsConfig
 from harness.weights.controls import Control, FineTuned
@@ -24,7 +26,7 @@ RECONSTRUCTION = Code(
     "reconstruction", 1, "harness.weights.generate:make_reconstruction", uses=(PREDICTIONS,)
 )
 DENOISER = Code("denoiser", 2, "harness.weights.generate:make_denoiser", uses=(TRAINING,))
-GENERATED = Code("generated", 2, "harness.weights.generate:make_generated")
+GENERATED = Code("generated", 2, "harness.weights.generate:make_generated", uses=(SAMPLING,))
 CONTENDERS = Code("contenders", 3, "harness.weights.compare:make_contenders")
 COMPARISON = Code("weights", 4, "harness.weights.compare:run")
 SECONDS_A_STEP = 0.01  # guesses for one CPU core, until there are measurements
@@ -223,7 +225,11 @@ class Stages:
         denoiser = Stage(
             kind="denoiser",
             code=DENOISER,
-            config={**autoencoder.config, "diffusion": config.diffusion.keyed()},
+            config={
+                **autoencoder.config,
+                "diffusion": config.diffusion.keyed(),
+                "process_version": VariancePreserving.version,
+            },
             needs={
                 "checkpoints": self.checkpoints,
                 "autoencoder": autoencoder,

@@ -177,7 +177,7 @@ def test_a_classifier_that_is_not_the_recorded_one_is_said_to_be(swept, tmp_path
     said = capsys.readouterr().out
     assert "warning: the refitted head differs from the sweep on 3 of 40 test images" in said
     assert (
-        "warning: what was written differs from the sweep on 3 of 40"
+        "warning: the exported classifier differs from the sweep on 3 of 40"
         in (tmp_path / "mine" / "README.md").read_text()
     )
 

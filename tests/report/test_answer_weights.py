@@ -233,7 +233,7 @@ def test_distances_that_are_rounding_are_none(small_weights: dict) -> None:
     for value, shown in ((6e-8, "<td>0</td>"), (2e-5, "<td>2e-05</td>"), (0.5, "<td>0.500</td>")):
         networks = tables.networks.assign(distance=tables.networks["distance"].mask(ensemble, value))
         (row,) = re.findall(
-            r"<tr><th[^>]*>average of all.*?</tr>", section(tables._replace(networks=networks))
+            r"<tr><th[^>]*>average of all.*?</tr>", section(tables.with_frames(networks=networks))
         )
         assert shown in row
 
@@ -304,7 +304,7 @@ def test_what_users_write_is_text(small_weights: dict) -> None:
         small_weights, parameters=bad, varied=json.dumps({"checkpoints.path": bad}), network=bad, data=bad
     )
     other = one_trial(small_weights, key="other")
-    tables = first._replace(weights=pd.concat([first.weights, other.weights]), networks=first.networks)
+    tables = first.with_frames(weights=pd.concat([first.weights, other.weights]))
     html = section(tables) + answer_weights.to_html(trialled(tables)) + answer_weights.published_note(tables)
     assert "<img" not in html
     assert "&lt;img src=x&gt;" in html

@@ -107,7 +107,15 @@ def test_a_study_that_does_not_choose_is_run_whole(tmp_path):
         "k": [2, 4],
         "autoencoder": {"channels": [4, 4], "latent": 8},
     }
-    path.write_text(yaml.safe_dump({**SMALL, "weights": weights, "search": {"name": "auto"}}))
+    path.write_text(
+        yaml.safe_dump(
+            {
+                **SMALL,
+                "weights": {**weights, "autoencoder": {"channels": [4], "latent": 2}},
+                "search": {"name": "auto"},
+            }
+        )
+    )
     plan = plan_experiment(load_experiment(str(path), []), Storage(str(tmp_path)))
     assert [search.study for search in plan.searches] == ["features"]
     assert sum(trial.study == "weights" for trial in plan.missing) == 2
@@ -130,3 +138,25 @@ def test_a_sweep_by_auto_keeps_to_its_plan_and_has_nothing_to_do_the_second_time
     assert main(command) == 0
     again = json.loads(capsys.readouterr().out)
     assert (again["missing"], again["done_now"], again["searches"]) == (0, 0, [])
+
+
+def test_seeds_are_searched_one_by_one(tmp_path):
+    """Trials of two seeds have the same axes: in one search, one of them would never be run."""
+    weights = {
+        "network": {"name": "mlp", "widths": [4]},
+        "parameters": ["fc"],
+        "k": [2, 3, 4],
+        "seeds": [0, 1],
+    }
+    path = tmp_path / "seeds.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "weights": {**weights, "autoencoder": {"channels": [4], "latent": 2}},
+                "search": {"name": "random", "trials": 2},
+            }
+        )
+    )
+    plan = plan_experiment(load_experiment(str(path), []), Storage(str(tmp_path)))
+    assert [len(search.candidates) for search in plan.searches] == [3, 3]
+    assert [{trial.seed for trial in search.candidates} for search in plan.searches] == [{0}, {1}]

@@ -260,7 +260,7 @@ def test_a_broken_figure(tables):
         return Drawing([{"type": "bar", "x": [name], "y": [y]}], {})
 
     suite = FigureContract()
-    fails("must be a sentence", suite.test_its_words, figure(None))
+    fails("must be a sentence", suite.test_its_words, figure(None), tables)
     one = figure(lambda rows: [View({}, bar(rows.features["head"].iloc[0], 1.0))])
     fails("go through harness.report.words.label", suite.test_names_are_escaped, one, tables)
     nan = figure(lambda rows: [View({}, bar("x", float("nan")))])

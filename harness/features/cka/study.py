@@ -36,7 +36,6 @@ class CKA(Study):
     """Which representations are similar: blocks, timesteps, pools, backbones and encoders?"""
 
     name = "cka"
-    title = "Study 1: which representations are similar"
     Config = CKAConfig
     tables = (SIMILARITY,)
     registries = (BACKBONES, ENCODERS)

@@ -38,7 +38,6 @@ class Finetune(Study):
     """How much better is the backbone up to a block if it is trained together with its head?"""
 
     name = "finetune"
-    title = "Study 1: fine-tuning"
     Config = FinetuneConfig
     tables = (FEATURES, CORRECTNESS)
     registries = (BACKBONES, HEADS, REGULARISERS)

@@ -12,10 +12,11 @@ from harness.features.stages import MULTIPLICATIONS_PER_SECOND, regularised_back
 from harness.features.tables import GENERATION
 from harness.models.backbones.backbone import BACKBONES, BackbonePlan, multiplications
 from harness.models.encoders.encoder import ENCODERS, Encoder
+from harness.models.noise_processes.process import SAMPLING
 from harness.training.config import NOISE
 from harness.training.regularisers import REGULARISERS
 
-SAMPLES = Code("samples", 1, "harness.features.generation.sample:make_samples", uses=(NOISE,))
+SAMPLES = Code("samples", 1, "harness.features.generation.sample:make_samples", uses=(NOISE, SAMPLING))
 ENCODED = Code("encoded", 1, "harness.features.generation.compare:make_encoded")
 COMPARISON = Code("generation", 1, "harness.features.generation.compare:run")
 SECONDS_AN_IMAGE = 0.005  # encoding, estimated for one CPU core
@@ -27,7 +28,6 @@ class Generation(Study):
     """How good are the samples of the backbone whose features are probed?"""
 
     name = "generation"
-    title = "Study 1: generation compared with recognition"
     Config = GenerationConfig
     tables = (GENERATION,)
     registries = (BACKBONES, ENCODERS, REGULARISERS)

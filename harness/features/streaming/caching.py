@@ -135,5 +135,5 @@ def _too_large(tap: Tap, strengths: int, classes: int, memory: float, activation
     remedy = f"pools up to {max(fitting)} fit" if fitting else "set a smaller features.batch"
     return UserError(
         f"features.memory_gb = {memory / 1e9:g}: the sums of block {tap.block.number} at pool {tap.pool} take about "
-        f"{needed:.3g} GB; {remedy}, or increase it"
+        f"{needed:.3g} GB; {remedy}, or set a larger limit"
     )

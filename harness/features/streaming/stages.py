@@ -98,7 +98,7 @@ def _check_batch(stream: Stream, cells: Sequence[Cell], batch: int) -> None:
     if at_once < batch:
         raise UserError(
             f"features.memory_gb = {stream.memory / 1e9:g}: heads are trained on batches of {batch} images, but "
-            f"the features of only {at_once} fit; increase it, or use fewer blocks or smaller pools"
+            f"the features of only {at_once} fit; set a larger limit, or use fewer blocks or smaller pools"
         )
 
 

@@ -50,6 +50,7 @@ class Family(ABC):
     ] = ()  # patterns of further files to download, besides network and scheduler; no code
     condition: ClassVar[str | None] = None  # the network's further input besides image and timestep, in words
     latent: ClassVar[bool] = False  # noise is added to (unbounded) latents, not to pixels
+    version: ClassVar[int] = 1  # raise it if the same configuration now gives other numbers
 
     @property
     def class_name(self) -> str:

@@ -6,7 +6,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from harness.core.registry import Registry
 
@@ -31,6 +31,8 @@ class Places(NamedTuple):
 
 class Edition(ABC):
     """One way to build the autoencoder; `autoencoder.edition` names it. Made without arguments."""
+
+    version: ClassVar[int] = 1  # raise it when the same settings would give other numbers
 
     @abstractmethod
     def check(self, settings: Mapping[str, Any]) -> None:

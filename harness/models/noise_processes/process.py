@@ -8,13 +8,14 @@ step (`time`) is up to the process and need not be an integer.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.registry import Registry
+from harness.core.stages import Code
 from harness.models.noise_processes.levels import NoiseLevel
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ NOISE_PROCESSES = Registry(
         "variance_preserving": "harness.models.noise_processes.variance_preserving:VariancePreserving",
     },
 )
+SAMPLING = Code("sampling", 1)  # the loop, `harness.models.sampling`
 SIGNIFICANT = 6  # digits of a noise level in tables: further ones differ between machines
 PLACE = Path("scheduler", "scheduler_config.json")  # in a pipeline's folder
 
@@ -46,6 +48,7 @@ class NoiseProcess(ABC):
     The methods from `time` on operate on tensors; plans call all others, which must not import torch.
     """
 
+    version: ClassVar[int] = 1  # raise it if the same configuration now gives other numbers
     config: Mapping[
         str, Any
     ]  # JSON-like; `process_of` turns it into the same process; part of a backbone's key

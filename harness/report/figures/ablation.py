@@ -29,12 +29,12 @@ from harness.report.published.parameter_diffusion import (
     same_location,
     same_network,
 )
-from harness.report.setups import RUNS, SETUP, columns_of, measured, rank, telling
+from harness.report.setups import RUNS, axes, columns_of, measured, rank, setup, telling
 from harness.report.tables import Tables
 from harness.report.words import label, plain
 
 STATISTICS = {"best": "solid", "mean": "dash", "median": "dot"}
-AXES = {
+TITLES = {  # of axes, in the order in which they are offered; others follow under their own name
     "k": "K",
     "subset": "subset of the originals",
     "parameters": "location",
@@ -175,7 +175,7 @@ def draw(numbers: Ablation) -> Drawing:
     ends = [
         value for track in shown for values in (track.accuracy, track.low, track.high) for value in values
     ]
-    title = AXIS_TITLES.get(numbers.axis, AXES[numbers.axis].capitalize())
+    title = AXIS_TITLES.get(numbers.axis, _title(numbers.axis).capitalize())
     places = list(dict.fromkeys(label(place) for track in shown for place in track.places))
     if numbers.axis == "k":
         places.sort(key=lambda place: (not place.isdigit(), int(place) if place.isdigit() else 0))
@@ -183,6 +183,10 @@ def draw(numbers: Ablation) -> Drawing:
     yaxis = {"title": {"text": "Test accuracy (%)"}, "range": axis_range(ends, 0, 100)}
     layout = {"xaxis": xaxis, "yaxis": yaxis, "scattermode": "group", "scattergap": 0.6, "height": 420}
     return Drawing(traces, layout)
+
+
+def _title(axis: str) -> str:
+    return TITLES.get(axis, axis.replace("_", " "))
 
 
 def _trace(track: Track, name: str, line: dict[str, Any], marker: dict[str, Any]) -> dict[str, Any]:
@@ -200,28 +204,30 @@ def _trace(track: Track, name: str, line: dict[str, Any], marker: dict[str, Any]
 def views(tables: Tables) -> list[View] | Absent:
     """Draws one figure for each axis that varies and each choice of the others; seeds and generators are averaged."""
     frame = succeeded(tables.weights)
-    columns = ["original_best_accuracy", "generated_best_accuracy", "ensemble_accuracy"]
-    if frame[columns].notna().sum().sum() == 0:
+    bests = ["original_best_accuracy", "generated_best_accuracy", "ensemble_accuracy"]
+    if frame[bests].notna().sum().sum() == 0:
         return Absent("No trial has the accuracy of original or generated networks.")
-    swept = telling(frame, [*SETUP, "k", "subset"])
+    declared = tables.declared["weights"]
+    columns = [*setup(declared), "k", *axes(declared)]
+    swept = telling(frame, columns)
     if not swept:
         same = "seed and run of the generator" if varied(frame, RUNS) else "setup"
         return Absent(f"Nothing but the {same} varies: the table above says all.")
     accuracies = [name for name in frame.columns if "_accuracy" in name]
     frame = frame[
-        [*SETUP, "k", "subset", "parameter_count", "noise_case", *RUNS, *accuracies]
+        [*columns, "parameter_count", "noise_case", *RUNS, *accuracies]
     ]  # each further one costs at every selection
     drawn: list[tuple[str, dict[str, str], pd.DataFrame]] = []
-    for axis in (axis for axis in AXES if axis in swept):
-        others = [column for column in [*SETUP, "k", "subset"] if column != axis]
+    for axis in sorted(swept, key=lambda axis: [*TITLES, axis].index(axis)):
+        others = [column for column in columns if column != axis]
         for choice, rows in split(frame, telling(frame, others, [axis])):
             if rows[axis].nunique(dropna=False) > 1:
                 drawn.append((axis, choice, rows))
     if not drawn:
         return Absent("No two trials differ in one thing alone: there is no ablation to draw.")
-    names = [column for column in [*SETUP, "k", "subset"] if any(column in choice for _, choice, _ in drawn)]
+    names = [column for column in columns if any(column in choice for _, choice, _ in drawn)]
     return [
-        View({"axis": AXES[axis], **{name: choice.get(name) for name in names}}, draw(ablation(axis, rows)))
+        View({"axis": _title(axis), **{name: choice.get(name) for name in names}}, draw(ablation(axis, rows)))
         for axis, choice, rows in drawn
     ]
 

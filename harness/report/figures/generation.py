@@ -5,6 +5,7 @@ import binascii
 import struct
 from typing import Any, NamedTuple
 
+from harness.core.tables import Role
 from harness.report.figures.figure import (
     GREY,
     Absent,
@@ -22,15 +23,6 @@ from harness.report.tables import Tables
 from harness.report.unified import Learner, learners
 from harness.report.words import label, plain
 
-SETUP = (
-    "data",
-    "backbone",
-    "regulariser",
-    "sampler",
-    "steps",
-    "samples",
-    "seed",
-)  # what has samples of its own
 PNG = b"\x89PNG\r\n\x1a\n"
 SHEET_HEIGHT = 540  # CSS pixels
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
@@ -80,7 +72,8 @@ def sheets(tables: Tables) -> list[tuple[dict[str, str], Sheet]]:
     """Returns the picture of each set of samples; encoders share them."""
     frame = succeeded(tables.generation)
     frame = frame.assign(sheet=frame["grid"].map(sheet)).dropna(subset=["sheet"])
-    names = ["data", *varied(frame, SETUP[1:])] if len(frame) else []
+    setup = tables.declared["generation"].names(Role.SETUP)
+    names = ["data", *varied(frame, [*setup, "seed"])] if len(frame) else []
     return [(choice, rows["sheet"].iloc[0]) for choice, rows in split(frame, names)] if len(frame) else []
 
 

@@ -16,7 +16,7 @@ from harness.report.figures.figure import (
     succeeded,
     varied,
 )
-from harness.report.figures.probes import WHAT
+from harness.report.figures.probes import columns
 from harness.report.tables import Tables
 from harness.report.words import label, plain
 
@@ -116,7 +116,8 @@ def views(tables: Tables) -> list[View] | Absent:
     scales = ["features", "data"]  # one colour scale for all pools and heads, so that they can be compared
     drawn = []
     ways = varied(frame.dropna(subset=["caching"]), ["caching"])  # fine-tuned backbones have none
-    for choice, rows in split(frame, [*varied(frame, WHAT[:-1]), *ways, "features", "pool", "head"]):
+    what = [name for name in columns(tables).what if name != "caching"]
+    for choice, rows in split(frame, [*varied(frame, what), *ways, "features", "pool", "head"]):
         alike = frame[(frame[scales] == rows[scales].iloc[0]).all(axis=1)]["validation_accuracy"]
         drawn.append(View(choice, draw(grid(rows), 100 * alike.min(), 100 * alike.max())))
     return drawn

@@ -16,7 +16,7 @@ from harness.report.figures.figure import (
     split,
     varied,
 )
-from harness.report.figures.probes import NO_PROBES, WHAT, known
+from harness.report.figures.probes import NO_PROBES, columns, known
 from harness.report.tables import Tables, best_row
 from harness.report.words import label, number, plain
 
@@ -203,7 +203,7 @@ def along(
     axes = _axes(shown, x)
     data = dict(tuple(frame.groupby("data", dropna=False)))
     drawn = []
-    for choice, rows in split(shown, [*varied(shown, WHAT), "pool", "head"]):
+    for choice, rows in split(shown, [*varied(shown, columns(tables).what), "pool", "head"]):
         for name, axis in axes.items():
             numbers = lines(data[rows["data"].iloc[0]], rows, choice, axis, by)
             numbers = numbers._replace(published=beside(rows, choice, axis))

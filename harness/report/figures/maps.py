@@ -2,7 +2,7 @@
 
 from harness.report.figures.figure import Absent, Drawing, Figure, View, split, succeeded
 from harness.report.figures.scatter import Cloud, clouds, most_a_view, narrow, thinned, traces
-from harness.report.setups import RUNS, SETUP, telling
+from harness.report.setups import RUNS, axes, setup, telling
 from harness.report.tables import Tables
 
 SPACES = {"latents": "latent", "weights": "weight"}  # choices, and how their columns begin
@@ -20,7 +20,8 @@ def draw(found: list[Cloud]) -> Drawing:
 def views(tables: Tables) -> list[View] | Absent:
     """Draws one map of each space for each trial: K, subset, setup and run."""
     frame = succeeded(tables.networks)
-    choices = [*telling(frame, [*SETUP, *RUNS, "subset"]), "k"]
+    declared = tables.declared["weights"]
+    choices = [*telling(frame, [*setup(declared), *RUNS, *axes(declared)]), "k"]
     parts = [
         ({**choice, "space": space}, rows, column)
         for choice, rows in split(narrow(frame, choices, *PLACES), choices)

@@ -16,7 +16,7 @@ from harness.report.figures.figure import (
     varied,
 )
 from harness.report.figures.lines import ACCURACY_TITLE, Curve, published_trace
-from harness.report.figures.probes import NO_PROBES, WHAT, highest, known
+from harness.report.figures.probes import NO_PROBES, columns, highest, known
 from harness.report.published import ATTENTION_PARAMETERS, LINEAR_CHANNELS, LINEAR_CLASSES, of_figure
 from harness.report.tables import Tables
 from harness.report.words import label, plain
@@ -124,7 +124,7 @@ def views(tables: Tables) -> list[View] | Absent:
         return Absent("All probes use one head: nothing to compare.")
     return [
         View(choice, draw(best_heads(rows), published_heads()))
-        for choice, rows in split(frame, varied(frame, WHAT))
+        for choice, rows in split(frame, varied(frame, columns(tables).what))
         if rows["parameter_count"].notna().any()
     ]
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from harness.report.figures.figure import Absent, Drawing, Figure, View, levels, ramp, split, varied
 from harness.report.figures.lines import SYMBOLS
-from harness.report.figures.probes import NO_PROBES, WHAT, known
+from harness.report.figures.probes import NO_PROBES, columns, known
 from harness.report.tables import Tables
 from harness.report.words import label, plain
 
@@ -84,7 +84,7 @@ def views(tables: Tables) -> list[View] | Absent:
     costs = [cost for cost in COSTS if cost != "image passes" or frame["image_passes"].notna().all()]
     if not (frame["features"] == SCREEN).any():
         costs = [cost for cost in costs if cost != WITHOUT_SCREENS]
-    choices = varied(candidates, WHAT)
+    choices = varied(candidates, columns(tables).what)
     drawn = []
     for choice, rows in split(frame[frame["data"].isin(candidates["data"])], choices):
         if not (rows["features"] == "trained").any():

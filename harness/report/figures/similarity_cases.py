@@ -18,7 +18,7 @@ from harness.report.figures.figure import (
     succeeded,
 )
 from harness.report.published.parameter_diffusion import EDITIONS, of_figure
-from harness.report.setups import SETUP, columns_of, measured, telling
+from harness.report.setups import axes, columns_of, measured, setup, telling
 from harness.report.tables import Tables
 from harness.report.words import plain
 
@@ -110,7 +110,8 @@ def views(tables: Tables) -> list[View] | Absent:
     frame = frame[frame["k"].notna() & frame[list(CASES)].notna().any(axis=1)]
     if frame.empty:
         return Absent("No trial has the similarity of its networks.")
-    choices = telling(frame, [*SETUP, "subset"])
+    declared = tables.declared["weights"]
+    choices = telling(frame, [*setup(declared), *axes(declared)])
     return [View(choice, draw([*bars(rows), *published_bars()])) for choice, rows in split(frame, choices)]
 
 

@@ -18,7 +18,7 @@ from harness.report.figures.figure import (
 )
 from harness.report.figures.kinds import marks
 from harness.report.published.parameter_diffusion import EDITIONS, of_figure
-from harness.report.setups import SETUP, telling
+from harness.report.setups import axes, setup, telling
 from harness.report.tables import Tables
 from harness.report.words import plain
 
@@ -119,7 +119,8 @@ def views(tables: Tables) -> list[View] | Absent:
     if frame.empty:
         return Absent("No original or generated network has a max similarity.")
     published = published_range()
-    choices = telling(frame, [*SETUP, "subset"])
+    declared = tables.declared["weights"]
+    choices = telling(frame, [*setup(declared), *axes(declared)])
     return [View(choice, draw(ranges(rows), published)) for choice, rows in split(frame, choices)]
 
 

@@ -19,7 +19,7 @@ from harness.report.figures.figure import (
     varied,
 )
 from harness.report.figures.lines import SYMBOLS
-from harness.report.figures.probes import WHAT, highest, known
+from harness.report.figures.probes import columns, highest, known
 from harness.report.published import ADM, of_figure
 from harness.report.tables import Tables
 from harness.report.transfer import transfer
@@ -148,7 +148,7 @@ def accuracy_views(tables: Tables) -> list[View] | Absent:
         return ALONE
     return [
         View(choice, draw_by_head(by_head(rows), published_by_head(levels(rows["data"]))))
-        for choice, rows in split(frame, varied(frame, WHAT[1:]))
+        for choice, rows in split(frame, varied(frame, columns(tables).setup))
     ]
 
 
