@@ -1,4 +1,4 @@
-"""Study 1 in words: the best setting, what matters most, how far it is from the controls."""
+"""Study 1 in words: the best setting, what matters most, how it compares with the controls."""
 
 import math
 from collections.abc import Iterable
@@ -30,20 +30,20 @@ RIVALS = {"combined": "several blocks and timesteps together", "finetuned": "the
 CONTROLS = {"untrained": "the same network untrained", "pixels": "raw pixels"}
 TOP = 10
 FROZEN = "the best probe of one frozen block"
-COMPLETE = 0.95  # share of a grid from which the means over an axis compare like with like
+COMPLETE = 0.95  # share of a grid above which means over an axis are comparable
 
 
 class Best(NamedTuple):
     """The setting with the highest validation accuracy, and what it reaches on test."""
 
-    setting: dict[str, Any]  # axes of the setting, those without a value left out
+    setting: dict[str, Any]  # axes of the setting; those without a value are omitted
     validation: Estimate
     test: Estimate
     candidates: int  # how many settings it was selected from
 
 
 class Effect(NamedTuple):
-    """How far the mean validation accuracy moves along one axis, and how much of what axes explain it explains."""
+    """How much the mean validation accuracy changes along one axis, and the axis's share of what all axes explain."""
 
     axis: str
     low_level: Any
@@ -54,7 +54,7 @@ class Effect(NamedTuple):
 
 
 class Control(NamedTuple):
-    """The best of a control, selected on validation, and the best setting's advantage over it."""
+    """The best of a control, selected on validation, and by how much the best setting beats it."""
 
     kind: str
     best: Best
@@ -67,10 +67,10 @@ class Answer(NamedTuple):
     data: Any
     best: Best | None
     effects: list[Effect]  # the most important first
-    combinations: int  # of the levels that occur; effects are clean where all were measured
+    combinations: int  # of the levels that occur; effects are exact if all were measured
     controls: list[Control]
-    rivals: list[Control]  # more costly ways to features; `paired` is the best frozen probe's advantage
-    regularisers: list[Control]  # by name, each beside training without one
+    rivals: list[Control]  # costlier kinds of features; `paired` is how much the best frozen probe is ahead
+    regularisers: list[Control]  # by name, each compared with training without one
 
 
 def answers(tables: Tables, correctness: Correctness) -> list[Answer]:
@@ -103,7 +103,7 @@ def _answer(frame: pd.DataFrame, own: Columns, correctness: Correctness) -> Answ
 
 
 def _together(*groups: list[Control]) -> list[list[Control]]:
-    """Returns the groups with p-values adjusted for all of their comparisons, which the page shows in one list."""
+    """Returns the groups with p-values adjusted for all of their comparisons; the page lists them together."""
     pairs = iter(judged_together([control.paired for group in groups for control in group]))
     return [[control._replace(paired=next(pairs)) for control in group] for group in groups]
 
@@ -111,7 +111,7 @@ def _together(*groups: list[Control]) -> list[list[Control]]:
 def _control(
     name: str, rows: pd.DataFrame, row: Any, own: Columns, correctness: Correctness
 ) -> Control | None:
-    """Returns the best of `rows` beside `row`, None where they have no accuracy."""
+    """Returns the best of `rows` compared with `row`; None if they have no accuracy."""
     other = best_row(rows, "validation_accuracy")
     if other is None:
         return None
@@ -120,7 +120,7 @@ def _control(
 
 
 def _regularisers(trained: pd.DataFrame, own: Columns, correctness: Correctness) -> list[Control]:
-    """Returns the best setting with each regulariser, beside the best without; nothing if none was swept."""
+    """Returns the best setting with each regulariser, compared with the best without; nothing if none was swept."""
     by_name = {str(name): rows for name, rows in trained.groupby("regulariser")}
     plain_training = by_name.pop("none", trained.iloc[:0])
     row = best_row(plain_training, "validation_accuracy")
@@ -195,7 +195,9 @@ def _weaker(effect: Effect) -> str:
 def _sentences(answer: Answer) -> list[str]:
     found = [_control_sentence(control) for control in answer.controls]
     if not answer.controls:
-        found.append("No control was measured: how much of this pixels or an untrained network give is open.")
+        found.append(
+            "No control was measured, so it is unknown how well pixels or an untrained network would do."
+        )
     found += [_rival_sentence(rival, f"the best of {RIVALS[rival.kind]}", FROZEN) for rival in answer.rivals]
     return found + [
         _rival_sentence(one, f"trained with {one.kind}, the best setting", "that of training without")
@@ -218,7 +220,7 @@ def _control_sentence(control: Control) -> str:
 
 
 def _rival_sentence(rival: Control, name: str, reference: str) -> str:
-    """Returns whether a rival is better than what it is compared with, by a paired test."""
+    """Returns whether a rival is better than its reference, by a paired test."""
     text = f"{name[0].upper()}{name[1:]} ({describe(rival.best.setting)}) reaches "
     text += f"{percent(rival.best.test.value)} on test: "
     if rival.paired is None:
@@ -226,7 +228,7 @@ def _rival_sentence(rival: Control, name: str, reference: str) -> str:
     difference, _, n, p = rival.paired
     test = f"({p_value(p)}, exact McNemar test on {n:,} paired samples)"
     if p >= NOISE_LEVEL:
-        return text + f"no difference larger than noise to {reference} ({points(-difference)}) {test}."
+        return text + f"no difference from {reference} larger than noise ({points(-difference)}) {test}."
     word = "worse" if difference > 0 else "better"
     return text + f"{size(difference)} {word} than {reference}, more than noise {test}."
 
@@ -255,7 +257,7 @@ class Top(NamedTuple):
 
 
 def top_tables(tables: Tables) -> Markup:
-    """Returns each data set's best settings on validation; test is told only of what was selected."""
+    """Returns each data set's best settings on validation; test accuracy is reported only for what was selected."""
     known = succeeded(tables.features).dropna(subset=["validation_accuracy"])
     known = known[known["features"] != "screen"]  # a quick look at a part of the images
     known["block"] = known["block"].astype(object).mask(known["features"] == "combined", known["block_name"])
@@ -276,7 +278,7 @@ def _top(known: pd.DataFrame, own: Columns, data: str | None) -> Top:
 
 
 def published_note(tables: Tables) -> Markup:
-    """Returns what the published numbers are, and whether they may be compared with what was measured."""
+    """Returns what the published numbers are, and whether they are comparable with the measured ones."""
     frame = tables.features
     here = [value for column in ("data", "backbone") for value in levels(frame[column])]
     return render("published_features.html", here=[] if _as_published(frame) else here)

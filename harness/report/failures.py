@@ -1,4 +1,4 @@
-"""What did not work: failed trials with their tracebacks, missing numbers, counted."""
+"""What did not work: failed trials with their tracebacks, and counts of missing numbers."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from harness.report.figures.figure import succeeded
 from harness.report.rendering import render
 from harness.report.tables import Tables
 
-MOST_TRACEBACKS = 100  # different ones shown whole; a page of megabytes helps nobody
+MOST_TRACEBACKS = 100  # different ones shown in full; a page of megabytes helps nobody
 LONGEST_LINE = 300  # characters
 LONGEST_TRACEBACK = 20_000  # characters, the last ones
 
@@ -38,7 +38,7 @@ class Missing(NamedTuple):
 
 
 def failures(tables: Tables) -> list[Failure]:
-    """Returns every failed row, those with the same traceback together, the most frequent first."""
+    """Returns all failed rows, grouped by traceback, the most frequent first."""
     found = []
     for name, frame in tables.frames.items():
         failed = frame[frame["status"] == "failed"]
@@ -56,14 +56,14 @@ def missing(tables: Tables) -> list[Missing]:
     for name, frame in tables.frames.items():
         frame = succeeded(frame)
         for column in (column.name for column in tables.declared[name].columns if column.expected):
-            asked = frame
+            expected = frame
             if (name, column) == ("features", "test_accuracy"):
-                asked = frame[frame["features"] != "screen"]  # a screen leaves the test images alone
+                expected = frame[frame["features"] != "screen"]  # screens do not use the test images
             if (name, column) == ("networks", "distance"):
-                asked = frame[frame["kind"] != "vote"]  # a vote has no parameters of its own
-            count = int(asked[column].isna().sum())
+                expected = frame[frame["kind"] != "vote"]  # a vote has no parameters
+            count = int(expected[column].isna().sum())
             if count:
-                found.append(Missing(name, column, count, len(asked)))
+                found.append(Missing(name, column, count, len(expected)))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Writes the page: reads an experiment's tables, lets every part say its piece, embeds all in one file."""
+"""Writes the page: reads an experiment's tables, renders every section, and embeds everything in one file."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ from harness.report.tables import Tables, best_row, read_tables
 from harness.report.trial_results import Trial, trials
 from harness.report.words import MISSING, moment, plain, printable, several
 
-OPENS_WITH = {"axis": "timestep", "cost": "image passes"}  # choices that are no column of the rows
+OPENS_WITH = {"axis": "timestep", "cost": "image passes"}  # choices that are not columns
 
 
 class OfFeatures(NamedTuple):
@@ -43,7 +43,7 @@ class OfWeights(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the page says first; None is a study without rows."""
+    """What the page opens with; None for a study without rows."""
 
     features: OfFeatures | None
     weights: OfWeights | None
@@ -60,12 +60,12 @@ class Control(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A figure but for its drawing, which is data."""
+    """A figure without its plot, which is embedded as data."""
 
     name: str
     title: str
     reading: str
-    published: bool  # whether published numbers stand in it
+    published: bool  # whether it shows published numbers
     controls: list[Control]
 
 
@@ -75,18 +75,18 @@ class Study(NamedTuple):
     name: str
     title: str
     above: Markup
-    published: Markup | None  # what the published numbers may be compared with; None where no figure has any
+    published: Markup | None  # a note on the published numbers; None if no figure shows any
     figures: list[Frame]
     undrawn: list[tuple[str, str]]  # titles of figures, and why there is nothing to draw
     below: Markup
 
 
 def write_report(storage: Storage, experiment: str, declared: Mapping[str, Table]) -> str:
-    """Writes `EXPERIMENT/report.html` from the experiment's tables; returns where it is, as people write it.
+    """Writes `EXPERIMENT/report.html` from the experiment's tables; returns its path or URL for display.
 
-    `declared` are the tables of the studies that are installed; those of others speak for themselves.
+    `declared` are the tables of the installed studies; other tables are read by the declarations in their files.
 
-    Raises `UserError` if the experiment has no tables, or one is not readable or of a newer schema version.
+    Raises `UserError` if the experiment has no tables, or if one is unreadable or has a newer schema version.
     """
     path = f"{experiment}/report.html"
     storage.write(path, page(read_tables(storage, experiment, declared), experiment).encode())
@@ -94,7 +94,7 @@ def write_report(storage: Storage, experiment: str, declared: Mapping[str, Table
 
 
 def page(tables: Tables, experiment: str) -> str:
-    """Returns the page: one HTML text that needs nothing beside it."""
+    """Returns the page as one self-contained HTML text."""
     drawings: dict[str, Any] = {}
     correctness = Correctness(tables.correctness)
     shown = {name: one for name, one in sections(tables).items() if len(tables.frames[one.table])}
@@ -120,7 +120,7 @@ def page(tables: Tables, experiment: str) -> str:
 
 
 def embedded(value: Any) -> str:
-    """Returns JSON that cannot end the script element it stands in; a number that is not finite is null."""
+    """Returns JSON that cannot close its script element; numbers that are not finite become null."""
     try:
         text = _json(value)
     except ValueError:
@@ -142,9 +142,9 @@ def _finite(value: Any) -> Any:
 
 
 def _policy(*scripts: str) -> str:
-    """Returns a Content-Security-Policy: these scripts and no others, no network at all.
+    """Returns a Content-Security-Policy: only these scripts, and no network access.
 
-    Plotly compiles its WebGL drawing code for parallel coordinates, hence 'unsafe-eval', and sets styles.
+    Plotly compiles WebGL code for parallel coordinates, hence 'unsafe-eval', and sets inline styles.
     """
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
@@ -230,7 +230,7 @@ def _frame(
 
 
 def _drawing(views: list[View]) -> dict[str, Any]:
-    """Returns a figure as the page's script takes it."""
+    """Returns a figure in the form that the page's script expects."""
     choices = list(views[0].choice)
     return {"choices": choices, "views": [_view(view, choices) for view in views]}
 
@@ -251,7 +251,7 @@ def _control(choice: str, views: list[View], chosen: dict[str, str]) -> Control:
 
 
 def _natural(value: str) -> tuple[bool, float, str]:
-    """Sorts numbers by value, before words; what is missing last."""
+    """Sorts numbers by value, then text; missing values come last."""
     try:
         return False, float(value), value
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where the numbers come from: runs, code, libraries, device, data; how to read the tables oneself."""
+"""Where the numbers come from: runs, code, libraries, device, data; how to read the tables yourself."""
 
 from typing import NamedTuple
 
@@ -28,11 +28,11 @@ MOST_VALUES = 12
 
 
 class Fact(NamedTuple):
-    """What the rows say in one column: each value with the number of its rows, the most frequent first."""
+    """The values of one column, each with its number of rows, the most frequent first."""
 
     title: str
     counts: list[tuple[str, int]]
-    more: int  # values that are not listed
+    more: int  # values not listed
 
 
 class Run(NamedTuple):
@@ -49,14 +49,14 @@ class Run(NamedTuple):
 
 
 def rows_of_trials(tables: Tables) -> pd.DataFrame:
-    """Returns the common columns of the tables with a row per result."""
+    """Returns the common columns of all tables of results."""
     common = [column.name for column in COMMON]
     parts = [frame[common] for frame in (tables.frames[name] for name in tables.results) if len(frame)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=common)
 
 
 def runs(frame: pd.DataFrame) -> list[Run]:
-    """Returns the runs behind the rows, the first first."""
+    """Returns the runs that computed the rows, in order of time."""
     found = []
     for run, rows in frame.groupby("run", dropna=False):
         once = rows.drop_duplicates("key")  # several rows of a trial repeat its time
@@ -108,7 +108,7 @@ def to_html(tables: Tables) -> Markup:
 
 
 def _example(tables: Tables) -> tuple[str, str]:
-    """Returns a table of results, one with rows if there is any, and a column to sort it by."""
+    """Returns a table of results (one with rows, if any has) and a column to sort it by."""
     names = sorted(tables.results, key=lambda name: not len(tables.frames[name]))
     if not names:
         return "correctness", "key"

@@ -1,4 +1,4 @@
-"""The results of any study as one table of HTML, by the declaration of its table alone."""
+"""The results of any study as one HTML table, built from the table's declaration alone."""
 
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ class Value(NamedTuple):
     value: float | None
     low: float | None
     high: float | None
-    expected: bool  # missing is worth saying
+    expected: bool  # if missing, the page says so
 
 
 class Row(NamedTuple):
@@ -42,19 +42,19 @@ class Row(NamedTuple):
 
 
 def headings(tables: Tables, name: str) -> tuple[list[Heading], list[Heading]]:
-    """Returns the headings of the columns that tell results apart, and those of the metrics."""
-    told = [_heading(column) for column in _told(tables, name)]
-    return told, [_heading(column) for column in _metrics(tables, name)]
+    """Returns the headings of the columns that distinguish results, and those of the metrics."""
+    keys = [_heading(column) for column in _keys(tables, name)]
+    return keys, [_heading(column) for column in _metrics(tables, name)]
 
 
 def rows(tables: Tables, name: str) -> list[Row]:
-    """Returns the results of the table `name` that succeeded, sorted by the columns that tell them apart."""
-    told = [column.name for column in _told(tables, name)]
+    """Returns the results of the table `name` that succeeded, sorted by the columns that distinguish them."""
+    keys = [column.name for column in _keys(tables, name)]
     metrics = _metrics(tables, name)
     frame = succeeded(tables.frames[name])
-    frame = frame.sort_values(told, kind="stable") if told else frame
+    frame = frame.sort_values(keys, kind="stable") if keys else frame
     return [
-        Row([row[column] for column in told], [_value(row, column) for column in metrics])
+        Row([row[column] for column in keys], [_value(row, column) for column in metrics])
         for row in frame.to_dict("records")
     ]
 
@@ -62,12 +62,12 @@ def rows(tables: Tables, name: str) -> list[Row]:
 def to_html(tables: Tables, name: str) -> Markup:
     """Returns what a row is, and the results."""
     found = rows(tables, name)
-    told, metrics = headings(tables, name)
+    keys, metrics = headings(tables, name)
     return render(
         "results.html",
         table=name,
         row=tables.declared[name].row,
-        told=told,
+        keys=keys,
         metrics=metrics,
         results=found[:MOST_SHOWN],
         total=len(found),
@@ -75,8 +75,8 @@ def to_html(tables: Tables, name: str) -> Markup:
     )
 
 
-def _told(tables: Tables, name: str) -> list[Column]:
-    """Returns data set, set-up and seed as far as they vary, and all axes, in the order of declaration."""
+def _keys(tables: Tables, name: str) -> list[Column]:
+    """Returns data set, set-up and seed if they vary, and all axes, in declared order."""
     frame, declared = tables.frames[name], tables.declared[name]
     plain = [column for column in declared.columns if not pa.types.is_nested(column.type)]
     common = (Column(one, pa.string(), Role.SETUP, "") for one in ("data", "seed"))

@@ -1,4 +1,4 @@
-"""The page's sections: one for each table of results, with the tables of HTML and the figures that belong to it."""
+"""The page's sections: one for each table of results, with its HTML tables and figures."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Section(NamedTuple):
     table: str
     above: Callable[[Tables, list[Trial]], Markup] | None = None  # HTML before the figures
     below: Callable[[Tables, list[Trial]], Markup] | None = None  # HTML after them
-    published: Callable[[Tables], Markup] | None = None  # what the published numbers may be compared with
+    published: Callable[[Tables], Markup] | None = None  # a note on the published numbers
     also: tuple[str, ...] = ()  # other tables that it reads; without them the section is a generic one
     generic: bool = False  # shows the results by their declaration alone
 

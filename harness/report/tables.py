@@ -1,4 +1,4 @@
-"""Reads one experiment's Parquet tables; says what is wrong where they cannot be read."""
+"""Reads one experiment's Parquet tables, with clear errors if that fails."""
 
 import io
 from collections.abc import Mapping
@@ -63,10 +63,10 @@ class Tables(NamedTuple):
 
 
 def read_tables(storage: Storage, experiment: str, declared: Mapping[str, Table]) -> Tables:
-    """Returns the tables `EXPERIMENT/TABLE.parquet`: those `declared`, and others by what their files declare.
+    """Returns the tables `EXPERIMENT/TABLE.parquet`: those `declared`, and others by the declarations in their files.
 
-    Raises `UserError` if there are none (with the experiments that exist), or if one is not readable or was
-    written with another schema.
+    Raises `UserError` if there are none (listing the experiments that exist), or if one is unreadable or was
+    written with another schema version.
     """
     names = list(declared)
     if experiment:
@@ -89,7 +89,7 @@ def read_tables(storage: Storage, experiment: str, declared: Mapping[str, Table]
 
 
 def from_arrow(tables: dict[str, pa.Table]) -> Tables:
-    """Returns Arrow tables, each with its declaration in its schema, as figures take them.
+    """Converts Arrow tables, each with its declaration in its schema, to what figures take.
 
     Networks get their trial's set-up; a null regulariser becomes "none".
     """
@@ -115,7 +115,7 @@ def _fill(frame: pd.DataFrame, column: str, value: str, where: pd.Series | bool 
 
 
 def _tell_data_apart(frames: dict[str, pd.DataFrame]) -> None:
-    """Names data sets of one name that differ, such as two folders, by the beginning of their fingerprint too."""
+    """Appends the beginning of the fingerprint to the names of different data sets that share a name."""
     both = ["data", "data_fingerprint"]
     parts = [frame[both] for frame in frames.values()]
     if not parts:
@@ -128,13 +128,13 @@ def _tell_data_apart(frames: dict[str, pd.DataFrame]) -> None:
 
 
 def best_row(frame: pd.DataFrame, column: str) -> Any:
-    """Returns the first row with the highest value of `column`, None if it has no value at all."""
+    """Returns the first row with the highest value of `column`, None if it has no values."""
     values = frame[column].to_numpy(float)
     return frame.iloc[int(np.nanargmax(values))] if np.isfinite(values).any() else None
 
 
 def experiments(storage: Storage) -> list[str]:
-    """Returns the names of the experiments that left tables in the results folder."""
+    """Returns the names of the experiments with tables in the results folder."""
     return [
         name for name in storage.names("") if any(one.endswith(".parquet") for one in storage.names(name))
     ]

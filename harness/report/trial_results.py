@@ -1,4 +1,4 @@
-"""Study 2, trial by trial: what was generated, beside what it was generated from and beside the controls."""
+"""Study 2, trial by trial: generated networks compared with their originals and with the controls."""
 
 from collections import defaultdict
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from harness.report.verdict import Evidence, Verdict, judge
 from harness.report.words import Estimate, estimate, number
 
 GENERATED, ORIGINAL, ENSEMBLE = "generated", "original", "ensemble"
-TRIVIAL = ("average", "gaussian")  # controls that take no learning at all
+TRIVIAL = ("average", "gaussian")  # controls that need no learning
 MEASURES = ("max_similarity", "distance", "distance_raw", "distance_to_mean", "off_span", "step_gap")
 NEWNESS = ("copying_z", "copying_z_raw", "mean_z", "variance_ratio", "distance_ratio", "new_share")
 STATISTICS = ("best", "mean", "median")
@@ -31,14 +31,14 @@ ACCURACY = tuple(f"test_accuracy{end}" for end in ("", "_low", "_high", "_n"))
 
 
 class Setting(NamedTuple):
-    """All runs of one setup: means over seeds and runs of the generator."""
+    """All runs of one set-up: means over seeds and runs of the generator."""
 
-    setup: dict[str, Any]  # what tells it from others, beside seed and generator; k
+    setup: dict[str, Any]  # what distinguishes it from others, apart from seed and generator; k
     data: Any
     network: Any
     runs: int
     accuracies: dict[str, Mean]  # of each of `COLUMNS`, from 0 to 1
-    gain: Mean  # best generated less best original, test accuracy
+    gain: Mean  # best generated minus best original, test accuracy
     p: float | None  # of the gain, where there is one run
     p_adjusted: float | None  # by Holm's method, over all trials
 
@@ -84,14 +84,14 @@ class Kind(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """One set of K originals, one run of the generator on it, and what stands beside."""
+    """One set of K originals, one run of the generator on it, and the controls."""
 
-    setup: dict[str, Any]  # what tells it from others; k
+    setup: dict[str, Any]  # what distinguishes it from others; k
     permuted: bool  # whether the originals began from different networks
     original: Summary
     ensemble: Estimate
     generated: Summary
-    gain: Estimate  # best generated less best original, test accuracy
+    gain: Estimate  # best generated minus best original, test accuracy
     p: float | None  # of the gain
     p_adjusted: float | None  # by Holm's method, over all trials
     newness: dict[str, float | None]  # each of `NEWNESS`, and "new_and_good_share"
@@ -99,13 +99,13 @@ class Trial(NamedTuple):
     trivial: (
         Kind | None
     )  # the strongest of `TRIVIAL` on validation, `paired` adjusted over these of all trials
-    mean_gain: Mean  # mean of generated less mean of originals, over all runs of this setup
+    mean_gain: Mean  # mean of generated minus mean of originals, over all runs of this set-up
     trivial_mean_gain: Mean  # the same for the strongest trivial control
     kinds: list[Kind]  # every kind of network, in the order of the tables
 
 
 def settings(tables: Tables) -> list[Setting]:
-    """Returns the setups of the trials that succeeded, in order."""
+    """Returns the set-ups of the trials that succeeded, in order."""
     frame = _with_adjusted_p(succeeded(tables.weights))
     declared = tables.declared["weights"]
     names = [*telling(frame, setup(declared)), *taken(frame, declared)]
@@ -133,7 +133,7 @@ def taken(frame: pd.DataFrame, declared: Table) -> list[str]:
 
 
 def trials(tables: Tables, correctness: Correctness) -> list[Trial]:
-    """Returns the trials that succeeded, by setup and then K."""
+    """Returns the trials that succeeded, by set-up and then K."""
     frame = _with_adjusted_p(succeeded(tables.weights))
     declared = tables.declared["weights"]
     names = [*telling(frame, setup(declared)), *varied(frame, RUNS), *taken(frame, declared)]
@@ -148,7 +148,7 @@ def trials(tables: Tables, correctness: Correctness) -> list[Trial]:
 
 
 def _with_adjusted_p(frame: pd.DataFrame) -> pd.DataFrame:
-    """Adds the column `p_adjusted`: the p-values of the gains, for being judged together."""
+    """Adds the column `p_adjusted`: the p-values of the gains, adjusted for multiple comparisons."""
     return frame.assign(p_adjusted=holm([number(p) for p in frame["p_value"]]))
 
 
@@ -308,7 +308,7 @@ def _spread(values: np.ndarray) -> Spread:
 
 
 def _selected(networks: Networks, places: np.ndarray) -> int | None:
-    """Returns the network selected on validation, or None: nothing is ever selected on test here."""
+    """Returns the network selected on validation, or None: nothing is ever selected on test."""
     chosen = places[networks.columns["selected"][places] == 1]
     if len(chosen) == 1:
         return int(chosen[0])

@@ -90,13 +90,13 @@ def test_trials_against_pandas(tables: Tables, small_weights: dict) -> None:
 def test_trials_are_told_in_plain_words(tables: Tables) -> None:
     said = text(answer_weights.to_html(trialled(tables)))
     assert (
-        "better than the best original in 0 of 6 trials, worse in 0 , and not distinguishable from it in 6"
+        "better than the best original in 0 of 6 trials, worse in 0 , and indistinguishable from it in 6"
         in said
     )
     assert "no difference larger than noise (" in said
     assert "p = 1)" in said  # 0.41 in each of six trials
     assert "corrected for there being 6 trials, by Holm's method" in said
-    assert "By the rules below, in 6 trials where nearness was measured, they are copies" in said
+    assert "By the rules below, in the 6 trials where distances were measured, they are copies" in said
     assert "averages : drawn to the originals' mean, as averages are" in said
     assert "The strongest trivial control, " in said
 
@@ -272,7 +272,7 @@ def test_missing_numbers_are_called_missing(small_weights: dict) -> None:
     assert table.count('<td class="missing">missing</td>') == 2
     found = trialled(tables)
     assert "their difference is missing" in answer_weights.to_html(found)
-    assert "is open" in answer_weights.to_html(found)
+    assert "is undecided" in answer_weights.to_html(found)
     assert "No average and no Gaussian control was measured." in answer_weights.to_html(found)
     assert 'class="missing"' in honest_panel.evidence_table(found)
 

@@ -1,4 +1,4 @@
-"""Validation accuracy of a fine-tuned backbone beside the frozen one's, setting by setting."""
+"""Validation accuracy of fine-tuned and frozen backbones, setting by setting."""
 
 from typing import Any, NamedTuple
 

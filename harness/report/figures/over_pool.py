@@ -36,7 +36,7 @@ def views(tables: Tables) -> list[View] | Absent:
     if shown.empty:
         return Absent(NO_PROBES)
     if shown["pool"].nunique() < 2 and shown["head"].nunique() < 2:
-        return Absent("All probes use one pool and one head: nothing to compare.")
+        return Absent("All probes use the same pool and head, so there is nothing to compare.")
     return [
         View(choice, draw(best_over_pool(frame[frame["data"].isin(rows["data"])], rows, choice), "pool"))
         for choice, rows in split(shown, varied(shown, columns(tables).what))
@@ -45,8 +45,8 @@ def views(tables: Tables) -> list[View] | Absent:
 
 FIGURE = Figure(
     title="Accuracy over pool and head",
-    reading="Each point is the best block and timestep for that pool and head; where the lines lie together, "
-    "the cheaper head or the smaller pool will do.",
+    reading="Each point is the best block and timestep for that pool and head; where the lines "
+    "coincide, the cheaper head or the smaller pool is sufficient.",
     study="features",
     views=views,
 )

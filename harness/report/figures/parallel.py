@@ -1,4 +1,4 @@
-"""Parallel coordinates: every setting of study 1 as a line through its values to its accuracy."""
+"""Parallel coordinates: every setting of study 1 as a line from its values to its accuracy."""
 
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ class Settings(NamedTuple):
 
 
 def settings(frame: pd.DataFrame, own: Columns) -> Settings:
-    """Returns the settings; an axis is numbered by level, so that uneven steps stay readable."""
+    """Returns the settings; an axis is numbered by level, so that uneven steps remain readable."""
     frame = frame.dropna(subset=["validation_accuracy", *own.axes])
     frame = frame.sort_values("validation_accuracy", kind="stable")
     axes = []
@@ -79,8 +79,8 @@ def views(tables: Tables) -> list[View] | Absent:
 
 FIGURE = Figure(
     title="All settings at once",
-    reading="A line is one setting, the stronger its colour the better on validation; drag along an axis to "
-    "keep only the settings that pass there, click the axis to let go.",
+    reading="Each line is one setting; the stronger its colour, the better on validation. Drag along an axis to "
+    "keep only the settings in that range; click the axis to reset.",
     study="features",
     views=views,
 )

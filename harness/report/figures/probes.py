@@ -1,4 +1,4 @@
-"""Study 1's rows as its figures take them: which kinds of features there are, and what tells rows apart."""
+"""Study 1's rows in the form that its figures need: kinds of features, and what distinguishes rows."""
 
 from typing import NamedTuple
 
@@ -22,9 +22,9 @@ NO_PROBES = "No probe on a trained backbone's features has a validation accuracy
 
 
 class Columns(NamedTuple):
-    """The columns that tell results of study 1 apart, as the table `features` declares them."""
+    """The columns that distinguish results of study 1, as the table `features` declares them."""
 
-    setup: list[str]  # beside the data set; rows that differ in it are not averaged
+    setup: list[str]  # apart from the data set; rows that differ in these are not averaged
     axes: list[str]
 
     @property

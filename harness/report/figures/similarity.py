@@ -63,8 +63,8 @@ def _view(rows: pd.DataFrame, name: str, most: int) -> Drawing:
 
 FIGURE = Figure(
     title="Accuracy against similarity",
-    reading="Each mark is one network; far right means that it errs exactly where some original errs, so a "
-    "network that is new and good stands high and to the left. A click on a legend entry leaves that kind out.",
+    reading="Each mark is one network; far right means that it makes exactly the errors of some original, so a "
+    "network that is new and good is at the top left. Click a legend entry to hide that kind.",
     study="weights",
     views=views,
 )

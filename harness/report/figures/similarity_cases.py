@@ -22,7 +22,7 @@ from harness.report.setups import axes, columns_of, measured, setup, telling
 from harness.report.tables import Tables
 from harness.report.words import plain
 
-CASES = {  # columns, and how the paper calls what they hold
+CASES = {  # columns, and the paper's name for their content
     "similarity_original": ("among<br>originals", "original-original"),
     "similarity_generated": ("among<br>generated", "generated-generated"),
     "similarity_across": ("across", "original-generated"),
@@ -118,7 +118,8 @@ def views(tables: Tables) -> list[View] | Absent:
 FIGURE = Figure(
     title="Similarity in four cases",
     reading="Across are pairs of a generated and an original network; largest across is the mean over generated "
-    "networks of their most similar original. Generated more alike than originals are drawn together.",
+    "networks of their most similar original. If generated networks are more similar to each other than "
+    "originals are, they are less diverse.",
     study="weights",
     views=views,
 )
