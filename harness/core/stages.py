@@ -19,10 +19,16 @@ from typing import Any
 from harness.core.artifacts import ArtifactStore, Damaged
 from harness.core.errors import without_secrets
 from harness.core.fingerprint import fingerprint
+from harness.core.progress import Progress
 from harness.core.registry import load_attribute
 from harness.core.rows import Outcome
 
 MAKE_ATTEMPTS = 3
+
+
+def short_name(kind: str, key: str) -> str:
+    """Returns what people see of a stage's kind and key, as in "backbone 1a2b3c"."""
+    return f"{kind} {key[:6]}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,11 @@ class Stage:
     local: bool = False  # it reads files that only the machine that plans the sweep may have
     siblings: tuple["Stage", ...] = ()  # stages that the same work makes; `code` publishes those missing
     group: str | None = None  # the same for siblings, so that only one of them is made at a time
+
+    @property
+    def short_name(self) -> str:
+        """What people see of kind and key, as in "backbone 1a2b3c"."""
+        return short_name(self.kind, self.key)
 
     @property
     def job(self) -> str:
@@ -132,12 +143,15 @@ class Context:
     provenance: Mapping[str, Any]  # the columns that every row of this run carries
     ray: bool = True  # whether training may start Ray Train workers
     accelerators: bool = True  # whether GPUs may be used at all
-    say: Callable[[str, str], None] | None = None  # say(who, line) shows a line of progress
+    say: Callable[[str, str, Progress | str], None] | None = None  # say(kind, key, update) shows progress
 
-    def progress(self, who: str, line: str) -> None:
-        """Shows one line about work under way, where there is a display."""
+    def progress(self, kind: str, key: str, update: Progress | str) -> None:
+        """Shows how far the work on a stage is, or what it waits for, if there is a display.
+
+        `kind` and `key` are those of the stage; `key` is empty for work on behalf of a trial.
+        """
         if self.say is not None:
-            self.say(who, line)
+            self.say(kind, key, update)
 
     def has(self, stage: Stage) -> bool:
         """Says whether `stage` has been made."""
@@ -149,8 +163,11 @@ class Context:
             return
         for need in stage.needs.values():
             self.ensure(need)
-        who = f"{stage.kind} {stage.key[:6]}"
-        with self.store.lock(stage.kind, stage.job, lambda: self.progress(who, "another sweep makes it")):
+
+        def waiting() -> None:
+            self.progress(stage.kind, stage.key, "waiting for another sweep that is making it")
+
+        with self.store.lock(stage.kind, stage.job, waiting):
             if self.has(stage):
                 return
             began = time.monotonic()

@@ -19,6 +19,7 @@ from ray._private.services import get_ray_address_from_environment
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.core.errors import UserError
+from harness.core.progress import Progress
 from harness.core.storage import Storage
 from harness.sweep.nodes import on_every_node
 
@@ -36,7 +37,8 @@ QUIET = {
 
 CRASHES = 3  # how often a stage or trial is begun again after its process died
 LOSSES = 100  # how often a stage is begun again after its machine was lost, as spot machines are
-SECONDS_FOR_LINES = 5.0  # the driver waits no longer for what it only shows
+SECONDS_FOR_PROGRESS = 5.0  # the driver waits no longer for what is only shown
+Update = tuple[str, str, Progress | str]  # a stage's kind and key, and how far the work on it is
 BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # where `ray up` leaves, on the head, which machines there may be
 
 
@@ -134,40 +136,40 @@ def _unseen(storage: Storage) -> str | None:
 
 
 @ray.remote(num_cpus=0)
-class _Board:
-    """Takes progress lines from workers anywhere, for the driver to show."""
+class _ProgressQueue:
+    """Holds the progress that workers anywhere report, until the driver shows it."""
 
     def __init__(self) -> None:
-        self._lines: Queue[tuple[str, str]] = Queue()
+        self._updates: Queue[Update] = Queue()
 
-    def post(self, who: str, line: str) -> None:
+    def put(self, update: Update) -> None:
         """Called by workers."""
-        self._lines.put((who, line))
+        self._updates.put(update)
 
-    def take(self) -> list[tuple[str, str]]:
-        """Returns what was posted since the last call."""
-        lines = []
+    def take(self) -> list[Update]:
+        """Returns what was put since the last call."""
+        updates = []
         while True:
             try:
-                lines.append(self._lines.get_nowait())
+                updates.append(self._updates.get_nowait())
             except Empty:
-                return lines
+                return updates
 
 
-class Board:
-    """The driver's hold on the board; calling it posts a line. Travels to workers with the context."""
+class ProgressQueue:
+    """The handle of the queue; calling it puts an update. Sent to workers with the context."""
 
     def __init__(self) -> None:
-        board: Any = _Board  # Ray's decorator hides what it adds from type checkers
-        # Where Ray ends it, as it does for want of memory, it begins again.
-        self._actor = board.options(scheduling_strategy=beside_driver(), max_restarts=-1).remote()
+        queue: Any = _ProgressQueue  # Ray's decorator hides what it adds from type checkers
+        # If Ray kills the actor, as it does when memory runs out, it is restarted.
+        self._actor = queue.options(scheduling_strategy=beside_driver(), max_restarts=-1).remote()
 
-    def __call__(self, who: str, line: str) -> None:
-        self._actor.post.remote(who, line)
+    def __call__(self, kind: str, key: str, update: Progress | str) -> None:
+        self._actor.put.remote((kind, key, update))
 
-    def take(self) -> list[tuple[str, str]]:
-        """Returns the lines posted since the last call; none while the board begins again."""
+    def take(self) -> list[Update]:
+        """Returns the updates put since the last call; none while the actor restarts."""
         try:
-            return ray.get(self._actor.take.remote(), timeout=SECONDS_FOR_LINES)
+            return ray.get(self._actor.take.remote(), timeout=SECONDS_FOR_PROGRESS)
         except ray.exceptions.RayError:
             return []

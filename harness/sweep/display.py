@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.core.errors import without_secrets
+from harness.core.progress import Progress
 from harness.core.rows import Outcome
-from harness.core.stages import Trial, objective
+from harness.core.stages import Trial, objective, short_name
 from harness.sweep.plan import Plan, duration
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -29,7 +30,7 @@ class State:
     running: int = 0
     began: float | None = None  # when trials began
     best: dict[str, tuple[float, str]] = field(default_factory=dict)  # by study: objective and setting
-    work: dict[str, str] = field(default_factory=dict)  # latest line of each training run
+    work: dict[tuple[str, str], Progress | str] = field(default_factory=dict)  # by the stage's kind and key
     stages_total: int = 0
     stages_done: int = 0
 
@@ -62,7 +63,7 @@ class Display:
     def __init__(self, plan: Plan, stream: TextIO) -> None:
         self.state = State(total=plan.to_run, stages_total=len(plan.stages))
         self._stream = stream
-        self._shown: dict[str, float] = {}
+        self._shown: dict[tuple[str, str], float] = {}  # when each kind of line was last shown
         self.say("\n".join(plan.lines()))
 
     def __enter__(self) -> "Display":
@@ -75,23 +76,22 @@ class Display:
         """Shows lines that stay."""
         print(text, file=self._stream, flush=True)
 
-    def working(self, who: str, line: str) -> None:
-        """Shows the latest line of a training run."""
-        self.state.work[who] = line
-        self._paced(who, f"{who}: {line}", last=line.endswith(" 0 s left"))
+    def working(self, kind: str, key: str, update: Progress | str) -> None:
+        """Shows how far the work on a stage is, or what it waits for."""
+        self.state.work[kind, key] = update
+        finished = isinstance(update, Progress) and update.finished
+        self._paced((kind, key), working_line(kind, key, update), last=finished)
 
     def stage_made(self, kind: str, key: str, seconds: float) -> None:
-        """Shows that a stage is there."""
+        """Shows that a stage has been made."""
         self.state.stages_done += 1
-        self.state.work = {
-            who: line for who, line in self.state.work.items() if not who.startswith(f"{kind} {key[:6]}")
-        }
-        self.say(f"{kind} {key[:6]}: made in {duration(seconds)}")
+        self.state.work.pop((kind, key), None)
+        self.say(f"{short_name(kind, key)}: made in {duration(seconds)}")
 
     def stage_failed(self, kind: str, key: str, error: str) -> None:
         """Shows the last line of a failed stage's traceback; its trials' rows have all of it."""
         last = without_secrets(error.strip().splitlines()[-1])
-        self.say(f"failed: {kind} {key[:6]}: {last}")
+        self.say(f"failed: {short_name(kind, key)}: {last}")
 
     def trials_begin(self) -> None:
         """Starts the clock for trials."""
@@ -114,9 +114,9 @@ class Display:
             if value is not None and trial.searchable:
                 best = state.best.get(trial.study, (-1.0, ""))
                 state.best[trial.study] = max(best, (value, describe(trial.axes)), key=lambda pair: pair[0])
-        self._paced("trials", state.line(), last=state.done + state.failed == state.total)
+        self._paced(("trials", ""), state.line(), last=state.done + state.failed == state.total)
 
-    def _paced(self, what: str, line: str, last: bool) -> None:
+    def _paced(self, what: tuple[str, str], line: str, last: bool) -> None:
         now = time.monotonic()
         if last or now - self._shown.get(what, -SECONDS_BETWEEN_LINES) >= SECONDS_BETWEEN_LINES:
             self._shown[what] = now
@@ -142,8 +142,8 @@ class LiveDisplay(Display):
         """Prints above the table."""
         self._console.print(Text(text))
 
-    def _paced(self, what: str, line: str, last: bool) -> None:
-        """The table has it."""
+    def _paced(self, what: tuple[str, str], line: str, last: bool) -> None:
+        """Prints nothing: the table shows it."""
 
     def _table(self) -> Group:
         state = self.state
@@ -152,12 +152,30 @@ class LiveDisplay(Display):
             table.add_column(name, justify="right")
         table.add_row(f"{state.done}/{state.total}", str(state.running), str(state.failed), state.left)
         stages = Text(f"stages {state.stages_done}/{state.stages_total}" if state.stages_total else "")
-        work = [Text(f"{who}: {line}", overflow="ellipsis", no_wrap=True) for who, line in state.work.items()]
+        work = [
+            Text(working_line(*stage, update), overflow="ellipsis", no_wrap=True)
+            for stage, update in state.work.items()
+        ]
         best = [
             Text(f"best {study} on validation: {value:.1%} at {where}")
             for study, (value, where) in state.best.items()
         ]
         return Group(stages, *work, table, *best)
+
+
+def working_line(kind: str, key: str, update: Progress | str) -> str:
+    """Returns the line that shows how far the work on a stage is."""
+    if isinstance(update, str):
+        return f"{short_name(kind, key)}: {update}"
+    workers = f" on {update.workers} workers" if update.workers > 1 else ""
+    parts = [
+        f"{update.networks} networks" if update.networks is not None else "",
+        f"{update.unit} {update.done}/{update.total}",
+        f"loss {update.loss:.4f}" if update.loss is not None else "",
+        f"{update.rate:.0f} {update.examples}/s" if update.rate is not None else "",
+        f"{update.seconds_left:.0f} s left" if update.seconds_left is not None else "",
+    ]
+    return f"{short_name(kind, key)}{workers}: {'  '.join(part for part in parts if part)}"
 
 
 def describe(axes: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import ray
 
 from harness.core.errors import FullDisk
 from harness.core.stages import Context, Stage
-from harness.sweep.cluster import CRASHES, LOSSES, Board, beside_driver, capacity
+from harness.sweep.cluster import CRASHES, LOSSES, ProgressQueue, beside_driver, capacity
 from harness.sweep.display import Display
 from harness.sweep.local_executor import LocalExecutor, inherited, made
 
@@ -18,7 +18,9 @@ SECONDS_BETWEEN_LOOKS = 0.5
 IN_FLIGHT = 2000  # tasks that Ray is told of at a time: what waits there is what an autoscaler sees
 
 
-def make_on_ray(stages: Sequence[Stage], context: Context, display: Display, board: Board) -> dict[str, str]:
+def make_on_ray(
+    stages: Sequence[Stage], context: Context, display: Display, progress: ProgressQueue
+) -> dict[str, str]:
     """Makes stages as Ray tasks, each as soon as those that it needs are there. Returns tracebacks by job.
 
     Raises `FullDisk`.
@@ -41,8 +43,8 @@ def make_on_ray(stages: Sequence[Stage], context: Context, display: Display, boa
                 running[_submit(stage, context, shared)] = (stage, time.monotonic())
             waiting.remove(stage)
         ready = _ended(list(running))
-        for line in board.take():
-            display.working(*line)
+        for update in progress.take():
+            display.working(*update)
         for reference in ready:
             stage, began = running.pop(reference)
             try:
@@ -52,7 +54,7 @@ def make_on_ray(stages: Sequence[Stage], context: Context, display: Display, boa
                 lost[stage.job, machine] += 1
                 if lost[stage.job, machine] <= (LOSSES if machine else CRASHES):
                     what = "its machine was lost" if machine else "its process died"
-                    display.say(f"{stage.kind} {stage.key[:6]}: {what}; begun again")
+                    display.say(f"{stage.short_name}: {what}; retrying")
                     waiting.insert(0, stage)
                     continue
                 error = f"{type(failure).__name__}: {failure}"
@@ -81,7 +83,7 @@ def _submit(stage: Stage, context: Context, shared: Any) -> Any:
         place: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": beside_driver()}
     else:
         place = {"num_cpus": 1, "num_gpus": float(context.accelerators and capacity().gpus > 0)}
-    return _make.options(name=f"{stage.kind} {stage.key[:6]}", max_retries=0, **place).remote(stage, shared)
+    return _make.options(name=stage.short_name, max_retries=0, **place).remote(stage, shared)
 
 
 @ray.remote

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from harness.core.rows import Outcome
 from harness.core.stages import Context, Trial, failure, objective, run
-from harness.sweep.cluster import CRASHES, Board, capacity
+from harness.sweep.cluster import CRASHES, ProgressQueue, capacity
 from harness.sweep.display import Display, describe
 from harness.sweep.local_executor import Record
 
@@ -44,10 +44,15 @@ class _Recorder(tune.Callback):
     """Hands outcomes over as they come."""
 
     def __init__(
-        self, trials: Mapping[str, Trial], context: Context, record: Record, display: Display, board: Board
+        self,
+        trials: Mapping[str, Trial],
+        context: Context,
+        record: Record,
+        display: Display,
+        progress: ProgressQueue,
     ) -> None:
         self._trials, self._context, self._record = trials, context, record
-        self._display, self._board = display, board
+        self._display, self._progress = display, progress
         self._running: set[str] = set()  # kept here: to ask all trials at each step would take their square
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,8 +62,8 @@ class _Recorder(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._display.running(len(self._running))
         if iteration % 20 == 0:
-            for line in self._board.take():
-                self._display.working(*line)
+            for update in self._progress.take():
+                self._display.working(*update)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._running.add(trial.trial_id)
@@ -70,7 +75,7 @@ class _Recorder(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._running.discard(trial.trial_id)
         axes = describe(self._trials[trial.config["key"]].axes)
-        self._display.say(f"{axes}: its machine was lost or its process died; begun again")
+        self._display.say(f"{axes}: its machine was lost or its process died; retrying")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._running.discard(trial.trial_id)
@@ -110,7 +115,7 @@ def run_trials(
     context: Context,
     record: Record,
     display: Display,
-    board: Board,
+    progress: ProgressQueue,
     searcher: Searcher | None = None,
     samples: int = 1,
 ) -> None:
@@ -137,7 +142,7 @@ def run_trials(
                     checkpoint_at_end=False
                 ),  # a trial is run whole or again
                 failure_config=tune.FailureConfig(max_failures=CRASHES),
-                callbacks=[_Recorder(by_key, context, record, display, board)],
+                callbacks=[_Recorder(by_key, context, record, display, progress)],
             ),
         )
         try:
