@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live table on a terminal, plain lines elsewhere."""
+"""The display of a running sweep: a live table on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -22,7 +22,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 @dataclass
 class State:
-    """What is known of the sweep at a moment."""
+    """The current state of the sweep."""
 
     total: int
     done: int = 0
@@ -36,14 +36,14 @@ class State:
 
     @property
     def left(self) -> str:
-        """The time left for trials, from their pace so far."""
+        """The time left for trials, at the pace so far."""
         if self.began is None or self.done + self.failed < 2:
             return "?"
         pace = (time.monotonic() - self.began) / (self.done + self.failed)
         return duration(pace * (self.total - self.done - self.failed))
 
     def line(self) -> str:
-        """All of it in one line."""
+        """Everything in one line."""
         best = "".join(
             f"; best on validation: {study} {value:.1%} ({where})"
             for study, (value, where) in self.best.items()
@@ -58,7 +58,7 @@ class State:
 
 
 class Display:
-    """Shows progress as plain lines, at most one every few seconds of each kind. Base of the live display."""
+    """Shows progress as plain lines, at most one of each kind every few seconds. Base of the live display."""
 
     def __init__(self, plan: Plan, stream: TextIO) -> None:
         self.state = State(total=plan.to_run, stages_total=len(plan.stages))
@@ -73,7 +73,7 @@ class Display:
         """Ends the display."""
 
     def say(self, text: str) -> None:
-        """Shows lines that stay."""
+        """Prints lines permanently."""
         print(text, file=self._stream, flush=True)
 
     def working(self, kind: str, key: str, update: Progress | str) -> None:
@@ -89,7 +89,7 @@ class Display:
         self.say(f"{short_name(kind, key)}: made in {duration(seconds)}")
 
     def stage_failed(self, kind: str, key: str, error: str) -> None:
-        """Shows the last line of a failed stage's traceback; its trials' rows have all of it."""
+        """Shows the last line of a failed stage's traceback; its trials' rows hold all of it."""
         last = without_secrets(error.strip().splitlines()[-1])
         self.say(f"failed: {short_name(kind, key)}: {last}")
 
@@ -98,11 +98,11 @@ class Display:
         self.state.began = time.monotonic()
 
     def running(self, count: int) -> None:
-        """Says how many trials are under way."""
+        """Sets how many trials are running."""
         self.state.running = count
 
     def outcome(self, trial: Trial, outcome: Outcome) -> None:
-        """Counts a trial that ended."""
+        """Counts a trial that has ended."""
         state = self.state
         if outcome.failed:
             state.failed += 1
@@ -124,7 +124,7 @@ class Display:
 
 
 class LiveDisplay(Display):
-    """The same as a table that stays in place at the foot of a terminal."""
+    """Shows progress as a table that stays at the bottom of the terminal."""
 
     def __init__(self, plan: Plan, stream: TextIO) -> None:
         self._console = Console(file=stream)
@@ -179,7 +179,7 @@ def working_line(kind: str, key: str, update: Progress | str) -> str:
 
 
 def describe(axes: Mapping[str, Any]) -> str:
-    """Returns a trial's swept values as people write them."""
+    """Returns a trial's swept values for display."""
     shown = {
         name: value
         for name, value in axes.items()
@@ -189,7 +189,7 @@ def describe(axes: Mapping[str, Any]) -> str:
 
 
 def open_display(plan: Plan, quiet: bool) -> Display:
-    """Returns the display for where output goes; `quiet` keeps standard output free for JSON."""
+    """Returns the display that suits the output; `quiet` keeps standard output free for JSON."""
     stream = sys.stderr if quiet else sys.stdout
     kind = LiveDisplay if stream.isatty() else Display
     return kind(plan, stream)
