@@ -1,7 +1,7 @@
-"""The contract of a head: `harness.features.heads.head.Head`, whose `fit` says what a head must bear.
+"""The contract of a head: `harness.features.heads.head.Head`, whose `fit` says what a head must handle.
 
 Subclass `HeadContract` and define the fixture `head`: a registered head with options small enough for a test, which
-learns well separated blobs of 150 samples.
+can learn well-separated blobs from 150 samples.
 """
 
 import json
@@ -21,11 +21,11 @@ from harness.testing.checks import (
     seed_everything,
 )
 
-SHAPES = [(6,), (3, 1, 1), (4, 5, 5)]  # of features: without a map, with a map of one pixel, with a map
+SHAPES = [(6,), (3, 1, 1), (4, 5, 5)]  # of features: a vector, a map of one pixel, a map
 
 
 def blobs(classes: int = 4, width: int = 6, n: int = 300) -> tuple[Labelled, Labelled]:
-    """Returns training and validation features [n / 2, width] that are easy to tell apart."""
+    """Returns training and validation features [n / 2, width] that are easy to classify."""
     x, y = make_blobs(n, width, centers=classes, cluster_std=1.0, random_state=0)
     x = ((x - x.mean(0)) / x.std(0)).astype(np.float32)
     return Labelled(x[: n // 2], y[: n // 2]), Labelled(x[n // 2 :], y[n // 2 :])
@@ -41,7 +41,7 @@ def maps(shape: tuple[int, ...], classes: int = 3, n: int = 60) -> tuple[Labelle
 
 
 def right(fitted: Fitted, samples: Labelled) -> float:
-    """Returns the share of samples that are predicted rightly."""
+    """Returns the fraction of samples that are classified correctly."""
     return float(np.mean(fitted.predict(samples.x) == samples.labels_N))
 
 
@@ -60,7 +60,7 @@ class HeadContract:
 
     def test_it_is_registered_and_has_a_version(self, head: Head) -> None:
         assert_registered(HEADS, head)
-        assert isinstance(head.version, int), "`version` must be an integer: it is part of the key of results"
+        assert isinstance(head.version, int), "`version` must be an integer: it is part of result keys"
 
     def test_its_values_survive_the_journey_to_a_worker(self, head: Head) -> None:
         assert_survives_the_journey(HEADS, head)
@@ -69,8 +69,8 @@ class HeadContract:
     def test_a_label_changes_no_result(self, head: Head) -> None:
         labelled = type(head).model_validate({**head.model_dump(), "label": "my-own_1.0"})
         assert labelled.name == head.name
-        assert labelled.display_name == "my-own_1.0", "rows must show the label where there is one"
-        assert head.display_name == head.name, "rows must show the name where there is no label"
+        assert labelled.display_name == "my-own_1.0", "rows must show the label if there is one"
+        assert head.display_name == head.name, "rows must show the name if there is no label"
         assert labelled.keyed() == head.keyed(), "a label must not be part of the key"
 
     def test_it_learns_what_is_easy(self, head: Head) -> None:
@@ -80,9 +80,9 @@ class HeadContract:
         assert predicted.shape == validation.labels_N.shape
         assert predicted.dtype.kind in "iu", "predictions must be class numbers"
         assert set(predicted) <= set(range(4))
-        assert right(fitted, validation) > 0.95, "a head must learn well separated blobs"
+        assert right(fitted, validation) > 0.95, "a head must learn well-separated blobs"
         chosen = fitted.regularisation
-        assert chosen is None or chosen > 0, "`regularisation` is the strength that was chosen, or None"
+        assert chosen is None or chosen > 0, "`regularisation` must be the chosen strength or None"
 
     def test_predictions_are_the_largest_scores(self, head: Head) -> None:
         train, validation = blobs()
@@ -94,7 +94,7 @@ class HeadContract:
         np.testing.assert_array_equal(fitted.predict(validation.x), scores.argmax(1))
 
     def test_it_is_the_same_every_time(self, head: Head) -> None:
-        """Whatever the global random state: all randomness comes from `seed`."""
+        """Whatever the global random state: all random numbers come from `seed`."""
         train, validation = blobs()
         found = []
         for state in (0, 1):
@@ -141,9 +141,7 @@ class HeadContract:
     def test_it_bears_a_class_that_validation_lacks(self, head: Head) -> None:
         train, validation = blobs()
         fitted = head.fit(train, only(validation, validation.labels_N != 2), 4, 0, "cpu")
-        assert right(fitted, validation) > 0.9, (
-            "a class without validation samples must be learnt all the same"
-        )
+        assert right(fitted, validation) > 0.9, "a class without validation samples must be learnt too"
 
     def test_it_bears_training_samples_of_one_class_alone(self, head: Head) -> None:
         train, validation = blobs(2, 3, 40)

@@ -9,6 +9,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,11 @@ def train(factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Pa
 def _train_here(
     factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, context: Context
 ) -> None:
-    def say(line: str) -> None:
-        context.progress(f"{stage.kind} {stage.key[:6]}", line)
-
     root = context.store.storage.local
     kept = root / "training" / f"{stage.kind}-{stage.key}" if root else folder.with_name("checkpoint")
     kept.parent.mkdir(parents=True, exist_ok=True)
     task: Task = load_attribute(factory)(stage, context)
+    say = partial(context.progress, stage.kind, stage.key)
     fit(task, config, seed, ProcessGroup(pick_device(context), kept, say))
     _take(kept, folder)
     shutil.rmtree(kept)
@@ -129,8 +128,7 @@ class _RayProcessGroup(ProcessGroup):
 
         train_context = ray.train.get_context()
         self.rank, self.size = train_context.get_world_rank(), train_context.get_world_size()
-        who = f"{stage.kind} {stage.key[:6]}" + (f" on {self.size} workers" if self.size > 1 else "")
-        super().__init__(device, say=lambda line: context.progress(who, line))
+        super().__init__(device, say=partial(context.progress, stage.kind, stage.key))
 
     def wrap(self, model: nn.Module) -> nn.Module:
         import ray.train.torch

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.core.progress import Progress
 from harness.core.seeds import derive_seed, rng
 from harness.training import checkpoint
 from harness.training.config import TrainConfig
@@ -28,9 +29,12 @@ class ProcessGroup:
     size = 1
 
     def __init__(
-        self, device: torch.device, folder: Path | None = None, say: Callable[[str], None] = lambda line: None
+        self,
+        device: torch.device,
+        folder: Path | None = None,
+        say: Callable[[Progress], None] = lambda progress: None,
     ):
-        """Checkpoints go to `folder` if given; `say(line)` shows progress."""
+        """Checkpoints go to `folder`, if there is one; `say(progress)` shows progress."""
         self.device = device
         self._folder = folder
         self.say = say
@@ -79,8 +83,7 @@ def fit(task: Task, config: TrainConfig, seed: int, processes: ProcessGroup) -> 
         return progress
     model = processes.wrap(progress.model)
     batches = _batches(task.examples, config.batch, seed, progress.step)
-    say = processes.say if processes.rank == 0 else lambda line: None
-    pace = _Pace(config, progress.step, say, getattr(task, "noun", "images"))
+    pace = _Pace(config, progress.step, processes, getattr(task, "noun", "images"))
     while progress.step < config.steps:
         factor = decay(config, progress.step)
         for group in progress.optimizer.param_groups:
@@ -220,21 +223,31 @@ def _after_step(
 
 
 class _Pace:
-    """Measures speed and reports progress."""
+    """Measures speed and reports progress, from the first process only."""
 
-    def __init__(self, config: TrainConfig, first_step: int, say: Callable[[str], None], noun: str) -> None:
-        self._config, self._first, self._say, self._noun = config, first_step, say, noun
+    def __init__(self, config: TrainConfig, first_step: int, processes: ProcessGroup, examples: str) -> None:
+        self._config, self._first, self._processes, self._examples = config, first_step, processes, examples
         self._began = self._shown = time.monotonic()
 
     def show(self, progress: checkpoint.Progress, last: bool) -> None:
         """Reports loss, examples per second and time left, every few seconds and at the end."""
         now = time.monotonic()
-        if not progress.history or (now - self._shown < SECONDS_BETWEEN_LINES and not last):
+        if (
+            self._processes.rank > 0
+            or not progress.history
+            or (now - self._shown < SECONDS_BETWEEN_LINES and not last)
+        ):
             return
         self._shown = now
         rate = (progress.step - self._first) / max(now - self._began, 1e-9)
-        left = (self._config.steps - progress.step) / rate
-        self._say(
-            f"step {progress.step}/{self._config.steps}  loss {progress.history[-1]['loss']:.4f}  "
-            f"{rate * self._config.batch:.0f} {self._noun}/s  {left:.0f} s left"
+        self._processes.say(
+            Progress(
+                progress.step,
+                self._config.steps,
+                workers=self._processes.size,
+                loss=progress.history[-1]["loss"],
+                rate=rate * self._config.batch,
+                examples=self._examples,
+                seconds_left=(self._config.steps - progress.step) / rate,
+            )
         )

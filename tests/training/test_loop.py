@@ -356,13 +356,18 @@ def test_the_history_tells_the_loss_from_the_first_to_the_last_step():
 
 
 def test_progress_is_told_at_the_end_by_the_first_of_a_crew_alone():
-    lines = {0: [], 1: []}
+    told = {0: [], 1: []}
     for rank in (0, 1):
         processes = Member(rank, 2)
-        processes.say = lines[rank].append
+        processes.say = told[rank].append
         fit(Probe(), config(), 0, processes)
-    assert lines[0][-1].startswith("step 12/12  loss ")
-    assert lines[1] == []
+    last = told[0][-1]
+    assert (last.done, last.total, last.unit, last.workers) == (12, 12, "step", 2)
+    assert last.finished
+    assert last.loss > 0
+    assert last.rate > 0
+    assert last.seconds_left == 0
+    assert told[1] == []
 
 
 @pytest.mark.parametrize(

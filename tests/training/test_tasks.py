@@ -133,7 +133,7 @@ def classifier(stage, context):
 
 def test_training_in_this_process_leaves_weights_and_history_and_tidies_up(context, tmp_path):
     lines = []
-    context.say = lambda who, line: lines.append((who, line))
+    context.say = lambda *update: lines.append(update)
     stage = Stage("network", Code("network", 1, "maker"), {"x": 1})
     (tmp_path / "out").mkdir()
     train("test_tasks:classifier", stage, TrainConfig(steps=4, ema=0.5), 0, tmp_path / "out", context)
@@ -144,7 +144,8 @@ def test_training_in_this_process_leaves_weights_and_history_and_tidies_up(conte
     }
     assert checkpoint.read_state(tmp_path / "out")["step"] == 4
     assert context.store.storage.names("training") == []
-    assert lines[-1][0] == f"network {stage.key[:6]}"
+    assert lines[-1][:2] == ("network", stage.key)
+    assert lines[-1][2].finished
 
 
 def test_training_that_died_goes_on_where_it_was(context, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from harness.core.progress import Progress
 from harness.core.seeds import derive_seed
 from harness.core.stages import Context, Stage
 from harness.features.extract import open_denoiser
@@ -28,7 +29,7 @@ def make_samples(stage: Stage, folder: Path, context: Context) -> None:
     size = stage.options["batch"]
     parts = []
     for first in range(begin, end, size):
-        context.progress(f"samples {stage.key[:6]}", f"{first - begin} of {end - begin} drawn")
+        context.progress(stage.kind, stage.key, Progress(first - begin, end - begin, "samples"))
         number_B = torch.arange(first, min(first + size, end), device=denoiser.device)
         x_BCHW = sample(
             denoiser,
