@@ -259,7 +259,7 @@ class Top(NamedTuple):
 def top_tables(tables: Tables) -> Markup:
     """Returns each data set's best settings on validation; test accuracy is reported only for what was selected."""
     known = succeeded(tables.features).dropna(subset=["validation_accuracy"])
-    known = known[known["features"] != "screen"]  # a quick look at a part of the images
+    known = known[known["features"] != "screen"]  # a screening probe saw a part of the images
     known["block"] = known["block"].astype(object).mask(known["features"] == "combined", known["block_name"])
     named = known["data"].nunique() > 1
     parts, own = split(known, ["data"]) if len(known) else (), columns(tables)
