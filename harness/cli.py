@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument(
         "--address",
         metavar="ADDRESS",
-        help="Ray cluster to use, or local to start one (default: a running one)",
+        help="Ray cluster; local starts one (default: a running one, else a new one)",
     )
     doctor.add_argument(
         "--address", metavar="ADDRESS", help="Ray cluster to check (default: a running one); never starts one"
@@ -77,7 +77,8 @@ def parser() -> argparse.ArgumentParser:
             type=_positive,
             required=command is generate,
             metavar="N",
-            help="number of networks; makes export write generated networks instead of a classifier",
+            help="number of generated networks to write"
+            + (", instead of a classifier" if command is export else ""),
         )
     describe.add_argument("part", help="name shown by `harness list`, an experiment, or tables")
     return top

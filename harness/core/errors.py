@@ -47,7 +47,7 @@ def full_disk_explained(where: str) -> Iterator[None]:
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Returns "did you mean 'linear'? known: linear, mlp", without the question if no name is close."""
-    names = sorted(known)
+    names = sorted(set(known))
     near = get_close_matches(str(name), names, n=1, cutoff=0.5)
     question = f"did you mean {near[0]!r}? " if near else ""
     return f"{question}known: {', '.join(names) or 'none'}"

@@ -65,7 +65,7 @@ def assert_registered(registry: Registry, part: Config) -> None:
     )
 
 
-def assert_survives_the_journey(registry: Registry, part: Config) -> None:
+def assert_can_be_sent_to_a_worker(registry: Registry, part: Config) -> None:
     """Fails unless `keyed()` is JSON from which a worker can make the same part."""
     values = part.keyed()
     travelled = json.loads(json.dumps(values, allow_nan=False))

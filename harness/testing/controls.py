@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from harness.testing.checks import (
+    assert_can_be_sent_to_a_worker,
     assert_registered,
-    assert_survives_the_journey,
     assert_unchanged,
     random_state_left_alone,
     seed_everything,
@@ -63,8 +63,8 @@ class ControlContract:
         assert_registered(CONTROLS, control)
         assert isinstance(control.version, int), "`version` must be an integer: it is part of result keys"
 
-    def test_its_values_survive_the_journey_to_a_worker(self, control: Control) -> None:
-        assert_survives_the_journey(CONTROLS, control)
+    def test_its_values_can_be_sent_to_a_worker(self, control: Control) -> None:
+        assert_can_be_sent_to_a_worker(CONTROLS, control)
 
     def test_it_makes_as_many_networks_as_asked_for_of_each_setting(self, control: Control) -> None:
         groups = made(control)
@@ -124,7 +124,7 @@ class ControlContract:
         assert_unchanged(before, _arrays(material), "changing what Control.make returned")
 
     @pytest.mark.parametrize("count", [1, 2])
-    def test_it_bears_few_originals(self, control: Control, count: int) -> None:
+    def test_it_handles_few_originals(self, control: Control, count: int) -> None:
         for vectors_NP in made(control, raw_KP=RAW[:count]).values():
             assert vectors_NP.shape == (control.networks, 30)
             assert np.isfinite(vectors_NP).all(), f"parameters must be finite for {count} originals too"

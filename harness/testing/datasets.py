@@ -157,12 +157,12 @@ class DataSetContract:
             "an image changed but the fingerprint did not: the source must read the current content"
         )
 
-    def test_a_place_that_is_not_there_is_refused_in_one_line(self, config: DataConfig) -> None:
+    def test_a_path_that_does_not_exist_is_refused_in_one_line(self, config: DataConfig) -> None:
         words = refusal(config.model_copy(update={"path": NOWHERE}))
         assert NOWHERE in words, f"the message must name the given path: {words}"
         assert "\n" not in words
 
-    def test_a_missing_place_is_refused_in_one_line(self, config: DataConfig) -> None:
+    def test_a_missing_path_is_refused_in_one_line(self, config: DataConfig) -> None:
         if config.path is None:
             pytest.skip("this data set needs no path")
         words = refusal(config.model_copy(update={"path": None}))

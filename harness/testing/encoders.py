@@ -15,8 +15,8 @@ from harness.core.registry import load_attribute
 from harness.core.stages import Stage
 from harness.models.encoders.encoder import ENCODERS, POOLED, Encoder, OpenEncoder
 from harness.testing.checks import (
+    assert_can_be_sent_to_a_worker,
     assert_registered,
-    assert_survives_the_journey,
     context_in,
     random_state_left_alone,
     seed_everything,
@@ -55,8 +55,8 @@ class EncoderContract:
         assert isinstance(encoder, Encoder)
         assert_registered(ENCODERS, encoder)
 
-    def test_its_values_survive_the_journey_to_a_worker(self, encoder: Encoder) -> None:
-        assert_survives_the_journey(ENCODERS, encoder)
+    def test_its_values_can_be_sent_to_a_worker(self, encoder: Encoder) -> None:
+        assert_can_be_sent_to_a_worker(ENCODERS, encoder)
 
     def test_rows_show_its_label(self, encoder: Encoder) -> None:
         assert encoder.model_copy(update={"label": "mine"}).display_name == "mine", "rows must show the label"

@@ -107,7 +107,7 @@ class AutoencoderContract:
             torch.testing.assert_close(model(vectors, noise, 0.25), expected)
             assert torch.equal(model(vectors, torch.zeros_like(noise)), model.decode(model.encode(vectors)))
 
-    def test_networks_do_not_look_at_each_other(self, model: VectorAutoencoder) -> None:
+    def test_networks_are_independent_of_each_other(self, model: VectorAutoencoder) -> None:
         """In evaluation mode, with every normalisation."""
         given = ((model.encode, normal(6, model.length)), (model.decode, normal(6, model.latent)))
         for function, x_N in given:
@@ -181,7 +181,7 @@ class DenoiserContract:
         assert not torch.allclose(together[0], together[1]), "the output must depend on the timestep"
         assert not torch.allclose(together[1], together[2]), "the output must depend on the timestep"
 
-    def test_latents_do_not_look_at_each_other(self, build: Callable[[int], nn.Module]) -> None:
+    def test_latents_are_independent_of_each_other(self, build: Callable[[int], nn.Module]) -> None:
         """In evaluation mode."""
         model, latents, timesteps = untrained(lambda: build(9)), normal(6, 9), torch.arange(6) * 100
         with torch.no_grad():

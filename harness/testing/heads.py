@@ -14,8 +14,8 @@ from sklearn.datasets import make_blobs
 
 from harness.features.heads.head import HEADS, Fitted, Head, Labelled, head_of
 from harness.testing.checks import (
+    assert_can_be_sent_to_a_worker,
     assert_registered,
-    assert_survives_the_journey,
     assert_unchanged,
     random_state_left_alone,
     seed_everything,
@@ -62,8 +62,8 @@ class HeadContract:
         assert_registered(HEADS, head)
         assert isinstance(head.version, int), "`version` must be an integer: it is part of result keys"
 
-    def test_its_values_survive_the_journey_to_a_worker(self, head: Head) -> None:
-        assert_survives_the_journey(HEADS, head)
+    def test_its_values_can_be_sent_to_a_worker(self, head: Head) -> None:
+        assert_can_be_sent_to_a_worker(HEADS, head)
         assert head_of(json.loads(json.dumps(head.keyed()))) == head, "head_of(keyed()) must be the same head"
 
     def test_a_label_changes_no_result(self, head: Head) -> None:
@@ -129,7 +129,7 @@ class HeadContract:
             fitted.predict(validation.x)[:40], alone, "a prediction must not depend on the rest of its batch"
         )
 
-    def test_it_bears_a_class_that_training_lacks(self, head: Head) -> None:
+    def test_it_handles_a_class_that_training_lacks(self, head: Head) -> None:
         train, validation = blobs()
         fitted = head.fit(only(train, train.labels_N != 2), validation, 4, 0, "cpu")
         assert fitted.scores(validation.x).shape == (len(validation.x), 4), (
@@ -138,12 +138,12 @@ class HeadContract:
         known = only(validation, validation.labels_N != 2)
         assert right(fitted, known) > 0.7, "a class without training samples must not spoil the others"
 
-    def test_it_bears_a_class_that_validation_lacks(self, head: Head) -> None:
+    def test_it_handles_a_class_that_validation_lacks(self, head: Head) -> None:
         train, validation = blobs()
         fitted = head.fit(train, only(validation, validation.labels_N != 2), 4, 0, "cpu")
         assert right(fitted, validation) > 0.9, "a class without validation samples must be learnt too"
 
-    def test_it_bears_training_samples_of_one_class_alone(self, head: Head) -> None:
+    def test_it_handles_training_samples_of_one_class_alone(self, head: Head) -> None:
         train, validation = blobs(2, 3, 40)
         fitted = head.fit(only(train, train.labels_N == 1), validation, 2, 0, "cpu")
         assert set(fitted.predict(train.x[train.labels_N == 1])) == {1}, (
@@ -155,7 +155,7 @@ class HeadContract:
         train, validation = blobs(2, width, n)
         assert right(head.fit(train, validation, 2, 0, "cpu"), validation) > 0.8
 
-    def test_it_bears_two_samples(self, head: Head) -> None:
+    def test_it_handles_two_samples(self, head: Head) -> None:
         train, validation = blobs(2, 3, 4)
         assert head.fit(train, validation, 2, 0, "cpu").predict(validation.x).shape == (2,)
 

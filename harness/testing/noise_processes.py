@@ -150,7 +150,7 @@ class NoiseProcessContract:
         assert places[-1] == 0 or steps == 1
 
     @pytest.mark.parametrize("ancestral", [False, True])
-    def test_who_knows_the_data_samples_it(
+    def test_perfect_predictions_sample_the_data(
         self, one: NoiseProcess, clean: torch.Tensor, ancestral: bool
     ) -> None:
         draw = torch.Generator().manual_seed(5)

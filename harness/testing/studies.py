@@ -87,7 +87,7 @@ class StudyContract:
             assert not strange, f"axes {sorted(strange)} are not columns of {table.name}"
             assert trial.objective in table.names(Role.METRIC), "the objective must be a metric of that table"
 
-    def test_stages_and_trials_name_functions_that_there_are(self, trials: list[Trial]) -> None:
+    def test_stages_and_trials_name_existing_functions(self, trials: list[Trial]) -> None:
         """Otherwise only a worker would notice a wrong name."""
         codes = {trial.code for trial in trials}
         codes |= {stage.code for trial in trials for stage in _below(trial.stages)}
@@ -125,7 +125,7 @@ class StudyContract:
                 gaps = [name for name in metrics if row.get(name) is None]
                 assert not gaps, f"{gaps} must be set for every successful trial"
 
-    def test_what_cannot_be_is_refused_in_one_line(self, study: Study, images: Images) -> None:
+    def test_invalid_values_are_refused_in_one_line(self, study: Study, images: Images) -> None:
         """Invalid values raise a `UserError` that names them."""
         from harness.core.errors import UserError
 

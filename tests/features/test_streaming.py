@@ -253,7 +253,7 @@ def test_the_published_recipe_is_the_papers():
     assert recipe(attention, "published", 1_281_167).learning_rate == 5e-2
 
 
-def test_the_stage_of_a_streamed_probe_survives_the_journey_to_a_worker(context):
+def test_the_stage_of_a_streamed_probe_can_be_sent_to_a_worker_to_a_worker(context):
     dataset, trials = trials_of(**RIDGE, caching="streamed")
     stage = pick(trials, block=2, pool=1, timestep=50).reads["streamed"][0]
     there = dataclasses.replace(stage, config=json.loads(json.dumps(stage.config)))

@@ -148,8 +148,8 @@ def test_those_that_there_are_are_written_where_more_are_asked_for(swept, tmp_pa
     ("arguments", "words"),
     [
         (["generate", "--to", "x"], ["--networks"]),
-        (["generate", "--networks", "0", "--to", "x"], ["'0' is not a number from 1"]),
-        (["export", "--networks", "many", "--to", "x"], ["'many' is not a number"]),
+        (["generate", "--networks", "0", "--to", "x"], ["'0' is not an integer from 1"]),
+        (["export", "--networks", "many", "--to", "x"], ["'many' is not an integer"]),
         (["generate", "--networks", "3", "--to", "x", "--set", "seed=9"], ["no more networks", "run:"]),
         (["export", "--to", ""], ["--to: no folder"]),
         (["export", "--to", f"{__file__}/x"], ["cannot be created: Not a directory; choose another folder"]),
