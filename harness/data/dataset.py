@@ -116,8 +116,7 @@ def kept(source: Source, classes: Sequence[str] | None) -> Source:
     for name in classes:
         if name not in source.classes:
             raise UserError(f"data.classes: no class {name!r}; {did_you_mean(name, list(source.classes))}")
-        if classes.count(name) > 1:
-            raise UserError(f"data.classes: {name!r} is given twice")
+    refuse_duplicates(classes, "data.classes")
     number = {source.classes.index(name): place for place, name in enumerate(classes)}
     chosen = (one._replace(label=number[one.label]) for one in source.records if one.label in number)
     return Source(chosen, classes)

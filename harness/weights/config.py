@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, field_validator, model_validator
 
+from harness.core.checks import duplicates
 from harness.core.config import Config, part, unkeyed
 from harness.core.errors import UserError
 from harness.data.config import DataConfig
@@ -220,9 +221,8 @@ class WeightsConfig(Config):
             if isinstance(values, dict) and values:
                 raise ValueError(f"a path is one key: {path}.{next(iter(values))}: [VALUE, ...]")
             if isinstance(values, list):
-                for value in values:
-                    if values.count(value) > 1:
-                        raise ValueError(f"{path}: {json.dumps(value)} is given twice")
+                for value in duplicates(values):
+                    raise ValueError(f"{path}: {json.dumps(value)} is given twice")
         return vary
 
     @property

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
+from harness.core.checks import duplicates
 from harness.core.config import Config
 from harness.core.registry import Registry
 
@@ -35,9 +36,8 @@ TRAJECTORIES = ("other_seed", "fine_tuned")  # what a control may need in additi
 
 
 def _different(scales: list[float]) -> list[float]:
-    for scale in scales:
-        if scales.count(scale) > 1:
-            raise ValueError(f"{scale} is given twice")
+    for scale in duplicates(scales):
+        raise ValueError(f"{scale} is given twice")
     return scales
 
 

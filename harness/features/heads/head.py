@@ -2,15 +2,14 @@
 
 import re
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from pydantic import field_validator
 
+from harness.core.checks import refuse_duplicates
 from harness.core.config import Config, part_of, unkeyed
-from harness.core.errors import UserError
 from harness.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -146,10 +145,5 @@ def learns_by_gradients(head: Head) -> bool:
 
 def refuse_same_names(heads: Sequence[Head], where: str) -> None:
     """Raises `UserError` for two heads with the same name in rows."""
-    twice = Counter(head.display_name for head in heads)
-    for head in heads:
-        if twice[head.display_name] > 1:
-            raise UserError(
-                f"{where}: {head.display_name!r} is given twice; give each a label of its own, such as "
-                f"{{name: {head.name}, label: {head.name}-2, ...}}"
-            )
+    advice = "; give each a label of its own, such as {name: linear, label: linear-2, ...}"
+    refuse_duplicates([head.display_name for head in heads], where, advice)
