@@ -97,7 +97,7 @@ def test_trials_are_told_in_plain_words(tables: Tables) -> None:
     assert "p = 1)" in said  # 0.41 in each of six trials
     assert "corrected for 6 trials by Holm's method" in said
     assert "By the rules below, in the 6 trials where distances were measured, they are copies" in said
-    assert "averages : drawn to the originals' mean, as averages are" in said
+    assert "averages : close to the originals' mean, as averages are" in said
     assert "The strongest trivial control, " in said
 
 
