@@ -95,9 +95,9 @@ def test_trials_are_told_in_plain_words(tables: Tables) -> None:
     )
     assert "no difference larger than noise (" in said
     assert "p = 1)" in said  # 0.41 in each of six trials
-    assert "corrected for there being 6 trials, by Holm's method" in said
+    assert "corrected for 6 trials by Holm's method" in said
     assert "By the rules below, in the 6 trials where distances were measured, they are copies" in said
-    assert "averages : drawn to the originals' mean, as averages are" in said
+    assert "averages : close to the originals' mean, as averages are" in said
     assert "The strongest trivial control, " in said
 
 
@@ -171,7 +171,7 @@ def test_originals_of_different_networks_are_warned_of(small_weights: dict) -> N
     for permuted in (True, False, None):
         found = trialled(one_trial(small_weights, permuted=permuted))
         assert ("Hard case:" in answer_weights.to_html(found)) is (permuted is True)
-        assert ("originals of different networks" in honest_panel.to_html(found)) is (permuted is True)
+        assert ("originals from different networks" in honest_panel.to_html(found)) is (permuted is True)
 
 
 def test_runs_of_one_setup_stand_in_one_row(repeated: dict) -> None:
@@ -273,7 +273,7 @@ def test_missing_numbers_are_called_missing(small_weights: dict) -> None:
     found = trialled(tables)
     assert "their difference is missing" in answer_weights.to_html(found)
     assert "is undecided" in answer_weights.to_html(found)
-    assert "No average and no Gaussian control was measured." in answer_weights.to_html(found)
+    assert "Neither averages nor Gaussian controls were measured." in answer_weights.to_html(found)
     assert 'class="missing"' in honest_panel.evidence_table(found)
 
 

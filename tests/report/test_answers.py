@@ -76,7 +76,7 @@ def test_comparisons_that_stand_in_one_list_are_judged_together(small_features: 
     assert [one.paired and one.paired.p_adjusted for one in answer.controls] == [pytest.approx(2 * p)] * 2
     said = text(answer_features.to_html(answer, named=False))
     assert said.count("no difference larger than noise (+3.0 points)") == 2
-    assert "corrected for there being 2 comparisons" in said
+    assert "corrected for 2 comparisons" in said
 
 
 def test_rivals_and_regularisers_are_judged_in_pairs(study_one: dict) -> None:
@@ -135,7 +135,7 @@ def test_transfer_is_told_in_words(study_one: dict, tables: Tables) -> None:
     assert said.startswith(
         "Transfer between 2 data sets. The ranking of settings differs most between cifar10 and cub-200 (Spearman 0."
     )
-    assert re.search(r"costs \d+\.\d points at most on validation \(that of cifar10 on cub-200\)", said)
+    assert re.search(r"costs at most \d+\.\d points on validation \(that of cifar10 on cub-200\)", said)
 
 
 def test_unified_learners_pair_recognition_with_generation(study_one: dict) -> None:
@@ -201,14 +201,14 @@ def test_effects_are_shares_of_the_variance_that_is_explained() -> None:
     assert block.share == pytest.approx(0.1**2 / (0.1**2 + 0.02**2), abs=0.02)
     assert block.share + timestep.share == pytest.approx(1)
     said = text(answer_features.to_html(answer, named=False))
-    assert "Block matters most: the mean validation accuracy moves 10.0 points" in said
-    assert re.search(r"and has 9\d % of the importance\. Then timestep \(2.0 points, \d %\)", said)
+    assert "Block matters most: the mean validation accuracy changes by 10.0 points" in said
+    assert re.search(r"and accounts for 9\d % of the importance\. Then timestep \(2.0 points, \d %\)", said)
 
 
 def test_a_half_measured_grid_is_a_hint(small_features: dict) -> None:
     rows = {"features": small_features["features"][:13]}
     (answer,) = answered(from_arrow(synthetic.arrow(rows)))
-    assert "take them as a hint" in answer_features.to_html(answer, named=False)
+    assert "treat them as a hint" in answer_features.to_html(answer, named=False)
 
 
 def test_each_data_set_has_its_answer(small_features: dict) -> None:
