@@ -44,7 +44,7 @@ def imports(module):
     """Returns everything that a module imports, in functions too, as dotted names."""
     found = set()
     package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -174,6 +174,7 @@ LOADING = {  # who follows a string that it was given
 }
 
 
+@cache
 def tree(module):
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
@@ -189,6 +190,7 @@ def strings(node):
     return {value for value in constants if isinstance(value, str) and WHERE.fullmatch(value)}
 
 
+@cache
 def followed_while_planning(module):
     """Returns the strings of a module that a plan may import."""
     calls = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
@@ -291,7 +293,7 @@ def test_strings_are_followed_in_known_places():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_says_what_it_is_for(module):
-    text = ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+    text = ast.get_docstring(tree(module))
     assert text
     assert text.splitlines()[0].rstrip().endswith((".", "?", ":")), "the first line is a sentence"
 
@@ -383,8 +385,7 @@ LEFT = {"features": "features: {pools: [1]}", "weights": "weights: {k: [2]}"}
 
 @pytest.mark.parametrize(("gone", "left"), [("weights", "features"), ("features", "weights")])
 def test_deleting_one_study_leaves_the_other_working(tmp_path, gone, left):
-    copy = tmp_path / "harness"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    copy = shutil.copytree(PACKAGE, tmp_path / "harness")  # compiled files too, which hold for the copy
     shutil.rmtree(copy / gone)
     registry = copy / "sweep" / "studies.py"
     lines = registry.read_text().splitlines(keepends=True)
@@ -407,8 +408,7 @@ def test_deleting_one_study_leaves_the_other_working(tmp_path, gone, left):
 
 @pytest.mark.parametrize("gone", ["weights", "features"])
 def test_a_section_of_a_study_that_is_not_there_is_an_unknown_key(tmp_path, gone):
-    copy = tmp_path / "harness"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    copy = shutil.copytree(PACKAGE, tmp_path / "harness")  # compiled files too, which hold for the copy
     shutil.rmtree(copy / gone)
     registry = copy / "sweep" / "studies.py"
     registry.write_text(registry.read_text().replace(f'"{gone}": "harness.{gone}.study:STUDY",', ""))
