@@ -1,21 +1,21 @@
-"""The paper's grid of linear probes on CIFAR-10: the published way against ours, cached and streamed, in one run.
+"""The paper's grid of linear probes on CIFAR-10: the published method against ours, cached and streamed, in one run.
 
-7 blocks, 7 timesteps, 4 pools (arXiv 2307.08702): 196 settings of a small U-Net that is trained here first.
+7 blocks, 7 timesteps, 4 pools (arXiv 2307.08702): 196 settings of a small U-Net that is trained first.
 
-published  every setting trains its head by itself: 28 epochs of SGD, batch 128, a forward pass of the U-Net up to
-           the block for every image, epoch and setting, with fresh noise, crop and flip
-streamed   the same protocol, all 28 heads of a timestep side by side from one stream of passes
-cached     one pass an image and timestep yields all blocks and pools; each head is solved to convergence, its
+published  every setting trains its head separately: 28 epochs of SGD, batch 128, one forward pass of the U-Net up
+           to the block per image, epoch and setting, with new noise, crop and flip
+streamed   the same protocol, all 28 heads of a timestep in parallel from one stream of passes
+cached     one pass per image and timestep yields all blocks and pools; each head is solved to convergence, with its
            strength chosen on validation; no augmentation, one noise draw
 
     python benchmarks/cifar10_grid.py FOLDER      # with CIFAR-10's train and test Parquet files
     python benchmarks/cifar10_grid.py             # downloads it from the Hugging Face Hub
 
-The first two should agree, which is tested over settings. Cached heads do better the fewer images there are: 28
-epochs of a few hundred images are too few steps for the published protocol to converge; the last line shows by how
-much. One thread, so that "core s" compares the ways on a busy machine too; a GPU is used if there is one.
-The published way may be run on some settings only, drawn at random: --published 28 multiplies what these 28 took by
-196 / 28, and says so. The backbone is trained before the clocks start.
+The first two should agree, which is tested over settings. With few images, cached heads do better, because 28 epochs
+are then too few steps for the published protocol to converge; the last line shows by how much. Everything runs on one
+thread, so that "core s" is comparable even on a busy machine; a GPU is used if there is one. The published method may
+be run on a random subset of settings: --published 28 scales the cost of these 28 by 196 / 28, and says so. The
+backbone is trained before the clocks start.
 """
 
 import argparse
@@ -54,16 +54,16 @@ Setting = tuple[int, int, int]  # block, timestep, pool
 
 
 class Result(NamedTuple):
-    """What one way measured, on all settings or some."""
+    """What one method measured, on all or some settings."""
 
     accuracies: dict[Setting, Accuracy]
     passes: float  # of one image through the U-Net
     seconds: float
-    busy: float  # seconds of this process's one core: the same however busy the machine is
+    busy: float  # CPU seconds of this process, independent of the machine's load
 
 
 def published(denoiser: Denoiser, trials: Sequence[Trial], dataset: Dataset, seed: int) -> Result:
-    """Trains the head of each trial's setting by itself, running the U-Net for every batch."""
+    """Trains the head of each trial's setting separately, running the U-Net for every batch."""
     train, test = dataset.labelled(None), dataset.splits["test"]
     device = denoiser.device
     images, labels = torch.from_numpy(dataset.images), torch.from_numpy(dataset.labels).to(device)
@@ -123,7 +123,7 @@ def ours(trials: Sequence[Trial], context: Context) -> Result:
 
 
 class Clock:
-    """Wall time and this process's time on a core since it was made."""
+    """Wall time and this process's CPU time since its creation."""
 
     def __init__(self) -> None:
         self._wall, self._core = time.perf_counter(), time.process_time()
@@ -134,12 +134,12 @@ class Clock:
 
 
 def setting_of(trial: Trial) -> Setting:
-    """Returns the trial's cell of the grid."""
+    """Returns the trial's setting."""
     return trial.axes["block"], trial.axes["timestep"], trial.axes["pool"]
 
 
 class Grid(NamedTuple):
-    """The experiment, in as many ways as there are."""
+    """The experiment, for all methods."""
 
     features: dict[str, object]
     images: Images
@@ -147,11 +147,11 @@ class Grid(NamedTuple):
 
     @property
     def dataset(self) -> Dataset:
-        """The images, read."""
+        """The images."""
         return self.images.dataset
 
     def trials(self, **way: object) -> list[Trial]:
-        """Returns the trials of one way."""
+        """Returns the trials of one method."""
         config = parse(FeaturesConfig, {**self.features, **way}, "features")
         return STUDY.trials(config, self.images, self.seed)
 
@@ -179,7 +179,7 @@ def grid_of(chosen: argparse.Namespace) -> Grid:
 
 
 def agreement(one: Result, other: Result) -> dict[str, object]:
-    """Compares two ways on the settings that both have: paired over settings, and setting by setting."""
+    """Compares two methods on their common settings: paired over settings, and setting by setting."""
     both = [setting for setting in one.accuracies if setting in other.accuracies]
     pairs = [(one.accuracies[setting], other.accuracies[setting]) for setting in both]
     differences = np.array([b.value - a.value for a, b in pairs])
@@ -206,7 +206,7 @@ def show(ways: dict[str, Result], measured: Result, settings: int) -> None:
     if len(measured.accuracies) < settings:
         print(
             f"published: {len(measured.accuracies)} settings drawn at random took {measured.seconds:.1f} s; its "
-            f"passes and seconds above are those times {settings} / {len(measured.accuracies)}, an extrapolation"
+            f"passes and seconds above are extrapolated by {settings} / {len(measured.accuracies)}"
         )
     for name in ("streamed", "cached"):
         facts = agreement(measured, ways[name])
@@ -214,7 +214,7 @@ def show(ways: dict[str, Result], measured: Result, settings: int) -> None:
 
 
 def main() -> None:
-    """Trains the backbone, runs the three ways and prints them side by side."""
+    """Trains the backbone, runs the three methods and prints them side by side."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("folder", nargs="?", help="Parquet files; without it they are downloaded")
     options.add_argument("--train", type=int, default=256, help="labelled images")
@@ -222,7 +222,7 @@ def main() -> None:
     options.add_argument("--test", type=int, default=500)
     options.add_argument("--widths", type=int, nargs=3, default=[8, 16, 16], help="channels of the U-Net")
     options.add_argument("--steps", type=int, default=300, help="of the U-Net's training, of 32 images each")
-    options.add_argument("--published", type=int, default=196, help="settings that are run the published way")
+    options.add_argument("--published", type=int, default=196, help="settings run with the published method")
     options.add_argument("--seed", type=int, default=0)
     chosen = options.parse_args()
     torch.set_num_threads(1)

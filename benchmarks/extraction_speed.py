@@ -1,12 +1,12 @@
-"""How fast are features of an ADM-sized network read, and how near is that to what the device can do?
+"""How fast is feature extraction from an ADM-sized network, and how close to the device's limit?
 
     python benchmarks/extraction_speed.py                                   # ADM at 256 px on a GPU
     python benchmarks/extraction_speed.py --width 32 --size 64 --images 64 --batch 16 --blocks 6,24   # on a CPU
 
-Reads features of random images with random weights, in one run: as plain float32 in eager mode, contiguous, without
-the harness (one block, the published way of one pass a setting), and as `harness.features.extract` does, in bfloat16
-and channels-last where there is a GPU, all blocks from one pass. The device's own rate is measured on large matrix
-products in the same number format. A multiply-accumulate counts once.
+Extracts features of random images with random weights, in one run: in plain eager float32, contiguous, without the
+harness (one block, the published method of one pass per setting), and with `harness.features.extract`, on a GPU in
+bfloat16 and channels-last, all blocks from one pass. The device's limit is measured on large matrix products in the
+same number format. A multiply-accumulate counts as one operation.
 """
 
 import argparse
@@ -28,7 +28,7 @@ MATRIX = {"cuda": 8192, "cpu": 1024}
 
 
 def seconds(work: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
-    """Returns the seconds of the fastest of some repeats, after one that warms up."""
+    """Returns the seconds of the fastest of several repeats, after a warm-up."""
     best = float("inf")
     for repeat in range(repeats + 1):
         began = time.perf_counter()
@@ -41,14 +41,14 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int = 3) 
 
 
 def matrix_rate(kind: torch.dtype, device: torch.device) -> float:
-    """Returns the multiply-accumulates a second of one large matrix product."""
+    """Returns the multiply-accumulates per second of a large matrix product."""
     side = MATRIX[device.type]
     a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
     return side**3 / seconds(lambda: a @ b, device, repeats=10)
 
 
 def main() -> None:
-    """Prints one line a way."""
+    """Prints one line per method."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--width", type=int, default=256)
@@ -90,7 +90,7 @@ def main() -> None:
     taps = [(block.name, min(4, block.size)) for block in wanted]
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if device.type == "cpu":
-        del kinds["bfloat16"]  # which few CPUs multiply in
+        del kinds["bfloat16"]  # few CPUs support it natively
     for precision, kind in kinds.items():
 
         def harness(precision: str = precision) -> None:

@@ -1,10 +1,10 @@
-"""What does a sweep over five K cost beside the largest K alone, training of the generators left out?
+"""What does a sweep over five K cost compared with the largest K alone, excluding training of the generators?
 
     python benchmarks/five_k.py                    # a ConvNet on digits: about four minutes
     python benchmarks/five_k.py EXPERIMENT --set weights.k=[1,10,50,200,500]
 
-Runs the experiment's largest K from nothing, then all of its K from nothing, in one process each, and adds up the
-seconds of every stage and trial but those of autoencoders and denoisers, as recorded. All K share one set of
+Runs the experiment from scratch with its largest K, then with all of its K, in one process each, and adds up the
+recorded seconds of all stages and trials except those of autoencoders and denoisers. All K share one set of
 checkpoints and its predictions.
 """
 
@@ -38,7 +38,7 @@ EXPERIMENT = {
 
 
 def seconds(experiment: Path, settings: list[str]) -> Counter[str]:
-    """Runs the experiment from nothing; returns the seconds of its stages by kind, and of its trials."""
+    """Runs the experiment from scratch; returns the seconds of its stages by kind, and of its trials."""
     with tempfile.TemporaryDirectory(prefix="five-k-") as results:
         command = [sys.executable, "-m", "harness.sweep", str(experiment), "--debug", "--results", results]
         command += [word for one in settings for word in ("--set", one)]
@@ -73,7 +73,7 @@ def main() -> None:
         largest = seconds(path, [*chosen.set, f"weights.k=[{max(ks)}]"])
         five = seconds(path, [*chosen.set, f"weights.checkpoints.size={max(ks)}"])
     for kind in sorted(five, key=lambda one: -five[one]):
-        note = "  (left out)" if kind in LEARNT else ""
+        note = "  (excluded)" if kind in LEARNT else ""
         print(f"{kind:16} {largest[kind]:8.1f} s {five[kind]:8.1f} s{note}")
     one, all_of_them = (
         sum(value for kind, value in some.items() if kind not in LEARNT) for some in (largest, five)

@@ -1,12 +1,12 @@
-"""How much faster are generated networks evaluated than by one full forward pass each, the published way?
+"""How much faster is the evaluation of generated networks than one full forward pass each, the published method?
 
     python benchmarks/generated_networks.py                                 # 100 networks x 192 images, about 6 min
     python benchmarks/generated_networks.py --images 10000 --networks 200   # with a GPU
     python benchmarks/generated_networks.py --network resnet50 --size 224 --parameters norm-last --images 64
 
 One run, one device, the same batch of images for both: a ResNet-18 for 32 px whose `layer4.1` norms vary (p-diff's
-"BN 16-18"). The published way loads each network's numbers and runs it whole. Prints seconds, the ratio and the share
-of equal predictions.
+"BN 16-18"). The published method loads the parameters of each network and runs all of it. Prints seconds, the ratio
+and the share of equal predictions.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def one_by_one(
     images_MCHW: torch.Tensor,
     device: torch.device,
 ) -> np.ndarray:
-    """Returns the predictions [N, M] of networks that are loaded and run one after the other."""
+    """Returns the predictions [N, M] of networks loaded and run one at a time."""
     rows = []
     for vector_P in vectors_NP.to(device):
         varied = unflatten(vector_P[None], layout)
@@ -43,7 +43,7 @@ def one_by_one(
 
 
 def main() -> None:
-    """Prints one line a way, then the ratio."""
+    """Prints one line per method, then the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--parameters", default="bn-16-18")

@@ -3,9 +3,9 @@
     python benchmarks/imagenet_on_paper.py
     python benchmarks/imagenet_on_paper.py --images 12811670 --gpus 800
 
-Builds the experiment's plan as `python -m harness plan` does, on a stand-in for the images that has their number and
-size but no pixels, and on ADM's configuration. Image passes, tasks and bytes are the plan's; hours and dollars follow
-from the assumptions below, which are printed too. docs/scale.md discusses the result.
+Builds the experiment's plan as `python -m harness plan` does, for placeholder images of the right number and size but
+without pixels, and from ADM's configuration. Image passes, tasks and bytes are those of the plan; hours and dollars
+follow from the assumptions below, which are also printed. docs/scale.md discusses the result.
 """
 
 import argparse
@@ -34,28 +34,26 @@ from harness.sweep.experiment import Experiment
 from harness.sweep.plan import Plan, make_plan
 
 BLOCKS, TIMESTEPS, POOLS = [6, 9, 15, 19, 24, 30, 33], [10, 30, 50, 90, 150, 300, 500], [1, 2, 4, 8]
-IMAGENET = 1_281_167  # training images; 50,000 more are the test images
-EPOCHS = 28  # of the published linear probe, each a forward pass of every image
-PEAK = 989e12 / 2  # multiplications a second of an H100 in bfloat16, by its data sheet
+IMAGENET = 1_281_167  # training images; there are 50,000 test images in addition
+EPOCHS = 28  # of the published linear probe, each with one forward pass per image
+PEAK = 989e12 / 2  # multiplications per second of an H100 in bfloat16, from its data sheet
 SHARE_OF_PEAK = 0.40
 DOLLARS_A_GPU_HOUR = 4.0  # an H100, on demand
 DOLLARS_A_GB_MONTH = 0.023  # an object store
-HEAD_SECONDS_A_GIGABYTE = (
-    20.0  # a linear head, all regularisations: passes over features at the memory's rate
-)
+HEAD_SECONDS_A_GIGABYTE = 20.0  # a linear head, all strengths: passes over features at memory bandwidth
 
 
 class OnPaper(ADM):
     """ADM's configuration without a checkpoint."""
 
     def plan(self, size: int, channels: int) -> BackbonePlan:
-        """Returns what a checkpoint would give, but for its name."""
+        """Returns the plan of a checkpoint, except for its name."""
         unet, scheduler = self.unet(), self.scheduler()
         return BackbonePlan(unet, process_of(scheduler), self.path, fingerprint([unet, scheduler]))
 
 
 def images(count: int) -> Dataset:
-    """Returns so many training images and 50,000 test images of 256 pixels that take no memory."""
+    """Returns `count` training images and 50,000 test images of 256 pixels that take no memory."""
     total = count + 50_000
     pixels = np.broadcast_to(np.zeros((), np.uint8), (total, 3, 256, 256))
     places = np.arange(total)
@@ -91,17 +89,17 @@ def plan(count: int, folder: Path, shard: int) -> Plan:
 
 
 def one_pass() -> float:
-    """Returns the multiplications of one pass up to the deepest block asked for."""
+    """Returns the multiplications of one pass up to the deepest requested block."""
     return multiplications(blocks(ADM(path="nowhere").unet())[: max(BLOCKS)])
 
 
 def figures(found: Plan, gpus: int) -> SimpleNamespace:
-    """Returns what follows from a plan: hours and dollars of each part."""
+    """Returns the hours and dollars of each part of a plan."""
     extraction = found.image_passes * one_pass() / (PEAK * SHARE_OF_PEAK) / gpus / 3600
     largest = max(POOLS) ** 2
     read = sum(
         found.stored_bytes * pool**2 / largest for pool in POOLS
-    )  # each probe reads what its pool needs
+    )  # each probe reads features at its own pool
     heads = read / 1e9 * HEAD_SECONDS_A_GIGABYTE / (4 * gpus) / 3600  # four trials share a GPU
     return SimpleNamespace(
         extraction_hours=extraction,
@@ -118,7 +116,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=IMAGENET, help="training images (1281167)")
     parser.add_argument("--gpus", type=int, default=8, help="H100s (8)")
-    parser.add_argument("--shard", type=int, default=8192, help="images in one artifact (8192)")
+    parser.add_argument("--shard", type=int, default=8192, help="images per artifact (8192)")
     given = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -135,18 +133,18 @@ def main() -> None:
     lines = {
         "trials": f"{len(found.trials):,}",
         "image passes": f"{found.image_passes:,}",
-        "published way": f"{published:,}: {published / found.image_passes:.0f} times as many",
+        "published method": f"{published:,}: {published / found.image_passes:.0f} times as many",
         "tasks, artifacts": f"{tasks:,}, {artifacts:,}",
         "features": f"{found.stored_bytes / 1e12:.1f} TB stored, {facts.read / 1e12:.1f} TB read by probes",
         "extraction": f"{facts.extraction_hours:.1f} h on {given.gpus} H100",
         "heads": f"{facts.head_hours:.1f} h on {given.gpus} H100",
-        "dollars": f"{facts.dollars:,.0f} for GPUs, {facts.storage_dollars:,.0f} a month for features",
+        "dollars": f"{facts.dollars:,.0f} for GPUs, {facts.storage_dollars:,.0f} per month for features",
         "images decoded": f"{memory / 1e9:,.0f} GB, uint8",
         "planning": f"{seconds:.0f} s, {peak / 1e6:.1f} GB",
-        "assumed": f"{one_pass() / 1e9:.0f} G multiplications a pass",
-        "": f"{SHARE_OF_PEAK:.0%} of {PEAK / 1e12:.0f} T multiplications a second",
-        " ": f"{DOLLARS_A_GPU_HOUR:.2f} dollars a GPU hour",
-        "  ": f"{HEAD_SECONDS_A_GIGABYTE:.0f} s of a quarter GPU for a head, each gigabyte of features",
+        "assumed": f"{one_pass() / 1e9:.0f} G multiplications per pass",
+        "": f"{SHARE_OF_PEAK:.0%} of {PEAK / 1e12:.0f} T multiplications per second",
+        " ": f"{DOLLARS_A_GPU_HOUR:.2f} dollars per GPU hour",
+        "  ": f"{HEAD_SECONDS_A_GIGABYTE:.0f} s of a quarter of a GPU per head and gigabyte of features",
     }
     print("\n".join(f"{name:18}{text}" for name, text in lines.items()))
 

@@ -3,10 +3,10 @@
     python benchmarks/memory.py
     python benchmarks/memory.py --images 1000 10000 50000 --size 8
 
-Each measurement is a process of its own that reads one timestep of a tiny untrained U-Net: extraction shard by shard
-as a sweep does it, ridge probes from streamed sums, and linear heads of the published protocol (one epoch's worth of
-steps). Images are random, in a file that is mapped, as the data sets of workers are. Printed is the peak of anonymous
-memory (pages that no file backs: what a machine can run out of), sampled a hundred times a second.
+Each measurement runs in a separate process that reads one timestep of a tiny untrained U-Net: extraction shard by
+shard as in a sweep, ridge probes from streamed sums, and linear heads of the published protocol (one epoch of steps).
+Images are random, in a memory-mapped file like the data sets of workers. Prints the peak of anonymous memory (pages
+not backed by a file, which a machine can run out of), sampled a hundred times per second.
 """
 
 import argparse
@@ -34,7 +34,7 @@ WAYS = {
     "streamed ridge": {"caching": "streamed", "heads": ["ridge"]},
     "streamed heads": {"protocol": "published", "heads": ["linear"]},
 }
-JUDGED = 200  # validation images, and as many test images
+JUDGED = 200  # number of validation images, and of test images
 
 
 class Peak:
@@ -58,7 +58,7 @@ class Peak:
 
 
 def anonymous() -> int:
-    """Returns the bytes of this process's memory that no file backs."""
+    """Returns the bytes of this process's memory that are not backed by a file."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -66,7 +66,7 @@ def anonymous() -> int:
 
 
 def make_dataset(stage: Stage, folder: Path, context: Context) -> None:
-    """Writes random images with random labels, a part after the other."""
+    """Writes random images with random labels, part by part."""
     count, size = stage.config["images"], stage.config["size"]
     draw = np.random.default_rng(0)
     images = np.memmap(folder / "images.raw", np.uint8, "w+", shape=(count, 3, size, size))
@@ -97,7 +97,7 @@ def measure(way: str, images: int, size: int, results: str) -> dict[str, float]:
     if way == "data":
         return {}
     stages = stages_of(way, dataset, stage)
-    open_denoiser(stages[0].needs["backbone"], context)  # and all libraries, before the clock starts
+    open_denoiser(stages[0].needs["backbone"], context)  # and import all libraries, before the clock starts
     began, peak = time.monotonic(), Peak()
     for one in stages:
         context.ensure(one)
@@ -109,7 +109,7 @@ def measure(way: str, images: int, size: int, results: str) -> dict[str, float]:
 
 
 def stages_of(way: str, dataset: Dataset, stage: Stage) -> list[Stage]:
-    """Returns the stages of one timestep, one of each job."""
+    """Returns the stages of one timestep, one per job."""
     features = {
         "backbone": {"name": "unet", "block_out_channels": [8, 16], "layers_per_block": 1},
         "train": {"steps": 0, "workers": 0},
@@ -127,7 +127,7 @@ def stages_of(way: str, dataset: Dataset, stage: Stage) -> list[Stage]:
 
 
 def _one_epoch(stage: Stage, images: int) -> Stage:
-    """Returns the stage with the training cut to one epoch: memory is the same in every one."""
+    """Returns the stage with training cut to one epoch, as memory is the same in every epoch."""
     if "train" not in stage.options:
         return stage
     steps = -(-images // stage.options["train"]["batch"])
@@ -135,7 +135,7 @@ def _one_epoch(stage: Stage, images: int) -> Stage:
 
 
 def main() -> None:
-    """Prints the peak of each way and number of images."""
+    """Prints the peak for each method and number of images."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--images", type=int, nargs="+", default=[1000, 10_000, 50_000])
     options.add_argument("--size", type=int, default=8, help="pixels")

@@ -1,12 +1,12 @@
-"""How much faster are latents of networks sampled in one batch than one at a time, the published way?
+"""How much faster is sampling latents of networks in one batch than one at a time, the published method?
 
     python benchmarks/sampling.py                                  # both presets and the quickstart, about a minute
     python benchmarks/sampling.py --steps 1000 --latents 1000      # with a GPU
 
-The denoisers of p-diff's two editions and of the quickstart, for the vectors that they are meant for, with random
-weights. Both ways take the same ancestral steps with the same noise. Prints seconds, the ratio, and the largest
-difference relative to the latents' size. A wide denoiser on long latents is limited by arithmetic on a CPU, whichever
-way it is asked.
+Uses the denoisers of p-diff's two editions and of the quickstart, for vectors of their intended length, with random
+weights. Both methods take the same ancestral steps with the same noise. Prints seconds, the ratio, and the largest
+difference relative to the latents' magnitude. On a CPU, a wide denoiser on long latents is limited by arithmetic
+with either method.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from harness.weights.generate import sample_latents
 
 
 def main() -> None:
-    """Compares both ways for each denoiser."""
+    """Compares both methods for each denoiser."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--latents", type=int, default=200)
     parser.add_argument("--steps", type=int, default=10)
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def compare(name: str, length: int, latents: int, steps: int, device: torch.device) -> None:
-    """Prints one line a way, then the ratio, for the denoiser of latents of `length` parameters."""
+    """Prints one line per method, then the ratio, for the denoiser of latents of `length` parameters."""
     config = load_experiment("quickstart", []).weights if name == "quickstart" else of_preset(name)
     latent, settings = config.autoencoder.numbers(length), config.diffusion
     torch.manual_seed(0)
@@ -60,7 +60,7 @@ def compare(name: str, length: int, latents: int, steps: int, device: torch.devi
 
 
 def of_preset(name: str) -> WeightsConfig:
-    """Returns the values of one edition."""
+    """Returns the configuration of one edition."""
     return WeightsConfig.model_validate({"preset": name})
 
 

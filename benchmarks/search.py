@@ -1,15 +1,15 @@
-"""How near does `search: auto` come to the best of the grid, and at what cost? Beside random search and TPE.
+"""How close does `search: auto` get to the best of the grid, and at what cost? Compared with random search and TPE.
 
     python benchmarks/search.py --data FOLDER       # CIFAR-10 in the Hub's Parquet layout; without it: from the Hub
-    python benchmarks/search.py --results FOLDER    # keeps the grids: a second run only searches
+    python benchmarks/search.py --results FOLDER    # keeps the grids, so that a second run only searches
 
 Runs the grid (7 blocks x 7 timesteps x 3 pools x 2 heads) once for each pair of data set and backbone and each
-seed. Then lets the searches choose: fits are looked up in the grid, screens are really computed. Prints for each
-way the regret (the grid's best validation accuracy minus that of the best setting found, in points), the same in
-test accuracy, the share of the grid's image passes and of its head fits. Ridge screens, closed-form solutions on a
-fraction of the images, are counted with the fits in the last columns: as so many more fits, and in the seconds that
-fitting takes. Random search and TPE get as many fits as auto, once wherever they like, and once within auto's passes,
-which then is one timestep. Takes about 15 minutes on two CPU cores.
+seed. Then runs the searches: fits are looked up in the grid, screening probes are actually computed. Prints for each
+method the regret (the grid's best validation accuracy minus that of the best setting found, in points), the same in
+test accuracy, and the shares of the grid's image passes and head fits. The last columns also include the screening
+probes, which are closed-form solutions on a fraction of the images: in the number of fits, and in the seconds spent
+fitting. Random search and TPE get as many fits as auto, once without restriction, and once within auto's number of
+passes, which is one timestep. Takes about 15 minutes on two CPU cores.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from harness.sweep.run import sweep
 from harness.sweep.search_plan import Search, passes
 from harness.sweep.searchers import searcher_for
 
-REPEATS = 10  # of random search and TPE, which depend on luck, for each seed
+REPEATS = 10  # of random search and TPE, which are random, per seed
 WANTED = {"regret": 0.5, "passes": 1 / 4, "fits": 1 / 10}
 
 
@@ -58,7 +58,7 @@ def pairs(data: str | None) -> dict[str, dict[str, Any]]:
             "backbone": {"name": "unet", "block_out_channels": [8, 16], "layers_per_block": 1},
             "train": {"steps": 120, **training},
         },
-        "CIFAR-10 grey, U-Net 16-32": {  # the cosine schedule: as many steps are less noise
+        "CIFAR-10 grey, U-Net 16-32": {  # the cosine schedule has less noise at the same timestep
             "data": {**cifar, "channels": 1},
             "backbone": {
                 "name": "unet",
@@ -97,22 +97,22 @@ def experiment(pair: dict[str, Any], seed: int, search: str) -> Any:
 
 
 class Measured(NamedTuple):
-    """What else is known of a trial."""
+    """Further measurements of a trial."""
 
     test_accuracy: float
     fit_seconds: float
 
 
 class Found(NamedTuple):
-    """What a search found and took."""
+    """The result and cost of a search."""
 
     way: str
     regret: float  # points of validation accuracy
-    test: float  # points of test accuracy less than with the grid's choice
+    test: float  # points of test accuracy below the grid's choice
     passes: float  # share of the grid's
     fits: float
     fits_and_screens: float
-    seconds: float  # of fitting heads, those of screens included
+    seconds: float  # of fitting heads, screening probes included
 
 
 def searches(pair: dict[str, Any], seed: int, results: str) -> list[Found]:
@@ -147,7 +147,7 @@ def searches(pair: dict[str, Any], seed: int, results: str) -> list[Found]:
 
 
 def chosen(search: Search, context: Context, measured: dict[str, Measured]) -> list[Trial]:
-    """Returns the trials that auto asks for: the grid's are looked up, its screens are run and put to `measured`."""
+    """Returns the trials that auto requests; runs screening probes, adds them to `measured`, looks up the others."""
     assert search.chooser is not None
     by_key = {trial.key: trial for trial in search.candidates}
     known: dict[str, float | None] = {}
@@ -166,7 +166,7 @@ def chosen(search: Search, context: Context, measured: dict[str, Measured]) -> l
 
 
 def drawn(search: Search, values: Mapping[str, float | None], seed: int) -> list[Trial]:
-    """Returns the trials that a search by Optuna asks for, one after the other."""
+    """Returns the trials that an Optuna search requests, in order."""
     searcher: Any = searcher_for(search, seed, lambda: 1)
     by_key = {trial.key: trial for trial in search.candidates}
     asked = []
@@ -178,7 +178,7 @@ def drawn(search: Search, values: Mapping[str, float | None], seed: int) -> list
 
 
 def judged(way: str, search: Search, measured: Mapping[str, Measured], asked: Iterable[Trial]) -> Found:
-    """Compares the best of what was fitted with the best of the grid."""
+    """Compares the best fitted setting with the best of the grid."""
 
     def value(trial: Trial) -> float:
         return search.known[trial.key] or 0.0
@@ -201,7 +201,7 @@ def judged(way: str, search: Search, measured: Mapping[str, Measured], asked: It
 
 
 def table(found: Mapping[str, list[Found]]) -> str:
-    """Returns a line for each pair and way."""
+    """Returns one line per pair and method."""
     lines = [
         f"{'':28}{'':20}{'regret, points':>24}{'test':>7}{'passes':>8}{'fits':>7}{'+screens':>9}{'seconds':>9}",
         f"{'':28}{'':20}{'mean':>8}{'worst':>8}{'<=0.5':>8}{'mean':>7}{'of grid':>8}{'':>7}{'':>9}{'of fits':>9}",
@@ -231,7 +231,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", help="a folder with CIFAR-10 as Parquet files")
-    parser.add_argument("--results", help="a folder that keeps what was computed")
+    parser.add_argument("--results", help="a folder in which to keep results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--pairs", nargs="+", help="only those whose names contain one of these")
     parser.add_argument("--processes", type=int, default=2)

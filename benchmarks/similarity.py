@@ -1,4 +1,4 @@
-"""How much faster is the similarity of all pairs of networks as one matrix product than as the published double loop?
+"""How much faster is the similarity of all pairs of networks by one matrix product than by the published loop?
 
     python benchmarks/similarity.py      # 1400 networks, 10,000 images: about a minute
 
@@ -26,7 +26,7 @@ def double_loop(wrong_AN: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Prints one line a way, then the ratio."""
+    """Prints one line per method, then the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", type=int, default=1400)
     parser.add_argument("--images", type=int, default=10_000)

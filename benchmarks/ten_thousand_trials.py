@@ -1,12 +1,12 @@
-"""What do ten thousand trials cost the process that runs the sweep, and what does a sweep with nothing to do?
+"""What do ten thousand trials cost the driver process, and what does a sweep with nothing left to do cost?
 
     python benchmarks/ten_thousand_trials.py
     python benchmarks/ten_thousand_trials.py --timesteps 10 --profile
 
-A real grid on the digits: a tiny untrained U-Net's blocks, timesteps and pools with several linear probes each, cheap
-because a class has two labelled images and a split few. Prints trials, seconds, and the peak memory of the driver
-alone; then the same for a second run, which finds everything done; with --profile what the second run spends its
-time on. Wants an idle machine.
+A real grid on the digits: the blocks, timesteps and pools of a tiny untrained U-Net with linear probes, cheap because
+there are two labelled images per class and few images per split. Prints seconds and the peak memory of the driver
+alone; then the same for a second run, which finds everything done; with --profile, where the second run spends its
+time. Needs an idle machine.
 """
 
 import argparse
@@ -29,7 +29,7 @@ print(json.dumps({"status": status, "seconds": time.monotonic() - began, "megaby
 
 
 def experiment(timesteps: int) -> dict:
-    """Returns a grid of 39 trials a timestep."""
+    """Returns a grid of 39 trials per timestep."""
     return {
         "data": {"name": "digits", "labels_per_class": 2, "max_validation": 20, "max_test": 20},
         "features": {
@@ -44,7 +44,7 @@ def experiment(timesteps: int) -> dict:
 
 
 def run(folder: Path, *options: str, profile: bool = False) -> str:
-    """Runs the sweep in a process of its own and returns the last line that it prints."""
+    """Runs the sweep in a separate process and returns the last line that it prints."""
     program = ["-c", DRIVER]
     if profile:
         program = ["-m", "cProfile", "-s", "cumulative", "-m", "harness.sweep"]

@@ -4,8 +4,8 @@
     python benchmarks/two_workers.py --set data.name=parquet --set data.path=cifar10 --set data.size=null
 
 Starts a Ray cluster whose head runs no trials, with one worker node of one CPU, then the same with two; runs the same
-sweep on each from nothing, as `python -m harness.sweep --address` does, and prints the seconds of the whole command
-and their ratio. The tables of both must be equal. Wants an idle machine.
+sweep on each from scratch, with `python -m harness.sweep --address`, and prints the seconds of the whole command and
+their ratio. The tables of both must be equal. Needs an idle machine.
 """
 
 import argparse
@@ -34,7 +34,7 @@ EXPERIMENT = {
 
 
 def sweep(workers: int, experiment: Path, settings: list[str], results: Path) -> float:
-    """Runs the experiment on a fresh cluster of so many workers; returns the command's seconds."""
+    """Runs the experiment on a new cluster of `workers` nodes; returns the command's seconds."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         for _ in range(workers):
@@ -50,7 +50,7 @@ def sweep(workers: int, experiment: Path, settings: list[str], results: Path) ->
 
 
 def rows(results: Path) -> pd.DataFrame:
-    """Returns what was measured, without when."""
+    """Returns the table without run times and dates."""
     table = pd.read_parquet(results / "bench" / "features.parquet")
     return table.drop(columns=["seconds", "began_at", "run", "fit_seconds"])
 

@@ -13,7 +13,7 @@ OK, SOME_FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports bad arguments as one line."""
+    """Reports invalid arguments as one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
@@ -22,69 +22,76 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
     top = _Parser(
-        prog="harness", description="What do diffusion features know? Can diffusion write network weights?"
+        prog="harness", description="What do diffusion features know? Can diffusion generate network weights?"
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-    sweep = commands.add_parser("sweep", help="run what is missing of an experiment, then write its report")
-    plan = commands.add_parser("plan", help="say what a sweep would do, and what it would cost")
-    report = commands.add_parser("report", help="write an experiment's report again, from its tables")
+    sweep = commands.add_parser("sweep", help="run the missing trials of an experiment and write its report")
+    plan = commands.add_parser("plan", help="show what a sweep would do and what it would cost")
+    report = commands.add_parser("report", help="rebuild an experiment's report from its tables")
     export = commands.add_parser(
-        "export", help="write an experiment's best classifier or generated networks for use elsewhere"
+        "export", help="export an experiment's best classifier or generated networks"
     )
     generate = commands.add_parser(
-        "generate", help="write more networks from a finished experiment's generator"
+        "generate", help="generate more networks with a finished experiment's generator"
     )
-    listing = commands.add_parser("list", help="list experiments and the parts they can name")
-    describe = commands.add_parser("describe", help="say what a part is and which options it has")
-    doctor = commands.add_parser("doctor", help="say what would go wrong here, or on a running cluster")
+    listing = commands.add_parser("list", help="list experiments and the parts they can use")
+    describe = commands.add_parser("describe", help="show what a part is and which options it has")
+    doctor = commands.add_parser("doctor", help="check this machine or a running cluster for problems")
     for command in (sweep, plan, report, export, generate):
         command.add_argument(
-            "experiment", nargs="?", default="quickstart", help="a name or a YAML file (quickstart)"
+            "experiment", nargs="?", default="quickstart", help="name or YAML file (default: quickstart)"
         )
     for command in (sweep, plan, report, export, generate, doctor):
         command.add_argument(
             "--results",
             default=os.environ.get("HARNESS_RESULTS") or "results",
             metavar="URL",
-            help="folder or fsspec URL (HARNESS_RESULTS, or results)",
+            help="folder or fsspec URL (default: $HARNESS_RESULTS or results)",
         )
     for command in (sweep, plan, export, generate):
         command.add_argument(
-            "--set", action="append", default=[], metavar="PATH=VALUE", help="change one value"
+            "--set", action="append", default=[], metavar="PATH=VALUE", help="override one value"
         )
     for command in (sweep, plan, listing, doctor):
         command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     sweep.add_argument(
-        "--address", metavar="ADDRESS", help="Ray cluster; local starts one (one that runs here)"
+        "--address",
+        metavar="ADDRESS",
+        help="Ray cluster; local starts one (default: a running one, else a new one)",
     )
-    doctor.add_argument("--address", metavar="ADDRESS", help="Ray cluster (one that runs here); starts none")
-    sweep.add_argument("--debug", action="store_true", help="one process without Ray: a breakpoint works")
+    doctor.add_argument(
+        "--address", metavar="ADDRESS", help="Ray cluster to check (default: a running one); never starts one"
+    )
+    sweep.add_argument(
+        "--debug", action="store_true", help="run in one process without Ray, so that breakpoints work"
+    )
     for command in (export, generate):
         command.add_argument(
-            "--to", required=True, metavar="FOLDER", help="where to write it; a folder that is empty"
+            "--to", required=True, metavar="FOLDER", help="output folder; must be empty or not exist"
         )
         command.add_argument(
-            "--data", metavar="NAME", help="which of several data sets (the experiment's own)"
+            "--data", metavar="NAME", help="which of several data sets (default: the experiment's own)"
         )
         command.add_argument(
             "--networks",
             type=_positive,
             required=command is generate,
             metavar="N",
-            help="how many networks: export writes generated ones instead of a classifier",
+            help="number of generated networks to write"
+            + (", instead of a classifier" if command is export else ""),
         )
-    describe.add_argument("part", help="a name that `harness list` shows")
+    describe.add_argument("part", help="name shown by `harness list`, an experiment, or tables")
     return top
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000000")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 1 to 1000000")
     return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0 all done, 1 some trials failed, 2 bad input."""
+    """Runs a command and returns its exit status: 0 success, 1 some trials failed, 2 bad input."""
     try:
         chosen = parser().parse_args(arguments)
         return COMMANDS[chosen.command](chosen)
@@ -92,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"harness: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt as interrupt:
-        print("harness: stopped; what was recorded is kept, the same command continues", file=sys.stderr)
+        print("harness: stopped; recorded results are kept; run the same command to resume", file=sys.stderr)
         return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
     except BrokenPipeError:
         return OK

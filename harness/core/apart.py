@@ -1,8 +1,8 @@
-"""Runs a function in another process, so that this one does without the libraries that the function imports.
+"""Runs a function in another process, so that this one need not import the libraries that the function uses.
 
-A plan looks into networks and pickles, which takes torch; the planning process itself never imports it. Arguments and
-results are JSON, one line each. The other process starts with the first call, which costs seconds, serves the calls
-that follow, and ends when there has been none for a while.
+Planning inspects networks and pickles, which takes torch; the planning process itself never imports it. Arguments
+and results are JSON, one line each. The other process starts with the first call, which takes seconds, serves later
+calls, and exits when none has come for a while.
 """
 
 import atexit
@@ -26,7 +26,7 @@ IDLE_SECONDS = 20
 def apart(where: str, *arguments: Any) -> Any:
     """Returns what the function "module:function" returns for JSON-like `arguments`, as plain JSON values.
 
-    Where this process has imported the module anyway, the function runs here. Raises the function's `UserError`, and
+    If this process has already imported the module, the function runs here. Raises the function's `UserError`, and
     `RuntimeError` with the traceback of any other exception.
     """
     request = json.dumps([where, arguments])
@@ -41,10 +41,10 @@ def apart(where: str, *arguments: Any) -> Any:
 
 
 def serve() -> None:
-    """Answers requests on stdin until the asking process ends, or none has come for `IDLE_SECONDS`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the asking process decides
+    """Answers requests on stdin until the parent process exits, or none has come for `IDLE_SECONDS`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print must not mix with answers
     while select.select([sys.stdin], [], [], IDLE_SECONDS)[0]:
         request = sys.stdin.readline()
         if not request:
@@ -80,7 +80,7 @@ class _Other:
         )
 
     def ask(self, request: str) -> str:
-        """Returns the answer; raises `EOFError` if the process has ended."""
+        """Returns the answer; raises `EOFError` if the process has exited."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -94,10 +94,10 @@ class _Other:
         return answer
 
     def stop(self) -> int:
-        """Ends the process and returns its exit status."""
+        """Kills the process and returns its exit status."""
         self._process.kill()
         self._process.stdout.close()  # type: ignore[union-attr]
-        with suppress(BrokenPipeError):  # what was written to it as it ended
+        with suppress(BrokenPipeError):  # written while it was exiting
             self._process.stdin.close()  # type: ignore[union-attr]
         return self._process.wait()
 
@@ -107,7 +107,7 @@ _turn = threading.Lock()
 
 
 def _ask(request: str) -> str:
-    """Returns the other process's answer; starts it, again if it has ended since the last call."""
+    """Returns the other process's answer; starts it, again if it has exited since the last call."""
     global _other
     with _turn:
         for fresh in [False, True] if _other is not None else [True]:
@@ -119,9 +119,9 @@ def _ask(request: str) -> str:
                 status = _stop()
                 if fresh:
                     raise RuntimeError(
-                        f"the process that ran {json.loads(request)[0]} ended with {status}"
+                        f"the process running {json.loads(request)[0]} exited with status {status}"
                     ) from None
-            except BaseException:  # interrupted: its answer would be that to the next request
+            except BaseException:  # interrupted: the next request would get this one's answer
                 _stop()
                 raise
     raise AssertionError("a fresh process answers or fails")

@@ -1,11 +1,11 @@
-"""Artifacts: folders named by the fingerprint of what made them, published whole, read by checksum.
+"""Artifacts: folders named by the fingerprint of what made them, published atomically, verified when read.
 
-artifacts/KIND/KEY/manifest.json     what is in it, with sizes and checksums: written last, by one publisher only
+artifacts/KIND/KEY/manifest.json     its files with sizes and checksums: written last, by one publisher only
 artifacts/KIND/KEY/<files>           on a disk
-artifacts/KIND/KEY/PLACE/<files>     on an object store: each publisher has a place of its own, named in the manifest
+artifacts/KIND/KEY/PLACE/<files>     on an object store: each publisher has its own folder, named in the manifest
 
-An artifact exists if its manifest can be read; no listing decides. A machine reads an object store through a bounded
-cache on its disk.
+An artifact exists if and only if its manifest can be read; listings are never relied on. A machine reads an object
+store through a bounded cache on its disk.
 """
 
 import errno
@@ -26,16 +26,16 @@ from harness.core.lease import lease
 from harness.core.storage import Storage
 
 MANIFEST = "manifest.json"
-AT_ONCE = 200  # manifests asked for in one go
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a network disk without locks answers
+AT_ONCE = 200  # manifests requested together
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a network file system without locks
 
 
 class Damaged(Exception):
-    """An artifact's file is missing, truncated or altered. Whoever meets it makes the artifact again."""
+    """An artifact's file is missing, truncated or altered. Whoever finds out makes the artifact again."""
 
 
 class ArtifactStore:
-    """Keeps artifacts below `artifacts/` of a storage."""
+    """Keeps artifacts under `artifacts/` of a storage."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -47,7 +47,7 @@ class ArtifactStore:
 
     @staticmethod
     def path(kind: str, key: str) -> str:
-        """Returns where an artifact lies, relative to the storage."""
+        """Returns the path of an artifact, relative to the storage."""
         return f"artifacts/{kind}/{key}"
 
     def manifest(self, kind: str, key: str) -> dict[str, Any] | None:
@@ -64,7 +64,7 @@ class ArtifactStore:
         return self._manifests[path]
 
     def prefetch(self, wanted: Sequence[tuple[str, str]]) -> None:
-        """Reads the manifests of (kind, key) that an object store has, many at a time."""
+        """Reads the manifests of these (kind, key) that exist on an object store, many at a time."""
         paths = list(dict.fromkeys(self.path(kind, key) for kind, key in wanted))
         paths = [path for path in paths if path not in self._manifests] if self.storage.local is None else []
         for begin in range(0, len(paths), AT_ONCE):
@@ -76,34 +76,33 @@ class ArtifactStore:
                     self._manifests[path] = manifest
 
     def file(self, kind: str, key: str, name: str) -> Path:
-        """Returns a local path to one file of an artifact, its checksum verified once a process.
+        """Returns a local path to one file of an artifact, its checksum verified once per process.
 
-        Raises `Damaged` if it is not what the manifest says.
+        Raises `Damaged` if it does not match the manifest.
         """
         path = f"{self.path(kind, key)}/{name}"
         manifest = self.manifest(kind, key)
         if manifest is None or name not in manifest["files"]:
-            raise Damaged(f"{path} is not there")
+            raise Damaged(f"{path} is missing")
         place = self._place(kind, key, manifest)
         if self._verified.get(path) != place / name:
             if self.storage.local is None and not _matches(place / name, manifest["files"][name]):
-                self._cache().forget(
-                    place.name
-                )  # this machine's copy is bad: what it was made of may be good
+                # this machine's copy is bad: the original may be good
+                self._cache().forget(place.name)
                 place = self._place(kind, key, manifest)
             if not _matches(place / name, manifest["files"][name]):
-                raise Damaged(f"{path} differs from its checksum")
+                raise Damaged(f"{path} does not match its checksum")
             self._verified[path] = place / name
         return place / name
 
     def _place(self, kind: str, key: str, manifest: Mapping[str, Any]) -> Path:
-        """Returns the folder on this machine's disk, or on a disk that it shares, that holds an artifact's files."""
+        """Returns the folder with an artifact's files, on this machine's disk or on a shared one."""
         if self.storage.local is not None:
             return Path(self.storage.full(self.path(kind, key)))
         return self._cached(kind, key, manifest)
 
     def _cached(self, kind: str, key: str, manifest: Mapping[str, Any]) -> Path:
-        """Returns this machine's copy of an artifact of an object store, after fetching it where it is missing."""
+        """Returns this machine's copy of an artifact on an object store, which is fetched if missing."""
         path = self.path(kind, key)
 
         def fill(folder: Path) -> None:
@@ -111,9 +110,9 @@ class ArtifactStore:
                 try:
                     self.storage.download(f"{path}/{manifest['place']}/{name}", folder / name)
                 except FileNotFoundError:
-                    raise Damaged(f"{path}/{name} is not there") from None
+                    raise Damaged(f"{path}/{name} is missing") from None
                 if not _matches(folder / name, expected):
-                    raise Damaged(f"{path}/{name} differs from its checksum")
+                    raise Damaged(f"{path}/{name} does not match its checksum")
 
         size = sum(expected["bytes"] for expected in manifest["files"].values())
         return self._cache().folder_of(f"{kind}-{key}-{manifest['place']}", size, fill)
@@ -123,9 +122,9 @@ class ArtifactStore:
         return NodeCache(cache_folder(), cache_bytes())
 
     def publish(self, kind: str, key: str, folder: Path, about: Mapping[str, Any]) -> None:
-        """Makes `folder`, which must be on the storage's disk if that is local, the artifact; it moves there.
+        """Publishes `folder` as the artifact by moving it; it must be on the storage's disk if that is local.
 
-        Where somebody else was first, theirs stays.
+        If another publisher was first, theirs stays.
         """
         files = {
             str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": checksum(file)}
@@ -140,7 +139,7 @@ class ArtifactStore:
         (folder / MANIFEST).write_bytes(content)
         target = Path(self.storage.full(self.path(kind, key)))
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and self.manifest(kind, key) is None:  # no manifest, or one that was cut off
+        if target.exists() and self.manifest(kind, key) is None:  # no manifest, or a truncated one
             self.storage.remove(self.path(kind, key))
         try:
             folder.rename(target)
@@ -161,7 +160,7 @@ class ArtifactStore:
             self._remove_files(place, manifest)
 
     def discard(self, kind: str, key: str) -> None:
-        """Removes an artifact that was found damaged, unless somebody has made it again since."""
+        """Removes an artifact that was found damaged, unless it has been made again since."""
         path = self.path(kind, key)
         seen = self._manifests.pop(path, None)
         self._verified = {p: local for p, local in self._verified.items() if not p.startswith(f"{path}/")}
@@ -182,7 +181,7 @@ class ArtifactStore:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Gives a folder for work in progress that is gone afterwards."""
+        """Yields a folder for work in progress, which is removed afterwards."""
         parent = None
         if self.storage.local is not None:
             parent = self.storage.local / "artifacts" / ".scratch"
@@ -194,10 +193,10 @@ class ArtifactStore:
 
     @contextmanager
     def lock(self, kind: str, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Lets one process at a time make an artifact, on all machines that write here.
+        """Lets one process at a time make an artifact, across all machines that write here.
 
-        A process that dies gives it back: on a disk at once, on an object store within a minute or so. `waiting` is
-        called if another machine has it.
+        The lock of a process that dies is released: on a disk at once, on an object store within a minute or so.
+        `waiting` is called if another machine holds it.
         """
         if self.storage.local is None:
             with lease(self.storage, f"artifacts/.leases/{kind}-{key}.json", waiting):
@@ -211,7 +210,7 @@ class ArtifactStore:
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in NO_LOCKS:
                 raise
-            # A network disk without locks: those of this machine still agree.
+            # A network file system without locks: a lock of this machine still keeps its own processes apart.
             held = FileLock(
                 Path(tempfile.gettempdir()) / f"harness-{fingerprint([str(folder), kind, key])}.lock"
             )
@@ -223,7 +222,7 @@ class ArtifactStore:
 
 
 def _parsed(content: bytes) -> dict[str, Any] | None:
-    """Returns a manifest, or None if it was cut off."""
+    """Returns a manifest, or None if it is truncated."""
     try:
         manifest = json.loads(content)
         return manifest if {"files", "place"} <= set(manifest) else None

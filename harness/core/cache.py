@@ -1,4 +1,4 @@
-"""What one machine keeps of an object store on its own disk: whole artifacts, least recently used out first."""
+"""One machine's cache of an object store on its own disk: whole artifacts, the least recently used evicted first."""
 
 import os
 import shutil
@@ -12,44 +12,44 @@ from filelock import FileLock
 from harness.core.errors import UserError
 
 DEFAULT_GIGABYTES = 50.0
-ABANDONED_SECONDS = 3600.0  # a download that has not grown for so long belongs to a process that died
+ABANDONED_SECONDS = 3600.0  # a download that has not grown for this long belongs to a dead process
 
 
 def cache_folder() -> Path:
-    """Returns where this machine keeps copies: HARNESS_CACHE, or ~/.cache/harness."""
+    """Returns the cache folder of this machine: HARNESS_CACHE, or ~/.cache/harness."""
     return Path(os.environ.get("HARNESS_CACHE") or Path.home() / ".cache" / "harness")
 
 
 def cache_bytes() -> int:
-    """Returns the cache's bound: HARNESS_CACHE_GB, 50 without. Raises `UserError` if that is no number."""
+    """Returns the size limit of the cache: HARNESS_CACHE_GB, by default 50. Raises `UserError` if it is invalid."""
     given = os.environ.get("HARNESS_CACHE_GB") or DEFAULT_GIGABYTES
     try:
         size = float(given)
     except ValueError:
         size = -1.0
     if not 0 < size < float("inf"):
-        raise UserError(f"HARNESS_CACHE_GB={given}: expected gigabytes, such as 50")
+        raise UserError(f"HARNESS_CACHE_GB={given}: expected a number of gigabytes, such as 50")
     return int(size * 1e9)
 
 
 class NodeCache:
-    """Folders by name, together at most `limit` bytes, shared by all processes of this machine."""
+    """Folders by name, at most `limit` bytes in total, shared by all processes on this machine."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
 
     def folder_of(self, name: str, size: int, fill: Callable[[Path], None]) -> Path:
-        """Returns the folder `name`, which `fill(empty_folder)` makes of `size` bytes where it is not there.
+        """Returns the folder `name`; if it is missing, `fill(empty_folder)` writes its `size` bytes.
 
-        One process at a time fills a folder. Raises `UserError` if it is larger than the bound, and whatever `fill`
-        raises; then nothing stays.
+        One process at a time fills a folder. Raises `UserError` if it is larger than the limit, and whatever `fill`
+        raises; nothing is left behind then.
         """
         place = self.folder / name
         if self._touched(place):
             return place
         if size > self.limit:
             raise UserError(
-                f"an artifact of {size / 1e9:.1f} GB does not fit into this machine's cache of "
+                f"an artifact of {size / 1e9:.1f} GB does not fit in this machine's cache of "
                 f"{self.limit / 1e9:.1f} GB; raise HARNESS_CACHE_GB"
             )
         (self.folder / "locks").mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class NodeCache:
         shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _reserve(self, name: str, size: int) -> Path:
-        """Makes room for `size` bytes, and an empty folder whose name counts as that much."""
+        """Makes room for `size` bytes, and an empty folder whose name reserves them."""
         part = self.folder / f"{name}.{size}.{uuid.uuid4().hex}.part"
         with FileLock(self.folder / "locks" / "room.lock"):
             self._make_room(size)
@@ -94,7 +94,7 @@ class NodeCache:
 
     @staticmethod
     def _touched(place: Path) -> bool:
-        """Says whether a folder is there, and notes that it is in use."""
+        """Returns whether a folder exists, and marks it as in use."""
         try:
             os.utime(place)
         except FileNotFoundError:
@@ -107,7 +107,7 @@ def _size(folder: Path) -> int:
 
 
 def _latest(folder: Path) -> float:
-    """Returns when a folder was last used or written to."""
+    """Returns when a folder was last used or written."""
     try:
         return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
     except FileNotFoundError:

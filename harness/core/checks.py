@@ -1,4 +1,4 @@
-"""Checks of values that several parts of an experiment need."""
+"""Checks that several parts of an experiment share."""
 
 from collections.abc import Hashable, Iterable
 
@@ -6,7 +6,7 @@ from harness.core.errors import UserError
 
 
 def refuse_duplicates(values: Iterable[Hashable], where: str, advice: str = "") -> None:
-    """Raises `UserError` naming the first of `values` that occurred before; `advice` ends the sentence."""
+    """Raises `UserError` naming the first value that occurs twice; `advice` ends the sentence."""
     seen = set()
     for value in values:
         if value in seen:

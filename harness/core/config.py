@@ -1,4 +1,4 @@
-"""Typed configuration: every component owns a `Config`; YAML in, one-line errors out."""
+"""Typed configuration: each component has its own `Config`; YAML in, one-line errors out."""
 
 import json
 import re
@@ -17,7 +17,7 @@ C = TypeVar("C", bound="Config")
 
 
 class Config(BaseModel):
-    """Base of all configuration: unknown keys and wrong types are errors, values do not change."""
+    """Base class of all configuration: unknown keys and wrong types are errors, values are immutable."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False
@@ -26,7 +26,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _keep_other_defaults(cls, values: Any) -> Any:
-        """Lets a section that is given in part keep the rest of its own default: `train: {steps: 5}`."""
+        """Lets a partly given section keep its other defaults: `train: {steps: 5}`."""
         if not isinstance(values, dict):
             return values
         merged = dict(values)
@@ -36,12 +36,12 @@ class Config(BaseModel):
                 merged[name] = {**default.model_dump(), **given}
         return merged
 
-    version: ClassVar[int | None] = None  # of a part with code of its own: raise it when results change
+    version: ClassVar[int | None] = None  # of a part with its own code: increase it when results change
 
     def keyed(self) -> dict[str, Any]:
-        """Returns the values on which results depend, as JSON-like data: all but those made by `unkeyed`.
+        """Returns the values that results depend on, as JSON-like data: all fields except `unkeyed` ones.
 
-        Those of a part with code of its own hold its `version` too.
+        For a part with its own code they include its `version`.
         """
         values: dict[str, Any] = {} if self.version is None else {"version": self.version}
         for name, field in type(self).model_fields.items():
@@ -55,13 +55,13 @@ _UNKEYED: Any = {"keyed": False}
 
 
 def part_of(registry: Registry, keyed: Mapping[str, Any]) -> Any:
-    """Returns the registered part that `Config.keyed` wrote as values, as stages and trials carry them."""
+    """Returns the registered part from what `Config.keyed` returned, as stages and trials carry it."""
     values = {name: value for name, value in keyed.items() if name != "version"}
     return registry.load(values["name"]).model_validate(values)
 
 
 def unkeyed(default: Any, **constraints: Any) -> Any:
-    """Declares a field that changes how fast a result comes, never what it is (workers, batch)."""
+    """Declares a field that affects speed but never results, such as workers or batch."""
     return Field(default, json_schema_extra=_UNKEYED, **constraints)
 
 
@@ -73,8 +73,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-MOST_BYTES = 1_000_000  # of a file: an experiment holds values, not data
-MOST_VALUES = 10_000  # in one document, references written out: a few lines of YAML can stand for billions
+MOST_BYTES = 1_000_000  # of a file: experiments hold settings, not data
+MOST_VALUES = 10_000  # in one document with aliases expanded: a few lines of YAML can expand to billions
 MOST_DIGITS = 100
 DEEPEST = 30
 _PLAIN = frozenset(
@@ -83,7 +83,7 @@ _PLAIN = frozenset(
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; raises `UserError` if there is none."""
+    """Reads a JSON object; raises `UserError` if the file does not hold one."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -98,12 +98,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise UserError(
-                f"{path}: {path.stat().st_size:,} bytes are no experiment; at most {MOST_BYTES:,}"
+                f"{path}: file too large: {path.stat().st_size:,} bytes; an experiment has at most {MOST_BYTES:,}"
             )
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: cannot be read: not text in UTF-8: {error.reason} at {error.start}"
+            f"{path}: cannot be read: not UTF-8 text: {error.reason} at byte {error.start}"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
@@ -120,13 +120,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _problem(error: yaml.YAMLError) -> str:
-    """Returns what a YAML error complains of, with its context where the problem alone is half a sentence."""
+    """Returns the message of a YAML error, with its context where the problem alone is half a sentence."""
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     return f"{getattr(error, 'context', None) or ''} {problem}".strip()
 
 
 def _plain_yaml(text: str) -> Any:
-    """Returns mappings, lists, texts and numbers; raises `YAMLError` for whatever else YAML has."""
+    """Returns mappings, lists, strings and numbers; raises `YAMLError` for anything else in YAML."""
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
@@ -135,7 +135,7 @@ def _plain_yaml(text: str) -> Any:
         _count(node, [], {})
         return loader.construct_document(node)
     except RecursionError:
-        raise _refusal("lists and mappings lie too deep in each other") from None
+        raise _refusal("lists and mappings are nested too deeply") from None
     except ValueError as error:
         raise _refusal(str(error)) from None
     finally:
@@ -147,17 +147,17 @@ def _refusal(problem: str, node: yaml.Node | None = None) -> yaml.MarkedYAMLErro
 
 
 def _count(node: yaml.Node, above: list[yaml.Node], counted: dict[yaml.Node, int]) -> int:
-    """Returns how many values `node` stands for, and checks that JSON has words for all of them."""
+    """Returns how many values `node` expands to, and checks that JSON can represent all of them."""
     if node in counted:
         return counted[node]
     if node in above:
-        raise _refusal("a value that holds itself", node)
+        raise _refusal("a value that contains itself", node)
     if len(above) > DEEPEST:
-        raise _refusal("lists and mappings lie too deep in each other", node)
+        raise _refusal("lists and mappings are nested too deeply", node)
     parts = _parts(node) if isinstance(node, yaml.CollectionNode) else []
     counted[node] = 1 + sum(_count(part, [*above, node], counted) for part in parts)
     if counted[node] > MOST_VALUES:
-        raise _refusal(f"a value that stands for more than {MOST_VALUES:,} values", node)
+        raise _refusal(f"a value that expands to more than {MOST_VALUES:,} values", node)
     _check_scalar(node)
     return counted[node]
 
@@ -170,10 +170,10 @@ def _parts(node: yaml.CollectionNode) -> list[yaml.Node]:
         if key.tag.endswith(":merge"):
             continue
         if key.tag.endswith(":timestamp"):
-            raise _refusal(f"the key {key.value} reads as a date; put it in quotes", key)
+            raise _refusal(f"YAML reads the key {key.value} as a date; put it in quotes", key)
         if not isinstance(key, yaml.ScalarNode):
-            raise _refusal("a key must be a word", key)
-        key.tag = "tag:yaml.org,2002:str"  # `off` and `1` stay what was written
+            raise _refusal("a key must be a plain string", key)
+        key.tag = "tag:yaml.org,2002:str"  # `off` and `1` stay as written
         if key.value in seen:
             raise _refusal(f"key {key.value!r} is given twice", key)
         seen.add(key.value)
@@ -183,9 +183,9 @@ def _parts(node: yaml.CollectionNode) -> list[yaml.Node]:
 
 def _check_scalar(node: yaml.Node) -> None:
     if isinstance(node, yaml.ScalarNode) and any("\ud800" <= letter <= "\udfff" for letter in node.value):
-        raise _refusal("half of a character (a surrogate)", node)
+        raise _refusal("unpaired surrogate", node)
     if node.tag.endswith(":timestamp"):
-        raise _refusal(f"{node.value} reads as a date; put it in quotes", node)
+        raise _refusal(f"YAML reads {node.value} as a date; put it in quotes", node)
     if node.tag not in _PLAIN:
         raise _refusal(f"the tag {node.tag} is not allowed", node)
     if node.tag.endswith(":int") and len(node.value) > MOST_DIGITS:
@@ -193,7 +193,7 @@ def _check_scalar(node: yaml.Node) -> None:
 
 
 def with_values(values: Mapping[str, Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Returns `values` with those of `given` put at their paths, such as `path.to.key`. Raises `UserError`."""
+    """Returns `values` with those of `given` set at their paths, such as `path.to.key`. Raises `UserError`."""
     merged = json.loads(json.dumps(values, default=str))
     for path, value in given.items():
         _assign(merged, path.split("."), json.loads(json.dumps(value)), f"{where}: {path}")
@@ -221,7 +221,7 @@ def _assign(values: Any, path: list[str], value: Any, where: str) -> None:
         last = depth == len(path) - 1
         if isinstance(values, list):
             if not step.isdecimal() or int(step) >= len(values):
-                raise UserError(f"{where}: {step!r} is no place in a list of {len(values)}")
+                raise UserError(f"{where}: {step!r} is not an index in a list of {len(values)}")
             place: Any = int(step)
         elif isinstance(values, dict):
             place = step
@@ -236,30 +236,30 @@ def _assign(values: Any, path: list[str], value: Any, where: str) -> None:
 
 
 def parse(model: type[C], values: Any, where: str) -> C:
-    """Makes a `model` of plain `values`; raises `UserError` naming place, value and what is allowed."""
+    """Makes a `model` from plain `values`; raises `UserError` naming the key, its value and what is allowed."""
     try:
         _check_integers(values, "")
         return model.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise UserError(f"{where}: {_explain(model, error, values)}") from None
-    except (TypeError, ValueError, RecursionError) as error:  # keys that JSON has no word for
+    except (TypeError, ValueError, RecursionError) as error:  # keys that JSON cannot represent
         raise UserError(f"{where}: {error}") from None
 
 
 def _check_integers(values: Any, place: str) -> None:
-    """Raises `ValueError` for an integer that no table and no library could hold."""
+    """Raises `ValueError` for an integer too large for tables and libraries."""
     if isinstance(values, dict | list):
         for step, value in values.items() if isinstance(values, dict) else enumerate(values):
             _check_integers(value, f"{place}.{step}" if place else str(step))
     elif isinstance(values, int) and not -(2**63) <= values < 2**63:
-        raise ValueError(f"{place} = {values}: beyond 64 bits")
+        raise ValueError(f"{place} = {values}: does not fit in 64 bits")
 
 
 def _explain(model: type[BaseModel], error: ValidationError, values: Any) -> str:
     problems = error.errors(include_url=False)
     places = [_place(problem["loc"], values) for problem in problems]
     more = len(set(places)) - 1
-    # Every option of a union complains; the one that came deepest is the one that was meant.
+    # Every option of a union reports an error; the one that got deepest is the one that was meant.
     about = [n for n, place in enumerate(places) if place[: len(places[0])] == places[0]]
     deepest = max((places[n] for n in about), key=len)
     more -= len({places[n] for n in about}) - 1
@@ -268,7 +268,7 @@ def _explain(model: type[BaseModel], error: ValidationError, values: Any) -> str
 
 
 def _place(location: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
-    """Returns a location without the steps that name the options of a union, which are in no file."""
+    """Returns a location without the steps that name options of a union, which do not occur in files."""
     place: list[Any] = []
     for number, step in enumerate(location):
         if isinstance(values, dict) and (step in values or number == len(location) - 1):
@@ -282,7 +282,7 @@ def _place(location: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
 
 
 def _sentence(model: type[BaseModel], place: tuple[Any, ...], problems: list[Any]) -> str:
-    """Says what is wrong at `place`, and what would be right there."""
+    """Returns what is wrong at `place`, and what is allowed there."""
     first = problems[0]
     path = ".".join(str(step) for step in place)
     if first["type"] == "extra_forbidden":
@@ -291,7 +291,7 @@ def _sentence(model: type[BaseModel], place: tuple[Any, ...], problems: list[Any
         return f"{path!r} is missing"
     if isinstance(first.get("ctx", {}).get("error"), _PartError) or _about_a_whole_section(first):
         message = first["msg"].removeprefix("Value error, ")
-        if not path:  # inside a part, whose place is put in front of it
+        if not path:  # inside a part, whose location is prepended
             return message
         return f"{path}.{message}" if re.match(r"[\w.]+ = ", message) else f"{path}: {message}"
     wanted = [_wanted(model, place, problem) for problem in problems]
@@ -301,25 +301,25 @@ def _sentence(model: type[BaseModel], place: tuple[Any, ...], problems: list[Any
 
 
 def _about_a_whole_section(problem: Any) -> bool:
-    """Says whether a section's own check failed: its message then begins with "KEY = VALUE"."""
+    """Returns whether a section's own check failed: its message then begins with "KEY = VALUE"."""
     return problem["type"] == "value_error" and isinstance(problem["input"], dict)
 
 
 def _wanted(model: type[BaseModel], place: tuple[Any, ...], problem: Any) -> str:
-    """Returns pydantic's words for what is allowed, or better ones where it thinks of JSON."""
+    """Returns pydantic's message on what is allowed, or a clearer one where it speaks of JSON."""
     kind, given, context = problem["type"], problem["input"], problem.get("ctx", {})
     if kind == "literal_error":
         known = re.findall(r"'([^']*)'", context["expected"])
         near = get_close_matches(str(given), known, n=1, cutoff=0.5)
         return problem["msg"] + (f"; did you mean {near[0]!r}?" if near and len(known) > 1 else "")
     if kind == "too_short":
-        return f"expected a list of at least {context['min_length']}"
+        return f"expected at least {context['min_length']} items"
     if kind == "list_type":
         return "Input should be a list" + ("" if isinstance(given, dict | list) else f", such as [{given}]")
     if kind == "model_type":
         return f"expected a mapping of keys to values; known: {', '.join(_fields_at(model, place))}"
     if kind == "float_type" and isinstance(given, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", given):
-        return f"YAML takes this for text; write {re.sub('[eE]', '.0e', given)}"
+        return f"YAML reads this as text; write {re.sub('[eE]', '.0e', given)}"
     return problem["msg"].removeprefix("Value error, ")
 
 
@@ -328,11 +328,11 @@ def _short(text: str, most: int) -> str:
 
 
 class _PartError(ValueError):
-    """What is wrong inside a registered part."""
+    """An error inside a registered part."""
 
 
 def _fields_at(model: Any, path: tuple[Any, ...]) -> list[str]:
-    """Returns the keys allowed at `path` below `model`, looking through lists and unions."""
+    """Returns the keys allowed at `path` in `model`, looking through lists and unions."""
     models = [model]
     for step in path:
         found: list[Any] = []
@@ -352,9 +352,9 @@ def _models_in(annotation: Any) -> list[Any]:
 
 
 def part(registry: Registry) -> PlainValidator:
-    """Returns what makes a field hold a registered part: its name, or {name: NAME, **options}.
+    """Returns the validator of a field that holds a registered part: its name, or {name: NAME, **options}.
 
-    The registry leads to a subclass of `Config` with a field `name`; the value is checked by that class.
+    The registry must lead to a subclass of `Config` with a field `name`, which checks the value.
     """
 
     def choose(value: Any) -> Config:

@@ -1,4 +1,4 @@
-"""Errors meant for people: one line that says what was given, what is allowed and what to do next."""
+"""Errors for users: one line that says what was given, what is allowed and what to do next."""
 
 import errno
 import os
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 
 SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGNORECASE)
-SHORTEST_SECRET = 8  # characters: shorter values are words
+SHORTEST_SECRET = 8  # characters: shorter values are likely ordinary words
 
 
 class UserError(Exception):
-    """Bad input. The command line prints it as one line and ends with `status`."""
+    """Bad input. The command line prints it as one line and exits with `status`."""
 
     status = 2
 
@@ -21,18 +21,18 @@ class UserError(Exception):
 
 
 class Terminated(KeyboardInterrupt):
-    """Somebody asked the process to end, as a cluster or a job queue does."""
+    """The process was asked to terminate, as clusters and job queues do."""
 
 
 class FullDisk(UserError):
-    """A disk is full: no fault of the input, and the same command continues once there is room."""
+    """The disk is full: not a fault of the input, and the same command resumes once there is space."""
 
     status = 1
 
 
 @contextmanager
 def full_disk_explained(where: str) -> Iterator[None]:
-    """Turns the error of a full disk into one line that says what to do."""
+    """Turns the error of a full disk into one line of advice."""
     try:
         yield
     except OSError as error:
@@ -40,13 +40,14 @@ def full_disk_explained(where: str) -> Iterator[None]:
             raise
         place = f" ({error.filename})" if error.filename else ""
         raise FullDisk(
-            f"{where}: {error.strerror}{place}; what was recorded is kept: make room, and the same command continues"
+            f"{where}: {error.strerror}{place}; recorded results are kept: free some space and run the same command "
+            "to resume"
         ) from None
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Returns "did you mean 'linear'? known: linear, mlp", without the question where nothing is near."""
-    names = sorted(known)
+    """Returns "did you mean 'linear'? known: linear, mlp", without the question if no name is close."""
+    names = sorted(set(known))
     near = get_close_matches(str(name), names, n=1, cutoff=0.5)
     question = f"did you mean {near[0]!r}? " if near else ""
     return f"{question}known: {', '.join(names) or 'none'}"
@@ -58,7 +59,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> UserError:
 
 
 def without_secrets(text: str) -> str:
-    """Returns a text that is kept or shown, such as a traceback, without what the environment holds as secrets."""
+    """Returns a text to be stored or shown, such as a traceback, with secrets from the environment masked."""
     hidden = {
         value
         for name, value in os.environ.items()

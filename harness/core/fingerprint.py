@@ -1,4 +1,4 @@
-"""Fingerprints: the same values give the same short name, whatever the process, machine or order of keys."""
+"""Fingerprints: equal values give the same short name, whatever the process, machine or order of keys."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ def canonical(values: Any) -> str:
 
 
 def fingerprint(values: Any) -> str:
-    """Returns 20 hexadecimal digits (80 bits) that stand for JSON-like `values`."""
+    """Returns 20 hexadecimal digits (80 bits) that identify JSON-like `values`."""
     return hashlib.sha256(canonical(values).encode()).hexdigest()[:20]
 
 

@@ -1,8 +1,8 @@
-"""A lease: who makes something that several machines could make, agreed on through an object store.
+"""A lease on an object store: decides which of several machines makes something.
 
-The holder renews its lease; one that has not changed for a while, by the waiter's own clock, belongs to a machine
-that is gone and is taken over. On the holder's own machine others see at once that its process has died. Two holders
-at once are possible in rare races: they cost work, not results, since of two publishers the first stays.
+The holder renews its lease; a lease that has not changed for a while, by the waiter's own clock, is assumed to belong
+to a lost machine and is taken over. Processes on the holder's machine notice its death at once. Two holders at the
+same time are possible in rare races: this costs work, not results, since the first of two publishers wins.
 """
 
 import json
@@ -23,7 +23,7 @@ LOOK_SECONDS = 2.0
 
 @contextmanager
 def lease(storage: Storage, path: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Holds the lease at `path`; calls `waiting` once if somebody else has it."""
+    """Holds the lease at `path`; calls `waiting` once if another process holds it."""
     mine = _Lease(storage, path)
     mine.acquire(waiting)
     try:
@@ -61,7 +61,7 @@ class _Lease:
 
     def _take_over(self) -> bool:
         self._storage.write(self._path, self._content())
-        time.sleep(LOOK_SECONDS)  # another waiter may have had the same thought: the last to write has it
+        time.sleep(LOOK_SECONDS)  # another waiter may do the same at this moment: the last to write gets it
         return self._holds()
 
     def _holds(self) -> bool:
@@ -75,22 +75,22 @@ class _Lease:
                     return
                 self._beat += 1
                 self._storage.write(self._path, self._content())
-            except Exception:  # the store does not answer: the next beat tries again
+            except Exception:  # the store does not respond: retried at the next renewal
                 continue
 
     def release(self) -> None:
-        """Gives the lease back, unless it was taken over."""
+        """Releases the lease, unless it was taken over."""
         self._ended.set()
         self._renewing.join()
         try:
             if self._holds():
                 self._storage.remove(self._path)
-        except Exception:  # the store does not answer: nobody renews it any more
+        except Exception:  # the store does not respond: the lease is no longer renewed, so it expires
             return
 
 
 def _machine() -> list[str]:
-    """Returns what processes have in common that see each other; empty where the system does not tell."""
+    """Returns what identifies the machine and PID namespace of this process; empty if the system does not tell."""
     try:
         return [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
     except OSError:
@@ -98,7 +98,7 @@ def _machine() -> list[str]:
 
 
 def _born(pid: int) -> str | None:
-    """Returns when a process of this machine began, None if it has ended: its number may be another's later."""
+    """Returns when a process of this machine started, None if it has exited: process ids are reused."""
     try:
         state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -107,7 +107,7 @@ def _born(pid: int) -> str | None:
 
 
 def _died(content: bytes) -> bool:
-    """Says whether a lease is that of a process of this machine that is no more."""
+    """Returns whether a lease belongs to a process of this machine that has exited."""
     try:
         *machine, pid, born = json.loads(content)["process"]
     except (ValueError, KeyError, TypeError):

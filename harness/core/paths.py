@@ -1,12 +1,12 @@
-"""Paths that users write: any text may stand where a path is expected."""
+"""Paths given by users: any text may occur where a path is expected."""
 
 from pathlib import Path
 
 
 def path_of(text: str) -> Path | None:
-    """Returns the path that a text is, with ~ expanded, whether anything is there or not.
+    """Returns a text as a path with ~ expanded, whether it exists or not.
 
-    None for what is no path: too long, of an unknown user, with a null character, or empty.
+    None if it cannot be a path: empty, too long, with a null character, or of an unknown user.
     """
     try:
         path = Path(text).expanduser()
@@ -17,18 +17,18 @@ def path_of(text: str) -> Path | None:
 
 
 def existing_path(text: str) -> Path | None:
-    """Returns the file or folder that a text names; None if it names none that is there. Never raises."""
+    """Returns the file or folder that a text names, None if it does not exist. Never raises."""
     path = path_of(text)
     return path if path is not None and path.exists() else None
 
 
 def existing_folder(text: str) -> Path | None:
-    """Returns the folder that a text names; None if it names none that is there."""
+    """Returns the folder that a text names, None if there is no such folder. Never raises."""
     path = path_of(text)
     return path if path is not None and path.is_dir() else None
 
 
 def existing_file(text: str) -> Path | None:
-    """Returns the file that a text names; None if it names none that is there."""
+    """Returns the file that a text names, None if there is no such file. Never raises."""
     path = path_of(text)
     return path if path is not None and path.is_file() else None

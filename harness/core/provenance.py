@@ -1,4 +1,4 @@
-"""Where numbers come from: the columns that say which code and libraries made a row. An allow-list."""
+"""Provenance: the columns that record which code and libraries produced a row. An allow-list."""
 
 import platform
 import subprocess
@@ -33,7 +33,7 @@ def _version(library: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """Asks git about the harness's own checkout; None where it is installed without one."""
+    """Asks git about the harness's own checkout; None if it is installed without one."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None

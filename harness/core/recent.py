@@ -1,4 +1,4 @@
-"""What was opened last, kept for the next trial or shard of the same process."""
+"""A cache of what was opened last, for the next trial or shard of the same process."""
 
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
@@ -7,14 +7,14 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Value]):
-    """Keeps the last `most` values that were opened; the oldest goes before another is opened."""
+    """Keeps the last `most` values opened; the oldest is dropped before another is opened, to save memory."""
 
     def __init__(self, most: int = 1) -> None:
         self._most = most
         self._values: dict[Hashable, Value] = {}
 
     def get(self, key: Hashable, open_value: Callable[[], Value]) -> Value:
-        """Returns the value that is kept for `key`, or opens it."""
+        """Returns the cached value of `key`, or opens it."""
         if key not in self._values:
             while len(self._values) >= self._most:
                 del self._values[next(iter(self._values))]

@@ -1,8 +1,8 @@
-"""Names for the parts people add: data sources, backbones, heads, controls, figures, studies.
+"""Registries of the parts that other packages can add: data sources, backbones, heads, controls, figures, studies.
 
-A registry maps a name to "module:attribute", imported on first use. Other packages add theirs through the
-entry point group `harness.plugins`, with entry names such as `head.my_head`; a space in a kind is written as an
-underscore, as in `data_set.my_images`.
+A registry maps a name to "module:attribute", imported on first use. Other packages add parts through the entry point
+group `harness.plugins`, with entry names such as `head.my_head`; a space in a kind is written as an underscore, as in
+`data_set.my_images`.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class Registry:
 
     @property
     def prefix(self) -> str:
-        """What the names of this kind's entry points begin with."""
+        """The prefix of this kind's entry point names."""
         return f"{self.kind.replace(' ', '_')}."
 
     @cached_property
@@ -56,29 +56,29 @@ class Registry:
         return {**self._builtin, **{name: entry.value for name, entry in self._plugins.items()}}
 
     def names(self) -> list[str]:
-        """Returns all known names in the order of registration, those of other packages last."""
+        """Returns all names in the order of registration, those of other packages last."""
         return list(self._known)
 
     def where(self, name: str) -> str:
-        """Returns "module:attribute" for `name`; raises `UserError` with the nearest name if there is none."""
+        """Returns "module:attribute" for `name`; raises `UserError` with the closest name if it is unknown."""
         if name not in self._known:
             raise unknown(self.kind, name, self._known)
         return self._known[name]
 
     def load(self, name: str) -> Any:
-        """Imports and returns the part called `name`; raises `UserError` if another package's cannot be imported."""
+        """Imports and returns the part called `name`; raises `UserError` if a plugin cannot be imported."""
         where = self.where(name)
         if name not in self._plugins:
             return load_attribute(where)
         try:
             return load_attribute(where)
-        except Exception as error:  # a plugin's module may raise anything while it is imported
+        except Exception as error:  # a plugin's module may raise anything on import
             raise UserError(
                 f"{_described(self._plugins[name])}: cannot be imported: {type(error).__name__}: {error}"
             ) from error
 
 
 def _described(entry: EntryPoint) -> str:
-    """Returns an entry point's name and value, and the package that declares it."""
+    """Returns the name and value of an entry point, and the package that declares it."""
     package = f" of package {entry.dist.name}" if entry.dist is not None else ""
     return f"entry point {entry.name} = {entry.value}{package}"

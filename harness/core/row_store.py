@@ -1,15 +1,15 @@
-"""Where rows are kept: each run's own files, found by counting, so that several runs may write to one place.
+"""Storage of rows: each run has its own files, found by counting, so that several runs can write to one place.
 
     rows/SCHEMA.json               the schema's version
     rows/runs/NUMBER.json          the name of run NUMBER, counted from 1: claimed by one run only
-    rows/RUN/PART.jsonl            its journal, a line a trial: one part on a disk; on an object store, which cannot
-                                   append, one every few seconds
-    rows/RUN/TABLE.parquet         the same, when the run has ended
-    rows/RUN/tables.json           how many rows each of its tables has: written last, then the journal goes
+    rows/RUN/PART.jsonl            its journal, one line per trial: one part on a disk; on an object store, which
+                                   cannot append, a part every few seconds
+    rows/RUN/TABLE.parquet         the same rows, once the run has ended
+    rows/RUN/tables.json           how many rows each of its tables has: written last, then the journal is removed
     EXPERIMENT/TABLE.parquet       the rows of one experiment, for people and for the report
 
-Rows belong to a trial's key: where two runs recorded the same trial, a success stands before a failure, then the
-first before the second. No listing decides what exists.
+Rows belong to a trial's key: if two runs recorded the same trial, a success wins over a failure, then the earlier
+over the later. Listings are never relied on.
 """
 
 import io
@@ -29,20 +29,20 @@ from harness.core.rows import Outcome
 from harness.core.storage import Storage
 from harness.core.tables import SCHEMA_VERSION, Table, check_schema_version
 
-FLUSH_SECONDS = 5.0  # an outcome waits so long at most for an object store
-AT_ONCE = 32  # files of a counted sequence asked for in one go; so large a gap would end it
-OUTCOMES_AT_ONCE = 500  # turned into Arrow in one go
+FLUSH_SECONDS = 5.0  # an outcome is written to an object store within this time
+AT_ONCE = 32  # files of a counted sequence requested together; a gap this large ends it
+OUTCOMES_AT_ONCE = 500  # converted to Arrow together
 
 
 class RowStore:
-    """All rows of one results folder, in the declared tables of the studies that there are."""
+    """All rows of a results folder, in the tables that the studies declare."""
 
     def __init__(self, storage: Storage, declared: Mapping[str, Table]) -> None:
         """`declared` are tables by name."""
         self.storage, self.declared = storage, declared
 
     def check_version(self) -> None:
-        """Raises `UserError` if another version of the schema was written here."""
+        """Raises `UserError` if the results here have another schema version."""
         content = self.storage.first_read("rows/SCHEMA.json")
         if content is None:
             return
@@ -53,7 +53,7 @@ class RowStore:
         check_schema_version(found, self.storage.describe())
 
     def tables(self) -> dict[str, pa.Table]:
-        """Returns every row recorded, one table each, journals of dead and running sweeps included."""
+        """Returns all recorded rows by table, including journals of dead and running sweeps."""
         self.check_version()
         runs = self._runs()
         ended = self._ended(runs)
@@ -83,7 +83,7 @@ class RowStore:
         return runs
 
     def _counted(self, pattern: str) -> Iterator[tuple[str, bytes]]:
-        """Yields path and content of the files `pattern` counts from 1, up to a wide gap."""
+        """Yields path and content of the files that `pattern` numbers from 1, up to a wide gap."""
         for begin in itertools.count(1, AT_ONCE):
             paths = [pattern.format(number) for number in range(begin, begin + AT_ONCE)]
             found = self.storage.read_many(paths)
@@ -94,7 +94,7 @@ class RowStore:
                 return
 
     def _ended(self, runs: list[str]) -> dict[str, dict[str, int]]:
-        """Returns how many rows each table has, by run, of those that have ended."""
+        """Returns how many rows each table has, by run, for runs that have ended."""
         paths = [f"rows/{run}/tables.json" for run in runs]
         ended = {}
         for run, path, content in zip(runs, paths, self.storage.read_many(paths), strict=True):
@@ -121,11 +121,11 @@ class RowStore:
         except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
             place = self.storage.describe("rows")
             raise UserError(
-                f"{place}: a journal (*.jsonl) holds no {name} rows: {error}; move it away"
+                f"{place}: a journal (*.jsonl) does not hold valid {name} rows: {error}; move it elsewhere"
             ) from None
 
     def _parts(self, name: str, ended: Mapping[str, Mapping[str, int]]) -> list[pa.Table]:
-        """Returns one table of each of the runs that have rows in it."""
+        """Returns one table per run that has rows in it."""
         paths = [f"rows/{run}/{name}.parquet" for run, counts in ended.items() if counts.get(name)]
         return [
             self._parsed(name, path, content)
@@ -135,27 +135,27 @@ class RowStore:
     def _parsed(self, name: str, path: str, content: bytes | None) -> pa.Table:
         place = self.storage.describe(path)
         if content is None:
-            raise UserError(f"{place}: missing; restore it, or remove its folder to run those trials again")
+            raise UserError(f"{place}: missing; restore it, or remove its folder to run its trials again")
         try:
             table = pq.read_table(io.BytesIO(content))
             if table.schema.metadata:
                 check_schema_version(int(table.schema.metadata.get(b"harness_schema_version", 0)), place)
             pa.unify_schemas([self.declared[name].schema, table.schema], promote_options="permissive")
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(f"{place}: not a readable Parquet file of these rows: {error}") from None
+            raise UserError(f"{place}: not a readable Parquet file with these rows: {error}") from None
         return table
 
     def _unreadable(self, path: str) -> UserError:
         return UserError(f"{self.storage.describe(path)}: not readable; restore or remove it")
 
     def begin(self) -> None:
-        """Makes the place one that holds rows, which other machines can look for."""
+        """Writes the schema version, by which other machines recognise the results folder."""
         if self.storage.first_read("rows/SCHEMA.json") is None:
             version = json.dumps({"schema_version": SCHEMA_VERSION}).encode()
             self.storage.write("rows/SCHEMA.json", version)
 
     def journal(self, run: str) -> "Journal":
-        """Starts the journal of `run`, after claiming the next number for it."""
+        """Claims the next number for `run` and starts its journal."""
         self.begin()
         taken = [int(path[-11:-5]) for path, _ in self._counted("rows/runs/{:06d}.json")]
         number = max(taken, default=0) + 1
@@ -176,14 +176,14 @@ class RowStore:
 
 
 class Journal:
-    """Records the outcomes of one run as they come; nothing recorded is lost when the process dies."""
+    """Records the outcomes of one run as they arrive; nothing recorded is lost if the process dies."""
 
     def __init__(self, storage: Storage, run: str, declared: Mapping[str, Table]) -> None:
         self.storage = storage
         self.run = run
         self.declared = declared
         self._lines: list[str] = []
-        self._written = 0  # how many of the lines are in the store
+        self._written = 0  # how many of the lines have been stored
         self._parts = 0
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
@@ -197,7 +197,7 @@ class Journal:
         return f"rows/{self.run}/{number:06d}.jsonl"
 
     def record(self, outcome: Outcome) -> None:
-        """Appends an outcome, on disk before this returns; on an object store within a few seconds."""
+        """Appends an outcome: on a disk before this returns, on an object store within a few seconds."""
         line = outcome.to_json() + "\n"
         with self._lock:
             self._lines.append(line)  # first, or an interrupt below would leave it out of `compact`
@@ -217,12 +217,12 @@ class Journal:
     def _flush_or_wait(self) -> None:
         try:
             self.flush()
-        except Exception:  # the store does not answer: what is recorded stays here until it does
+        except Exception:  # the store does not respond: the lines stay in memory until it does
             with self._lock:
                 self._flush_later()
 
     def flush(self) -> None:
-        """Writes what an object store does not have yet."""
+        """Writes the lines that an object store does not have yet."""
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
@@ -235,7 +235,7 @@ class Journal:
                 self._written = len(self._lines)
 
     def compact(self) -> None:
-        """Turns the journal into Parquet and removes it."""
+        """Converts the journal to Parquet and removes it."""
         self.flush()
         if self._file is not None:
             self._file.close()
@@ -265,7 +265,7 @@ def _parquet(table: pa.Table) -> bytes:
 
 
 def _first_success(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-    """Keeps, for each key, the rows of the run that recorded it first, a success before any failure."""
+    """Keeps, for each key, the rows of the run that recorded it first, preferring successes."""
     best: dict[str, tuple[bool, float, str]] = {}
     columns = ("key", "status", "began_at", "run")
     for table in tables.values():

@@ -1,4 +1,4 @@
-"""Rows: what a trial ended in, and how a journal writes it. Where they are kept is `harness.core.row_store`'s."""
+"""The outcome of a trial as rows, and their form in a journal. `harness.core.row_store` stores them."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ from harness.core.tables import SCHEMA_VERSION, check_schema_version
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial ended in: its rows, by table."""
+    """The outcome of a trial: its rows, by table."""
 
     key: str
     study: str
@@ -35,7 +35,7 @@ class Outcome:
 
     @staticmethod
     def from_json(line: str, where: str = "a journal") -> "Outcome":
-        """Reads one line of a journal; raises `ValueError` if it is not whole."""
+        """Reads one line of a journal; raises `ValueError` if it is incomplete."""
         values = json.loads(line)
         check_schema_version(values["v"], where)
         tables = {name: [_unpacked(row) for row in rows] for name, rows in values["tables"].items()}
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def _packed(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns NumPy numbers into Python's, NaN into null and arrays of booleans into base64."""
+    """Converts NumPy numbers to Python's, NaN to null and arrays of booleans to base64."""
     packed: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, np.ndarray):

@@ -1,8 +1,8 @@
-"""Stages and trials: work named by everything that its result depends on, and done once.
+"""Stages and trials: work identified by everything that its result depends on, and done once.
 
 A `Stage` makes an artifact that others read: a data set, a trained network, the features of a block at a timestep.
-A `Trial` reads stages and ends in rows. Both are plain data, sent between processes; their `Code` names the function
-that does the work, "module:function", so that planning a sweep imports no torch.
+A `Trial` reads stages and produces rows. Both are plain data that can be sent between processes; their `Code` names
+the function that does the work, "module:function", so that planning a sweep does not import torch.
 
 Keys are derived, never assembled by hand: a stage's key covers its code, its values and the stages that it needs; a
 trial's covers its code, its axes and values, and what every stage that it needs or reads contains.
@@ -19,35 +19,39 @@ from typing import Any
 from harness.core.artifacts import ArtifactStore, Damaged
 from harness.core.errors import without_secrets
 from harness.core.fingerprint import fingerprint
+from harness.core.progress import Progress
 from harness.core.registry import load_attribute
 from harness.core.rows import Outcome
 
 MAKE_ATTEMPTS = 3
 
 
+def short_name(kind: str, key: str) -> str:
+    """Returns a stage's kind and abbreviated key for display, as in "backbone 1a2b3c"."""
+    return f"{kind} {key[:6]}".rstrip()
+
+
 @dataclass(frozen=True)
 class Work:
-    """How much there is to do, for the plan's estimate."""
+    """The amount of work, for the plan's estimate."""
 
-    image_passes: int = 0  # forward passes of one image through the backbone; a training step counts three
-    seconds: float = 0.0  # a guess for one CPU core, used until the same kind has been measured
-    stored_bytes: int = 0  # in artifacts, where that is much
+    image_passes: int = 0  # forward passes of one image through the backbone; a training step counts as three
+    seconds: float = 0.0  # estimate for one CPU core, used until stages of this kind have been measured
+    stored_bytes: int = 0  # size of the artifact, if it is large
 
 
 @dataclass(frozen=True)
 class Code:
-    """Code whose results are stored. Declare each piece once, at module level, where plans are made."""
+    """Code whose results are stored. Declare each piece once, at module level, where planning imports it."""
 
-    name: str  # unique; a part of keys, so that moving `function` changes none
-    version: int  # raise it when the same values would give other numbers
-    function: str = ""  # "module:function" that does the work; none for code that only others use
-    uses: tuple[
-        "Code", ...
-    ] = ()  # shared code whose numbers go into the result: the training loop, the noise
+    name: str  # unique; part of keys, so that moving `function` does not change them
+    version: int  # increase it when the same values would give different numbers
+    function: str = ""  # "module:function" that does the work; empty for code that other code uses
+    uses: tuple["Code", ...] = ()  # shared code that affects the result: the training loop, the noise
 
     @property
     def versions(self) -> list[Any]:
-        """Its name and version, and those of all that it uses, as keys hold them."""
+        """Its name and version and those of all code that it uses, as they enter keys."""
         return [self.name, self.version, *(code.versions for code in self.uses)]
 
 
@@ -55,19 +59,22 @@ class Code:
 class Stage:
     """A piece of shared work. `code.function(stage, folder, context)` fills `folder`."""
 
-    kind: str  # the folder below artifacts/
+    kind: str  # the folder in artifacts/
     code: Code
-    config: Mapping[str, Any]  # values on which the content depends
+    config: Mapping[str, Any]  # values that the content depends on
     needs: Mapping[str, "Stage"] = field(default_factory=dict)
-    part: Mapping[str, Any] = field(default_factory=dict)  # which part of that content is held here
-    options: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # how, not what: workers, batch of a forward pass
+    part: Mapping[str, Any] = field(default_factory=dict)  # which part of that content this stage holds
+    options: Mapping[str, Any] = field(default_factory=dict)  # affect speed, not content: workers, batch
     work: Work = Work()
-    trains: bool = False  # it starts Ray Train workers of its own, and only waits for them
-    local: bool = False  # it reads files that only the machine that plans the sweep may have
-    siblings: tuple["Stage", ...] = ()  # stages that the same work makes; `code` publishes those missing
-    group: str | None = None  # the same for siblings, so that only one of them is made at a time
+    trains: bool = False  # it starts its own Ray Train workers and only waits for them
+    local: bool = False  # it reads files that may exist only on the machine that plans the sweep
+    siblings: tuple["Stage", ...] = ()  # stages made by the same work; `code` publishes the missing ones
+    group: str | None = None  # the same for all siblings, so that only one of them is made at a time
+
+    @property
+    def short_name(self) -> str:
+        """Kind and abbreviated key for display, as in "backbone 1a2b3c"."""
+        return short_name(self.kind, self.key)
 
     @property
     def job(self) -> str:
@@ -76,48 +83,47 @@ class Stage:
 
     @cached_property
     def key(self) -> str:
-        """The fingerprint of all that the artifact depends on, through every stage below: its name in the store."""
+        """The fingerprint of everything that the artifact depends on, stages included: its name in the store."""
         needs = {name: stage.key for name, stage in self.needs.items()}
         return fingerprint([self.kind, self.code.versions, self.config, self.part, needs])
 
     @cached_property
     def content(self) -> str:
-        """The fingerprint of what the stage and all parts beside it contain, however that is divided among them."""
+        """The fingerprint of what all parts of this content hold together, however it is divided."""
         needs = {name: stage.content for name, stage in self.needs.items()}
         return fingerprint([self.kind, self.code.versions, self.config, needs])
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell of the table to be filled in. `code.function(trial, context)` returns rows by table name."""
+    """One cell of the table to fill in. `code.function(trial, context)` returns rows by table name."""
 
     study: str
-    table: str  # the table with one row a trial
-    objective: str  # that table's column to make large
+    table: str  # the table with one row per trial
+    objective: str  # the column of that table to maximise
     code: Code
-    axes: Mapping[str, Any]  # the swept values, columns of the table
-    config: Mapping[str, Any]  # other values on which the result depends
+    axes: Mapping[str, Any]  # the swept values: columns of the table
+    config: Mapping[str, Any]  # other values that the result depends on
     seed: int
     data: str
     data_fingerprint: str
     needs: Mapping[str, Stage] = field(default_factory=dict)
-    reads: Mapping[str, tuple[Stage, ...]] = field(
-        default_factory=dict
-    )  # more stages, by what they hold: each the parts, in shards, of one content
-    seconds: float = 0.2  # a guess, until trials of this table have been measured
-    searchable: bool = True  # whether a search may leave it out; controls always run
-    note: str = ""  # what the plan tells people about how it will be run
+    # more stages: each entry holds the shards of one content
+    reads: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
+    seconds: float = 0.2  # an estimate, until trials of this table have been measured
+    searchable: bool = True  # whether a search may skip it; controls always run
+    note: str = ""  # what the plan says about how it will be run
 
     @property
     def stages(self) -> list[Stage]:
-        """All stages that the trial uses itself."""
+        """All stages that the trial uses directly."""
         return [*self.needs.values(), *(stage for shards in self.reads.values() for stage in shards)]
 
     @cached_property
     def key(self) -> str:
-        """The fingerprint of all that the trial's rows depend on: the trial's name in every table.
+        """The fingerprint of everything that the trial's rows depend on: the trial's name in every table.
 
-        What stages contain counts, not how that is cut into shards, so a larger grid changes no key.
+        The content of stages counts, not how it is cut into shards, so a larger grid changes no key.
         """
         needs = {name: stage.content for name, stage in self.needs.items()}
         reads = {name: sorted({stage.content for stage in stages}) for name, stages in self.reads.items()}
@@ -126,31 +132,37 @@ class Trial:
 
 @dataclass
 class Context:
-    """Hands out what stages made, and makes what is missing: by whoever needs it first, once."""
+    """Gives access to artifacts; a missing one is made, once, by whoever needs it first."""
 
     store: ArtifactStore
     provenance: Mapping[str, Any]  # the columns that every row of this run carries
     ray: bool = True  # whether training may start Ray Train workers
     accelerators: bool = True  # whether GPUs may be used at all
-    say: Callable[[str, str], None] | None = None  # say(who, line) shows a line of progress
+    say: Callable[[str, str, Progress | str], None] | None = None  # say(kind, key, update) displays progress
 
-    def progress(self, who: str, line: str) -> None:
-        """Shows one line about work under way, where there is a display."""
+    def progress(self, kind: str, key: str, update: Progress | str) -> None:
+        """Displays how far the work on a stage is, or what it waits for, if there is a display.
+
+        `kind` and `key` are those of the stage; `key` is empty for work on behalf of a trial.
+        """
         if self.say is not None:
-            self.say(who, line)
+            self.say(kind, key, update)
 
     def has(self, stage: Stage) -> bool:
-        """Says whether `stage` has been made."""
+        """Returns whether `stage` has been made."""
         return self.store.manifest(stage.kind, stage.key) is not None
 
     def ensure(self, stage: Stage) -> None:
-        """Makes `stage`, and the stages below it, unless they are there."""
+        """Makes `stage` and the stages that it needs, unless they exist."""
         if self.has(stage):
             return
         for need in stage.needs.values():
             self.ensure(need)
-        who = f"{stage.kind} {stage.key[:6]}"
-        with self.store.lock(stage.kind, stage.job, lambda: self.progress(who, "another sweep makes it")):
+
+        def waiting() -> None:
+            self.progress(stage.kind, stage.key, "waiting for another sweep that is making it")
+
+        with self.store.lock(stage.kind, stage.job, waiting):
             if self.has(stage):
                 return
             began = time.monotonic()
@@ -159,7 +171,7 @@ class Context:
                 self.publish(stage, folder, time.monotonic() - began)
 
     def publish(self, stage: Stage, folder: Path, seconds: float) -> None:
-        """Makes `folder` the artifact of `stage`. For `ensure`, and for makers that make siblings too."""
+        """Publishes `folder` as the artifact of `stage`. For `ensure`, and for code that also makes siblings."""
         about = {
             "kind": stage.kind,
             "key": stage.key,
@@ -175,7 +187,7 @@ class Context:
         self.store.publish(stage.kind, stage.key, folder, about)
 
     def file(self, stage: Stage, name: str) -> Path:
-        """Returns a verified local path to one file of `stage`. A damaged artifact is made again, never read."""
+        """Returns a verified local path to one file of `stage`. A damaged artifact is remade, never read."""
         for _ in range(MAKE_ATTEMPTS):
             self.ensure(stage)
             try:
@@ -186,7 +198,7 @@ class Context:
         raise damage
 
     def folder(self, stage: Stage) -> Path:
-        """Returns a local folder with all of `stage`'s files, verified."""
+        """Returns a local folder with all files of `stage`, verified."""
         self.ensure(stage)
         manifest = self.store.manifest(stage.kind, stage.key)
         names = list(manifest["files"]) if manifest else []
@@ -195,17 +207,17 @@ class Context:
 
 
 def shards(total: int, size: int, batch: int) -> list[tuple[int, int]]:
-    """Returns the ranges into which `total` things are cut, each an artifact of its own: what a lost machine costs.
+    """Returns the ranges into which `total` items are cut, each an artifact of its own, so that little work is lost.
 
-    A range holds `size` things, rounded up to whole batches, so that each is computed in the same batch, and to the
-    same bits, wherever the cuts are.
+    A range holds `size` items, rounded up to whole batches, so that each item is computed in the same batch, and to
+    the same bits, wherever the cuts are.
     """
     step = -(-size // batch) * batch
     return [(begin, min(begin + step, total)) for begin in range(0, total, step)]
 
 
 def objective(trial: Trial, outcome: Outcome) -> float | None:
-    """Returns the number that a search makes large, or None if the trial failed."""
+    """Returns the number that a search maximises, or None if the trial failed."""
     return None if outcome.failed else outcome.tables[trial.table][0].get(trial.objective)
 
 
@@ -222,7 +234,7 @@ def run(trial: Trial, context: Context, device: str) -> Outcome:
 
 
 def failure(trial: Trial, provenance: Mapping[str, Any], error: str) -> Outcome:
-    """Returns the outcome of a trial that could not even start, or whose process died."""
+    """Returns the outcome of a trial that could not start or whose process died."""
     return outcome(trial, provenance, "unknown", {}, error, time.time(), 0.0)
 
 
@@ -235,7 +247,7 @@ def outcome(
     began_at: float,
     seconds: float,
 ) -> Outcome:
-    """Puts the columns that all tables share in front of a trial's rows."""
+    """Returns a trial's outcome, its rows completed with the columns that all tables share."""
     common = {
         **provenance,
         "key": trial.key,

@@ -1,4 +1,4 @@
-"""Where results live: any fsspec URL, with writes that are whole or absent."""
+"""Storage of results: any fsspec URL, with atomic writes."""
 
 import inspect
 import os
@@ -16,11 +16,11 @@ import fsspec
 
 from harness.core.errors import UserError, did_you_mean, full_disk_explained
 
-# File systems that fsspec reads only, or that live inside a file.
+# File systems that fsspec can only read, or that live inside a file.
 READ_ONLY = frozenset(
     ("data", "git", "github", "http", "https", "jupyter", "libarchive", "reference", "tar", "zip")
 )
-# Answers that will not change by asking again.
+# Errors that retrying will not change.
 FINAL = (
     FileNotFoundError,
     FileExistsError,
@@ -29,11 +29,11 @@ FINAL = (
     PermissionError,
     UserError,
 )
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries, after those of the file system itself
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between retries, on top of the file system's own
 
 
 class Unanswered(UserError):
-    """An object store failed for too long: no fault of the input, and the same command continues once it answers."""
+    """An object store failed for too long: not a fault of the input; the same command resumes once it responds."""
 
     status = 1
 
@@ -41,12 +41,12 @@ class Unanswered(UserError):
 class Storage:
     """A folder on a disk or an object store. All paths are relative to it, with forward slashes.
 
-    What exists is found by reading it by name; no listing is kept, and none decides. Requests to an object store
-    that fail are repeated for a quarter of a minute before they raise `Unanswered`.
+    Whether a file exists is found out by reading it; listings are neither cached nor relied on. Failed requests to an
+    object store are retried for about 15 seconds before they raise `Unanswered`.
     """
 
     def __init__(self, url: str) -> None:
-        """Raises `UserError` if no installed file system answers to the URL's protocol."""
+        """Raises `UserError` if no installed file system supports the URL's protocol."""
         self.url = str(url)
         if not self.url.strip() or "\0" in self.url:
             raise UserError(
@@ -54,8 +54,8 @@ class Storage:
             )
         if has_password(self.url):
             raise UserError(
-                f"--results {without_password(self.url)}: credentials do not belong in a URL, which tables and logs "
-                "may show; give them in the environment"
+                f"--results {without_password(self.url)}: do not put credentials in a URL, which tables and logs "
+                "may show; set them in the environment"
             )
         protocol = self.url.split("://", 1)[0] if "://" in self.url else "file"
         if protocol not in fsspec.available_protocols() or protocol in READ_ONLY:
@@ -66,19 +66,19 @@ class Storage:
             ImportError,
             RuntimeError,
             ValueError,
-        ) as error:  # an extra that is not there, ~nobody, half a URL
+        ) as error:  # a missing extra, ~nobody, an incomplete URL
             raise UserError(f"--results {self.url}: {error}") from None
         if self.local is not None:
             self._check_folder(self.local)
         elif not self.root and protocol != "memory":
-            raise UserError(f"--results {self.url}: names no bucket or folder")
-        elif set("*?[") & set(self.root):  # fsspec would look for what matches
-            raise UserError(f"--results {self.url}: *, ? and [ are not for names on an object store")
+            raise UserError(f"--results {self.url}: does not name a bucket or folder")
+        elif set("*?[") & set(self.root):  # fsspec would treat them as patterns
+            raise UserError(f"--results {self.url}: names on an object store must not contain *, ? or [")
 
     def _check_folder(self, place: Path) -> None:
-        """Raises `UserError` if something that is no folder lies at `place` or above it."""
+        """Raises `UserError` if `place` or a parent of it is not a folder."""
         if place == place.parent:
-            raise UserError(f"--results {self.url}: the root of the file system is no place for results")
+            raise UserError(f"--results {self.url}: the root of the file system cannot hold results")
         try:
             there = next(path for path in (place, *place.parents) if path.exists())
         except OSError as error:  # a name that is too long
@@ -102,11 +102,11 @@ class Storage:
         return self._resolved[1].rstrip("/")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": str(self.local or self.url)}  # "~" and "." mean another folder elsewhere
+        return {"url": str(self.local or self.url)}  # "~" and "." mean other folders on other machines
 
     @cached_property
     def _whole(self) -> dict[str, int]:
-        """Returns the options that read a file in one request: s3fs else asks for its size, then lists, first."""
+        """Returns the options that read a file in one request: s3fs would first ask for its size, then list."""
         read = getattr(self.fs, "_cat_file", self.fs.cat_file)
         return {"max_concurrency": 1} if "max_concurrency" in inspect.signature(read).parameters else {}
 
@@ -116,17 +116,17 @@ class Storage:
         return Path(self.root) if "file" in _protocols(self.fs) else None
 
     def full(self, path: str) -> str:
-        """Returns `path` as the file system names it; a path that leaves the folder is a `UserError`."""
+        """Returns `path` as a path of the file system; raises `UserError` for a path outside the folder."""
         if path.startswith("/") or ".." in Path(path).parts:
-            raise UserError(f"path {path!r} leaves the results folder")
+            raise UserError(f"path {path!r} is outside the results folder")
         return f"{self.root}/{path}" if path else self.root
 
     def describe(self, path: str = "") -> str:
-        """Returns `path` as people write it."""
+        """Returns `path` for messages."""
         return self.full(path) if self.local else self.fs.unstrip_protocol(self.full(path))
 
     def first_read(self, path: str) -> bytes | None:
-        """Returns a file's bytes, None if it is not there; raises `UserError` at once where nothing can be read."""
+        """Returns a file's bytes, None if it does not exist; raises `UserError` at once if reading fails."""
         try:
             return self.fs.cat_file(self.full(path), **self._whole)
         except (FileNotFoundError, NotADirectoryError):
@@ -139,11 +139,11 @@ class Storage:
             ) from None
 
     def exists(self, path: str) -> bool:
-        """Says whether a file or folder is at `path`."""
+        """Returns whether a file or folder exists at `path`."""
         return bool(self._patiently(lambda: self.fs.exists(self.full(path))))
 
     def names(self, folder: str) -> list[str]:
-        """Returns the names directly in `folder`, sorted, for suggestions: it never decides."""
+        """Returns the sorted names directly in `folder`; for hints only, never to decide what exists."""
         try:
             self.fs.invalidate_cache(self.full(folder))
             found = self._patiently(lambda: self.fs.ls(self.full(folder), detail=False))
@@ -155,11 +155,11 @@ class Storage:
         """Returns a file's bytes; raises `FileNotFoundError`."""
         try:
             return self._patiently(lambda: self.fs.cat_file(self.full(path), **self._whole))
-        except NotADirectoryError as error:  # a file where a folder should be: what is below it is not there
+        except NotADirectoryError as error:  # a file where a folder should be: nothing can be in it
             raise FileNotFoundError(str(error)) from None
 
     def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Returns the bytes of files, None for those that are not there; an object store answers all at once."""
+        """Returns the bytes of files, None for missing ones; an object store is asked for all at once."""
         found: dict[str, Any] = {}
         if self.local is None and len(paths) > 1:
             answers = self.fs.cat([self.full(path) for path in paths], on_error="return", **self._whole)
@@ -167,7 +167,7 @@ class Storage:
         return [self._settled(path, found.get(self.full(path))) for path in paths]
 
     def _settled(self, path: str, answer: Any) -> bytes | None:
-        """Returns an answer, after asking again where it was a failure."""
+        """Returns an answer, after retrying if it was a failure."""
         if isinstance(answer, FileNotFoundError):
             return None
         return answer if isinstance(answer, bytes) else self._read_or_none(path)
@@ -179,16 +179,16 @@ class Storage:
             return None
 
     def write(self, path: str, content: bytes) -> None:
-        """Writes a file so that readers see the old content or the new, never a part."""
+        """Writes a file so that readers see either the old content or the new, never a part."""
         if self.local is None:
             self._patiently(lambda: self.fs.pipe_file(self.full(path), content))
         else:
             self._write_local(path, content, Path.replace)
 
     def create(self, path: str, content: bytes) -> bool:
-        """Writes a file unless there is one; says whether it did. Of several writers exactly one succeeds.
+        """Writes a file unless it exists; returns whether it did. Of several writers exactly one succeeds.
 
-        `content` should be unlike any other writer's: a request whose answer was lost is known by it.
+        `content` should be unique to the writer: it identifies a request whose response was lost.
         """
         try:
             if self.local is None:
@@ -203,7 +203,7 @@ class Storage:
         try:
             self.fs.pipe_file(full, content, mode="create")
         except OSError as error:
-            # S3 says which condition failed, which s3fs looks for; other stores that speak S3 may not.
+            # S3 names the condition that failed, which s3fs looks for; other S3-compatible stores may not.
             answer = getattr(error.__cause__, "response", {})
             if answer.get("Error", {}).get("Code") in ("PreconditionFailed", "412"):
                 raise FileExistsError(full) from None
@@ -229,12 +229,12 @@ class Storage:
         self._patiently(lambda: self.fs.put_file(str(source), self.full(path)))
 
     def download(self, path: str, target: Path) -> None:
-        """Copies the file at `path` to a local `target`; after an error a part of it may be there."""
+        """Copies the file at `path` to a local `target`; after an error part of it may be there."""
         target.parent.mkdir(parents=True, exist_ok=True)
         self._patiently(lambda: self.fs.get_file(self.full(path), str(target)))
 
     def remove(self, path: str) -> None:
-        """Removes a file or folder, if it is there. On a disk a folder goes at once, whoever reads in it."""
+        """Removes a file or folder if it exists. On a disk a folder disappears at once, even while it is read."""
         place = Path(self.full(path))
         if self.local is not None and place.is_dir():
             gone = place.with_name(f"{place.name}.{uuid.uuid4().hex}.gone")
@@ -250,7 +250,7 @@ class Storage:
             return
 
     def _patiently(self, request: Callable[[], Any]) -> Any:
-        """Repeats a request to an object store that fails for a passing reason."""
+        """Retries a request to an object store that fails for a transient reason."""
         if self.local is not None:
             return request()
         for pause in PAUSES:
@@ -258,7 +258,7 @@ class Storage:
                 return self._once(request)
             except FINAL:
                 raise
-            except Exception:  # each library has its own names for a network that fails
+            except Exception:  # each library has its own network errors
                 time.sleep(pause)
         try:
             return self._once(request)
@@ -266,20 +266,20 @@ class Storage:
             raise
         except Exception as error:
             raise Unanswered(
-                f"--results {self.url}: {error or type(error).__name__}; what was recorded is kept, the same "
-                "command continues"
+                f"--results {self.url}: {error or type(error).__name__}; recorded results are kept; run the "
+                "same command to resume"
             ) from error
 
     def _once(self, request: Callable[[], Any]) -> Any:
-        """Makes a request; what this machine or the store says for good becomes one line."""
-        with full_disk_explained("what this machine keeps of an object store"):
+        """Makes a request; a full disk or a refusal becomes one line."""
+        with full_disk_explained("this machine's cache of the object store"):
             try:
                 return request()
             except PermissionError as error:
-                raise UserError(f"--results {self.url}: refused: {error}") from error
+                raise UserError(f"--results {self.url}: permission denied: {error}") from error
 
     def check_writable(self) -> None:
-        """Raises `UserError` if nothing can be written here. Leaves nothing behind."""
+        """Raises `UserError` if this storage cannot be written to. Leaves nothing behind."""
         if self.local is None:
             self._check_object_store()
             return
@@ -291,7 +291,7 @@ class Storage:
         for name in ("artifacts", "rows", "training"):
             if (self.local / name).exists() and not (self.local / name).is_dir():
                 raise UserError(
-                    f"results folder {self.local} cannot be written: {name} in it is not a folder"
+                    f"results folder {self.local} cannot be written: {name} inside it is not a folder"
                 )
         probe = place / f".{uuid.uuid4().hex}.probe"
         try:
@@ -301,10 +301,10 @@ class Storage:
             raise UserError(f"results folder {self.local} cannot be written: {error.strerror}") from None
 
     def check_seen(self) -> None:
-        """Raises `UserError` if this machine does not see the results that a sweep has begun to write."""
+        """Raises `UserError` if this machine does not see the results that a sweep has started to write."""
         if self.first_read("rows/SCHEMA.json") is None:
             raise UserError(
-                f"--results {self.url} of the sweep is not the same place on {socket.gethostname()}; "
+                f"--results {self.url} is not the same folder on {socket.gethostname()}; "
                 "give a folder that all machines of the cluster share, or a URL such as s3://bucket/results"
             )
 
@@ -315,14 +315,14 @@ class Storage:
             self.fs.rm_file(self.full(probe))
         except (
             Exception
-        ) as error:  # no permission, no bucket, no credentials, no network: each library has its own
+        ) as error:  # permission, bucket, credentials, network: each library has its own errors
             raise UserError(
                 f"--results {self.url}: cannot be written: {error or type(error).__name__}"
             ) from None
 
 
 def has_password(url: str) -> bool:
-    """Says whether a URL carries a password, as in ftp://me:secret@host."""
+    """Returns whether a URL contains a password, as in ftp://me:secret@host."""
     try:
         return urlsplit(url).password is not None
     except ValueError:
@@ -330,7 +330,7 @@ def has_password(url: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """Returns `url` as messages may show it."""
+    """Returns `url` with its password masked."""
     return url.replace(f":{urlsplit(url).password}@", ":***@", 1) if has_password(url) else url
 
 

@@ -1,4 +1,4 @@
-"""What every model card says: how certain an accuracy is, where data, trial and libraries are from. In Markdown."""
+"""The common sections of model cards, in Markdown: accuracies with their intervals, and provenance."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ def origin_lines(trial: Trial, row: Mapping[str, Any], dataset: Dataset) -> list
     )
     sizes = ", ".join(f"{len(places)} {split}" for split, places in dataset.splits.items())
     return [
-        "## Where it is from",
+        "## Provenance",
         f"- Data: {line(trial.data)}, fingerprint {trial.data_fingerprint}, {sizes}.",
         f"- Trial {trial.key}, run {row['run']}, seed {trial.seed}, on {line(row['device'])}.",
         f"- harness {row['harness_version']}{commit}{changed}; {versions}.",
@@ -32,5 +32,5 @@ def origin_lines(trial: Trial, row: Mapping[str, Any], dataset: Dataset) -> list
 
 
 def line(text: Any) -> str:
-    """Returns a name as one line that Markdown leaves alone."""
+    """Returns a name as one line without Markdown or HTML."""
     return " ".join(str(text).split()).replace("`", "'").replace("<", "&lt;")

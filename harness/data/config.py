@@ -1,4 +1,4 @@
-"""Which images, and how they are split."""
+"""Configuration of a data set: which images, and how they are split."""
 
 from pathlib import PurePath
 from typing import Annotated, Literal
@@ -29,26 +29,26 @@ class DataConfig(Config):
     """The `data:` section of an experiment."""
 
     name: Annotated[str, AfterValidator(_known)] = "digits"
-    label: Annotated[str, Field(min_length=1, max_length=60)] | None = None  # what tables and figures call it
-    path: str | None = None  # parquet, folder: where it lies; hub: the data set's id
-    revision: str | None = None  # hub: a commit of the data set
-    image_column: str | None = None  # parquet, hub: found by itself where one column holds images
+    label: Annotated[str, Field(min_length=1, max_length=60)] | None = None  # its name in tables and figures
+    path: str | None = None  # parquet, folder: its path; hub: the data set's id
+    revision: str | None = None  # hub: a commit, tag or branch of the data set
+    image_column: str | None = None  # parquet, hub: detected by default
     label_column: str | None = None
-    classes: Annotated[list[str], Field(min_length=1)] | None = None  # names of those to keep, in this order
-    size: int | None = Field(
-        None, ge=4, le=2048
-    )  # shorter side is resized to this, then the centre is cropped
-    channels: Literal[1, 3] | None = None  # 1 grey, 3 colour; None: as the first image is
-    validation: float = Field(0.2, gt=0, lt=1)  # share of the images, where the source has no such split
+    classes: Annotated[list[str], Field(min_length=1)] | None = (
+        None  # names of the classes to keep, in this order
+    )
+    # the shorter side is resized to this, then the centre is cropped
+    size: int | None = Field(None, ge=4, le=2048)
+    channels: Literal[1, 3] | None = None  # 1 grey, 3 colour; None: as in the first image
+    validation: float = Field(0.2, gt=0, lt=1)  # fraction of the images, if the source has no such split
     test: float = Field(0.3, gt=0, lt=1)
-    labels_per_class: int | None = Field(
-        None, ge=1
-    )  # labelled training images a class; the rest has no labels
-    max_train: int | None = Field(None, ge=1)  # take at most so many images of a split
+    # labelled training images per class; the other training images are used without labels
+    labels_per_class: int | None = Field(None, ge=1)
+    max_train: int | None = Field(None, ge=1)  # at most this many images of the split
     max_validation: int | None = Field(None, ge=1)
     max_test: int | None = Field(None, ge=1)
 
     @property
     def display_name(self) -> str:
-        """What tables call the data set: its label, or the last part of its path or id, or its kind."""
+        """The name of the data set in tables: its label, else the last part of its path or id, else its kind."""
         return self.label or (PurePath(self.path).name if self.path else "") or self.name

@@ -1,4 +1,4 @@
-"""A data set in memory, its splits and its fingerprint; and the artifact that workers read it from."""
+"""A data set in memory with its splits and fingerprint, and the artifact from which workers read it."""
 
 import hashlib
 import json
@@ -28,19 +28,19 @@ DATASET = Code("dataset", 1, "harness.data.dataset:make")  # reading, splitting
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with labels; `splits` and `labelled` hold places in them.
+    """Images with labels; `splits` and `labelled` hold indices into them.
 
-    An image's place in `images`, which holds those that some split uses, is its name in every noise draw.
+    `images` holds the images of all splits; an image's index identifies it in every noise draw.
     """
 
     images: np.ndarray  # uint8 [N, C, H, W]
     labels: np.ndarray  # int64 [N]
     classes: tuple[str, ...]
-    splits: dict[str, np.ndarray]  # "train", "validation", "test": int64 places, disjoint
+    splits: dict[str, np.ndarray]  # "train", "validation", "test": int64 indices, disjoint
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the content: pixels, labels, class names and splits."""
+        """The fingerprint of the content: pixels, labels, class names and splits."""
         digest = hashlib.sha256(canonical([self.images.shape, self.classes]).encode())
         for array in (self.images, self.labels, *(self.splits[name] for name in SPLITS)):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -48,9 +48,9 @@ class Dataset:
         return digest.hexdigest()[:20]
 
     def labelled(self, per_class: int | None) -> np.ndarray:
-        """Returns the first `per_class` training images of each class, or all where it is None.
+        """Returns the first `per_class` training images of each class, or all if it is None.
 
-        Raises `UserError` if a class has fewer, or if there is but one class.
+        Raises `UserError` if a class has fewer, or if there is only one class.
         """
         if len(self.classes) < 2:
             raise UserError(f"the data set has one class, {self.classes[0]!r}; a classifier needs two")
@@ -63,15 +63,15 @@ class Dataset:
             if len(of_class) < per_class:
                 raise UserError(
                     f"data.labels_per_class = {per_class}: class {name!r} has {len(of_class)} "
-                    "training images; give at most so many, or null for all"
+                    f"training images; give at most {len(of_class)}, or null for all"
                 )
             chosen.append(of_class[:per_class])
         return np.concatenate(chosen)
 
     def thinned(self, per_class: int | None, images: int) -> "Dataset":
-        """Returns the same with `images` of the labelled and validation images in its splits, none to test on.
+        """Returns the data set with only `images` of the labelled and validation images, and no test images.
 
-        They are evenly spread over each, half and half where there are so many.
+        They are evenly spaced within each split; half are validation images if there are enough of both.
         """
         labelled, validation = self.labelled(per_class), self.splits["validation"]
         first = min(len(labelled), max(images // 2, images - len(validation)))
@@ -85,16 +85,16 @@ class Dataset:
         return replace(self, splits={**few, "test": validation[:0]})
 
     def probed(self, per_class: int | None) -> np.ndarray:
-        """Returns places of the images that probes look at: labelled, then validation, then test."""
+        """Returns indices of the images that probes use: labelled, then validation, then test."""
         return np.concatenate([self.labelled(per_class), self.splits["validation"], self.splits["test"]])
 
 
 def load(config: DataConfig, seed: int) -> Dataset:
-    """Reads the images and splits them; raises `UserError` for what cannot be read or is too small."""
+    """Reads the images and splits them; raises `UserError` if they cannot be read or are too few."""
     source = kept(SOURCES.load(config.name)(config), config.classes)
     records = list(source.records)
     if not records:
-        raise UserError(f"data set {config.name!r} at {config.path!r} holds no images")
+        raise UserError(f"data set {config.name!r} at {config.path!r} contains no images")
     labels = np.array([record.label for record in records], np.int64)
     splits = split(records, config, seed)
     used = np.sort(np.concatenate(list(splits.values())))
@@ -110,7 +110,7 @@ def load(config: DataConfig, seed: int) -> Dataset:
 
 
 def kept(source: Source, classes: Sequence[str] | None) -> Source:
-    """Returns the part of a source that has the named classes, or all of it; raises `UserError` for unknown ones."""
+    """Returns a source reduced to the named classes, or all of it; raises `UserError` for unknown classes."""
     if classes is None:
         return source
     for name in classes:
@@ -124,9 +124,9 @@ def kept(source: Source, classes: Sequence[str] | None) -> Source:
 
 
 def split(records: Sequence[Record], config: DataConfig, seed: int) -> dict[str, np.ndarray]:
-    """Returns places for "train", "validation" and "test", in an order drawn from the seed.
+    """Returns indices for "train", "validation" and "test", in random order given the seed.
 
-    Splits that the source has are kept; a missing one is drawn from the training images.
+    The source's own splits are kept; a missing one is drawn from the training images.
     """
     total = len(records)
     order = rng(seed, "split").permutation(total)
@@ -141,14 +141,14 @@ def split(records: Sequence[Record], config: DataConfig, seed: int) -> dict[str,
     for name, chosen in found.items():
         if not len(chosen):
             raise UserError(
-                f"data set {config.name!r}: no image is left for {name}; it has {total} images, "
+                f"data set {config.name!r}: no images left for {name}: it has {total} images, "
                 f"data.validation = {config.validation} and data.test = {config.test}"
             )
     return found
 
 
 class Images(NamedTuple):
-    """A data set of an experiment: as it is configured, read, and where workers find it."""
+    """A data set of an experiment: its configuration, its content, and the stage from which workers read it."""
 
     config: DataConfig
     dataset: "Dataset"
@@ -156,13 +156,13 @@ class Images(NamedTuple):
 
     @classmethod
     def read(cls, config: DataConfig, seed: int) -> Self:
-        """Reads a data set; raises `UserError` for what cannot be read."""
+        """Reads a data set; raises `UserError` if it cannot be read."""
         dataset = load(config, seed)
         return cls(config, dataset, dataset_stage(config, seed, dataset.fingerprint))
 
 
 def further(first: Images, others: Sequence[DataConfig], seed: int, where: str) -> list[Images]:
-    """Reads the data sets that stand beside an experiment's own. Raises `UserError` for two of one title."""
+    """Reads the additional data sets of an experiment. Raises `UserError` if two have the same name."""
     found = [Images.read(other, seed) for other in others]
     refuse_duplicates(
         [one.config.display_name for one in (first, *found)], where, "; give each data set a label"
@@ -171,7 +171,7 @@ def further(first: Images, others: Sequence[DataConfig], seed: int, where: str) 
 
 
 def dataset_stage(config: DataConfig, seed: int, fingerprint: str) -> Stage:
-    """Returns the stage that puts the data set where workers find it. Made where the images can be read."""
+    """Returns the stage that stores the data set for workers. It runs where the images can be read."""
     return Stage(
         kind="dataset",
         code=DATASET,
@@ -182,10 +182,10 @@ def dataset_stage(config: DataConfig, seed: int, fingerprint: str) -> Stage:
 
 
 def make(stage: Stage, folder: Path, context: Context) -> None:
-    """Writes images, labels and splits; raises `UserError` if the source changed since the plan."""
+    """Writes images, labels and splits; raises `UserError` if the source has changed since planning."""
     dataset = load(parse(DataConfig, stage.options["data"], "data"), stage.options["seed"])
     if dataset.fingerprint != stage.config["fingerprint"]:
-        raise UserError("the images changed while the sweep was being planned; run the command again")
+        raise UserError("the images have changed since the sweep was planned; run the command again")
     arrays = {"images": dataset.images, "labels": dataset.labels, **dataset.splits}
     save_file(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors"
@@ -194,7 +194,7 @@ def make(stage: Stage, folder: Path, context: Context) -> None:
 
 
 def open_dataset(stage: Stage, context: Context) -> Dataset:
-    """Reads the artifact of a data-set stage; the last one is kept, for the next trial or shard of a process."""
+    """Reads the artifact of a data-set stage; the last one is cached for the next trial or shard of the process."""
     return _opened.get(stage.key, lambda: _read(stage, context))
 
 
@@ -215,7 +215,7 @@ def _read(stage: Stage, context: Context) -> Dataset:
 
 
 def _mapped(path: Path, name: str) -> np.ndarray:
-    """Returns bytes of a safetensors file as they lie on disk: a worker holds the images it looks at, not all."""
+    """Maps an array of a safetensors file into memory: a worker only loads the images it uses."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         about = json.loads(file.read(length))[name]

@@ -9,7 +9,7 @@ from harness.data.source import Record, Source
 
 
 def read(config: DataConfig) -> Source:
-    """Reads the embedded data set; its 17 grey levels are spread over 0..255."""
+    """Reads the built-in data set; its 17 grey levels are scaled to 0..255."""
     if config.path is not None:
         raise UserError(
             f"data.path {config.path}: data set 'digits' reads no files; "

@@ -19,8 +19,8 @@ SPLITS = {
 
 
 def read(config: DataConfig) -> Source:
-    """Lists the images below `data.path`; class names are the folders' names, sorted."""
-    root = place_of(config, "the folder that holds one folder a class")
+    """Lists the images in `data.path`; class names are the sorted names of the folders."""
+    root = place_of(config, "a folder with one subfolder per class")
     if not root.is_dir():
         raise UserError(f"data.path {config.path}: {'not a folder' if root.exists() else 'does not exist'}")
     below = _folders(root)
@@ -29,7 +29,9 @@ def read(config: DataConfig) -> Source:
     roots = roots or [(root, None)]
     classes = sorted({place.name for parent, _ in roots for place in _folders(parent)})
     if not classes:
-        raise UserError(f"data.path {config.path}: no folders in it; expected one folder of images a class")
+        raise UserError(
+            f"data.path {config.path}: contains no folders; expected one folder of images per class"
+        )
     return Source(_records(roots, classes), classes)
 
 

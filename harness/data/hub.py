@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face Hub, by its id. Needs the extra `hub`."""
+"""A data set on the Hugging Face Hub, by its id. Needs the extra `hub`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,20 +11,26 @@ from harness.data.source import Record, Source
 
 WITHHELD = (
     -1
-)  # the label of every image in a split whose labels are kept secret, such as ImageNet's test split
+)  # the label of all images in a split whose labels are not published, such as ImageNet's test split
 
 
 def read(config: DataConfig) -> Source:
-    """Downloads `data.path` at `data.revision`; data sets that need code of their own are refused."""
+    """Downloads `data.path` at `data.revision`; data sets that need their own code are refused."""
     try:
         import datasets
     except ImportError:
-        raise UserError("data set 'hub' needs the extra: pip install 'harness[hub]'") from None
+        raise UserError("data set 'hub' needs the extra hub: pip install 'harness[hub]'") from None
     if config.path is None:
         raise UserError("data.path is missing: data set 'hub' needs an id such as uoft-cs/cifar10")
     try:
         splits = datasets.load_dataset(config.path, revision=config.revision)
-    except Exception as error:  # the library raises many kinds: missing, gated, offline, not a data set
+    except ConnectionError:
+        raise UserError(
+            f"data.path {config.path}: not in the local cache, and the Hub cannot be reached; go online once, or "
+            f"copy it here (`hf download {config.path} --repo-type dataset --local-dir FOLDER` elsewhere) and set "
+            "data.name = parquet and data.path = FOLDER"
+        ) from None
+    except Exception as error:  # the library has many errors: missing, gated, not a data set
         raise UserError(f"data.path {config.path}: cannot be loaded from the Hub: {error}") from None
     features = next(iter(splits.values())).features
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]

@@ -19,13 +19,13 @@ LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
 
 
 def read(config: DataConfig) -> Source:
-    """Reads the files below `data.path`; raises `UserError` if a column is not there."""
-    root = place_of(config, "the folder with the files")
+    """Reads the files in `data.path`; raises `UserError` if a column is missing."""
+    root = place_of(config, "a folder with Parquet files, or one file")
     if not root.exists():
         raise UserError(f"data.path {config.path}: does not exist")
     files = sorted(file for file in root.rglob("*.parquet") if file.is_file()) if root.is_dir() else [root]
     if not files:
-        raise UserError(f"data.path {config.path}: no *.parquet file in this folder")
+        raise UserError(f"data.path {config.path}: no *.parquet files in this folder")
     tables = [(file, _open(file)) for file in files]
     first = tables[0][1].schema
     image_column, label_column = find_columns(first, config, str(files[0]))
@@ -48,7 +48,7 @@ def _open(file: Path) -> pa.Table:
 
 
 def find_columns(schema: pa.Schema, config: DataConfig, where: str) -> tuple[str, str]:
-    """Returns the names of the image and the label column; raises `UserError` with those there are."""
+    """Returns the names of the image and the label column; raises `UserError` if one is missing."""
     image = config.image_column or next((field.name for field in schema if _holds_images(field.type)), None)
     label = config.label_column or next((name for name in LABEL_NAMES if name in schema.names), None)
     for name, what in ((image, "image"), (label, "label")):
@@ -79,7 +79,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def class_names(schema: pa.Schema, label: str) -> list[str]:
-    """Returns the class names that the Hub's metadata gives, or none."""
+    """Returns the class names in the Hub's metadata, or none."""
     try:
         info = json.loads((schema.metadata or {})[b"huggingface"])
         return [str(name) for name in info["info"]["features"][label]["names"]]
@@ -91,15 +91,15 @@ def _numbered(tables: Sequence[tuple[Path, pa.Table]], label: str) -> list[str]:
     numbers = (number for _, table in tables for number in table[label].to_pylist())
     highest = max((number for number in numbers if number is not None), default=-1)
     images = sum(table.num_rows for _, table in tables)
-    if highest >= max(images, 1000):  # a list of names is made
+    if highest >= max(images, 1000):  # a list of this length would be created
         raise UserError(
-            f"column {label!r}: class number {highest} with {images} images; classes count from 0"
+            f"column {label!r}: class number {highest}, but only {images} images; number classes from 0"
         )
     return [str(number) for number in range(highest + 1)]
 
 
 def split_of(file: Path) -> str | None:
-    """Returns the split that a file's name starts with, in the Hub's spelling."""
+    """Returns the split that a file's name starts with, None if it names no split."""
     stem = file.stem.lower()
     for name, split in (("train", "train"), ("val", "validation"), ("dev", "validation"), ("test", "test")):
         if stem.startswith(name):

@@ -1,4 +1,4 @@
-"""Images as people hold them, brought to what a network reads."""
+"""Converts images from any common form to what a network reads."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from harness.data.source import prepared
 
 
 def as_pixels(images: Any, size: int, channels: int) -> np.ndarray:
-    """Returns images of any accepted kind as uint8 [N, channels, size, size]; raises `UserError`."""
+    """Returns images of any accepted type as uint8 [N, channels, size, size]; raises `UserError`."""
     if isinstance(images, list | tuple) and images and all(isinstance(one, Image.Image) for one in images):
         return _stacked(images, size, channels)
     if isinstance(images, torch.Tensor):
@@ -30,7 +30,7 @@ def as_pixels(images: Any, size: int, channels: int) -> np.ndarray:
 
 
 def _stacked(pictures: Sequence[Image.Image], size: int, channels: int) -> np.ndarray:
-    # One layout in memory for all, as convolutions may round by it.
+    # The same memory layout for all, since the rounding of convolutions may depend on it.
     return np.ascontiguousarray(np.stack([prepared(one, channels, size) for one in pictures]))
 
 
@@ -41,8 +41,8 @@ def _channels_first(images: np.ndarray, channels: int) -> np.ndarray:
         if images.shape[3] == channels:
             return images.transpose(0, 3, 1, 2)
     raise UserError(
-        f"images of shape {list(images.shape)}: expected [N, {channels}, H, W] or [N, H, W, {channels}], "
-        f"the network reads {'grey images' if channels == 1 else 'colour images'}"
+        f"images of shape {list(images.shape)}: expected [N, {channels}, H, W] or [N, H, W, {channels}]: "
+        f"the network reads {'grey' if channels == 1 else 'colour'} images"
     )
 
 
@@ -50,10 +50,10 @@ def _grey_levels(images: np.ndarray) -> np.ndarray:
     if images.dtype == np.uint8:
         return np.ascontiguousarray(images)
     if not np.issubdtype(images.dtype, np.floating):
-        raise UserError(f"images of {images.dtype}: expected uint8 grey levels, or floats from 0 to 1")
+        raise UserError(f"images of {images.dtype}: expected uint8 values, or floats from 0 to 1")
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):
         raise UserError(
-            f"images with values from {low:.4g} to {high:.4g}: floats go from 0 to 1; or give uint8"
+            f"images with values from {low:.4g} to {high:.4g}: floats must be from 0 to 1; otherwise give uint8"
         )
     return np.round(images.astype(np.float64) * 255).astype(np.uint8)

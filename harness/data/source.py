@@ -1,4 +1,4 @@
-"""What a source of images executor over, and how its images become one array."""
+"""What a source of images returns, and how its images become one array."""
 
 import io
 import os
@@ -16,19 +16,19 @@ from harness.data.config import DataConfig
 
 
 class Record(NamedTuple):
-    """One image as it lies in the source."""
+    """One image as stored in the source."""
 
     image: bytes | np.ndarray  # an encoded file, or grey levels 0..255 as uint8 [H, W] or [H, W, 3]
     label: int
-    split: str | None  # "train", "validation", "test", or None where the source has no splits
-    where: str  # how to find it, for messages: one line, different for each image
+    split: str | None  # "train", "validation", "test", or None if the source has no splits
+    where: str  # how to find it, for messages: one line, unique to the image
 
 
 class Source(NamedTuple):
     """A readable data set.
 
-    Records come in the same order whenever the same content is read: an image's place names its noise draws. What
-    cannot be read ends in a `UserError` that names the place, from `read` or while the records are iterated.
+    Records come in the same order whenever the same content is read: an image's index identifies its noise draws.
+    What cannot be read raises a `UserError` that names its location, in `read` or while records are iterated.
     """
 
     records: Iterable[Record]
@@ -36,12 +36,12 @@ class Source(NamedTuple):
 
 
 def place_of(config: DataConfig, what: str) -> Path:
-    """Returns `data.path`; raises `UserError` where it is missing or no path. `what` should be there."""
+    """Returns `data.path`; raises `UserError` if it is missing or invalid. `what` describes what it should name."""
     if not config.path:
         raise UserError(f"data.path is missing: data set {config.name!r} needs {what}")
     place = path_of(config.path)
     if place is None:
-        raise UserError(f"data.path {config.path[:60]!r}: no path: too long, or of a user that is not there")
+        raise UserError(f"data.path {config.path[:60]!r}: not a valid path: too long, or of an unknown user")
     return place
 
 
@@ -59,7 +59,7 @@ def decode(records: Sequence[Record], config: DataConfig) -> np.ndarray:
         if pixels.shape != stack.shape[1:]:
             raise UserError(
                 f"{record.where}: {pixels.shape[2]}x{pixels.shape[1]} pixels where the first image has "
-                f"{stack.shape[3]}x{stack.shape[2]}; set data.size to bring them to one size"
+                f"{stack.shape[3]}x{stack.shape[2]}; set data.size to resize all to one size"
             )
         stack[number] = pixels
     if not len(stack):
@@ -72,13 +72,13 @@ def decode(records: Sequence[Record], config: DataConfig) -> np.ndarray:
 
 
 def prepared(image: Image.Image, channels: int, size: int | None) -> np.ndarray:
-    """Returns an image as networks see it, uint8 [C, H, W]: grey or RGB, brought to `size` if one is given."""
+    """Returns an image as networks see it, uint8 [C, H, W]: grey or RGB, resized to `size` if given."""
     pixels = np.asarray(_cropped(eight_bits(image).convert("L" if channels == 1 else "RGB"), size))
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """Returns an image of 16 bits with the upper eight: Pillow would cut its grey levels off at 255."""
+    """Returns a 16-bit image reduced to its upper eight bits: Pillow would clip its grey levels at 255."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image
@@ -89,8 +89,8 @@ def _room_for(count: int, shape: tuple[int, ...]) -> np.ndarray:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise UserError(
-            f"{count} images of {shape[2]}x{shape[1]} pixels take {needed / 2**30:.0f} GiB, this machine has "
-            f"{there / 2**30:.0f}; set a smaller data.size, or data.max_train, max_validation and max_test"
+            f"{count} images of {shape[2]}x{shape[1]} pixels need {needed / 2**30:.0f} GiB, but this machine has "
+            f"{there / 2**30:.0f} GiB; set a smaller data.size, or data.max_train, max_validation and max_test"
         )
     return np.empty((count, *shape), np.uint8)
 
@@ -99,23 +99,22 @@ def _open(record: Record) -> Image.Image:
     try:
         if isinstance(record.image, bytes):
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", Image.DecompressionBombWarning
-                )  # large is no error, huge is one
+                # large images are fine, huge ones raise an error
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 image = Image.open(io.BytesIO(record.image))
                 image.load()
             return eight_bits(image)
         return Image.fromarray(record.image)
     except UnidentifiedImageError:
         raise UserError(
-            f"{record.where}: the image cannot be read: no image format that Pillow knows"
+            f"{record.where}: the image cannot be read: not an image format that Pillow knows"
         ) from None
     except (OSError, ValueError, TypeError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise UserError(f"{record.where}: the image cannot be read: {error}") from None
 
 
 def _cropped(image: Image.Image, size: int | None) -> Image.Image:
-    """Resizes the shorter side to `size` and cuts the centre, as ADM's evaluation does."""
+    """Resizes the shorter side to `size` and crops the centre, as ADM's evaluation does."""
     if size is None or image.size == (size, size):
         return image
     scale = size / min(image.size)

@@ -1,4 +1,4 @@
-"""Makes the diffusion backbone: trained here, copied from a folder, or left untrained as a control."""
+"""Makes the diffusion backbone: trained by the sweep, copied from a folder, or untrained as a control."""
 
 import json
 from functools import partial
@@ -34,7 +34,7 @@ def train_backbone(stage: Stage, folder: Path, context: Context) -> None:
 
 
 def denoising(stage: Stage, context: Context) -> Denoising:
-    """Returns what the backbone learns. Called by every worker."""
+    """Returns the training task of the backbone. Called by every worker."""
     dataset = open_dataset(stage.needs["dataset"], context)
     images = torch.from_numpy(dataset.images[dataset.splits["train"]])
     build = partial(build_network, stage.config["network"])
@@ -47,13 +47,13 @@ def process_in(stage: Stage) -> NoiseProcess:
 
 
 def regulariser_of(stage: Stage) -> Regulariser:
-    """Returns what the training of a backbone's stage is regularised by."""
+    """Returns the regulariser of a backbone's training."""
     regulariser: Regulariser = part_of(REGULARISERS, stage.config.get("regulariser", PLAIN.keyed()))
     return regulariser
 
 
 def copy_backbone(stage: Stage, folder: Path, context: Context) -> None:
-    """Copies a pretrained backbone to where workers find it, in diffusers' format; an ADM `.pt` is converted."""
+    """Copies a pretrained backbone to the results in diffusers' format; an ADM `.pt` is converted."""
     source, network = Path(stage.options["source"]), stage.config["network"]
     if source.is_file():
         convert(source, network, folder)

@@ -1,4 +1,4 @@
-"""The model card of an exported classifier: what it is, how good it is and how certain that is, where it is from."""
+"""The model card of an exported classifier: what it is, its accuracy with intervals, and its origin."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,13 +17,13 @@ def card(
     about: About,
     notes: Sequence[str],
 ) -> str:
-    """Returns the card in Markdown. `row` is what the trial recorded, `origin` what it was chosen from."""
+    """Returns the card in Markdown. `row` is what the trial recorded, `origin` says what it was chosen from."""
     return "\n".join(
         [
             "---",
             "library_name: harness",
             "pipeline_tag: image-classification",
-            "license: other  # fill in: that of the backbone, and of the data that the head was trained on",
+            "license: other  # fill in, given the licenses of the backbone and of the training data",
             "---",
             f"# {line(origin['experiment'])}: an image classifier on diffusion features",
             "",
@@ -42,13 +42,14 @@ def card(
 
 def _what(trial: Trial, about: About) -> list[str]:
     learnt = {
-        "trained": "The backbone is as it came from diffusion training; the head was fitted on frozen features.",
+        "trained": "The backbone is unchanged since its diffusion training; the head was fitted on frozen features.",
         "finetuned": "The backbone was fine-tuned up to this block together with the head.",
     }[about.features]
-    draws = "one noise draw" if about.draws == 1 else f"an average over {about.draws} noise draws"
+    draws = "from one noise draw" if about.draws == 1 else f"averaged over {about.draws} noise draws"
+    colours = "greyscale" if about.channels == 1 else "colour"
     return [
-        f"An image of {about.size}x{about.size} pixels, {'grey' if about.channels == 1 else 'colour'}, is noised to "
-        f"timestep {about.timestep} and goes through a diffusion backbone ({line(trial.axes['backbone'])}) up to "
+        f"A {colours} image of {about.size}x{about.size} pixels is noised to "
+        f"timestep {about.timestep} and passed through a diffusion backbone ({line(trial.axes['backbone'])}) up to "
         f"block {about.block} (`{about.module}`). Its feature map, {draws}, is pooled to {about.pool}x{about.pool} "
         f"and classified by a head ({line(trial.axes['head'])}) into {len(about.classes)} classes.",
         learnt,
@@ -63,19 +64,19 @@ def _use(origin: Mapping[str, Any], about: About) -> list[str]:
         f"classifier = harness.load({str(origin['folder'])!r})",
         "probabilities = classifier(images)  # a list of PIL images, or an array [N, C, H, W] or [N, H, W, C]",
         "```",
-        f"`classifier.features(images)` are the features [N, {', '.join(map(str, about.shape))}], "
-        "`classifier.classes` the names of the classes. Images are resized by their shorter side and cut at the "
-        "centre. The noise is the same for every image, so results depend on nothing but the image.",
+        f"`classifier.features(images)` returns the features [N, {', '.join(map(str, about.shape))}], "
+        "`classifier.classes` lists the class names. Images are resized by their shorter side and centre-cropped. "
+        "The noise is the same for every image, so results depend only on the image.",
     ]
 
 
 def _how_good(row: Mapping[str, Any], origin: Mapping[str, Any]) -> list[str]:
     left_out = ", ".join(f"{count} {line(kind)}" for kind, count in origin["left_out"].items())
     return [
-        "## How good it is",
+        "## Accuracy",
         f"- Test accuracy {estimate(row, 'test_accuracy')}.",
         f"- Validation accuracy {estimate(row, 'validation_accuracy')}: the best of {origin['settings']} settings, "
-        "so it flatters; the test images had no part in the choice.",
-        *([f"- Not compared, as they cannot be exported: {left_out}."] if left_out else []),
+        "hence optimistic; the test images played no part in the choice.",
+        *([f"- Excluded, as they cannot be exported: {left_out}."] if left_out else []),
         f"- Trained on {row['train_n']} labelled images.",
     ]

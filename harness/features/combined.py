@@ -1,7 +1,7 @@
-"""Combined features: what heads see that look at several blocks and timesteps at once. No torch.
+"""Combined features: the input of heads that read several blocks and timesteps at once. No torch.
 
-Their feature maps, pooled to one size, follow each other along the channels, so that every head can stand on them;
-DifFormer is told where one ends and the next begins.
+The feature maps are pooled to one size and concatenated along the channels, so that any head can read them; DifFormer
+is also told the channels of each.
 """
 
 from collections import Counter
@@ -15,13 +15,13 @@ from harness.features.stages import Tap, stored_pool
 from harness.models.backbones.backbone import BackbonePlan
 
 
-class Mixture(NamedTuple):
+class FeatureCombination(NamedTuple):
     """A `combined:` entry on one backbone."""
 
-    name: str  # for rows and people: "4+9 at t 10+90"
-    parts: list[tuple[int, Tap]]  # (timestep, where its features are kept), in the order of the channels
+    name: str  # as rows show it: "4+9 at t 10+90"
+    parts: list[tuple[int, Tap]]  # (timestep, tap of the stored features), in channel order
     pool: int
-    head: Head  # which knows its parts
+    head: Head  # which has been told the parts
 
     @property
     def numbers(self) -> list[list[int]]:
@@ -29,10 +29,10 @@ class Mixture(NamedTuple):
         return [[tap.block.number, timestep] for timestep, tap in self.parts]
 
 
-def mixtures(config: FeaturesConfig, plan: BackbonePlan) -> list[Mixture]:
-    """Returns the entries of `features.combined`; raises `UserError` for what the backbone does not have."""
+def combinations(config: FeaturesConfig, plan: BackbonePlan) -> list[FeatureCombination]:
+    """Returns the entries of `features.combined`; raises `UserError` for blocks or timesteps out of range."""
     found = [
-        _mixture(one, config.pools, plan, f"features.combined.{place}")
+        _combination(one, config.pools, plan, f"features.combined.{place}")
         for place, one in enumerate(config.combined)
     ]
     keys = Counter((one.name, one.pool, one.head.display_name) for one in found)
@@ -45,19 +45,19 @@ def mixtures(config: FeaturesConfig, plan: BackbonePlan) -> list[Mixture]:
     return found
 
 
-def taps_at(timestep: int, among: Sequence[Mixture]) -> set[Tap]:
-    """Returns what the entries need of one timestep."""
-    return {tap for mixture in among for when, tap in mixture.parts if when == timestep}
+def taps_at(timestep: int, among: Sequence[FeatureCombination]) -> set[Tap]:
+    """Returns the taps that the entries need at one timestep."""
+    return {tap for combination in among for when, tap in combination.parts if when == timestep}
 
 
-def _mixture(one: Combined, pools: Sequence[int], plan: BackbonePlan, where: str) -> Mixture:
+def _combination(one: Combined, pools: Sequence[int], plan: BackbonePlan, where: str) -> FeatureCombination:
     blocks = plan.select(one.blocks, f"{where}.blocks")
     timesteps = plan.steps(one.timesteps, f"{where}.timesteps")
     smallest = min(blocks, key=lambda block: block.size)
     if one.pool > smallest.size:
         raise UserError(
-            f"{where}.pool = {one.pool}: larger than {smallest.size}, the size of block {smallest.number}'s "
-            "feature map, the smallest of these"
+            f"{where}.pool = {one.pool}: larger than {smallest.size}, the size of the smallest of these feature maps "
+            f"(block {smallest.number})"
         )
     parts = [
         (timestep, Tap(block, stored_pool(one.pool, pools, block.size)))
@@ -65,7 +65,9 @@ def _mixture(one: Combined, pools: Sequence[int], plan: BackbonePlan, where: str
         for block in blocks
     ]
     name = f"{_sum(block.number for block in blocks)} at t {_sum(timesteps)}"
-    return Mixture(name, parts, one.pool, one.head.on_parts([tap.block.channels for _, tap in parts]))
+    return FeatureCombination(
+        name, parts, one.pool, one.head.on_parts([tap.block.channels for _, tap in parts])
+    )
 
 
 def _sum(numbers: Iterable[int]) -> str:

@@ -1,4 +1,4 @@
-"""What study 1 sweeps."""
+"""The configuration of study 1."""
 
 from typing import Annotated, Literal
 
@@ -17,20 +17,20 @@ from harness.training.regularisers import PLAIN, REGULARISERS, Regulariser
 
 
 class OnBackbone(Config):
-    """Base of the sections about a diffusion backbone. Where one leaves these out, it has those of `features:`."""
+    """Base of the sections about a diffusion backbone. Fields left out are taken from `features:`."""
 
     backbone: Annotated[Backbone, part(BACKBONES)] = UNet()
     train: TrainConfig = TrainConfig(steps=20_000, batch=128, learning_rate=2e-4, clip=1.0, ema=0.999)
 
 
 class Regularised(OnBackbone):
-    """Base of the sections that compare trainings of one backbone."""
+    """Base of the sections that compare differently regularised trainings of one backbone."""
 
     regularisers: list[Annotated[Regulariser, part(REGULARISERS)]] = Field([PLAIN], min_length=1)
 
 
 class Combined(Config):
-    """Features of several blocks and timesteps together, every block at every timestep, under one head."""
+    """Features of several blocks, each at several timesteps, read by one head."""
 
     blocks: BlockNames
     timesteps: list[Timestep] = Field(min_length=1)
@@ -45,23 +45,25 @@ class FeaturesConfig(Regularised):
     timesteps: list[Timestep] = Field([10, 30, 50, 90, 150, 300, 500], min_length=1)
     pools: list[int] = Field([1, 2, 4], min_length=1)  # average-pooled to pool x pool
     heads: list[Annotated[Head, part(HEADS)]] = Field([Linear()], min_length=1)
-    draws: int = Field(1, ge=1, le=10_000)  # noise draws a feature is averaged over
+    draws: int = Field(1, ge=1, le=10_000)  # noise draws that each feature is averaged over
     views: int = Field(
         1, ge=1, le=10_000
-    )  # of each training image, with noise of their own, kept side by side
+    )  # of each training image, each with its own noise; all are training samples
     augment: Augment | None = (
-        None  # how views beyond the first are cropped and flipped; None: noise alone differs
+        None  # crops and flips of the views after the first; None: only the noise differs
     )
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where a GPU has it
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on GPUs that support it
     transfer: list[DataConfig] = []  # further data sets, probed with the same backbone and settings
-    combined: list[Combined] = []  # heads on several blocks and timesteps at once
+    combined: list[Combined] = []  # heads that read several blocks and timesteps at once
     controls: list[Literal["pixels", "untrained"]] = Field(["pixels", "untrained"])
-    batch: int = unkeyed(256, ge=1)  # images in one forward pass
-    shard: int = unkeyed(8192, ge=1)  # images in one artifact at most: what a lost machine costs
-    memory_gb: float = unkeyed(4.0, gt=0)  # what one task's images, activations and features may take
+    batch: int = unkeyed(256, ge=1)  # images per forward pass
+    shard: int = unkeyed(
+        8192, ge=1
+    )  # largest number of images per artifact: what must be redone if a machine is lost
+    memory_gb: float = unkeyed(4.0, gt=0)  # memory limit for the images, activations and features of one task
     caching: Literal["auto", "cached", "streamed"] = unkeyed(
         "auto"
-    )  # auto: cached where that fits into store_gb
-    store_gb: float = unkeyed(100.0, gt=0)  # what the cached features of a data set may take in the results
-    # published (arXiv 2307.08702): heads learn by SGD from a stream with fresh noise, crops and flips in every epoch
+    )  # auto: cached if the features fit into store_gb
+    store_gb: float = unkeyed(100.0, gt=0)  # disk limit for the cached features of one data set
+    # published (arXiv 2307.08702): heads learn by SGD from a stream, with new noise, crops and flips in every epoch
     protocol: Literal["ours", "published"] = "ours"

@@ -1,4 +1,4 @@
-"""Writes the classifier of a trial into a folder that `harness.load` reads, and checks that it is the same one."""
+"""Exports the classifier of a trial to a folder that `harness.load` reads, and checks that its predictions agree."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from harness.features.heads.head import head_of
 from harness.features.probe import fit_head, read_features, split, standardisation
 from harness.features.streaming import streamed_head
 
-CHECKED = 1000  # test images that the written folder is asked about, with the noise that they had
+CHECKED = 1000  # test images on which the exported classifier is checked, with their noise in the sweep
 
 
 def write_probe(
@@ -32,10 +32,10 @@ def write_probe(
     folder: Path,
     context: Context,
 ) -> list[str]:
-    """Writes a frozen backbone with the head of a probe, which is fitted once more, in the same way.
+    """Writes a frozen backbone with the head of a probe, which is fitted again in the same way.
 
-    `row` and `correct_N` (which test images it got right) are what the trial recorded; `origin` says what the
-    classifier was chosen from. Returns lines to show. Raises `UserError` where the backbone is no longer there.
+    `row` and `correct_N` (which test images were classified correctly) are what the trial recorded; `origin` says
+    what the classifier was chosen from. Returns lines to print. Raises `UserError` if the backbone no longer exists.
     """
     dataset = open_dataset(trial.needs["dataset"], context)
     _copy_pipeline(trial.needs["backbone"], folder, context)
@@ -45,9 +45,9 @@ def write_probe(
     fitted = fit_head(trial, train, validation, len(dataset.classes), context)
     first = len(dataset.labelled(labels_per_class))
     standard = standardisation(np.concatenate([x_MCPP[:first], views_VCPP]))
-    extractor.save_head(folder, fitted.network, standard)
+    extractor.save_head(folder, fitted.module, standard)
     _write_about(trial, x_MCPP.shape[1:], dataset, folder, draws=trial.config["draws"])
-    notes = _compared(fitted.predict(test.x) == test.labels_N, correct_N, "the head, fitted again,")
+    notes = _compared(fitted.predict(test.x) == test.labels_N, correct_N, "the refitted head")
     return _finish(trial, row, correct_N, origin, dataset, folder, notes)
 
 
@@ -59,7 +59,7 @@ def write_streamed(
     folder: Path,
     context: Context,
 ) -> list[str]:
-    """Writes a frozen backbone with a head that learnt from a stream, as it was kept; otherwise as `write_probe`."""
+    """Writes a frozen backbone with a streamed head, as stored by the sweep; otherwise as `write_probe`."""
     dataset = open_dataset(trial.needs["dataset"], context)
     _copy_pipeline(trial.needs["backbone"], folder, context)
     (stage,) = trial.reads["streamed"]
@@ -73,9 +73,9 @@ def write_streamed(
         standard = weights.pop("mean").numpy().reshape(shape), weights.pop("scale").numpy().reshape(shape)
         if by_steps:
             weights = {name.removeprefix("head."): value for name, value in weights.items()}
-    network = head_of(trial.config["head"]).network(shape, len(dataset.classes))
-    network.load_state_dict(weights)
-    extractor.save_head(folder, network, standard)
+    module = head_of(trial.config["head"]).module(shape, len(dataset.classes))
+    module.load_state_dict(weights)
+    extractor.save_head(folder, module, standard)
     draws, noise = (1, streamed_head.EVALUATION) if by_steps else (trial.config["draws"], None)
     _write_about(trial, shape, dataset, folder, draws=draws, noise=noise)
     return _finish(trial, row, correct_N, origin, dataset, folder, [])
@@ -89,7 +89,7 @@ def write_tuned(
     folder: Path,
     context: Context,
 ) -> list[str]:
-    """Writes a fine-tuned encoder with its head, as they were learnt; otherwise as `write_probe`."""
+    """Writes a fine-tuned encoder with its head, as stored by the sweep; otherwise as `write_probe`."""
     dataset = open_dataset(trial.needs["dataset"], context)
     tuned = trial.needs["tuned"]
     _copy_pipeline(tuned, folder, context)
@@ -102,11 +102,11 @@ def write_tuned(
 
 
 def _copy_pipeline(stage: Stage, folder: Path, context: Context) -> None:
-    """Copies the backbone; one that was trained is not trained again for this."""
+    """Copies the backbone. Raises `UserError` if it is missing: exporting does not train it again."""
     if not context.has(stage):
         raise UserError(
-            f"the {stage.kind} {stage.key[:6]} of the best setting is no longer in the results; run the sweep again "
-            "where they are, or give --results"
+            f"the {stage.kind} {stage.key[:6]} of the best setting is missing from the results; run the sweep again "
+            "or name the results that hold it with --results"
         )
     source = context.folder(stage)
     shutil.copytree(source, folder / extractor.BACKBONE, ignore=shutil.ignore_patterns(MANIFEST))
@@ -152,12 +152,12 @@ def _finish(
     folder: Path,
     notes: list[str],
 ) -> list[str]:
-    """Asks the written folder about test images, writes the model card, and returns what to tell."""
+    """Checks the exported classifier on test images, writes the model card, and returns the lines to print."""
     loaded = extractor.load(folder, "cpu" if not torch.cuda.is_available() else None)
     places = dataset.splits["test"][:CHECKED]
     predicted = loaded(dataset.images[places], index=places).argmax(1).numpy()
     recorded = None if correct_N is None else correct_N[: len(places)]
-    notes = [*notes, *_compared(predicted == dataset.labels[places], recorded, "what was written")]
+    notes = [*notes, *_compared(predicted == dataset.labels[places], recorded, "the exported classifier")]
     text = card(trial, row, origin, dataset, loaded.about, notes)
     (folder / extractor.CARD).write_text(text, encoding="utf-8")
     setting = f"block {loaded.about.block}, timestep {loaded.about.timestep}, pool {loaded.about.pool}"
@@ -170,13 +170,13 @@ def _finish(
 
 
 def _compared(right_N: np.ndarray, recorded_N: np.ndarray | None, what: str) -> list[str]:
-    """Returns a warning if predictions are not those of the sweep, else nothing."""
+    """Returns a warning if predictions differ from the sweep's or cannot be compared, else nothing."""
     if recorded_N is None or len(recorded_N) != len(right_N):
-        return [f"warning: {what} could not be compared with the sweep, which has no predictions of it"]
+        return [f"warning: {what} could not be compared with the sweep, which did not record its predictions"]
     differing = int(np.sum(right_N != recorded_N))
     if not differing:
         return []
     return [
         f"warning: {what} differs from the sweep on {differing} of {len(right_N)} test images; "
-        "it ran on another kind of device, or with other versions of the libraries"
+        "the sweep ran on another type of device or with other library versions"
     ]

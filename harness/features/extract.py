@@ -1,6 +1,6 @@
-"""Extraction: noise the images, run the U-Net once, keep every block at every pool.
+"""Extraction: add noise to the images, run the backbone once, and store every block at every pool.
 
-The noise of image i at timestep t and draw d depends on (seed, i, t, d) alone.
+The noise of image i at timestep t and draw d depends only on (seed, i, t, d).
 """
 
 import time
@@ -26,13 +26,13 @@ from harness.training.config import Augment
 from harness.training.device import pick_device
 
 FILE = "features.safetensors"
-ModulePool = tuple[str, int]  # a module, and the pool of its features
+ModulePool = tuple[str, int]  # a module, and the pool to which its output is averaged
 
 
 def make_features(stage: Stage, folder: Path, context: Context) -> None:
-    """Writes the features of `stage`, and publishes those of its siblings that are missing, from one pass.
+    """Writes the features of `stage`, and publishes those of its missing siblings, from one pass.
 
-    A stage holds one shard: the probed images from one place to another, or another view of the labelled ones.
+    A stage holds one shard: a range of the probed images, or of another view of the labelled ones.
     """
     began = time.monotonic()
     wanted = [stage, *(sibling for sibling in stage.siblings if not context.has(sibling))]
@@ -59,7 +59,7 @@ def make_features(stage: Stage, folder: Path, context: Context) -> None:
 
 
 def images_of(stage: Stage, context: Context) -> np.ndarray:
-    """Returns the places in the data set of a shard's images [M]."""
+    """Returns the indices into the data set of a shard's images [M]."""
     dataset = open_dataset(stage.needs["dataset"], context)
     begin, end = stage.part["images"]
     per_class = stage.config["labels_per_class"]
@@ -70,7 +70,7 @@ def images_of(stage: Stage, context: Context) -> np.ndarray:
 
 
 def open_denoiser(stage: Stage, context: Context) -> Denoiser:
-    """Reads a backbone; the last one is kept, for the next shard of the same process."""
+    """Opens a backbone; the last one opened stays in memory for the next shard in the same process."""
     denoiser = _opened.get(stage.key, lambda: load_denoiser(context.folder(stage)))
     return denoiser.to(pick_device(context))
 
@@ -81,7 +81,7 @@ _opened = Recent[Denoiser]()
 def extract(
     denoiser: Denoiser, images_NCHW: np.ndarray, index_M: np.ndarray, **reading: Any
 ) -> dict[ModulePool, torch.Tensor]:
-    """Returns features [M, C', pool, pool] by (module, pool); `reading` is what `read_blocks` takes."""
+    """Returns features [M, C', pool, pool] by (module, pool); `reading` is passed to `read_blocks`."""
     found: dict[ModulePool, torch.Tensor] = {}
     for begin, features in read_blocks(denoiser, images_NCHW, index_M, **reading):
         for tap, value in features.items():
@@ -107,11 +107,11 @@ def read_blocks(
     precision: str = "float32",
     names_M: np.ndarray | None = None,
 ) -> Iterator[tuple[int, dict[ModulePool, torch.Tensor]]]:
-    """Yields (place in `index_M`, features [B, C', pool, pool] by (module, pool)) for images at `index_M` (uint8).
+    """Yields (position in `index_M`, features [B, C', pool, pool] by (module, pool)) of images `index_M` (uint8).
 
-    One forward pass an image and draw, which ends at the deepest module: `taps` are in the order in which the
-    modules run. View v has the draws v * draws to (v + 1) * draws - 1, each cropped in its own way if `augment`.
-    An image's name in noise draws is its place in the data set; `names_M` gives other ones.
+    Takes one forward pass per image and draw, up to the deepest module; `taps` are in the order in which the modules
+    run. View v has draws v * draws to (v + 1) * draws - 1, each with its own crop and flip if `augment` is given.
+    The noise of an image is addressed by its index in the data set, or by `names_M` if given.
     """
     names_M = index_M if names_M is None else names_M
     read = denoiser.reader(list(dict.fromkeys(module for module, _ in taps)))
@@ -141,7 +141,7 @@ def read_blocks(
 def batches(
     images_NCHW: np.ndarray, index_M: np.ndarray, batch: int, device: torch.device
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yields (place in `index_M`, images [B, C, H, W] in [-1, 1] on `device`), the next batch read meanwhile."""
+    """Yields (position in `index_M`, images [B, C, H, W] in [-1, 1] on `device`); reads the next batch meanwhile."""
 
     def read(begin: int) -> torch.Tensor:
         chosen = torch.from_numpy(images_NCHW[index_M[begin : begin + batch]])
@@ -157,7 +157,7 @@ def batches(
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Returns the context in which a frozen backbone runs: "auto" is bfloat16 on a GPU that has it."""
+    """Returns the autocast context of a frozen backbone: "auto" is bfloat16 on a GPU that supports it."""
     wanted = precision == "bfloat16" or (
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
@@ -165,14 +165,14 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 
 
 def addresses(index_B: torch.Tensor, timestep: int, draw: int) -> torch.Tensor:
-    """Returns where the randomness of images belongs: (image, timestep, draw), int64 [B, 3]."""
+    """Returns the addresses of images' random numbers: (image, timestep, draw), int64 [B, 3]."""
     return torch.stack([index_B, torch.full_like(index_B, timestep), torch.full_like(index_B, draw)], 1)
 
 
 def add_noise(
     denoiser: Denoiser, z_BCHW: torch.Tensor, index_B: torch.Tensor, timestep: int, draw: int, seed: int
 ) -> torch.Tensor:
-    """Returns `z_BCHW` noised to `timestep` with the noise of these very images and this draw."""
+    """Returns `z_BCHW` noised to `timestep` with the noise of these images at this draw."""
     address_B3 = addresses(index_B, timestep, draw)
     epsilon = noise.normal(derive_seed(seed, "features"), address_B3, tuple(z_BCHW.shape[1:]))
     return denoiser.noised(z_BCHW, epsilon, torch.full((len(z_BCHW),), timestep, device=z_BCHW.device))

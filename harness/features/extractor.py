@@ -1,8 +1,8 @@
 """What `harness export` writes and `harness.load` reads: images in, features or class probabilities out.
 
-extractor.json       what it is: block, timestep, pool, noise draws, head, classes, image size
-backbone/            the diffusion backbone, as diffusers reads it
-head.safetensors     the head's weights, and what features are standardised by
+extractor.json       settings: block, timestep, pool, noise draws, head, classes, image size
+backbone/            the diffusion backbone, in diffusers' format
+head.safetensors     the head's weights, and the mean and scale that standardise features
 README.md            the model card
 """
 
@@ -25,12 +25,12 @@ from harness.features.extract import read_blocks
 from harness.features.heads.head import Fitted, head_of
 from harness.models.backbones.denoiser import Denoiser, load_denoiser
 
-FORMAT = 1  # of the folder; raised when an older harness could not read it
+FORMAT = 1  # of the folder; raised when older versions cannot read it
 ABOUT, BACKBONE, HEAD, CARD = "extractor.json", "backbone", "head.safetensors", "README.md"
-HEADS_OWN = "head."  # before the names of the head's weights
-MEAN, SCALE = "mean", "scale"  # what features are standardised by, where they are
-BATCH = 64  # images in one forward pass
-ANY_IMAGE = 2**32 - 1  # the name in noise draws of images that belong to no data set: no place is so large
+HEADS_OWN = "head."  # prefix of the head's weights
+MEAN, SCALE = "mean", "scale"  # what features are standardised by, if they are
+BATCH = 64  # images per forward pass
+ANY_IMAGE = 2**32 - 1  # addresses the noise of images outside the data set: no index is as large
 
 
 class About(Config):
@@ -45,7 +45,9 @@ class About(Config):
     pool: int
     draws: int = Field(ge=1)  # noise draws that features are averaged over
     seed: int
-    noise: str | None = None  # the stream of the seed that the noise is from; None: that of extraction
+    noise: str | None = (
+        None  # a name from which the seed of the noise is derived; None: the noise of extraction
+    )
     precision: Literal["auto", "float32", "bfloat16"]
     head: dict[str, Any]
     shape: list[int]  # of an image's features: C, pool, pool
@@ -57,8 +59,8 @@ class About(Config):
 class Extractor:
     """A frozen diffusion backbone read at one block, with a classifier on top.
 
-    Noise is part of how features are read. That of `draws` draws is averaged over and is the same for every image
-    and call, so that a result depends on the image alone, on nothing beside it in the batch.
+    Features are read from noised images, averaged over `draws` noise draws. The noise is the same for every image and
+    call, so a result depends only on the image, not on the rest of its batch.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Extractor:
         head: Fitted,
         standard: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> None:
-        """`standard` is what is taken from features and what they are divided by before the head reads them."""
+        """`standard` is the mean and scale that standardise features before the head reads them, or None."""
         self.about = about
         self.classes = tuple(about.classes)
         self._denoiser, self._head, self._standard = denoiser, head, standard
@@ -77,9 +79,9 @@ class Extractor:
         """Returns class probabilities, float32 [N, classes] on the CPU: the softmax of the head's scores.
 
         `images` are a list of PIL images, or an array or tensor [N, C, H, W] or [N, H, W, C] of grey levels (uint8)
-        or of floats from 0 to 1. They are brought to the backbone's size as the data set's were: the shorter side is
-        resized, the centre cut out. `index` names images by their places in the data set of the experiment, and
-        gives them the very noise that they had there. Raises `UserError` for images that cannot be read.
+        or of floats from 0 to 1. They are brought to the backbone's size as those of the data set were: resized
+        by their shorter side and centre-cropped. `index` gives the images' indices in the data set of the experiment,
+        so that they get the same noise as there. Raises `UserError` for images that cannot be read.
         """
         parts = []
         for x_BCPP in self._batches(images, index):
@@ -89,7 +91,7 @@ class Extractor:
         return torch.cat(parts)
 
     def features(self, images: Any, *, index: Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
-        """Returns features, float32 [N, C, pool, pool] on the CPU, as they are before the head standardises them."""
+        """Returns features, float32 [N, C, pool, pool] on the CPU, before standardisation."""
         return torch.cat(list(self._batches(images, index)))
 
     def _batches(self, images: Any, index: Sequence[int] | np.ndarray | None) -> Iterator[torch.Tensor]:
@@ -98,7 +100,7 @@ class Extractor:
         names_N = np.full(len(pixels_NCHW), ANY_IMAGE) if index is None else np.asarray(index, np.int64)
         if names_N.shape != (len(pixels_NCHW),):
             raise UserError(
-                f"index has shape {names_N.shape}: expected one place for each of {len(pixels_NCHW)} images"
+                f"index has shape {names_N.shape}: expected one index for each of {len(pixels_NCHW)} images"
             )
         tap = about.module, about.pool
         for _, found in read_blocks(
@@ -116,9 +118,9 @@ class Extractor:
             yield found[tap].cpu()
 
 
-def save_head(folder: Path, network: torch.nn.Module, standard: tuple[np.ndarray, np.ndarray] | None) -> None:
-    """Writes a head, and what its features are standardised by, float32 in the features' shape."""
-    tensors = {f"{HEADS_OWN}{name}": value.cpu().contiguous() for name, value in network.state_dict().items()}
+def save_head(folder: Path, module: torch.nn.Module, standard: tuple[np.ndarray, np.ndarray] | None) -> None:
+    """Writes a head's weights, and the mean and scale of its features (float32, in the features' shape) if given."""
+    tensors = {f"{HEADS_OWN}{name}": value.cpu().contiguous() for name, value in module.state_dict().items()}
     if standard is not None:
         tensors |= {
             name: torch.from_numpy(np.ascontiguousarray(value, np.float32))
@@ -128,9 +130,9 @@ def save_head(folder: Path, network: torch.nn.Module, standard: tuple[np.ndarray
 
 
 def load(folder: str | Path, device: str | torch.device | None = None) -> Extractor:
-    """Reads an export: from a folder that `harness export` wrote, onto `device`, the GPU if there is one.
+    """Loads a folder that `harness export` wrote onto `device`, by default the GPU if there is one.
 
-    Raises `UserError` for a folder that is no export, or that a newer harness wrote.
+    Raises `UserError` for any other folder, or if a newer harness wrote it.
     """
     folder = Path(folder).expanduser()
     about = _read_about(folder)
@@ -139,16 +141,16 @@ def load(folder: str | Path, device: str | torch.device | None = None) -> Extrac
         tensors = load_file(folder / HEAD)
         denoiser = load_denoiser(folder / BACKBONE)
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{folder}: a part of the export cannot be read: {error}; export it again") from None
+        raise UserError(f"{folder}: the export cannot be read: {error}; export it again") from None
     standard = (tensors.pop(MEAN), tensors.pop(SCALE)) if MEAN in tensors else None
-    network = head_of(about.head).network(tuple(about.shape), len(about.classes))
+    module = head_of(about.head).module(tuple(about.shape), len(about.classes))
     try:
-        network.load_state_dict({name.removeprefix(HEADS_OWN): value for name, value in tensors.items()})
+        module.load_state_dict({name.removeprefix(HEADS_OWN): value for name, value in tensors.items()})
     except RuntimeError as error:
         raise UserError(f"{folder / HEAD}: not the weights of head {about.head['name']!r}: {error}") from None
-    if place.type == "mps":  # which has no float64
-        network = network.float()
-    fitted = Fitted(network.eval().requires_grad_(False).to(place), None)
+    if place.type == "mps":  # MPS has no float64
+        module = module.float()
+    fitted = Fitted(module.eval().requires_grad_(False).to(place), None)
     return Extractor(about, denoiser.to(place), fitted, standard)
 
 
@@ -159,12 +161,12 @@ def _read_about(folder: Path) -> About:
         version = int(values["format"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"{folder}: not an export, it has no readable {ABOUT}; "
-            "write one with: python -m harness export EXPERIMENT --to FOLDER"
+            f"{folder}: not an export: it has no readable {ABOUT}; "
+            "create one with: python -m harness export EXPERIMENT --to FOLDER"
         ) from None
     if version > FORMAT:
         raise UserError(
-            f"{folder}: written by harness {values.get('harness_version')} in format {version}, this harness reads "
-            f"up to {FORMAT}; install a newer one"
+            f"{folder}: written by harness {values.get('harness_version')} in format {version}, this version reads "
+            f"formats up to {FORMAT}; install a newer harness"
         )
     return parse(About, values, str(path))

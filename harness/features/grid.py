@@ -1,4 +1,4 @@
-"""The grid of study 1 on one data set: each block, timestep, pool and head as a trial, and what it reads."""
+"""The grid of study 1 on one data set: a trial for each block, timestep, pool and head, and the stages it reads."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,13 +9,14 @@ from harness.core.checks import refuse_duplicates
 from harness.core.errors import UserError
 from harness.core.stages import Code, Stage, Trial, shards
 from harness.data.dataset import Images, further
-from harness.features.combined import Mixture, mixtures, taps_at
+from harness.features.combined import FeatureCombination, combinations, taps_at
 from harness.features.config import FeaturesConfig
-from harness.features.heads.head import Head, refuse_twins
+from harness.features.heads.head import Head, refuse_same_names
 from harness.features.stages import (
     BYTES_A_NUMBER,
     Reading,
     Tap,
+    check_pools,
     features_stages,
     images_at_once,
     stored_pool,
@@ -26,47 +27,40 @@ from harness.models.backbones.backbone import BackbonePlan, Block
 
 PROBE = Code("probe", 1, "harness.features.probe:run")
 STREAMED_PROBE = Code("streamed probe", 1, "harness.features.streaming.trial:run")
-STREAMED_SECONDS = 0.02  # to read what a stream left
+STREAMED_SECONDS = 0.02  # to read the results of a stream
 
-OBJECTIVE = "validation_accuracy"  # what a search makes large
+OBJECTIVE = "validation_accuracy"  # what a search maximises
 
 
 def check(config: FeaturesConfig, plan: BackbonePlan) -> list[Block]:
     """Returns the blocks to probe; raises `UserError` naming the value that is out of range."""
     blocks = plan.select(config.blocks)
-    smallest = min(blocks, key=lambda block: block.size)
-    for pool in config.pools:
-        if not 1 <= pool <= smallest.size:
-            raise UserError(
-                f"features.pools: {pool} is not between 1 and {smallest.size}, the size of block "
-                f"{smallest.number}'s feature map"
-            )
-    refuse_twins(config.heads, "features.heads")
-    refuse_duplicates(config.pools, "features.pools")
+    check_pools(config.pools, blocks, "features.pools")
+    refuse_same_names(config.heads, "features.heads")
     refuse_duplicates(config.controls, "features.controls")
     return blocks
 
 
 def transferred(config: FeaturesConfig, images: Images, seed: int) -> list[Images]:
-    """Reads the further data sets, in the size and channels of the first. Raises `UserError`."""
+    """Reads the further data sets, with the size and channels of the first. Raises `UserError`."""
     channels, size = images.dataset.images.shape[1:3]
-    alike = [
+    same_shape = [
         other.model_copy(update={"size": other.size or size, "channels": other.channels or channels})
         for other in config.transfer
     ]
-    found = further(images, alike, seed, "features.transfer")
+    found = further(images, same_shape, seed, "features.transfer")
     for one in found:
         others = one.dataset.images.shape[1:3]
         if others != (channels, size):
             raise UserError(
                 f"features.transfer, {one.config.display_name}: images of {others[1]} pixels and {others[0]} "
-                f"channels, the backbone's have {size} and {channels}; leave size and channels out"
+                f"channels, but the backbone reads {size} pixels and {channels} channels; leave size and channels out"
             )
     return found
 
 
 class Grid:
-    """Makes trials that share everything but the swept values."""
+    """Makes trials that differ only in the swept values."""
 
     def __init__(self, config: FeaturesConfig, images: Images, seed: int, plan: BackbonePlan) -> None:
         self.config, self.seed, self.plan = config, seed, plan
@@ -76,7 +70,7 @@ class Grid:
         self.images = len(dataset.probed(data.labels_per_class))
         self.blocks = check(config, plan)
         self.timesteps = plan.steps(config.timesteps)
-        self.mixtures = mixtures(config, plan)
+        self.combinations = combinations(config, plan)
         self.labelled = len(dataset.labelled(data.labels_per_class))
         self.classes = len(dataset.classes)
         self.reading = Reading(
@@ -95,7 +89,7 @@ class Grid:
         timesteps: Sequence[int],
         regulariser: str | None = None,
     ) -> Iterator[Trial]:
-        """Yields the trials of one backbone, a timestep after the other so that processes reuse what they read."""
+        """Yields the trials of one backbone, timestep by timestep so that processes reuse what they have read."""
         for timestep in timesteps:
             if self.caching.streamed:
                 yield from self.streamed(kind, backbone, timestep, regulariser)
@@ -108,7 +102,7 @@ class Grid:
 
     @cached_property
     def caching(self) -> Caching:
-        """How heads get their features; raises `UserError` where what is asked for cannot be."""
+        """How heads get their features; raises `UserError` if the requested way is impossible."""
         taps = set(self.taps.values())
         passes = len(self.timesteps) * len(self.config.regularisers)
         passes += "untrained" in self.config.controls
@@ -131,7 +125,7 @@ class Grid:
             protocol=self.config.protocol,
             views=self.config.views,
             labelled=self.labelled,
-            judged=self.images - self.labelled,
+            evaluated=self.images - self.labelled,
             classes=self.classes,
             memory=self.config.memory_gb * 1e9,
             workers=self.config.train.workers,
@@ -150,7 +144,7 @@ class Grid:
 
     @cached_property
     def taps(self) -> dict[tuple[Block, int], Tap]:
-        """Returns where the features of each block and pool of the grid are kept."""
+        """Returns the tap that holds the features of each block and pool of the grid."""
         return {
             (block, pool): Tap(block, stored_pool(pool, self.config.pools, block.size))
             for block in self.blocks
@@ -158,8 +152,8 @@ class Grid:
         }
 
     def features(self, kind: str, backbone: Stage, timestep: int) -> dict[Tap, dict[str, tuple[Stage, ...]]]:
-        """Returns the stages of all that is read at one timestep, from one pass, by what they hold."""
-        also = taps_at(timestep, self.mixtures) if kind == "trained" else set()
+        """Returns, by tap, the stages of everything read at one timestep, all from one pass."""
+        also = taps_at(timestep, self.combinations) if kind == "trained" else set()
         own = set(self.taps.values()) if not self.caching.streamed and timestep in self.timesteps else set()
         wanted = sorted(own | also)
         most = images_at_once(wanted, self.plan, self.config.batch, self.config.memory_gb * 1e9)
@@ -187,19 +181,23 @@ class Grid:
             for tap in wanted
         }
 
-    def combined(self, mixture: Mixture, backbone: Stage, regulariser: str | None) -> Trial:
-        """Returns the trial of a head on several blocks and timesteps, which reads what the grid reads."""
-        holders = {timestep: self.features("trained", backbone, timestep) for timestep in dict(mixture.parts)}
+    def combined(self, combination: FeatureCombination, backbone: Stage, regulariser: str | None) -> Trial:
+        """Returns the trial of a head on several blocks and timesteps, which reads the same stages as the grid."""
+        holders = {
+            timestep: self.features("trained", backbone, timestep) for timestep in dict(combination.parts)
+        }
         reads = {
             f"{name} {place}": stages
-            for place, (timestep, tap) in enumerate(mixture.parts)
+            for place, (timestep, tap) in enumerate(combination.parts)
             for name, stages in holders[timestep][tap].items()
         }
-        trial = self.trial("combined", None, None, mixture.pool, mixture.head, backbone, reads, regulariser)
+        trial = self.trial(
+            "combined", None, None, combination.pool, combination.head, backbone, reads, regulariser
+        )
         return replace(
             trial,
-            axes={**trial.axes, "block_name": mixture.name},
-            config={**trial.config, "parts": mixture.numbers},
+            axes={**trial.axes, "block_name": combination.name},
+            config={**trial.config, "parts": combination.numbers},
         )
 
     def trial(

@@ -1,4 +1,4 @@
-"""A probe trial: read the features of one setting, train a head, count what it gets right."""
+"""A probe trial: read the features of one setting, train a head, measure its accuracy."""
 
 import math
 import time
@@ -17,6 +17,7 @@ from harness.data.transforms import as_input
 from harness.features.extract import FILE
 from harness.features.heads.head import Fitted, Labelled, head_of
 from harness.features.standardise import scale_of
+from harness.features.tables import correctness
 from harness.metrics.accuracy import accuracy
 from harness.training.device import pick_device
 
@@ -35,7 +36,7 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
     row = {
         "caching": "cached",
         "dimensions": math.prod(x_MCPP.shape[1:]),
-        "parameter_count": sum(one.numel() for one in fitted.network.parameters()),
+        "parameter_count": sum(one.numel() for one in fitted.module.parameters()),
         "regularisation": fitted.regularisation,
         "train_n": len(train.labels_N),
         "image_passes": image_passes(trial),
@@ -43,27 +44,26 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
         **accuracy(right_test).columns("test_accuracy"),
         "fit_seconds": seconds,
     }
-    correct = {"study": trial.study, "kind": trial.axes["features"], "split": "test", "correct": right_test}
-    return {"features": [row], "correctness": [correct]}
+    return {"features": [row], "correctness": [correctness(trial, right_test)]}
 
 
 def fit_head(trial: Trial, train: Labelled, validation: Labelled, classes: int, context: Context) -> Fitted:
-    """Trains the trial's head: on the same kind of device the same head every time."""
+    """Trains the trial's head; on the same type of device the result is always the same."""
     setting = (trial.axes[name] for name in ("features", "block", "timestep", "pool"))
     seed = derive_seed(trial.seed, "head", *setting)
     return head_of(trial.config["head"]).fit(train, validation, classes, seed, pick_device(context).type)
 
 
 def image_passes(trial: Trial) -> int:
-    """Returns the passes behind the features that a trial reads; other trials of the same pass share them."""
+    """Returns the number of image passes behind the features that a trial reads; trials may share passes."""
     passes = {stage.job: stage.work.image_passes for shards in trial.reads.values() for stage in shards}
     return sum(passes.values())
 
 
 def read_features(trial: Trial, context: Context, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the setting's features of the probed images [M, C, P, P], pooled from what is stored, and more views.
+    """Returns the features of the probed images [M, C, P, P] and of further views of the labelled ones [V, C, P, P].
 
-    The views, one after the other, are of the labelled images. Pixels are [M, C, H, W] and have none.
+    Both are pooled from what is stored; the views are concatenated. Pixels are [M, C, H, W] and have no views.
     """
     if trial.axes["features"] == "pixels":
         index_M = dataset.probed(trial.config["labels_per_class"])
@@ -82,14 +82,14 @@ def read_features(trial: Trial, context: Context, dataset: Dataset) -> tuple[np.
 
 
 def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:
-    """Returns feature maps one after the other along their channels."""
+    """Returns feature maps concatenated along the channels."""
     return np.concatenate(parts, 1) if len(parts) > 1 else parts[0]
 
 
 def split(
     x_M: np.ndarray, views_V: np.ndarray, dataset: Dataset, per_class: int | None
 ) -> tuple[Labelled, Labelled, Labelled]:
-    """Returns training (all views), validation and test features, each number standardised over the training's."""
+    """Returns training (all views), validation and test features, standardised by the training features."""
     labelled = dataset.labelled(per_class)
     first, second = len(labelled), len(labelled) + len(dataset.splits["validation"])
     train_x = np.concatenate([x_M[:first], views_V]) if len(views_V) else x_M[:first]
@@ -106,13 +106,13 @@ def split(
 
 
 def standardisation(train_x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what is taken from each number and what it is divided by, float32 [C, P, P] each."""
+    """Returns the mean and scale of each feature, float32 [C, P, P] each."""
     deviation = train_x.std(0)
     return train_x.mean(0), scale_of(deviation).astype(np.float32)
 
 
 def _stored(shards: Sequence[Stage], context: Context) -> torch.Tensor:
-    """Returns a tap's features, read a shard after the other; those of the last few are kept between trials."""
+    """Returns a tap's features, read shard by shard; the last few taps stay in memory between trials."""
     key = (context.store.storage.url, *(shard.key for shard in shards))
     return _kept.get(
         key, lambda: torch.cat([load_file(context.file(shard, FILE))["features"] for shard in shards])

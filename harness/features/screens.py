@@ -1,4 +1,4 @@
-"""Screens as data: each setting of the grid looked at on some of the images, by a ridge probe. No torch."""
+"""Screening probes as trials: a ridge probe of each setting of the grid, on some of the images. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,21 +6,21 @@ from dataclasses import replace
 from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
 from harness.core.stages import Code, Stage, Trial, Work, shards
-from harness.features.choose import Chooser, Look, Space, most_fits, screen_share
+from harness.features.choose import Candidate, Chooser, SearchSpace, most_fits, screen_share
 from harness.features.heads.ridge import Ridge
 
-SCREEN = Code("screen", 1, "harness.features.quick_probe:run")
-SCREEN_SECONDS = 0.05  # a guess for one CPU core
+SCREEN = Code("screen", 1, "harness.features.screening_probe:run")
+SCREEN_SECONDS = 0.05  # estimated for one CPU core
 
 
 def screens_of(grid: Sequence[Trial]) -> list[Trial]:
-    """Returns a screen for each block, timestep and pool of trials on one data set and backbone.
+    """Returns a screening probe for each block, timestep and pool of trials on one data set and backbone.
 
-    All screens of a timestep share one pass over the same images. Raises `UserError` where features are not kept.
+    All probes of a timestep share one pass over the same images. Raises `UserError` if features are not cached.
     """
     if any("features" not in trial.reads for trial in grid):
         raise UserError(
-            "search: auto looks at features of some images before it passes all; they must be kept: "
+            "search: auto probes features of some images before passing all, so features must be cached: "
             "set features.caching=cached, or search.name=grid"
         )
     share = screen_share(len({trial.axes["timestep"] for trial in grid}))
@@ -49,7 +49,7 @@ def _screen(trial: Trial, share: float) -> Trial:
 
 
 def _part(whole: Stage, images: int, begin: int, end: int) -> Stage:
-    """Returns the stage like `whole`, and with its siblings, of some of the images that screens look at."""
+    """Returns a copy of `whole`, and of its siblings, for some of the screened images."""
     group = fingerprint([whole.job, images, begin, end])
 
     def changed(stage: Stage) -> Stage:
@@ -68,17 +68,17 @@ def _part(whole: Stage, images: int, begin: int, end: int) -> Stage:
 
 
 def chooser_of(grid: Sequence[Trial], screens: Sequence[Trial], trials: int) -> Chooser:
-    """Returns what chooses among `grid`, trials on one data set and backbone; at most `trials` of them are run."""
+    """Returns the chooser among `grid`, trials on one data set and backbone, of which at most `trials` are run."""
     heads = tuple(dict.fromkeys(trial.axes["head"] for trial in grid))
-    space = Space(
+    space = SearchSpace(
         timesteps=tuple(sorted({trial.axes["timestep"] for trial in grid})),
         settings=tuple(dict.fromkeys((trial.axes["block"], trial.axes["pool"]) for trial in grid)),
         heads=heads,
         fits=most_fits(len(grid), len(heads), trials),
     )
-    keys = {_look(trial, None): trial.key for trial in screens}
-    return Chooser(space, keys | {_look(trial, trial.axes["head"]): trial.key for trial in grid})
+    keys = {_candidate(trial, None): trial.key for trial in screens}
+    return Chooser(space, keys | {_candidate(trial, trial.axes["head"]): trial.key for trial in grid})
 
 
-def _look(trial: Trial, head: str | None) -> Look:
-    return Look(trial.axes["timestep"], trial.axes["block"], trial.axes["pool"], head)
+def _candidate(trial: Trial, head: str | None) -> Candidate:
+    return Candidate(trial.axes["timestep"], trial.axes["block"], trial.axes["pool"], head)

@@ -1,4 +1,4 @@
-"""The stages of study 1 as data: the backbone, then features by timestep, block and stored pool. No torch."""
+"""The stages of study 1: the backbone, and features by timestep, block and stored pool. No torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from harness.models.backbones.backbone import BackbonePlan, Block, multiplicatio
 from harness.training.config import NOISE, TRAINING, TrainConfig
 from harness.training.regularisers import PLAIN, Regulariser
 
-BACKBONE = Code("backbone", 1)  # the networks, how their blocks are numbered and tapped
+BACKBONE = Code("backbone", 1)  # the networks, and how their blocks are numbered and read
 COPIED_BACKBONE = Code("copied backbone", 1, "harness.features.backbone:copy_backbone", uses=(BACKBONE,))
 TRAINED_BACKBONE = Code(
     "trained backbone", 1, "harness.features.backbone:train_backbone", uses=(BACKBONE, TRAINING)
@@ -20,8 +20,8 @@ TRAINED_BACKBONE = Code(
 EXTRACTION = Code("extraction", 2, uses=(NOISE,))  # noise, one pass, pooling: `read_blocks`
 FEATURES = Code("features", 1, "harness.features.extract:make_features", uses=(EXTRACTION,))
 BYTES_A_NUMBER = 4  # of features as stored, float32
-ACTIVATIONS = 6  # how many maps as large as the largest are held during a forward pass: measured, rounded up
-MULTIPLICATIONS_PER_SECOND = 1e10  # of one CPU core: a guess, until there are measurements
+ACTIVATIONS = 6  # memory of a forward pass, in units of the largest map: measured, rounded up
+MULTIPLICATIONS_PER_SECOND = 1e10  # of one CPU core: an estimate, until there are measurements
 
 
 def regularised_backbones(
@@ -32,9 +32,9 @@ def regularised_backbones(
     seed: int,
     section: str,
 ) -> dict[str | None, Stage]:
-    """Returns a backbone's stage for each regulariser of its training, by what rows call that.
+    """Returns the backbone's stage for each regulariser of its training, by the regulariser's name in rows.
 
-    Raises `UserError` naming the `section` for regularisers that cannot be told apart or used.
+    Raises `UserError` naming the `section` for regularisers with the same name, or that cannot be used.
     """
     names = [regulariser.display_name for regulariser in regularisers]
     refuse_duplicates(names, f"{section}.regularisers", "; give each a label of its own")
@@ -49,12 +49,12 @@ def backbone_stage(
 ) -> Stage:
     """Returns the stage that holds the backbone as a diffusers pipeline. Zero steps leave it untrained.
 
-    Raises `UserError` for a regulariser of what is not trained here.
+    Raises `UserError` for a regulariser of a backbone that the sweep does not train.
     """
     if regulariser.display_name is not None and plan.source is not None:
         raise UserError(
-            f"regularisers: {regulariser.display_name} changes how a backbone is trained, and this one is already "
-            "trained; choose a backbone that is trained here, such as unet, or leave regularisers out"
+            f"regularisers: {regulariser.display_name} changes the training of a backbone, but this one is already "
+            "trained; choose a backbone that the sweep trains, such as unet, or leave regularisers out"
         )
     versions = {"family": plan.family.version, "process": plan.process.version}
     shared = {"network": dict(plan.config), "noise": dict(plan.process.config), "versions": versions}
@@ -84,7 +84,7 @@ def backbone_stage(
 
 
 def _regularised(plan: BackbonePlan, regulariser: Regulariser) -> dict[str, Any]:
-    """Returns what a regulariser changes of a backbone's key: nothing without one."""
+    """Returns the entries of a backbone's configuration that a regulariser changes."""
     if regulariser.display_name is None:
         return {}
     resolved = regulariser.resolved(plan)
@@ -92,50 +92,64 @@ def _regularised(plan: BackbonePlan, regulariser: Regulariser) -> dict[str, Any]
 
 
 class Tap(NamedTuple):
-    """A place where features are kept: a block, and the pool that is stored for it."""
+    """A location of stored features: a block, and the pool at which they are stored."""
 
     block: Block
     pool: int
 
 
 def stored_pool(pool: int, pools: Sequence[int], size: int) -> int:
-    """Returns the pool to store for `pool`: the largest of `pools` from which it follows exactly.
+    """Returns the pool to store for `pool`: the largest of `pools` from which it can be computed exactly.
 
-    Averages nest where the larger pool divides the map and the smaller divides the larger.
+    Average pooling composes if the larger pool divides the map and the smaller pool divides the larger.
     """
     holders = [larger for larger in pools if size % larger == 0 and larger % pool == 0]
     return max([pool, *holders])
 
 
+def check_pools(pools: Sequence[int], blocks: Sequence[Block], where: str, owner: str = "") -> None:
+    """Raises `UserError` for duplicates, and for pools that do not fit the smallest feature map."""
+    refuse_duplicates(pools, where)
+    smallest = min(blocks, key=lambda block: block.size)
+    for pool in pools:
+        if not 1 <= pool <= smallest.size:
+            raise UserError(
+                f"{where}: {pool} is not between 1 and {smallest.size}, the size of block {smallest.number}'s "
+                f"feature map{owner}"
+            )
+
+
 class Reading(NamedTuple):
-    """How features are read, whichever backbone, timestep and images they are of."""
+    """How features are read, independent of backbone, timestep and images."""
 
     labels_per_class: int | None
     draws: int
     seed: int
     precision: str
-    augment: Mapping[str, Any] | None  # of views beyond the first
+    augment: Mapping[str, Any] | None  # of views after the first
     batch: int
 
 
 def images_at_once(taps: Sequence[Tap], plan: BackbonePlan, batch: int, memory: float) -> int:
-    """Returns how many images a task can hold the features of, in `memory` bytes, beside one batch's activations.
+    """Returns how many images' features fit into `memory` bytes, in addition to one batch's activations.
 
-    Raises `UserError` if not even one batch fits, with the batch that would.
+    Raises `UserError` if not even one batch fits, naming the batch that would.
     """
     activations = ACTIVATIONS * max(block.channels * block.size**2 for block in plan.blocks)
     activations += sum(block.channels * block.size**2 for block in {tap.block for tap in taps})
-    features = 2 * sum(tap.block.channels * tap.pool**2 for tap in taps)  # once more while they are written
+    features = 2 * sum(tap.block.channels * tap.pool**2 for tap in taps)  # a second copy while writing
     left = memory - batch * activations * BYTES_A_NUMBER
     held = int(left // (features * BYTES_A_NUMBER))
     if held < batch:
         fits = int(memory // ((activations + features) * BYTES_A_NUMBER))
         needed = batch * (activations + features) * BYTES_A_NUMBER / 1e9
         remedy = (
-            f"features.batch={fits}, or more memory" if fits else "more memory, smaller pools or fewer blocks"
+            f"features.batch={fits}, or a larger limit"
+            if fits
+            else "a larger limit, smaller pools or fewer blocks"
         )
         raise UserError(
-            f"features.memory_gb = {memory / 1e9:g}: one batch of {batch} images takes about {needed:.3g}; "
+            f"features.memory_gb = {memory / 1e9:g}: one batch of {batch} images takes about {needed:.3g} GB; "
             f"set {remedy}"
         )
     return held
@@ -152,9 +166,9 @@ def features_stages(
     images: tuple[int, int],
     view: int = 0,
 ) -> dict[Tap, Stage]:
-    """Returns the stages that one pass over a shard makes at `timestep`, by tap.
+    """Returns, by tap, the stages made by one pass over a shard at `timestep`.
 
-    `images` are places among the probed images; of views beyond the first, places among the labelled ones.
+    `images` is a range of the probed images, or for views after the first, of the labelled ones.
     """
     deepest = max(tap.block.number for tap in taps)
     passes = (images[1] - images[0]) * reading.draws

@@ -1,4 +1,4 @@
-"""Study 1 as trials: every block, timestep, pool and head of the grid, and the controls beside it."""
+"""Study 1 as trials: every block, timestep, pool and head of the grid, and the controls."""
 
 from collections.abc import Sequence
 
@@ -20,14 +20,14 @@ from harness.training.regularisers import REGULARISERS
 
 
 class Screening(AutoSearch):
-    """`search: auto` of study 1: quick looks first, then heads where those were best."""
+    """`search: auto` of study 1: screening probes first, then heads on the settings that did best."""
 
     def screens(self, grid: Sequence[Trial]) -> list[Trial]:
-        """Returns a quick look at each setting of `grid`."""
+        """Returns a screening probe of each setting of `grid`."""
         return screens_of(grid)
 
     def chooser(self, grid: Sequence[Trial], screens: Sequence[Trial], trials: int) -> Chooser:
-        """Returns what chooses by the screens."""
+        """Returns the chooser that uses the screening probes."""
         return chooser_of(grid, screens, trials)
 
 
@@ -35,7 +35,6 @@ class Features(Study):
     """Which layer, noise level, pooling and head give the best features?"""
 
     name = "features"
-    title = "Study 1: what the features know"
     Config = FeaturesConfig
     tables = (FEATURES, CORRECTNESS)
     registries = (BACKBONES, HEADS, REGULARISERS)
@@ -43,7 +42,7 @@ class Features(Study):
     loaders = {"extractor.json": "harness.features.extractor:load"}
 
     def trials(self, config: FeaturesConfig, images: Images, seed: int) -> list[Trial]:
-        """Returns all trials of an experiment; raises `UserError` for settings that the backbone does not have."""
+        """Returns all trials of an experiment; raises `UserError` for settings out of the backbone's range."""
         channels, size = images.dataset.images.shape[1:3]
         plan, stage = config.backbone.plan(size, channels), images.stage
         backbones = regularised_backbones(plan, config.train, config.regularisers, stage, seed, self.name)
@@ -52,7 +51,9 @@ class Features(Study):
             grid = Grid(config, one, seed, plan)
             for regulariser, backbone in backbones.items():
                 trials += grid.over("trained", backbone, grid.timesteps, regulariser)
-                trials += [grid.combined(mixture, backbone, regulariser) for mixture in grid.mixtures]
+                trials += [
+                    grid.combined(combination, backbone, regulariser) for combination in grid.combinations
+                ]
             if "untrained" in config.controls:
                 zero = config.train.model_copy(update={"steps": 0})
                 untrained = backbone_stage(plan.untrained(), zero, stage, seed)
@@ -62,7 +63,7 @@ class Features(Study):
         return trials
 
     def describe(self, config: FeaturesConfig, size: int, channels: int) -> list[str]:
-        """Returns lines about the backbone for such images: its blocks, and the noise of the timesteps."""
+        """Returns lines about the backbone for such images: its blocks, and the noise levels of the timesteps."""
         plan = config.backbone.plan(size, channels)
         check(config, plan)
         return [
@@ -71,7 +72,7 @@ class Features(Study):
         ]
 
     def exporter(self, trial: Trial, kind: str) -> str | None:
-        """Returns the function that takes a trial's classifier home, "module:function", or None where none can."""
+        """Returns the function that exports a trial's classifier, "module:function", or None if none can."""
         if kind != "classifier" or trial.axes["features"] != "trained":
             return None
         return "harness.features.export:" + ("write_streamed" if "streamed" in trial.reads else "write_probe")

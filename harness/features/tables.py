@@ -1,7 +1,11 @@
 """The tables of study 1, declared: probes, pairs of representations, samples."""
 
+from typing import Any
+
+import numpy as np
 import pyarrow as pa
 
+from harness.core.stages import Trial
 from harness.core.tables import CORRECTNESS as CORRECTNESS
 from harness.core.tables import Column, Role, Table, estimate
 
@@ -15,8 +19,8 @@ FEATURES = Table(
             "features",
             TEXT,
             Role.IDENTITY,
-            "trained (the backbone), untrained, pixels, screen (a quick look by `search: auto`), combined (several "
-            "blocks and timesteps) or finetuned",
+            "trained (the backbone), untrained, pixels, screen (a screening probe of `search: auto`), combined "
+            "(several blocks and timesteps) or finetuned",
         ),
         Column("backbone", TEXT, Role.SETUP, "name of the backbone in the experiment; null for pixels"),
         Column("regulariser", TEXT, Role.SETUP, "of the backbone's training; null for none"),
@@ -24,43 +28,58 @@ FEATURES = Table(
             "block", INTEGER, Role.AXIS, "numbered from 1 along the network; null for pixels and combined"
         ),
         Column(
-            "block_name", TEXT, Role.IDENTITY, "the block's module; of combined, the blocks and timesteps"
+            "block_name", TEXT, Role.IDENTITY, "the block's module; for combined, the blocks and timesteps"
         ),
-        Column("timestep", INTEGER, Role.AXIS, "0 is least noise; null for pixels and combined", "steps"),
         Column(
-            "sigma", FLOAT, Role.IDENTITY, "that timestep's noise over signal; null where no signal is left"
+            "timestep", INTEGER, Role.AXIS, "0 has the least noise; null for pixels and combined", "steps"
+        ),
+        Column(
+            "sigma",
+            FLOAT,
+            Role.IDENTITY,
+            "ratio of noise to signal at that timestep; null where no signal is left",
         ),
         Column(
             "log_snr",
             FLOAT,
             Role.IDENTITY,
-            "ln of that timestep's signal-to-noise ratio of variances",
+            "ln of the signal-to-noise ratio of variances at that timestep",
             "nats",
         ),
         Column("pool", INTEGER, Role.AXIS, "feature maps are average-pooled to pool x pool; null for pixels"),
         Column("head", TEXT, Role.AXIS, "name or label of the head"),
         Column("caching", TEXT, Role.SETUP, "cached or streamed: whether features were stored"),
-        Column("dimensions", INTEGER, Role.METRIC, "numbers that the head sees of an image"),
+        Column("dimensions", INTEGER, Role.METRIC, "features per image that the head reads"),
         Column(
             "parameter_count",
             INTEGER,
             Role.METRIC,
-            "that are learnt: the head's; with finetuned the encoder's too",
+            "learnt parameters: the head's; for finetuned also the encoder's",
         ),
-        Column("regularisation", FLOAT, Role.METRIC, "strength chosen on validation; null for heads without"),
-        Column("train_n", INTEGER, Role.METRIC, "labelled samples that the head learnt from", "samples"),
+        Column(
+            "regularisation", FLOAT, Role.METRIC, "strength chosen on validation; null for heads without one"
+        ),
+        Column("train_n", INTEGER, Role.METRIC, "labelled samples that the head was trained on", "samples"),
         Column(
             "image_passes",
             INTEGER,
             Role.METRIC,
-            "of this row's images through the backbone; rows of one pass share them",
+            "passes of images through the backbone behind this row; rows may share passes",
             "images",
         ),
-        *estimate("validation_accuracy", "what settings are selected by", expected=True),
-        *estimate("test_accuracy", "of a screen null: it leaves the test images alone", expected=True),
-        Column("fit_seconds", FLOAT, Role.METRIC, "time that training the head took", "s"),
+        *estimate("validation_accuracy", "the criterion by which settings are selected", expected=True),
+        *estimate(
+            "test_accuracy", "null for a screening probe, which does not use the test images", expected=True
+        ),
+        Column("fit_seconds", FLOAT, Role.METRIC, "time taken to train the head", "s"),
     ),
+    title="Study 1: what the features know",
 )
+
+
+def correctness(trial: Trial, right_test: np.ndarray) -> dict[str, Any]:
+    """Returns a trial's row of `correctness`, from which test images it classified correctly (boolean)."""
+    return {"study": trial.study, "kind": trial.axes["features"], "split": "test", "correct": right_test}
 
 
 def _side(side: str) -> tuple[Column, ...]:
@@ -68,7 +87,7 @@ def _side(side: str) -> tuple[Column, ...]:
         Column(f"{side}_model", TEXT, Role.AXIS, '"backbone", "untrained", or a label of the experiment'),
         Column(f"{side}_block", INTEGER, Role.AXIS, "the block, or the number of an encoder's layer"),
         Column(f"{side}_block_name", TEXT, Role.IDENTITY, "the block's module, or the encoder's layer"),
-        Column(f"{side}_timestep", INTEGER, Role.AXIS, "null for an encoder: it sees no noise", "steps"),
+        Column(f"{side}_timestep", INTEGER, Role.AXIS, "null for an encoder, which sees no noise", "steps"),
         Column(f"{side}_pool", INTEGER, Role.AXIS, "maps are pooled to pool x pool; null for an encoder"),
     )
 
@@ -80,21 +99,22 @@ SIMILARITY = Table(
         *_side("a"),
         *_side("b"),
         Column("cka", FLOAT, Role.METRIC, "unbiased linear CKA", "1 is equal up to rotation", expected=True),
-        Column("images", INTEGER, Role.METRIC, "that were compared on", "images"),
+        Column("images", INTEGER, Role.METRIC, "number of images compared on", "images"),
     ),
+    title="Study 1: which representations are similar",
 )
 
 GENERATION = Table(
     "generation",
-    "a backbone's samples, seen by one encoder",
+    "a backbone's samples, evaluated with one encoder",
     (
         Column("backbone", TEXT, Role.SETUP, "name of the backbone in the experiment"),
         Column("regulariser", TEXT, Role.SETUP, "of the backbone's training; null for none"),
         Column("encoder", TEXT, Role.AXIS, "name or label of the encoder"),
         Column("sampler", TEXT, Role.SETUP, "ddpm or ddim"),
-        Column("steps", INTEGER, Role.SETUP, "of the sampler: passes through the backbone a sample"),
-        Column("samples", INTEGER, Role.SETUP, "that were drawn", "images"),
-        Column("real", INTEGER, Role.SETUP, "images that the samples are compared with", "images"),
+        Column("steps", INTEGER, Role.SETUP, "sampler steps: passes through the backbone per sample"),
+        Column("samples", INTEGER, Role.SETUP, "number of samples drawn", "images"),
+        Column("real", INTEGER, Role.SETUP, "real images that the samples are compared with", "images"),
         Column(
             "frechet",
             FLOAT,
@@ -106,7 +126,7 @@ GENERATION = Table(
             "frechet_real",
             FLOAT,
             Role.METRIC,
-            "the same of as many held-out images: what sampling alone gives",
+            "the same for as many held-out images: the distance due to finite samples alone",
             expected=True,
         ),
         Column(
@@ -117,6 +137,7 @@ GENERATION = Table(
             expected=True,
         ),
         Column("kernel_deviation", FLOAT, Role.METRIC, "its standard deviation over subsets"),
-        Column("grid", TEXT, Role.METRIC, "some samples as one picture", "PNG, base64"),
+        Column("grid", TEXT, Role.METRIC, "some samples in one image", "PNG, base64"),
     ),
+    title="Study 1: generation compared with recognition",
 )

@@ -1,1 +1,1 @@
-"""Pure functions from predictions to numbers."""
+"""Pure functions that compute metrics from predictions and vectors."""

@@ -1,4 +1,4 @@
-"""Accuracy, and how certain it is."""
+"""Accuracy with its confidence interval."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from harness.metrics.inference import wilson_interval
 
 
 class Accuracy(NamedTuple):
-    """A share of correct predictions with its 95 % confidence interval."""
+    """The fraction of correct predictions with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -16,7 +16,7 @@ class Accuracy(NamedTuple):
     n: int
 
     def columns(self, name: str) -> dict[str, float | int]:
-        """Returns the four columns that tables keep of it."""
+        """Returns its four columns in tables."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high, f"{name}_n": self.n}
 
 

@@ -1,13 +1,13 @@
-"""Centred kernel alignment (CKA): how alike two representations of the same images are, linear and unbiased.
+"""Centred kernel alignment (CKA): the similarity of two representations of the same images, linear and unbiased.
 
 CKA(K, L) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) (Kornblith et al. 2019, equation 2) of the kernels K = X X' and
-L = Y Y', with the unbiased estimator of HSIC (Song et al. 2012, equation 5): 1 for the same up to rotation, shift and
-scale, 0 on average for independent ones, whatever the number of images. Nguyen et al. 2021 average it over
-minibatches; here minibatches add up to exactly the value of all images at once.
+L = Y Y', with the unbiased estimator of HSIC (Song et al. 2012, equation 5): 1 for representations that are equal up
+to rotation, shift and scale, 0 on average for independent ones, whatever the number of images. Nguyen et al. 2021
+average it over minibatches; here minibatches add up to exactly the value of all images at once.
 
-Two ways to the same number, for all pairs of representations at once: from sums over features (`Moments`), which see
-each minibatch once and hold no image, and from the images' Gram matrices, a few rows at a time, which is cheaper
-where there are more features than images.
+Two ways to compute the same number, for all pairs of representations at once: from sums over features (`Moments`),
+which need each minibatch once and store no images, and from the images' Gram matrices, a few rows at a time, which is
+cheaper if there are more features than images.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating]
 
-LEAST_IMAGES = 4  # of which unbiased HSIC can be had
-TILE_NUMBERS = 2**24  # of the Gram matrices that are held at a time
-NEGLIGIBLE = 1e-12  # of a representation's own size: what varies less is constant but for rounding
+LEAST_IMAGES = 4  # for which unbiased HSIC is defined
+TILE_NUMBERS = 2**24  # of the Gram matrices in memory at a time
+NEGLIGIBLE = 1e-12  # relative to a representation's size: smaller variation is rounding
 
 
 def cka(representations: Sequence[Floats], batch: int = 256) -> npt.NDArray[np.float64]:
     """Returns the unbiased linear CKA of all pairs of K representations [N, D_k] of the same images: [K, K].
 
-    NaN where one is constant, because nothing can be said of it. The cheaper of the two ways is taken. Raises
+    NaN where one is constant, since CKA is undefined then. The cheaper of the two ways is used. Raises
     `ValueError` below four images.
     """
     images = len(representations[0])
@@ -38,11 +38,11 @@ def cka(representations: Sequence[Floats], batch: int = 256) -> npt.NDArray[np.f
 
 
 class Moments:
-    """Sums over images from which HSIC follows: minibatches may be cut anywhere.
+    """Sums over images from which HSIC follows, however the images are cut into minibatches.
 
     With s = sum of x, every term of the estimator is one of these, for x_i and y_i of the two representations:
     sum x_i y_i', sum |x_i|^2, sum |x_i|^2 |y_i|^2 and sum x_i |y_i|^2. Representations are shifted by the mean of
-    the first minibatch, which changes no HSIC and keeps the sums small.
+    the first minibatch, which does not change HSIC and keeps the sums small.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How far two sets of vectors are apart: the Fréchet distance of Gaussians, and the kernel distance."""
+"""Distances between two sets of vectors: the Fréchet distance of Gaussians, and the kernel distance."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,7 +13,7 @@ KERNEL_SUBSET = 1000
 class Moments:
     """Count, mean and scatter of vectors; moments of parts add up to those of the whole.
 
-    Added in the stable way of Chan, Golub & LeVeque (1983), so that neither the cuts nor a large mean cost digits.
+    Added as in Chan, Golub & LeVeque (1983), so that neither the cuts nor a large mean lose precision.
     """
 
     n: int
@@ -37,18 +37,18 @@ class Moments:
 
     @property
     def covariance_DD(self) -> np.ndarray:
-        """The unbiased covariance; raises `ValueError` for a single vector, which has none."""
+        """The unbiased covariance; raises `ValueError` for a single vector."""
         if self.n < 2:
-            raise ValueError("one vector has no covariance; give two at least")
+            raise ValueError("one vector has no covariance; give at least two")
         return self.scatter_DD / (self.n - 1)
 
 
 def frechet(a: Moments, b: Moments) -> float:
     """Returns |m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^½), the squared Fréchet distance of two Gaussians.
 
-    Heusel et al. 2017, equation 6: the FID, where the vectors are Inception's. The trace of the root is the sum of
-    the singular values of C1^½ C2^½, which keeps its digits where covariances are singular, as those of fewer
-    vectors than dimensions are.
+    Heusel et al. 2017, equation 6: the FID, if the vectors are Inception's. The trace of the root is computed as the
+    sum of the singular values of C1^½ C2^½, which is accurate for singular covariances too, such as those of fewer
+    vectors than dimensions.
     """
     first_DD, second_DD = _root(a.covariance_DD), _root(b.covariance_DD)
     overlap = np.linalg.svd(first_DD @ second_DD, compute_uv=False).sum()
@@ -57,7 +57,7 @@ def frechet(a: Moments, b: Moments) -> float:
 
 
 def _root(c_DD: np.ndarray) -> np.ndarray:
-    """Returns the symmetric root of a covariance; eigenvalues below zero are rounding, and taken as zero."""
+    """Returns the symmetric root of a covariance; negative eigenvalues are rounding errors and count as zero."""
     values_D, vectors_DD = np.linalg.eigh(c_DD)
     return (vectors_DD * np.sqrt(np.maximum(values_D, 0.0))) @ vectors_DD.T
 
@@ -78,7 +78,7 @@ def kernel_distance(
 ) -> KernelDistance:
     """Returns the kernel distance (KID) of vectors [N, D] and [M, D], Bińkowski et al. 2018, section 4.
 
-    Each subset has `size` vectors of either set, or half as many as the smaller set has, so that subsets differ.
+    Each subset has `size` vectors of each set, or at most half of the smaller set, so that subsets differ.
     Raises `ValueError` for fewer than two vectors on a side.
     """
     size = max(2, min(size, len(x_ND) // 2, len(y_MD) // 2))
@@ -93,13 +93,13 @@ def kernel_distance(
 
 
 def squared_mmd(x_ND: np.ndarray, y_MD: np.ndarray) -> float:
-    """Returns the unbiased squared MMD with the kernel (x'y / D + 1)³; below zero by chance for equal sets.
+    """Returns the unbiased squared MMD with the kernel (x'y / D + 1)³; by chance below zero for equal sets.
 
     Gretton et al. 2012, equation 3. Raises `ValueError` for fewer than two vectors on a side.
     """
     n, m = len(x_ND), len(y_MD)
     if min(n, m) < 2:
-        raise ValueError(f"{n} and {m} vectors: an unbiased MMD needs two of each at least")
+        raise ValueError(f"{n} and {m} vectors: an unbiased MMD needs at least two of each")
     x_ND, y_MD = np.asarray(x_ND, np.float64), np.asarray(y_MD, np.float64)
     same_NN, other_MM = _kernel(x_ND, x_ND), _kernel(y_MD, y_MD)
     within = (same_NN.sum() - np.trace(same_NN)) / (n * (n - 1))

@@ -1,6 +1,6 @@
 """Intervals and tests, from SciPy and statsmodels: Wilson, Student, Newcombe; McNemar, Holm.
 
-Intervals are two-sided, at 95 %. Pairs are boolean arrays [N]: what two classifiers got right on the same samples.
+Intervals are two-sided, at 95 %. Pairs are boolean arrays [N]: whether two classifiers are right on the same samples.
 """
 
 import gc
@@ -14,7 +14,7 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-LEVEL = 0.95  # of every interval
+LEVEL = 0.95  # of all intervals
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -24,7 +24,7 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
 
 def student_interval(values: ArrayLike) -> tuple[float | None, float | None]:
-    """Returns Student's interval of the mean of the finite values; None where fewer than two or all are equal."""
+    """Returns Student's interval of the mean of the finite values; None for fewer than two or if all are equal."""
     array = np.asarray(values, float)
     values_N = array[np.isfinite(array)]
     if len(values_N) < 2 or np.ptp(values_N) == 0:
@@ -37,25 +37,25 @@ def mcnemar(first_N: ArrayLike, second_N: ArrayLike) -> float:
     """Returns the two-sided p-value of the exact McNemar test that two classifiers are equally accurate.
 
     Only samples on which exactly one is right count; without any, the p-value is 1. Raises `ValueError` if the
-    samples do not pair.
+    samples are not paired.
     """
     return float(statsmodels_mcnemar(_paired_table(first_N, second_N), exact=True).pvalue)
 
 
 def paired_difference_interval(first_N: ArrayLike, second_N: ArrayLike) -> tuple[float, float]:
-    """Returns Newcombe's hybrid score interval of the first accuracy less the second, on N > 0 paired samples.
+    """Returns Newcombe's hybrid score interval of the first accuracy minus the second, on N > 0 paired samples.
 
     Combines the Wilson intervals of both accuracies, with the correlation of the pairs corrected for continuity:
     method 10 of Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based
-    on paired data", Statistics in Medicine 17. It stays within -1 to 1 and has a width where the classifiers never
-    disagree; statsmodels has intervals for independent samples only. Raises `ValueError` if the samples do not pair
-    or there are none.
+    on paired data", Statistics in Medicine 17. It stays within -1 to 1 and is wider than zero even if the classifiers
+    never disagree; statsmodels only has intervals for independent samples. Raises `ValueError` if the samples are not
+    paired or there are none.
     """
     table = _paired_table(first_N, second_N)
     (both, first_alone), (second_alone, neither) = table.tolist()
     n = both + first_alone + second_alone + neither
     if n == 0:
-        raise ValueError("a difference on no samples")
+        raise ValueError("no samples to compare on")
     right_1, right_2 = both + first_alone, both + second_alone
     p_1, p_2 = right_1 / n, right_2 / n
     (low_1, high_1), (low_2, high_2) = wilson_interval(right_1, n), wilson_interval(right_2, n)
@@ -66,7 +66,7 @@ def paired_difference_interval(first_N: ArrayLike, second_N: ArrayLike) -> tuple
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Returns p-values adjusted by Holm's method for being judged together; None stays None and does not count."""
+    """Returns p-values adjusted for multiple comparisons by Holm's method; None stays None and is not counted."""
     known = [p for p in p_values if p is not None]
     with _nothing_to_collect():
         left = iter(multipletests(known, method="holm")[1].tolist() if known else [])
@@ -90,7 +90,7 @@ def _paired_table(first_N: ArrayLike, second_N: ArrayLike) -> np.ndarray:
     """Returns counts [2, 2]: first right and wrong in rows, second right and wrong in columns."""
     first, second = np.asarray(first_N, bool), np.asarray(second_N, bool)
     if first.shape != second.shape or first.ndim != 1:
-        raise ValueError(f"paired samples needed, found shapes {first.shape} and {second.shape}")
+        raise ValueError(f"samples must be paired, got shapes {first.shape} and {second.shape}")
     both = int(np.sum(first & second))
     first_right, second_right = int(first.sum()), int(second.sum())
     neither = len(first) - first_right - second_right + both
@@ -98,7 +98,7 @@ def _paired_table(first_N: ArrayLike, second_N: ArrayLike) -> np.ndarray:
 
 
 def _corrected_phi(table: np.ndarray) -> float:
-    """Returns the correlation of the pairs, N / 2 taken from its numerator where that is positive; 0 if undefined."""
+    """Returns the correlation of the pairs, its numerator reduced by N / 2 if positive; 0 if undefined."""
     (both, first_alone), (second_alone, neither) = table.tolist()
     sides = [float(count) for count in (*table.sum(0), *table.sum(1))]
     if 0.0 in sides:
@@ -110,5 +110,5 @@ def _corrected_phi(table: np.ndarray) -> float:
 
 
 def _combined(first: float, second: float, phi: float) -> float:
-    """Returns the distance of a difference from its bound, given those of both accuracies from theirs."""
+    """Returns the distance from a difference to its bound, given those of both accuracies."""
     return float(np.sqrt(max(0.0, first**2 - 2 * phi * first * second + second**2)))

@@ -1,4 +1,4 @@
-"""Flat maps of many networks: t-SNE of their latents or of their weights."""
+"""Two-dimensional maps of many networks: t-SNE of their latents or weights."""
 
 from collections.abc import Sequence
 
@@ -7,17 +7,17 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-FEWEST = 10  # points: fewer have no neighbourhoods
+FEWEST = 10  # points: fewer have no meaningful neighbourhoods
 MOST = 800  # points: about a second on one core
-COMPONENTS = 50  # principal ones that t-SNE sees of longer vectors
+COMPONENTS = 50  # principal components given to t-SNE for longer vectors
 PERPLEXITY = 30.0
-ITERATIONS = 500  # twice as many lower the divergence by at most 2 %
+ITERATIONS = 500  # twice as many reduce the divergence by at most 2 %
 
 
 def thinned(counts: Sequence[int], most: int = MOST) -> np.ndarray:
-    """Returns which of the points of groups of so many are drawn, as booleans, in the groups' order.
+    """Returns which points to draw, as booleans, for groups of `counts` points, in the order of the groups.
 
-    All where they are at most `most`; else as large a share of each group, evenly spread, and at least one.
+    All if they are at most `most`; otherwise the same fraction of each group, evenly spaced, and at least one.
     """
     share = min(1.0, most / max(1, sum(counts)))
     kept = []
@@ -31,10 +31,10 @@ def thinned(counts: Sequence[int], most: int = MOST) -> np.ndarray:
 
 
 def flat_map(points_NV: np.ndarray, seed: int) -> np.ndarray:
-    """Returns places [N, 2] of points on a t-SNE map (van der Maaten and Hinton 2008), the same for the same seed.
+    """Returns coordinates [N, 2] of points on a t-SNE map (van der Maaten and Hinton 2008), deterministic per seed.
 
-    NaN for points that are not finite, and for all where fewer than ten are left, where a point is one number, or
-    where all are the same.
+    NaN for points that are not finite, and for all points if fewer than ten remain, if they have one dimension, or if
+    all are equal.
     """
     places_N2 = np.full((len(points_NV), 2), np.nan)
     finite_N = np.isfinite(points_NV).all(1)
@@ -42,7 +42,7 @@ def flat_map(points_NV: np.ndarray, seed: int) -> np.ndarray:
     n = len(points_NV)
     if n < FEWEST or points_NV.shape[1] < 2 or np.ptp(points_NV, 0).max() == 0:
         return places_N2
-    with threadpool_limits(1):  # threads would add up in another order, and t-SNE makes much of it
+    with threadpool_limits(1):  # threads change the order of sums, which t-SNE amplifies
         if min(points_NV.shape) > COMPONENTS:
             points_NV = PCA(COMPONENTS, svd_solver="randomized", random_state=seed).fit_transform(points_NV)
         perplexity = min(PERPLEXITY, (n - 1) / 3)

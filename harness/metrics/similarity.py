@@ -1,23 +1,23 @@
-"""How alike networks are: by their wrong predictions, and by their parameters."""
+"""Similarity of networks: of their wrong predictions, and of their parameters."""
 
 import numpy as np
 
-BYTES_AT_ONCE = 2048  # of packed samples: what is unpacked at a time
-NUMBERS_AT_ONCE = 2**24  # of vectors: what is held in float64 at a time
-NEAR = 1e-6  # squared distance over squared lengths: below it a matrix product has too few digits left
+BYTES_AT_ONCE = 2048  # bytes of packed samples unpacked at a time
+NUMBERS_AT_ONCE = 2**24  # numbers in float64 at a time
+NEAR = 1e-6  # squared distance over squared lengths: below it a matrix product is too imprecise
 
 
 def pack(masks_AN: np.ndarray) -> np.ndarray:
-    """Returns boolean masks as bits [A, ceil(N / 8)], uint8; those that are packed already as they are."""
+    """Returns boolean masks as bits [A, ceil(N / 8)], uint8; masks already packed are returned unchanged."""
     return masks_AN if masks_AN.dtype == np.uint8 else np.packbits(masks_AN, axis=1)
 
 
 def error_iou(wrong_AN: np.ndarray, wrong_BN: np.ndarray) -> np.ndarray:
     """Returns |Wa & Wb| / |Wa | Wb| for all pairs of networks [A, B], float32 (p-diff, section 4.1).
 
-    Arguments say which of the N samples each network gets wrong: in booleans, or in the bits that `pack` made of
-    them. Two networks that are both never wrong are alike: 0/0 is 1. One matrix product over the samples that
-    somebody on both sides gets wrong; exact in float32 up to 2**24 samples.
+    Arguments say which of the N samples each network gets wrong, as booleans or as the bits that `pack` returns. Two
+    networks without errors count as equal: 0/0 is 1. One matrix product over the samples that some network on each
+    side gets wrong; exact in float32 up to 2**24 samples.
     """
     a_AW = pack(wrong_AN)
     b_BW = a_AW if wrong_BN is wrong_AN else pack(wrong_BN)
@@ -38,7 +38,7 @@ def error_iou(wrong_AN: np.ndarray, wrong_BN: np.ndarray) -> np.ndarray:
 def root_mean_square_distance(a_AP: np.ndarray, b_BP: np.ndarray) -> np.ndarray:
     """Returns the root mean square difference of all pairs of vectors [A, B], float64.
 
-    By matrix products about b's mean; pairs so near each other that these would cancel are subtracted one by one.
+    By matrix products centred at b's mean; pairs so close that these would cancel are subtracted directly.
     """
     mean_P = b_BP.mean(0, dtype=np.float64)
     b_centred_BP = b_BP - mean_P
@@ -58,7 +58,7 @@ def root_mean_square_distance(a_AP: np.ndarray, b_BP: np.ndarray) -> np.ndarray:
 
 
 def most_similar_other(similarity_AA: np.ndarray) -> np.ndarray:
-    """Returns the largest similarity [A] of each network to another one; NaN where there is no other."""
+    """Returns the largest similarity [A] of each network to another one; NaN if there is no other."""
     if len(similarity_AA) < 2:
         return np.full(len(similarity_AA), np.nan)
     masked_AA = np.array(similarity_AA, np.float64)

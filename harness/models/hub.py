@@ -1,6 +1,6 @@
-"""Models of the Hugging Face Hub by id: their files at one commit, and one line where they cannot be had. No torch.
+"""Models of the Hugging Face Hub by id: their files at one commit, or a one-line error. No torch.
 
-Messages begin with the `place` in an experiment that named the model, such as "backbone" of `backbone.path`.
+Messages begin with the `place` in the experiment that names the model, such as "backbone" for `backbone.path`.
 """
 
 import re
@@ -16,23 +16,23 @@ LONGEST_ID = 96  # characters
 
 
 def local_folder(place: str, path: str, ids: re.Pattern[str] = ID) -> Path | None:
-    """Returns the folder that a path names, which wins over the Hub; None if it can only be an id.
+    """Returns the folder that a path names, which takes precedence over the Hub; None if it can only be an id.
 
-    Raises `UserError` if it is neither: `ids` is what ids look like.
+    Raises `UserError` if it is neither; `ids` is the pattern of ids.
     """
     folder = existing_folder(path)
     if folder is None and (not ids.fullmatch(path) or len(path) > LONGEST_ID):
         raise UserError(
-            f"{place}.path {path[:200]!r}: no such folder; give one that save_pretrained wrote, or an id of the Hub, "
+            f"{place}.path {path[:200]!r}: no such folder; give one that save_pretrained wrote, or a Hub id "
             "such as google/ddpm-cifar10-32 or facebook/dinov2-base"
         )
     return folder
 
 
 def snapshot(place: str, name: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """Returns the folder with a model's files of these patterns, fetched unless the local cache has them.
+    """Returns a folder with a model's files that match the patterns, downloaded unless cached.
 
-    Raises `UserError` where it cannot be had.
+    Raises `UserError` if they cannot be obtained.
     """
     from huggingface_hub import snapshot_download
 
@@ -41,9 +41,9 @@ def snapshot(place: str, name: str, revision: str | None, patterns: Sequence[str
 
 
 def files(place: str, name: str, revision: str | None, needed: str, first_of: Sequence[str]) -> Path:
-    """Returns a folder, named as the commit, with the file `needed` and the first of others that the model has.
+    """Returns a folder, named by the commit, with the file `needed` and the first of `first_of` that exists.
 
-    Raises `UserError` where they cannot be had.
+    Raises `UserError` if they cannot be obtained.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -54,7 +54,7 @@ def files(place: str, name: str, revision: str | None, needed: str, first_of: Se
             try:
                 hf_hub_download(name, other, revision=folder.name)
                 break
-            except LocalEntryNotFoundError:  # offline: absent only if it was seen to be
+            except LocalEntryNotFoundError:  # offline: absent only if the cache says so
                 if try_to_load_from_cache(name, other, revision=folder.name) is None:
                     raise
             except EntryNotFoundError:
@@ -64,7 +64,7 @@ def files(place: str, name: str, revision: str | None, needed: str, first_of: Se
 
 @contextmanager
 def _explained(place: str, name: str, revision: str | None) -> Iterator[None]:
-    """Turns the client's errors into one line that says what to do."""
+    """Turns the client's errors into a `UserError` of one line that says what to do."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -79,19 +79,19 @@ def _explained(place: str, name: str, revision: str | None) -> Iterator[None]:
         yield
     except GatedRepoError:
         raise UserError(
-            f"{given}: the Hub asks you to accept its terms first: on its page, then `hf auth login`"
+            f"{given}: access is restricted; accept the terms on the model's page, then run `hf auth login`"
         ) from None
     except RevisionNotFoundError:
         raise UserError(f"{place}.revision {revision!r}: {name} has no such commit, tag or branch") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(
-            f"{given}: neither a folder here nor a model of the Hub; private ones need `hf auth login`"
+            f"{given}: neither a local folder nor a model on the Hub; private models need `hf auth login`"
         ) from None
-    except Exception as error:  # no network, a proxy, a full disk: the client has an error for each
+    except Exception as error:  # no network, a proxy, a full disk: the client has a different error for each
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             reason = str(error).splitlines()[0]
-            raise UserError(f"{given}: on the Hub, but lacks a file: {reason}") from None
+            raise UserError(f"{given}: exists on the Hub, but a file is missing: {reason}") from None
         raise UserError(
-            f"{given}: no such folder here, and the Hub cannot be reached ({type(error).__name__}); "
-            f"go online once, or copy it here (`hf download {name} --local-dir FOLDER` elsewhere) and give the folder"
+            f"{given}: no such folder, and the Hub cannot be reached ({type(error).__name__}); go online "
+            f"once, or download it elsewhere (`hf download {name} --local-dir FOLDER`) and give the folder"
         ) from None

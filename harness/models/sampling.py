@@ -1,6 +1,6 @@
-"""The sampling loop, from noise to data: DDPM's ancestral steps or DDIM's deterministic ones, of any noise process.
+"""The sampling loop, from noise to data, for any noise process: ancestral (DDPM) or deterministic (DDIM) steps.
 
-x_B and estimate_B are batches of anything: images [B, C, H, W] or latents [B, L].
+x_B and estimate_B are batches of images [B, C, H, W] or latents [B, L].
 """
 
 from collections.abc import Callable
@@ -21,12 +21,12 @@ def sample(
     clip: float | None = None,
     after_step: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    """Returns the samples that the noise `x_B` leads to in at most `steps` steps.
+    """Returns the samples obtained from the noise `x_B` in at most `steps` steps.
 
-    `predict(x_B, steps_B, estimate_B)` is the network's prediction, which may use the estimate of the clean samples
-    of the step before (Chen et al. 2022, algorithm 2), None at first. `fresh(step)` draws the standard normal noise
-    of an ancestral step; None takes deterministic ones. Estimates are kept within ±`clip`. `after_step` is called
-    after every step.
+    `predict(x_B, steps_B, estimate_B)` is the network's prediction, which may use the previous step's estimate of the
+    clean samples (Chen et al. 2022, algorithm 2), at first None. `fresh(step)` draws the standard normal noise of an
+    ancestral step; None makes steps deterministic. Estimates are clipped to ±`clip`. `after_step` is called after
+    every step.
     """
     places = process.spaced(steps)
     estimate_B = None

@@ -1,4 +1,4 @@
-"""Study 1 in words: the best setting, what matters most, how far it is from the controls."""
+"""Study 1 in words: the best setting, what matters most, how it compares with the controls."""
 
 import math
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from harness.report.correctness import Correctness, Paired, Who, compare, judged_together
 from harness.report.figures.figure import levels, split, succeeded, varied
-from harness.report.figures.probes import AXES, WHAT
+from harness.report.figures.probes import Columns, columns
 from harness.report.importance import MOST, importances
 from harness.report.rendering import render
 from harness.report.tables import Tables, best_row
@@ -30,20 +30,20 @@ RIVALS = {"combined": "several blocks and timesteps together", "finetuned": "the
 CONTROLS = {"untrained": "the same network untrained", "pixels": "raw pixels"}
 TOP = 10
 FROZEN = "the best probe of one frozen block"
-COMPLETE = 0.95  # share of a grid from which the means over an axis compare like with like
+COMPLETE = 0.95  # share of a grid above which means over an axis are comparable
 
 
 class Best(NamedTuple):
     """The setting with the highest validation accuracy, and what it reaches on test."""
 
-    setting: dict[str, Any]  # axes of the setting, those without a value left out
+    setting: dict[str, Any]  # axes of the setting; those without a value are omitted
     validation: Estimate
     test: Estimate
     candidates: int  # how many settings it was selected from
 
 
 class Effect(NamedTuple):
-    """How far the mean validation accuracy moves along one axis, and how much of what axes explain it explains."""
+    """How much the mean validation accuracy changes along one axis, and the axis's share of what all axes explain."""
 
     axis: str
     low_level: Any
@@ -54,7 +54,7 @@ class Effect(NamedTuple):
 
 
 class Control(NamedTuple):
-    """The best of a control, selected on validation, and the best setting's advantage over it."""
+    """The best of a control, selected on validation, and by how much the best setting beats it."""
 
     kind: str
     best: Best
@@ -67,35 +67,35 @@ class Answer(NamedTuple):
     data: Any
     best: Best | None
     effects: list[Effect]  # the most important first
-    combinations: int  # of the levels that occur; effects are clean where all were measured
+    combinations: int  # of the levels that occur; effects are exact if all were measured
     controls: list[Control]
-    rivals: list[Control]  # more costly ways to features; `paired` is the best frozen probe's advantage
-    regularisers: list[Control]  # by name, each beside training without one
+    rivals: list[Control]  # costlier kinds of features; `paired` is how much the best frozen probe is ahead
+    regularisers: list[Control]  # by name, each compared with training without one
 
 
 def answers(tables: Tables, correctness: Correctness) -> list[Answer]:
     """Returns one answer for each data set with a success."""
-    frame = succeeded(tables.features)
-    return [_answer(rows, correctness) for _, rows in split(frame, ["data"])] if len(frame) else []
+    frame, own = succeeded(tables.features), columns(tables)
+    return [_answer(rows, own, correctness) for _, rows in split(frame, ["data"])] if len(frame) else []
 
 
-def _answer(frame: pd.DataFrame, correctness: Correctness) -> Answer:
+def _answer(frame: pd.DataFrame, own: Columns, correctness: Correctness) -> Answer:
     trained = frame[frame["features"] == "trained"]
     row = best_row(trained, "validation_accuracy")
-    best = None if row is None else _best(row, trained)
+    best = None if row is None else _best(row, trained, own)
 
     def beside(kinds: Iterable[str]) -> list[Control]:
         groups = ((kind, frame[frame["features"] == kind]) for kind in kinds)
-        return [found for kind, rows in groups if (found := _control(kind, rows, row, correctness))]
+        return [found for kind, rows in groups if (found := _control(kind, rows, row, own, correctness))]
 
     known = trained.dropna(subset=["validation_accuracy"])
-    groups = beside(CONTROLS), beside(RIVALS), _regularisers(trained, correctness)
+    groups = beside(CONTROLS), beside(RIVALS), _regularisers(trained, own, correctness)
     controls, rivals, regularisers = _together(*groups)
     return Answer(
         data=frame["data"].iloc[0],
         best=best,
-        effects=effects(known),
-        combinations=combinations(known),
+        effects=effects(known, own),
+        combinations=combinations(known, own),
         controls=controls,
         rivals=rivals,
         regularisers=regularisers,
@@ -103,34 +103,37 @@ def _answer(frame: pd.DataFrame, correctness: Correctness) -> Answer:
 
 
 def _together(*groups: list[Control]) -> list[list[Control]]:
-    """Returns the groups with p-values adjusted for all of their comparisons, which the page shows in one list."""
+    """Returns the groups with p-values adjusted for all of their comparisons; the page lists them together."""
     pairs = iter(judged_together([control.paired for group in groups for control in group]))
     return [[control._replace(paired=next(pairs)) for control in group] for group in groups]
 
 
-def _control(name: str, rows: pd.DataFrame, row: Any, correctness: Correctness) -> Control | None:
-    """Returns the best of `rows` beside `row`, None where they have no accuracy."""
+def _control(
+    name: str, rows: pd.DataFrame, row: Any, own: Columns, correctness: Correctness
+) -> Control | None:
+    """Returns the best of `rows` compared with `row`; None if they have no accuracy."""
     other = best_row(rows, "validation_accuracy")
     if other is None:
         return None
     pair = None if row is None else compare(_vector(row, correctness), _vector(other, correctness))
-    return Control(name, _best(other, rows), pair)
+    return Control(name, _best(other, rows, own), pair)
 
 
-def _regularisers(trained: pd.DataFrame, correctness: Correctness) -> list[Control]:
-    """Returns the best setting with each regulariser, beside the best without; nothing if none was swept."""
+def _regularisers(trained: pd.DataFrame, own: Columns, correctness: Correctness) -> list[Control]:
+    """Returns the best setting with each regulariser, compared with the best without; nothing if none was swept."""
     by_name = {str(name): rows for name, rows in trained.groupby("regulariser")}
     plain_training = by_name.pop("none", trained.iloc[:0])
     row = best_row(plain_training, "validation_accuracy")
     if not by_name or row is None:
         return []
-    found = (_control(name, rows, row, correctness) for name, rows in by_name.items())
+    found = (_control(name, rows, row, own, correctness) for name, rows in by_name.items())
     return [control for control in found if control is not None]
 
 
-def _best(row: Any, frame: pd.DataFrame) -> Best:
+def _best(row: Any, frame: pd.DataFrame, own: Columns) -> Best:
     alone = row["features"] != "combined"  # else its block name says which blocks and timesteps
-    names = [*varied(frame, WHAT[1:]), *(AXES if alone else ("block_name", "pool", "head"))]
+    combined = ["block_name", *(name for name in own.axes if name not in ("block", "timestep"))]
+    names = [*varied(frame, own.setup), *(own.axes if alone else combined)]
     setting = {name.replace("_name", "s"): row[name] for name in names if not pd.isna(row[name])}
     measured = int(frame["validation_accuracy"].notna().sum())
     return Best(setting, estimate(row, "validation_accuracy"), estimate(row, "test_accuracy"), measured)
@@ -140,10 +143,10 @@ def _vector(row: Any, correctness: Correctness) -> Any:
     return correctness.find(Who(row["key"]), number(row["test_accuracy"]))
 
 
-def effects(frame: pd.DataFrame) -> list[Effect]:
+def effects(frame: pd.DataFrame, own: Columns) -> list[Effect]:
     """Returns the effect of each axis with two levels or more on validation accuracy, most important first."""
     value = frame["validation_accuracy"]
-    axes = [axis for axis in (*WHAT[1:], *AXES) if frame[axis].nunique() > 1]
+    axes = [axis for axis in own.setting if frame[axis].nunique() > 1]
     shares = importances(frame[axes], value)
     found = []
     for axis in axes:
@@ -155,9 +158,9 @@ def effects(frame: pd.DataFrame) -> list[Effect]:
     return sorted(found, key=lambda effect: (-(effect.share or 0.0), effect.low - effect.high))
 
 
-def combinations(frame: pd.DataFrame) -> int:
+def combinations(frame: pd.DataFrame, own: Columns) -> int:
     """Returns how many combinations the levels that occur have."""
-    return math.prod(len(levels(frame[axis])) for axis in varied(frame, [*WHAT[1:], *AXES]))
+    return math.prod(len(levels(frame[axis])) for axis in varied(frame, own.setting))
 
 
 def describe(setting: dict[str, Any]) -> str:
@@ -192,7 +195,9 @@ def _weaker(effect: Effect) -> str:
 def _sentences(answer: Answer) -> list[str]:
     found = [_control_sentence(control) for control in answer.controls]
     if not answer.controls:
-        found.append("No control was measured: how much of this pixels or an untrained network give is open.")
+        found.append(
+            "No control was measured, so it is unknown how well pixels or an untrained network would do."
+        )
     found += [_rival_sentence(rival, f"the best of {RIVALS[rival.kind]}", FROZEN) for rival in answer.rivals]
     return found + [
         _rival_sentence(one, f"trained with {one.kind}, the best setting", "that of training without")
@@ -215,7 +220,7 @@ def _control_sentence(control: Control) -> str:
 
 
 def _rival_sentence(rival: Control, name: str, reference: str) -> str:
-    """Returns whether a rival is better than what it is compared with, by a paired test."""
+    """Returns whether a rival is better than its reference, by a paired test."""
     text = f"{name[0].upper()}{name[1:]} ({describe(rival.best.setting)}) reaches "
     text += f"{percent(rival.best.test.value)} on test: "
     if rival.paired is None:
@@ -223,7 +228,7 @@ def _rival_sentence(rival: Control, name: str, reference: str) -> str:
     difference, _, n, p = rival.paired
     test = f"({p_value(p)}, exact McNemar test on {n:,} paired samples)"
     if p >= NOISE_LEVEL:
-        return text + f"no difference larger than noise to {reference} ({points(-difference)}) {test}."
+        return text + f"no difference from {reference} larger than noise ({points(-difference)}) {test}."
     word = "worse" if difference > 0 else "better"
     return text + f"{size(difference)} {word} than {reference}, more than noise {test}."
 
@@ -252,21 +257,34 @@ class Top(NamedTuple):
 
 
 def top_tables(tables: Tables) -> Markup:
-    """Returns each data set's best settings on validation; test is told only of what was selected."""
+    """Returns each data set's best settings on validation; test accuracy is reported only for what was selected."""
     known = succeeded(tables.features).dropna(subset=["validation_accuracy"])
-    known = known[known["features"] != "screen"]  # a quick look at a part of the images
+    known = known[known["features"] != "screen"]  # a screening probe saw a part of the images
     known["block"] = known["block"].astype(object).mask(known["features"] == "combined", known["block_name"])
     named = known["data"].nunique() > 1
-    parts = split(known, ["data"]) if len(known) else ()
-    found = [_top(rows, choice["data"] if named else None) for choice, rows in parts]
+    parts, own = split(known, ["data"]) if len(known) else (), columns(tables)
+    found = [_top(rows, own, choice["data"] if named else None) for choice, rows in parts]
     return render("top_settings.html", found=found)
 
 
-def _top(known: pd.DataFrame, data: str | None) -> Top:
+def _top(known: pd.DataFrame, own: Columns, data: str | None) -> Top:
     best = known.sort_values("validation_accuracy", ascending=False, kind="stable").head(TOP)
-    names = [*varied(known[known["features"] == "trained"], WHAT[1:]), "features", *AXES]
+    names = [*varied(known[known["features"] == "trained"], own.setup), "features", *own.axes]
     rows = [
         Row([row[name] for name in names], number(row["validation_accuracy"]), row["dimensions"])
         for row in best.to_dict("records")
     ]
     return Top(data, [*(name.capitalize() for name in names), "Validation accuracy", "Dimensions"], rows)
+
+
+def published_note(tables: Tables) -> Markup:
+    """Returns what the published numbers are, and whether they are comparable with the measured ones."""
+    frame = tables.features
+    here = [value for column in ("data", "backbone") for value in levels(frame[column])]
+    return render("published_features.html", here=[] if _as_published(frame) else here)
+
+
+def _as_published(frame: pd.DataFrame) -> bool:
+    """Returns whether everything was measured with the paper's backbone on the paper's data set."""
+    data = all("imagenet" in value.lower() for value in levels(frame["data"]))
+    return data and levels(frame["backbone"]) == ["adm"]

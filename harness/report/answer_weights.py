@@ -1,4 +1,4 @@
-"""Study 2 in words and in its main table: are generated networks as good, are they new, what do the controls say?"""
+"""Study 2 in words and in its main table: are generated networks as good, are they new, and how do controls do?"""
 
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -24,14 +24,14 @@ from harness.report.words import (
 )
 
 DIGITS = 2  # of a percentage: the test sets are large and the gaps small
-SHOWN = 4  # trials described at once, those with the largest K; the rest can be unfolded
-MOST_ROWS = 30  # of a table that stands unfolded
+SHOWN = 4  # trials described at once, those with the largest K; the rest are folded
+MOST_ROWS = 30  # of a table that is not folded
 # accuracies of a table without an interval
 ALONE = [column for column in COLUMNS if column.endswith(("_mean_accuracy", "_median_accuracy"))]
 
 
 class Newness(NamedTuple):
-    """What the rules say about one trial."""
+    """The verdict on one trial."""
 
     said: str
     meaning: str
@@ -39,7 +39,7 @@ class Newness(NamedTuple):
 
     @property
     def open(self) -> bool:
-        """Whether the rules cannot tell."""
+        """Whether the rules cannot decide."""
         return self.said == OPEN
 
 
@@ -53,7 +53,7 @@ class Told(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """What all trials say together, in numbers of trials."""
+    """All trials together, as numbers of trials."""
 
     trials: int
     permuted: int  # whose originals began from different networks
@@ -77,7 +77,7 @@ class Reported(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Setups on one data set and network, and what is published for these."""
+    """Set-ups on one data set and network, and what is published for them."""
 
     settings: list[Setting]
     published: list[Reported]
@@ -92,7 +92,7 @@ def setup_text(setup: dict[str, Any]) -> str:
 
 
 def to_html(found: list[Trial]) -> Markup:
-    """Returns what all trials say together, then a paragraph for each, the largest K first."""
+    """Returns a summary of all trials, then a paragraph on each, the largest K first."""
     ordered = sorted(found, key=lambda trial: -(number(trial.setup["k"]) or 0))
     told = [_told(trial) for trial in ordered]
     return render("answer_weights.html", overview=overview(found), trials=told, shown=SHOWN)
@@ -132,7 +132,7 @@ def _told(trial: Trial) -> Told:
 def _accuracy_sentence(trial: Trial) -> str:
     best = trial.generated.best
     if best.value is None:
-        return "The accuracy of generated networks is missing."
+        return "The accuracy of the generated networks is missing."
     text = f"The best generated network reaches {with_interval(best, DIGITS)}, the best original "
     text += f"{percent(trial.original.best.value, DIGITS)}: "
     if trial.gain.value is None:
@@ -153,9 +153,8 @@ def _mean_sentence(trial: Trial) -> str:
         return ""
     runs = "one run" if gain.runs == 1 else f"{gain.runs} runs"
     ends = "" if gain.low is None else f"95\u202f% interval {span(gain, DIGITS)}, "
-    return (
-        f"The mean generated network is {points(gain.value, DIGITS)} from the mean original ({ends}{runs})."
-    )
+    gap = points(gain.value, DIGITS)
+    return f"The mean generated network is {gap} from the mean original ({ends}{runs})."
 
 
 def _ensemble_sentence(trial: Trial) -> str:
@@ -165,21 +164,21 @@ def _ensemble_sentence(trial: Trial) -> str:
     pairs = [kind.paired for kind in trial.kinds if kind.kind == ENSEMBLE and kind.paired]
     if not pairs:
         return f"{text}."
-    larger = "more than noise" if pairs[0].p_adjusted < NOISE_LEVEL else "no more than noise"
+    larger = "more than noise" if pairs[0].p_adjusted < NOISE_LEVEL else "not more than noise"
     return f"{text}, {larger} away from the best generated network ({p_value(pairs[0].p_adjusted)})."
 
 
 def newness_of(trial: Trial) -> Newness:
-    """Returns what the rules say about a trial's newness."""
+    """Returns the verdict on a trial's newness."""
     said = trial.verdict.newness
     return Newness(said, MEANINGS[said], trial.newness["new_and_good_share"])
 
 
 def trivial_sentence(trial: Trial) -> str:
-    """Returns what the strongest trivial control reaches beside generated networks."""
+    """Returns how the strongest trivial control compares with the generated networks."""
     control = trial.trivial
     if control is None:
-        return "No average and no Gaussian control was measured."
+        return "Neither averages nor Gaussian controls were measured."
     name = kind_name(control.kind, control.setting)
     text = f"The strongest trivial control, {name}, reaches {percent(control.best.value, DIGITS)}"
     if control.paired is None:
@@ -190,7 +189,7 @@ def trivial_sentence(trial: Trial) -> str:
 
 
 def accuracy_table(found: list[Setting]) -> Markup:
-    """Returns the table original / ensemble / generated: a row per setup, the published numbers beneath."""
+    """Returns the table original / ensemble / generated: one row per set-up, with the published numbers beneath."""
     groups = [
         Group(list(rows), _reported(data, network))
         for (data, network), rows in groupby(found, key=lambda one: (one.data, one.network))
@@ -221,7 +220,7 @@ def _reported(data: Any, network: Any) -> list[Reported]:
 
 
 def published_note(tables: Tables) -> Markup:
-    """Returns what the published numbers are, and whether they may be compared with what was measured."""
+    """Returns what the published numbers are, and whether they are comparable with the measured ones."""
     frame = succeeded(tables.weights)
     pairs = frame[["data", "network"]].drop_duplicates().itertuples(index=False)
     same = all(is_ablated(data, network) for data, network in pairs)

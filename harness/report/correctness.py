@@ -21,16 +21,16 @@ class Who(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """A paired comparison on the test split: the first accuracy less the second, p-values, samples."""
+    """A paired comparison on the test split: the first accuracy minus the second, p-values, samples."""
 
     difference: float
     p: float  # of the exact McNemar test
     n: int
-    p_adjusted: float  # for the comparisons that it is judged together with; `p` where it stands alone
+    p_adjusted: float  # for the comparisons made together with it; equal to `p` for a single one
 
 
 class Correctness:
-    """Finds vectors of correctness in the table `correctness`; reads only those that are asked for."""
+    """Finds vectors of correctness in the table `correctness`; decodes only those requested."""
 
     def __init__(self, table: pa.Table) -> None:
         usable = pc.and_(
@@ -47,9 +47,9 @@ class Correctness:
                 self._places[Who(key, kind, setting, index)].append(place)
 
     def find(self, who: Who, accuracy: float | None) -> np.ndarray | None:
-        """Returns the test samples' correctness, (n,), or None if there is none that agrees with `accuracy`.
+        """Returns the test samples' correctness, (n,), or None if there is none consistent with `accuracy`.
 
-        The agreement guards against pairing a network with another one's predictions.
+        The check guards against pairing a network with another network's predictions.
         """
         places = self._places.get(who, [])
         if len(places) != 1 or accuracy is None:
@@ -59,7 +59,7 @@ class Correctness:
 
 
 def compare(first: np.ndarray | None, second: np.ndarray | None) -> Paired | None:
-    """Returns the paired comparison of two vectors; None if one is missing or they do not pair."""
+    """Returns the paired comparison of two vectors; None if one is missing or their lengths differ."""
     if first is None or second is None or len(first) != len(second) or not len(first):
         return None
     p = mcnemar(first, second)
@@ -67,7 +67,7 @@ def compare(first: np.ndarray | None, second: np.ndarray | None) -> Paired | Non
 
 
 def judged_together(pairs: Sequence[Paired | None]) -> list[Paired | None]:
-    """Returns comparisons with their p-values adjusted by Holm's method for there being several; None stays None."""
+    """Returns comparisons with their p-values adjusted by Holm's method; None stays None."""
     adjusted = holm([None if pair is None else pair.p for pair in pairs])
     return [
         None if pair is None or p is None else pair._replace(p_adjusted=p)

@@ -1,4 +1,4 @@
-"""The honest panel of study 2: is what each trial generated new, is it better, and do trivial controls do as well?"""
+"""The honest panel of study 2: are generated networks new, are they better, and do trivial controls do as well?"""
 
 from typing import NamedTuple
 
@@ -18,9 +18,9 @@ from harness.report.trial_results import GENERATED, ORIGINAL, Kind, Spread, Tria
 from harness.report.verdict import FEWEST, OPEN, SAME, Z
 from harness.report.words import MISSING, NOISE_LEVEL, Estimate, p_alone, points
 
-MOST_LISTED = 12  # trials whose headings stand unfolded
-ROUNDING = 1e-6  # a distance that is smaller is none: parameters are of single precision
-NOT_MEANT = "–"  # a measure that this kind of network cannot have
+MOST_LISTED = 12  # trials whose headings are not folded
+ROUNDING = 1e-6  # smaller distances count as 0: parameters have single precision
+NOT_MEANT = "–"  # a measure that does not exist for this kind of network
 MEASURED = {  # columns of the tables by kind, and their digits
     "distance": ("Distance to the nearest original", 3),
     "distance_raw": ("The same, raw", 4),
@@ -32,7 +32,7 @@ MEASURED = {  # columns of the tables by kind, and their digits
 
 
 class Control(NamedTuple):
-    """The strongest trivial control of a trial, and what a paired test says of it."""
+    """The strongest trivial control of a trial, and the result of a paired test."""
 
     name: str
     said: str  # empty without a control
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A measured value and its range, both as text; an empty range is none."""
+    """A measured value and its range, both as text; the range may be empty."""
 
     text: str
     range: str = ""
@@ -74,7 +74,7 @@ class Fold(NamedTuple):
 
 
 def to_html(found: list[Trial]) -> Markup:
-    """Returns the panel: a table with a row for each trial, the rules, and the measured values by kind."""
+    """Returns the panel: a table with one row per trial, the rules, and the measured values by kind."""
     if not found:
         return Markup()
     return render(
@@ -89,7 +89,7 @@ def to_html(found: list[Trial]) -> Markup:
 
 
 def evidence_table(found: list[Trial]) -> Markup:
-    """Returns the numbers that the verdicts follow from, a row for each trial."""
+    """Returns the numbers behind the verdicts, one row per trial."""
     return render("evidence.html", **_evidence(found))
 
 
@@ -152,7 +152,7 @@ def _value(name: str, kind: Kind, digits: int) -> Value:
 
 
 def _number(value: float, digits: int) -> str:
-    """Returns a number with fixed decimals, or with significant ones where those would say 0."""
+    """Returns a number with fixed decimals, or with significant digits where those would show 0."""
     if abs(value) < ROUNDING:
         return "0"
     return f"{value:.2g}" if digits and abs(value) < 10**-digits else f"{value:.{digits}f}"

@@ -1,4 +1,4 @@
-"""Writes the page: reads an experiment's tables, lets every part say its piece, embeds all in one file."""
+"""Writes the page: reads an experiment's tables, renders every section, and embeds everything in one file."""
 
 import base64
 import hashlib
@@ -19,12 +19,12 @@ from harness.report.correctness import Correctness
 from harness.report.figures import FIGURES
 from harness.report.figures.figure import Absent, Figure, View, choice_title, levels, succeeded
 from harness.report.rendering import asset, render
-from harness.report.sections import SECTIONS
+from harness.report.sections import PUBLISHED, SECTIONS, Section, sections
 from harness.report.tables import Tables, best_row, read_tables
 from harness.report.trial_results import Trial, trials
 from harness.report.words import MISSING, moment, plain, printable, several
 
-OPENS_WITH = {"axis": "timestep", "cost": "image passes"}  # choices that are no column of the rows
+OPENS_WITH = {"axis": "timestep", "cost": "image passes"}  # choices that are not columns
 
 
 class OfFeatures(NamedTuple):
@@ -43,7 +43,7 @@ class OfWeights(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the page says first; None is a study without rows."""
+    """What the page opens with; None for a study without rows."""
 
     features: OfFeatures | None
     weights: OfWeights | None
@@ -60,12 +60,12 @@ class Control(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A figure but for its drawing, which is data."""
+    """A figure without its plot, which is embedded as data."""
 
     name: str
     title: str
     reading: str
-    published: bool  # whether published numbers stand in it
+    published: bool  # whether it shows published numbers
     controls: list[Control]
 
 
@@ -75,18 +75,18 @@ class Study(NamedTuple):
     name: str
     title: str
     above: Markup
-    published: Markup | None  # what the published numbers may be compared with; None where no figure has any
+    published: Markup | None  # a note on the published numbers; None if no figure shows any
     figures: list[Frame]
     undrawn: list[tuple[str, str]]  # titles of figures, and why there is nothing to draw
     below: Markup
 
 
 def write_report(storage: Storage, experiment: str, declared: Mapping[str, Table]) -> str:
-    """Writes `EXPERIMENT/report.html` from the experiment's tables; returns where it is, as people write it.
+    """Writes `EXPERIMENT/report.html` from the experiment's tables; returns its path or URL for display.
 
-    `declared` are the tables of the studies that are installed; those of others speak for themselves.
+    `declared` are the tables of the installed studies; other tables are read by the declarations in their files.
 
-    Raises `UserError` if the experiment has no tables, or one is not readable or of a newer schema version.
+    Raises `UserError` if the experiment has no tables, or if one is unreadable or has a newer schema version.
     """
     path = f"{experiment}/report.html"
     storage.write(path, page(read_tables(storage, experiment, declared), experiment).encode())
@@ -94,15 +94,13 @@ def write_report(storage: Storage, experiment: str, declared: Mapping[str, Table
 
 
 def page(tables: Tables, experiment: str) -> str:
-    """Returns the page: one HTML text that needs nothing beside it."""
+    """Returns the page as one self-contained HTML text."""
     drawings: dict[str, Any] = {}
     correctness = Correctness(tables.correctness)
-    results = trials(tables, correctness)
-    studies = [
-        _study(name, tables, results, drawings)
-        for name, section in SECTIONS.items()
-        if len(getattr(tables, section.table))
-    ]
+    shown = {name: one for name, one in sections(tables).items() if len(tables.frames[one.table])}
+    own = {name for name, one in shown.items() if not one.generic}
+    results = trials(tables, correctness) if "weights" in own else []
+    studies = [_study(name, section, tables, results, drawings) for name, section in shown.items()]
     plotly_js, page_js = plotly.offline.get_plotlyjs(), asset("page.js")
     return render(
         "page.html",
@@ -110,7 +108,7 @@ def page(tables: Tables, experiment: str) -> str:
         policy=_policy(plotly_js, page_js),
         style=asset("style.css"),
         summary=_summary(tables),
-        answer=_answer(tables, results, correctness),
+        answer=_answer(own, tables, results, correctness),
         studies=studies,
         failures=failures.to_html(tables),
         provenance=provenance.to_html(tables),
@@ -122,7 +120,7 @@ def page(tables: Tables, experiment: str) -> str:
 
 
 def embedded(value: Any) -> str:
-    """Returns JSON that cannot end the script element it stands in; a number that is not finite is null."""
+    """Returns JSON that cannot close its script element; numbers that are not finite become null."""
     try:
         text = _json(value)
     except ValueError:
@@ -144,9 +142,9 @@ def _finite(value: Any) -> Any:
 
 
 def _policy(*scripts: str) -> str:
-    """Returns a Content-Security-Policy: these scripts and no others, no network at all.
+    """Returns a Content-Security-Policy: only these scripts, and no network access.
 
-    Plotly compiles its WebGL drawing code for parallel coordinates, hence 'unsafe-eval', and sets styles.
+    Plotly compiles WebGL code for parallel coordinates, hence 'unsafe-eval', and sets inline styles.
     """
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
@@ -167,26 +165,28 @@ def _summary(tables: Tables) -> list[str]:
     return [*parts, *([moment(float(began.min()))] if len(began) else [])]
 
 
-def _answer(tables: Tables, results: list[Trial], correctness: Correctness) -> Answer:
+def _answer(own: set[str], tables: Tables, results: list[Trial], correctness: Correctness) -> Answer:
+    """Returns what the studies with answers in words say, `own` being the sections shown that are not generic."""
     of_features, of_weights = None, None
-    if len(tables.features):
+    if "features" in own:
         found = answer_features.answers(tables, correctness)
         parts = [answer_features.to_html(answer, named=len(found) > 1) for answer in found]
-        of_features = OfFeatures(SECTIONS["features"].title, parts, transfer.sentence(tables))
-    if len(tables.weights):
-        of_weights = OfWeights(SECTIONS["weights"].title, answer_weights.to_html(results))
-    others = any(len(getattr(tables, name)) for name in ("similarity", "generation"))
-    return Answer(of_features, of_weights, others)
+        of_features = OfFeatures(SECTIONS["features"].title(tables), parts, transfer.sentence(tables))
+    if "weights" in own:
+        of_weights = OfWeights(SECTIONS["weights"].title(tables), answer_weights.to_html(results))
+    return Answer(of_features, of_weights, any(len(tables.frames[name]) for name in tables.results))
 
 
-def _study(name: str, tables: Tables, results: list[Trial], drawings: dict[str, Any]) -> Study:
+def _study(
+    name: str, section: Section, tables: Tables, results: list[Trial], drawings: dict[str, Any]
+) -> Study:
     """Returns a study's section; adds what its figures draw to `drawings`."""
-    section = SECTIONS[name]
-    chosen = first_choice(name, tables)
+    chosen = first_choice(name, tables.frames[section.table])
+    lacking = section.generic and name in SECTIONS  # its figures read tables that are not declared
     frames, undrawn = [], []
     for title in FIGURES.names():
         figure: Figure = FIGURES.load(title)
-        if figure.study != name:
+        if figure.study != name or lacking:
             continue
         views = figure.views(tables)
         if isinstance(views, Absent):
@@ -196,32 +196,22 @@ def _study(name: str, tables: Tables, results: list[Trial], drawings: dict[str, 
             frames.append(_frame(title, figure, views, chosen, drawings[title]))
     return Study(
         name=name,
-        title=section.title,
+        title=section.title(tables),
         above=section.above(tables, results) if section.above else Markup(),
-        published=_published_note(name, tables) if any(frame.published for frame in frames) else None,
+        published=_published_note(section, tables) if any(frame.published for frame in frames) else None,
         figures=frames,
         undrawn=undrawn,
         below=section.below(tables, results) if section.below else Markup(),
     )
 
 
-def _published_note(study: str, tables: Tables) -> Markup:
-    if study == "weights":
-        return answer_weights.published_note(tables)
-    frame = tables.features
-    here = [value for column in ("data", "backbone") for value in levels(frame[column])]
-    return render("published_features.html", here=[] if _as_published(frame) else here)
+def _published_note(section: Section, tables: Tables) -> Markup:
+    return section.published(tables) if section.published else PUBLISHED
 
 
-def _as_published(frame: pd.DataFrame) -> bool:
-    """Returns whether everything was measured with the paper's backbone on the paper's data set."""
-    data = all("imagenet" in value.lower() for value in levels(frame["data"]))
-    return data and levels(frame["backbone"]) == ["adm"]
-
-
-def first_choice(study: str, tables: Tables) -> dict[str, str]:
+def first_choice(study: str, frame: pd.DataFrame) -> dict[str, str]:
     """Returns the choices that the page opens with: the best setting on validation, or the largest K."""
-    frame = succeeded(getattr(tables, SECTIONS[study].table))
+    frame = succeeded(frame)
     if study == "features":
         trained = frame[frame["features"] == "trained"]
         row = best_row(trained if len(trained) else frame, "validation_accuracy")
@@ -240,7 +230,7 @@ def _frame(
 
 
 def _drawing(views: list[View]) -> dict[str, Any]:
-    """Returns a figure as the page's script takes it."""
+    """Returns a figure in the form that the page's script expects."""
     choices = list(views[0].choice)
     return {"choices": choices, "views": [_view(view, choices) for view in views]}
 
@@ -261,7 +251,7 @@ def _control(choice: str, views: list[View], chosen: dict[str, str]) -> Control:
 
 
 def _natural(value: str) -> tuple[bool, float, str]:
-    """Sorts numbers by value, before words; what is missing last."""
+    """Sorts numbers by value, then text; missing values come last."""
     try:
         return False, float(value), value
     except ValueError:

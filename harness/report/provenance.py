@@ -1,12 +1,11 @@
-"""Where the numbers come from: runs, code, libraries, device, data; how to read the tables oneself."""
+"""Where the numbers come from: runs, code, libraries, device, data; how to read the tables yourself."""
 
 from typing import NamedTuple
 
 import pandas as pd
 from markupsafe import Markup
 
-from harness.core.tables import COMMON
-from harness.report.failures import RESULTS
+from harness.core.tables import COMMON, Role
 from harness.report.rendering import render
 from harness.report.tables import Tables
 from harness.report.words import plain, yes_or_no
@@ -29,11 +28,11 @@ MOST_VALUES = 12
 
 
 class Fact(NamedTuple):
-    """What the rows say in one column: each value with the number of its rows, the most frequent first."""
+    """The values of one column, each with its number of rows, the most frequent first."""
 
     title: str
     counts: list[tuple[str, int]]
-    more: int  # values that are not listed
+    more: int  # values not listed
 
 
 class Run(NamedTuple):
@@ -50,14 +49,14 @@ class Run(NamedTuple):
 
 
 def rows_of_trials(tables: Tables) -> pd.DataFrame:
-    """Returns the common columns of the tables with a row per result."""
+    """Returns the common columns of all tables of results."""
     common = [column.name for column in COMMON]
-    parts = [frame[common] for frame in (getattr(tables, name) for name in RESULTS) if len(frame)]
-    return pd.concat(parts, ignore_index=True) if parts else tables.features[common]
+    parts = [frame[common] for frame in (tables.frames[name] for name in tables.results) if len(frame)]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=common)
 
 
 def runs(frame: pd.DataFrame) -> list[Run]:
-    """Returns the runs behind the rows, the first first."""
+    """Returns the runs that computed the rows, in order of time."""
     found = []
     for run, rows in frame.groupby("run", dropna=False):
         once = rows.drop_duplicates("key")  # several rows of a trial repeat its time
@@ -97,4 +96,22 @@ def _shown(value: object) -> str:
 def to_html(tables: Tables) -> Markup:
     """Returns the section's content."""
     frame = rows_of_trials(tables)
-    return render("provenance.html", facts=facts(frame), runs=runs(frame))
+    table, column = _example(tables)
+    return render(
+        "provenance.html",
+        facts=facts(frame),
+        runs=runs(frame),
+        tables=[*tables.frames, "correctness"],
+        table=table,
+        column=column,
+    )
+
+
+def _example(tables: Tables) -> tuple[str, str]:
+    """Returns a table of results (one with rows, if any has) and a column to sort it by."""
+    names = sorted(tables.results, key=lambda name: not len(tables.frames[name]))
+    if not names:
+        return "correctness", "key"
+    metrics = [column.name for column in tables.declared[names[0]].columns if column.role is Role.METRIC]
+    expected = [column.name for column in tables.declared[names[0]].columns if column.expected]
+    return names[0], (expected or metrics or ["key"])[0]

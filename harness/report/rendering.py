@@ -1,4 +1,4 @@
-"""The page's templates: Jinja2 escapes every value that they print, `words.printable` cleans it."""
+"""The page's templates: Jinja2 escapes every value they print, and `words.printable` cleans it."""
 
 from functools import cache
 from importlib.resources import files
@@ -26,6 +26,7 @@ FILTERS = {
     "seconds": words.seconds,
     "several": words.several,
     "signed": words.signed,
+    "significant": words.significant,
     "size": words.size,
     "span": words.span,
     "whole": words.whole,
@@ -34,15 +35,15 @@ FILTERS = {
 
 
 def render(name: str, **values: Any) -> Markup:
-    """Returns the template `templates/NAME` filled with plain values, which it escapes.
+    """Returns the template `templates/NAME` rendered with plain values, which are escaped.
 
-    Raises `jinja2.UndefinedError` if the template asks for a value that is not given.
+    Raises `jinja2.UndefinedError` if the template uses a value that is not given.
     """
     return Markup(_environment().get_template(name).render(values))
 
 
 def asset(name: str) -> str:
-    """Returns a style sheet or a script of the page, `templates/NAME`, as it is."""
+    """Returns a style sheet or a script of the page, `templates/NAME`, verbatim."""
     return files("harness.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 

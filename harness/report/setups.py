@@ -1,4 +1,4 @@
-"""What tells the trials of study 2 apart, and their numbers over several runs of the same setup."""
+"""What distinguishes the trials of study 2, and their numbers over several runs of the same set-up."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,25 +6,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from harness.core.tables import Role, Table
 from harness.metrics.inference import student_interval
 from harness.report.words import number
 
 ALWAYS = ("data", "network")
-SETUP = (
-    *ALWAYS,
-    "parameters",
-    "buffers",
-    "preset",
-    "optimizer",
-    "noise",  # parameter_noise and latent_noise as one of four cases, `noise_case`, by name
-    "latent",
-    "diffusion_steps",
-    "sampler",
-    "sampling_steps",
-    "varied",
-)
-RUNS = ("seed", "generator")  # repetitions: what differs in these alone may be averaged
-# Paths of `vary` that have a column of their own.
+RUNS = ("seed", "generator")  # repetitions: results that differ only in these may be averaged
+SCALES = ("parameter_noise", "latent_noise")  # shown as one column, `noise`: see `noise_names`
+# Paths of `vary` that have their own column.
 SAID = (
     *("autoencoder.parameter_noise", "autoencoder.latent_noise", "autoencoder.latent", "diffusion.timesteps"),
     *(
@@ -58,26 +47,40 @@ def columns_of(means: Iterable[Mean]) -> tuple[Column, Column, Column]:
     return [row.value for row in rows], [row.low for row in rows], [row.high for row in rows]
 
 
-def complete(weights: pd.DataFrame, networks: pd.DataFrame) -> None:
-    """Adds `noise` and `noise_case`, takes out of `varied` what has a column, gives networks their trial's setup."""
+def setup(declared: Table) -> list[str]:
+    """Returns the columns that distinguish trials, as the table `weights` declares them: the data set first.
+
+    `noise` replaces the two scales of noise. Repetitions are not part of the set-up.
+    """
+    names = [name for name in declared.names(Role.SETUP) if name not in RUNS]
+    return ["data", *dict.fromkeys("noise" if name in SCALES else name for name in names)]
+
+
+def axes(declared: Table) -> list[str]:
+    """Returns the axes beside k, as the table `weights` declares them: how a trial's originals were chosen."""
+    return [name for name in declared.names(Role.AXIS) if name != "k"]
+
+
+def complete(weights: pd.DataFrame, networks: pd.DataFrame, names: Sequence[str]) -> None:
+    """Adds `noise` and `noise_case`; drops from `varied` what has a column; copies the set-up `names` to networks."""
     scales = weights["parameter_noise"], weights["latent_noise"]
     weights["noise_case"], weights["noise"] = noise_cases(*scales), noise_names(*scales)
     weights["varied"] = weights["varied"].map(unsaid).astype(object)
-    setup = weights.drop_duplicates("key").set_index("key")
-    for column in SETUP:
+    trials = weights.drop_duplicates("key").set_index("key")
+    for column in names:
         if column != "data":
-            networks[column] = networks["key"].map(setup[column])
+            networks[column] = networks["key"].map(trials[column])
 
 
 def noise_cases(parameters: pd.Series, latents: pd.Series) -> pd.Series:
-    """Returns where noise was added, one of `NOISES`; None where a scale is missing."""
+    """Returns where noise was added, as one of `NOISES`; None if a scale is missing."""
     pairs = [(number(p), number(z)) for p, z in zip(parameters, latents, strict=True)]
     cases = [None if p is None or z is None else NOISES[(p > 0) + 2 * (z > 0)] for p, z in pairs]
     return pd.Series(cases, parameters.index, object)
 
 
 def noise_names(parameters: pd.Series, latents: pd.Series) -> pd.Series:
-    """Returns what noise is called: its case, with the scales if the case has several."""
+    """Returns names for the noise: its case, with the scales if they differ within a case."""
     cases = noise_cases(parameters, latents)
     rows = list(zip(cases, zip(parameters, latents, strict=True), strict=True))
     several = {case for case in NOISES if len({scales for other, scales in rows if other == case}) > 1}
@@ -89,7 +92,7 @@ def noise_names(parameters: pd.Series, latents: pd.Series) -> pd.Series:
 
 
 def unsaid(varied: Any) -> str | None:
-    """Returns "path = value, ..." for the settings in a JSON object that have no column; None if there are none."""
+    """Returns "path = value, ..." for the settings in a JSON object without a column of their own, else None."""
     if not isinstance(varied, str):
         return None
     settings = {path: value for path, value in json.loads(varied).items() if path not in SAID}
@@ -101,7 +104,7 @@ def _short(value: Any) -> str:
 
 
 def rank(frame: pd.DataFrame, column: str) -> pd.Series | None:
-    """Returns the numbers by which a column's values are ordered; None for one that is ordered by its values.
+    """Returns the sort keys of a column; None for a column that is sorted by its values.
 
     Noise goes from none to both, locations from the fewest numbers to the most.
     """
@@ -114,7 +117,7 @@ def rank(frame: pd.DataFrame, column: str) -> pd.Series | None:
 
 
 def in_order(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Returns the rows sorted by `names`, each by its `rank` where it has one; what is missing last."""
+    """Returns the rows sorted by `names`, each by its `rank` if it has one; missing values come last."""
     keys: dict[int, pd.Series] = {}
     for name in names:
         for key in (rank(frame, name), frame[name]):
@@ -124,7 +127,10 @@ def in_order(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def telling(frame: pd.DataFrame, columns: Iterable[str], given: Sequence[str] = ()) -> list[str]:
-    """Returns those of `columns` that vary while `given` and the ones before do not; always data and network."""
+    """Returns those of `columns` that vary while `given` and the columns before them are fixed.
+
+    Data and network are kept whenever they vary.
+    """
     kept = list(given)
     for column in columns:
         if frame[column].nunique(dropna=False) < 2:
@@ -136,11 +142,11 @@ def telling(frame: pd.DataFrame, columns: Iterable[str], given: Sequence[str] = 
 
 
 def measured(rows: pd.DataFrame, column: str) -> Mean:
-    """Returns a column's mean over runs of one setup.
+    """Returns a column's mean over runs of one set-up.
 
-    The interval is Student's over runs: over seeds where there are several, for the generator's runs on one seed
-    share their originals. Where there is one value, such as the originals' for every run of the generator, it is
-    the value's own (`column_low`, `column_high`), if it has one.
+    The interval is Student's t over runs: over seeds if there are several, because runs of the generator with the
+    same seed share their originals. If all runs have the same value, such as the accuracy of shared originals, the
+    interval is that value's own (`column_low`, `column_high`), if there is one.
     """
     columns = [name for name in (column, f"{column}_low", f"{column}_high", "seed") if name in rows]
     known = rows[columns].dropna(subset=[column])
@@ -160,7 +166,7 @@ def measured(rows: pd.DataFrame, column: str) -> Mean:
 
 
 def mean_over_runs(values: pd.Series, seeds: pd.Series) -> Mean:
-    """Returns the mean with Student's interval over seeds, or over runs of the generator where there is one seed."""
+    """Returns the mean with Student's t interval over seeds, or over runs of the generator for a single seed."""
     values = values.astype(float)
     apart = values.groupby(seeds, dropna=False).mean() if seeds.nunique(dropna=False) > 1 else values
     low, high = student_interval(apart)

@@ -1,8 +1,8 @@
-"""Reads one experiment's Parquet tables; says what is wrong where they cannot be read."""
+"""Reads one experiment's Parquet tables, with clear errors if that fails."""
 
 import io
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -11,36 +11,62 @@ import pyarrow.parquet as pq
 
 from harness.core.errors import UserError, did_you_mean
 from harness.core.storage import Storage
-from harness.core.tables import Table, check_schema_version
-from harness.report.setups import complete
+from harness.core.tables import CORRECTNESS, Table, check_schema_version
+from harness.report.setups import complete, setup
 
 AGAIN = "remove it and run the sweep again"
 
 
 class Tables(NamedTuple):
-    """The rows of one experiment, as its studies declare them; a table that was not written has no rows."""
+    """The rows of one experiment, as its studies declare them; a table that was not written has no rows.
 
-    features: pd.DataFrame
-    similarity: pd.DataFrame
-    generation: pd.DataFrame
-    weights: pd.DataFrame
-    networks: pd.DataFrame
-    correctness: pa.Table  # stays in Arrow: a list of booleans a row
-    others: dict[str, pd.DataFrame]  # of studies that the page knows by their declarations alone
-    declared: dict[str, Table]
+    The built-in tables have properties, which raise `KeyError` where the table is not declared.
+    """
 
-    def __getattr__(self, name: str) -> pd.DataFrame:
-        """Returns another study's table."""
-        if name in self.others:
-            return self.others[name]
-        raise AttributeError(name)
+    frames: Mapping[str, pd.DataFrame]  # all tables but `correctness`, by name, in the order of declaration
+    correctness: pa.Table  # stays in Arrow: each row holds a list of booleans
+    declared: Mapping[str, Table]
+
+    @property
+    def features(self) -> pd.DataFrame:
+        """Study 1: classifiers on features."""
+        return self.frames["features"]
+
+    @property
+    def similarity(self) -> pd.DataFrame:
+        """Study 1: pairs of representations."""
+        return self.frames["similarity"]
+
+    @property
+    def generation(self) -> pd.DataFrame:
+        """Study 1: samples as an encoder sees them."""
+        return self.frames["generation"]
+
+    @property
+    def weights(self) -> pd.DataFrame:
+        """Study 2: trials, with the columns that `harness.report.setups.complete` adds."""
+        return self.frames["weights"]
+
+    @property
+    def networks(self) -> pd.DataFrame:
+        """Study 2: the networks of each trial, with their trial's set-up."""
+        return self.frames["networks"]
+
+    @property
+    def results(self) -> list[str]:
+        """Names of the tables with one row per result; the others hold details of these results."""
+        return [name for name in self.frames if not self.declared[name].detail]
+
+    def with_frames(self, **frames: pd.DataFrame) -> Self:
+        """Returns the tables with some data frames replaced."""
+        return self._replace(frames={**self.frames, **frames})
 
 
 def read_tables(storage: Storage, experiment: str, declared: Mapping[str, Table]) -> Tables:
-    """Returns the tables `EXPERIMENT/TABLE.parquet`: those `declared`, and others by what their files declare.
+    """Returns the tables `EXPERIMENT/TABLE.parquet`: those `declared`, and others by the declarations in their files.
 
-    Raises `UserError` if there are none (with the experiments that exist), or if one is not readable or was
-    written with another schema.
+    Raises `UserError` if there are none (listing the experiments that exist), or if one is unreadable or was
+    written with another schema version.
     """
     names = list(declared)
     if experiment:
@@ -63,33 +89,38 @@ def read_tables(storage: Storage, experiment: str, declared: Mapping[str, Table]
 
 
 def from_arrow(tables: dict[str, pa.Table]) -> Tables:
-    """Returns Arrow tables, each with its declaration in its schema, as figures take them.
+    """Converts Arrow tables, each with its declaration in its schema, to what figures take.
 
-    Networks know their trial's setup; a null regulariser is called "none".
+    Networks get their trial's set-up; a null regulariser becomes "none".
     """
-    frames = {name: table.to_pandas() for name, table in tables.items() if name != "correctness"}
-    complete(frames["weights"], frames["networks"])
-    _tell_data_apart(frames)
-    features, generation = frames["features"], frames["generation"]
-    on_network, probed = (
-        ~features["features"].isin(kinds) for kinds in (["pixels"], ["pixels", "finetuned"])
-    )
-    ways = features["caching"].dropna().unique()
-    for frame, column, unsaid, where in (
-        (features, "regulariser", "none", on_network),
-        (features, "caching", ways[0] if len(ways) == 1 else "cached", probed),  # old or failed rows
-        (generation, "regulariser", "none", True),
-    ):
-        frame[column] = frame[column].astype(object).mask(frame[column].isna() & where, unsaid)
-    own = {name: frames.pop(name) for name in Tables._fields if name in frames}
     declared = {name: Table.of(table.schema) for name, table in tables.items()}
-    return Tables(**own, correctness=tables["correctness"], others=frames, declared=declared)
+    frames = {name: table.to_pandas() for name, table in tables.items() if name != "correctness"}
+    if {"weights", "networks"} <= frames.keys():
+        complete(frames["weights"], frames["networks"], setup(declared["weights"]))
+    _tell_data_apart(frames)
+    if "features" in frames:
+        features = frames["features"]
+        kind, caching = features["features"], features["caching"].dropna().unique()
+        _fill(features, "regulariser", "none", kind != "pixels")
+        only = caching[0] if len(caching) == 1 else "cached"  # for old or failed rows
+        _fill(features, "caching", only, ~kind.isin(["pixels", "finetuned"]))
+    if "generation" in frames:
+        _fill(frames["generation"], "regulariser", "none")
+    return Tables(frames, tables.get("correctness", CORRECTNESS.empty()), declared)
+
+
+def _fill(frame: pd.DataFrame, column: str, value: str, where: pd.Series | bool = True) -> None:
+    """Replaces nulls of a column, in place."""
+    frame[column] = frame[column].astype(object).mask(frame[column].isna() & where, value)
 
 
 def _tell_data_apart(frames: dict[str, pd.DataFrame]) -> None:
-    """Names data sets of one name that differ, such as two folders, by the beginning of their fingerprint too."""
+    """Appends the beginning of the fingerprint to the names of different data sets that share a name."""
     both = ["data", "data_fingerprint"]
-    pairs = pd.concat([frame[both] for frame in frames.values()]).dropna().drop_duplicates()
+    parts = [frame[both] for frame in frames.values()]
+    if not parts:
+        return
+    pairs = pd.concat(parts).dropna().drop_duplicates()
     shared = set(pairs["data"][pairs["data"].duplicated()])
     for frame in frames.values() if shared else ():
         mine = frame["data"].isin(shared) & frame["data_fingerprint"].notna()
@@ -97,13 +128,13 @@ def _tell_data_apart(frames: dict[str, pd.DataFrame]) -> None:
 
 
 def best_row(frame: pd.DataFrame, column: str) -> Any:
-    """Returns the first row with the highest value of `column`, None if it has no value at all."""
+    """Returns the first row with the highest value of `column`, None if it has no values."""
     values = frame[column].to_numpy(float)
     return frame.iloc[int(np.nanargmax(values))] if np.isfinite(values).any() else None
 
 
 def experiments(storage: Storage) -> list[str]:
-    """Returns the names of the experiments that left tables in the results folder."""
+    """Returns the names of the experiments with tables in the results folder."""
     return [
         name for name in storage.names("") if any(one.endswith(".parquet") for one in storage.names(name))
     ]

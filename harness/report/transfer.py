@@ -1,4 +1,4 @@
-"""Study 1 on several data sets: each one's best setting, rank correlations, what another's choice costs."""
+"""Study 1 on several data sets: best settings, rank correlations, and the cost of using another's choice."""
 
 from typing import Any, NamedTuple
 
@@ -7,13 +7,12 @@ from markupsafe import Markup
 from scipy.stats import spearmanr
 
 from harness.report.figures.figure import levels, split, varied
-from harness.report.figures.probes import AXES, WHAT, known
+from harness.report.figures.probes import columns, known
 from harness.report.rendering import render
 from harness.report.tables import Tables, best_row
 from harness.report.words import Estimate, estimate, number
 
-SETTING = (*WHAT[1:], *AXES)
-LEAST_SHARED = 3  # settings measured on both data sets, below which a rank correlation says nothing
+LEAST_SHARED = 3  # settings measured on both data sets, below which a rank correlation means nothing
 
 
 class Best(NamedTuple):
@@ -27,7 +26,7 @@ class Best(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """Data sets against data sets; None where too few settings were measured on both."""
+    """Pairs of data sets; None where too few settings were measured on both."""
 
     data: list[str]
     correlation: list[list[float | None]]  # Spearman's, of validation accuracies over the shared settings
@@ -35,7 +34,7 @@ class Transfer(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two data sets and a number that they have together, such as what choosing on the first costs on the second."""
+    """Two data sets and a number for the pair, such as the cost on the second of choosing on the first."""
 
     value: float
     first: str
@@ -45,7 +44,8 @@ class Pair(NamedTuple):
 def best_settings(tables: Tables) -> list[Best]:
     """Returns each data set's best setting on the trained backbone's features, in the order of names."""
     frame = known(tables, "trained").dropna(subset=["data"])
-    names = [*varied(frame, WHAT[1:]), *AXES]
+    own = columns(tables)
+    names = [*varied(frame, own.setup), *own.axes]
     found = []
     for choice, rows in split(frame, ["data"]) if len(frame) else ():
         row = best_row(rows, "validation_accuracy")
@@ -55,12 +55,17 @@ def best_settings(tables: Tables) -> list[Best]:
 
 
 def transfer(tables: Tables) -> Transfer | None:
-    """Returns how settings transfer, None where there is one data set alone; seeds of a setting are averaged."""
-    frame = known(tables, "trained").dropna(subset=["data", *AXES])
+    """Returns how settings transfer, None if there is only one data set; seeds of a setting are averaged."""
+    own = columns(tables)
+    frame = known(tables, "trained").dropna(subset=["data", *own.axes])
     data = levels(frame["data"])
     if len(data) < 2:
         return None
-    wide = frame.groupby([*SETTING, "data"], dropna=False)["validation_accuracy"].mean().unstack("data")[data]
+    wide = (
+        frame.groupby([*own.setting, "data"], dropna=False)["validation_accuracy"]
+        .mean()
+        .unstack("data")[data]
+    )
     return Transfer(
         [str(name) for name in data],
         [[_rank_correlation(wide[one], wide[other]) for other in data] for one in data],
@@ -72,7 +77,7 @@ def transfer(tables: Tables) -> Transfer | None:
 
 
 def _rank_correlation(one: pd.Series, other: pd.Series) -> float | None:
-    """Returns Spearman's of the settings that both have; None where they are few or a side is constant."""
+    """Returns Spearman's of the settings that both have; None if there are too few or one side is constant."""
     shared = pd.DataFrame({"one": one, "other": other}).dropna()
     if len(shared) < LEAST_SHARED or shared.nunique().min() < 2:
         return None
@@ -80,23 +85,23 @@ def _rank_correlation(one: pd.Series, other: pd.Series) -> float | None:
 
 
 def sentence(tables: Tables) -> Markup:
-    """Returns what the data sets say together, as a paragraph; nothing for one data set alone."""
+    """Returns a paragraph on how settings transfer; nothing for a single data set."""
     found = transfer(tables)
     if found is None:
         return Markup()
     lost = _pairs(found, found.regret)
-    alike = [pair for pair in _pairs(found, found.correlation) if pair.first < pair.second]  # symmetric
+    similar = [pair for pair in _pairs(found, found.correlation) if pair.first < pair.second]  # symmetric
     return render(
         "transfer_sentence.html",
         count=len(found.data),
-        least_alike=min(alike, default=None),
-        dearest=max(lost, default=None),
+        least_similar=min(similar, default=None),
+        costliest=max(lost, default=None),
         mean=sum(pair.value for pair in lost) / len(lost) if lost else None,
     )
 
 
 def _pairs(found: Transfer, numbers: list[list[float | None]]) -> list[Pair]:
-    """Returns each two different data sets that have a number."""
+    """Returns all pairs of different data sets that have a number."""
     return [
         Pair(value, first, second)
         for first, row in zip(found.data, numbers, strict=True)
@@ -106,6 +111,6 @@ def _pairs(found: Transfer, numbers: list[list[float | None]]) -> list[Pair]:
 
 
 def to_html(tables: Tables) -> Markup:
-    """Returns the table of best settings; nothing for one data set alone."""
+    """Returns the table of best settings; nothing for a single data set."""
     best = best_settings(tables)
     return render("transfer.html", best=best, names=list(best[0].setting)) if len(best) > 1 else Markup()

@@ -1,4 +1,4 @@
-"""Study 2, trial by trial: what was generated, beside what it was generated from and beside the controls."""
+"""Study 2, trial by trial: generated networks compared with their originals and with the controls."""
 
 from collections import defaultdict
 from typing import Any, NamedTuple
@@ -6,17 +6,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from harness.core.tables import Table
 from harness.metrics.inference import holm
 from harness.report.correctness import Correctness, Paired, Who, compare, judged_together
 from harness.report.figures.figure import succeeded, varied
 from harness.report.figures.kinds import kind_order
-from harness.report.setups import RUNS, SETUP, Mean, in_order, mean_over_runs, measured, telling
+from harness.report.setups import RUNS, Mean, axes, in_order, mean_over_runs, measured, setup, telling
 from harness.report.tables import Tables
 from harness.report.verdict import Evidence, Verdict, judge
 from harness.report.words import Estimate, estimate, number
 
 GENERATED, ORIGINAL, ENSEMBLE = "generated", "original", "ensemble"
-TRIVIAL = ("average", "gaussian")  # controls that take no learning at all
+TRIVIAL = ("average", "gaussian")  # controls that need no learning
 MEASURES = ("max_similarity", "distance", "distance_raw", "distance_to_mean", "off_span", "step_gap")
 NEWNESS = ("copying_z", "copying_z_raw", "mean_z", "variance_ratio", "distance_ratio", "new_share")
 STATISTICS = ("best", "mean", "median")
@@ -30,14 +31,14 @@ ACCURACY = tuple(f"test_accuracy{end}" for end in ("", "_low", "_high", "_n"))
 
 
 class Setting(NamedTuple):
-    """All runs of one setup: means over seeds and runs of the generator."""
+    """All runs of one set-up: means over seeds and runs of the generator."""
 
-    setup: dict[str, Any]  # what tells it from others, beside seed and generator; k
+    setup: dict[str, Any]  # what distinguishes it from others, apart from seed and generator; k
     data: Any
     network: Any
     runs: int
     accuracies: dict[str, Mean]  # of each of `COLUMNS`, from 0 to 1
-    gain: Mean  # best generated less best original, test accuracy
+    gain: Mean  # best generated minus best original, test accuracy
     p: float | None  # of the gain, where there is one run
     p_adjusted: float | None  # by Holm's method, over all trials
 
@@ -83,14 +84,14 @@ class Kind(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """One set of K originals, one run of the generator on it, and what stands beside."""
+    """One set of K originals, one run of the generator on it, and the controls."""
 
-    setup: dict[str, Any]  # what tells it from others; k
+    setup: dict[str, Any]  # what distinguishes it from others; k
     permuted: bool  # whether the originals began from different networks
     original: Summary
     ensemble: Estimate
     generated: Summary
-    gain: Estimate  # best generated less best original, test accuracy
+    gain: Estimate  # best generated minus best original, test accuracy
     p: float | None  # of the gain
     p_adjusted: float | None  # by Holm's method, over all trials
     newness: dict[str, float | None]  # each of `NEWNESS`, and "new_and_good_share"
@@ -98,15 +99,16 @@ class Trial(NamedTuple):
     trivial: (
         Kind | None
     )  # the strongest of `TRIVIAL` on validation, `paired` adjusted over these of all trials
-    mean_gain: Mean  # mean of generated less mean of originals, over all runs of this setup
+    mean_gain: Mean  # mean of generated minus mean of originals, over all runs of this set-up
     trivial_mean_gain: Mean  # the same for the strongest trivial control
     kinds: list[Kind]  # every kind of network, in the order of the tables
 
 
 def settings(tables: Tables) -> list[Setting]:
-    """Returns the setups of the trials that succeeded, in order."""
+    """Returns the set-ups of the trials that succeeded, in order."""
     frame = _with_adjusted_p(succeeded(tables.weights))
-    names = [*telling(frame, SETUP), *taken(frame)]
+    declared = tables.declared["weights"]
+    names = [*telling(frame, setup(declared)), *taken(frame, declared)]
     found = []
     for values, rows in in_order(frame, names).groupby(names, dropna=False, sort=False):
         gain = measured(rows, GAIN)
@@ -125,27 +127,28 @@ def settings(tables: Tables) -> list[Setting]:
     return found
 
 
-def taken(frame: pd.DataFrame) -> list[str]:
-    """Returns the columns that say which originals were taken from the pool: always k, and how if that varies."""
-    return ["k", *varied(frame, ["subset"])]
+def taken(frame: pd.DataFrame, declared: Table) -> list[str]:
+    """Returns the columns that say which originals were chosen: always k, and how if that varies."""
+    return ["k", *varied(frame, axes(declared))]
 
 
 def trials(tables: Tables, correctness: Correctness) -> list[Trial]:
-    """Returns the trials that succeeded, by setup and then K."""
+    """Returns the trials that succeeded, by set-up and then K."""
     frame = _with_adjusted_p(succeeded(tables.weights))
-    setup = [*telling(frame, SETUP), *varied(frame, RUNS), *taken(frame)]
-    frame = in_order(frame, setup)
+    declared = tables.declared["weights"]
+    names = [*telling(frame, setup(declared)), *varied(frame, RUNS), *taken(frame, declared)]
+    frame = in_order(frame, names)
     networks = _networks(succeeded(tables.networks))
     rows = frame.to_dict("records")
     kinds = _judged_over_trials([_kinds(row["key"], networks, correctness) for row in rows])
     trivial = _strongest(kinds)
     each = zip(rows, kinds, trivial, strict=True)
-    found = [_trial(row, setup, its_kinds, strongest) for row, its_kinds, strongest in each]
-    return _with_runs(found, frame)
+    found = [_trial(row, names, its_kinds, strongest) for row, its_kinds, strongest in each]
+    return _with_runs(found, frame, [name for name in names if name not in RUNS])
 
 
 def _with_adjusted_p(frame: pd.DataFrame) -> pd.DataFrame:
-    """Adds the column `p_adjusted`: the p-values of the gains, for being judged together."""
+    """Adds the column `p_adjusted`: the p-values of the gains, adjusted for multiple comparisons."""
     return frame.assign(p_adjusted=holm([number(p) for p in frame["p_value"]]))
 
 
@@ -176,7 +179,7 @@ def _networks(frame: pd.DataFrame) -> Networks:
     return Networks(columns, kinds, arrays)
 
 
-def _trial(row: Any, setup: list[str], kinds: list[Kind], trivial: Kind | None) -> Trial:
+def _trial(row: Any, names: list[str], kinds: list[Kind], trivial: Kind | None) -> Trial:
     generated = _summary(row, GENERATED)
     pair = None if trivial is None else trivial.paired
     gain = Estimate(
@@ -196,7 +199,7 @@ def _trial(row: Any, setup: list[str], kinds: list[Kind], trivial: Kind | None) 
     )
     nothing = Mean(None, None, None, 0)
     return Trial(
-        setup={name: row[name] for name in setup},
+        setup={name: row[name] for name in names},
         permuted=number(row["permuted"]) == 1,
         original=_summary(row, ORIGINAL),
         ensemble=estimate(row, "ensemble_accuracy"),
@@ -213,15 +216,18 @@ def _trial(row: Any, setup: list[str], kinds: list[Kind], trivial: Kind | None) 
     )
 
 
-def _with_runs(found: list[Trial], frame: pd.DataFrame) -> list[Trial]:
-    """Fills in the gains of the means over all runs of each trial's setup; `frame` has a row for each trial."""
+def _with_runs(found: list[Trial], frame: pd.DataFrame, names: list[str]) -> list[Trial]:
+    """Fills in the gains of the means over all runs of each trial's set-up, the columns `names`.
+
+    `frame` has a row for each trial.
+    """
     if not found:
         return found
     frame = frame.assign(
         of_generated=[_less(t.generated.mean, t.original.mean) for t in found],
         of_trivial=[_less(t.trivial.mean if t.trivial else None, t.original.mean) for t in found],
     )
-    groups = frame.groupby([*telling(frame, SETUP), *taken(frame)], dropna=False).ngroup().to_numpy()
+    groups = frame.groupby(names, dropna=False).ngroup().to_numpy()
     gains = {}
     for group in np.unique(groups):
         rows = frame[groups == group]
@@ -302,7 +308,7 @@ def _spread(values: np.ndarray) -> Spread:
 
 
 def _selected(networks: Networks, places: np.ndarray) -> int | None:
-    """Returns the network selected on validation, or None: nothing is ever selected on test here."""
+    """Returns the network selected on validation, or None: nothing is ever selected on test."""
     chosen = places[networks.columns["selected"][places] == 1]
     if len(chosen) == 1:
         return int(chosen[0])

@@ -1,4 +1,4 @@
-"""The table of unified learners: how well one network recognises beside how well it generates, and the published."""
+"""The table of unified learners: how well networks recognise and how well they generate, with the published ones."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from harness.report.rendering import render
 from harness.report.tables import Tables, best_row
 from harness.report.words import Estimate, estimate, number, plain
 
-NETWORK = ("data", "backbone", "regulariser")  # what tells one network from another in both tables
+NETWORK = ("data", "backbone", "regulariser")  # what distinguishes networks in both tables
 KINDS = ("trained", "combined", "finetuned")
 
 
@@ -22,18 +22,18 @@ class Distance(NamedTuple):
     encoder: str
     samples: int | None
     frechet: float | None
-    real: float | None  # the same of as many real images: what sampling alone gives
+    real: float | None  # the same for as many real images: the effect of sampling alone
 
 
 class Classifier(NamedTuple):
-    """What reads a network's features: the head, and what it reads, in words."""
+    """What reads a network's features: the head, and its input in words."""
 
     head: str
     where: str
 
 
 class Learner(NamedTuple):
-    """One network as classifier and as generator; None where the experiment did not measure a side."""
+    """One network as classifier and as generator; None where the experiment did not measure it."""
 
     network: dict[str, Any]
     classifier: Classifier | None  # the setting that was best on validation

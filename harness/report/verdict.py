@@ -1,4 +1,4 @@
-"""Whether generated networks are new and whether they are good, by rules that the page states."""
+"""Whether generated networks are new and whether they are good, by rules stated on the page."""
 
 from typing import NamedTuple
 
@@ -6,17 +6,17 @@ from harness.report.words import NOISE_LEVEL
 
 Z = 1.96  # beyond it a z-score is larger than noise, 5 % two-sided
 HALF = 0.5
-FEWEST = 5  # generated networks from which anything is said about them
+FEWEST = 5  # generated networks that a verdict needs
 
 COPIES, AVERAGES, COLLAPSED, NEW, FARTHER = "copies", "averages", "one spot", "new draws", "farther away"
 OPEN, BETTER, SAME, WORSE = "open", "better", "as good", "worse"
 MEANINGS = {
     COPIES: "nearer to an original than held-out checkpoints are",
-    AVERAGES: "drawn to the originals' mean, as averages are",
-    COLLAPSED: "much more alike than originals are, and not because they lie at the mean",
+    AVERAGES: "close to the originals' mean, as averages are",
+    COLLAPSED: "much more similar to each other than originals are, but not because they are near the mean",
     NEW: "as far from every original as held-out checkpoints are",
     FARTHER: "held-out checkpoints are nearer to the originals",
-    OPEN: "nearness was not measured, or on too few networks",
+    OPEN: "distances were not measured, or on too few networks",
 }
 
 
@@ -31,11 +31,11 @@ class Evidence(NamedTuple):
     gain: float | None  # test accuracy, best generated less best original
     p: float | None  # of that difference, adjusted for the number of trials
     trivial_gain: float | None  # best generated less the strongest trivial control
-    trivial_p: float | None  # adjusted likewise
+    trivial_p: float | None  # adjusted in the same way
 
 
 class Verdict(NamedTuple):
-    """What the rules say, in keys of `MEANINGS` and in OPEN, BETTER, SAME, WORSE."""
+    """The verdict: a key of `MEANINGS`, and twice one of OPEN, BETTER, SAME, WORSE."""
 
     newness: str
     against_originals: str
@@ -58,10 +58,10 @@ def _newness(evidence: Evidence) -> str:
     near, central = z < -Z, _below(evidence.mean_z, -Z)
     if near and (not central or _below(evidence.distance_ratio, HALF)):
         return COPIES
-    alike = _below(evidence.variance_ratio, HALF)
-    if central and (near or alike):
+    similar = _below(evidence.variance_ratio, HALF)
+    if central and (near or similar):
         return AVERAGES
-    if alike:
+    if similar:
         return COLLAPSED
     return NEW if z <= Z else FARTHER
 

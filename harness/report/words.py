@@ -1,4 +1,4 @@
-"""Numbers and names as people read them: percentages, intervals, p-values; plain text, which templates escape."""
+"""Numbers and names for readers: percentages, intervals, p-values; all as plain text, which templates escape."""
 
 import html
 import math
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 MISSING = "missing"
-NOISE_LEVEL = 0.05  # a p-value below it is called larger than noise
+NOISE_LEVEL = 0.05  # differences with a p-value below it are called larger than noise
 LABEL_LENGTH = 48  # characters of a user's string inside a plot
 
 _COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # terminals' colours, which remote tracebacks carry
@@ -25,7 +25,7 @@ class Estimate(NamedTuple):
 
 
 def number(value: Any) -> float | None:
-    """Returns a cell as a number, or None where it is missing or not finite."""
+    """Returns a cell as a number, or None if it is missing or not finite."""
     if value is None or isinstance(value, str):
         return None
     return float(value) if math.isfinite(value) else None
@@ -39,7 +39,7 @@ def estimate(row: Mapping[Any, Any], name: str) -> Estimate:
 
 
 def plain(value: Any) -> str:
-    """Returns an axis value as text: whole numbers without a decimal point, nothing as "missing"."""
+    """Returns an axis value as text: whole numbers without a decimal point, null as "missing"."""
     if isinstance(value, str):
         return value
     if value is None or value != value:  # NaN is not itself
@@ -48,18 +48,18 @@ def plain(value: Any) -> str:
 
 
 def printable(value: Any) -> str:
-    """Returns text without terminal colours; other control characters become visible."""
+    """Returns text without terminal colours; other control characters are replaced."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _COLOUR_CODE.sub("", plain(value)))
 
 
 def short(value: Any) -> str:
-    """Returns text of one line that is short enough for a plot."""
+    """Returns text as one line, short enough for a plot."""
     text = " ".join(printable(value).split())
     return text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 1] + "…"
 
 
 def label(value: Any) -> str:
-    """Returns text that is safe and short in a plot, where Plotly would otherwise read it as HTML."""
+    """Returns short text that is safe in a plot, because Plotly reads text as HTML."""
     return html.escape(short(value), quote=False)
 
 
@@ -82,7 +82,7 @@ def points(value: float | None, digits: int = 1) -> str:
 
 
 def size(value: float, digits: int = 1) -> str:
-    """Returns how large a difference of 0.012 or of -0.012 is, as "1.2 points"."""
+    """Returns the size of a difference of 0.012 or -0.012 as "1.2 points"."""
     return f"{abs(100 * value):.{digits}f}\u00a0points"
 
 
@@ -124,7 +124,7 @@ def span(difference: Any, digits: int = 1) -> str:
 
 
 def seconds(value: float) -> str:
-    """Returns a span of time in its largest sensible unit."""
+    """Returns a duration in its largest sensible unit."""
     for unit, length in (("h", 3600.0), ("min", 60.0)):
         if value >= length:
             return f"{value / length:.1f}\u00a0{unit}"
@@ -149,6 +149,11 @@ def decimal(value: float | None, digits: int = 3) -> str:
 def fixed(value: float | None, digits: int) -> str:
     """Returns a number of either sign with fixed decimals, or "missing"."""
     return MISSING if value is None else decimal(round(value, digits) + 0.0, digits).replace("-", "−")
+
+
+def significant(value: float) -> str:
+    """Returns a number of any size with four significant digits."""
+    return f"{value:.4g}".replace("-", "−")
 
 
 def whole(count: int) -> str:

@@ -1,1 +1,1 @@
-"""Plans an experiment and runs what is missing on Ray."""
+"""Plans an experiment and runs its missing trials on Ray."""

@@ -1,4 +1,4 @@
-"""What an experiment can name, which options each part has, and what the columns of the tables mean."""
+"""What experiments can use, which options each part has, and what the columns of tables mean."""
 
 import inspect
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from harness.sweep.studies import STUDIES, studies, tables
 
 
 def registries() -> list[Registry]:
-    """Returns the registries of everything that an experiment names; studies may share one."""
+    """Returns the registries of everything that experiments can use; studies may share one."""
     parts = [registry for study in studies() for registry in study.registries]
     return [STUDIES, SOURCES, *dict.fromkeys(parts)]
 
@@ -30,7 +30,7 @@ def catalogue() -> dict[str, list[str]]:
 
 
 def describe(name: str) -> str:
-    """Returns what is called `name`: a part and its options, an experiment, a table, or all "tables".
+    """Returns a description of `name`: a part and its options, an experiment, a table, or all "tables".
 
     Raises `UserError`.
     """
@@ -46,13 +46,13 @@ def describe(name: str) -> str:
 
 
 def dictionary() -> str:
-    """Returns the data dictionary in Markdown: every table with its columns, those of all tables first."""
-    common = "Columns of every table:\n\n" + _columns(COMMON)
+    """Returns the data dictionary in Markdown: the columns of all tables first, then each table's own."""
+    common = "Columns of all tables:\n\n" + _columns(COMMON)
     return "\n\n".join(["# Data dictionary", common, *(_table(table, "## ") for table in tables().values())])
 
 
 def _table(table: Table, heading: str = "table ") -> str:
-    return f"{heading}{table.name}.parquet: a row is {table.row}.\n\n{_columns(table.columns)}"
+    return f"{heading}{table.name}.parquet: each row is {table.row}.\n\n{_columns(table.columns)}"
 
 
 def _columns(columns: Sequence[Column]) -> str:
@@ -62,7 +62,7 @@ def _columns(columns: Sequence[Column]) -> str:
 
 
 def _experiment(name: str) -> list[str]:
-    """Returns an experiment's file, and what its studies say of it (a backbone's blocks), or why they cannot."""
+    """Returns an experiment's file, and what its studies add (such as a backbone's blocks), or why they cannot."""
     texts = [find_experiment(name).read_text(encoding="utf-8").rstrip()]
     try:
         experiment = load_experiment(name, [])
@@ -71,12 +71,12 @@ def _experiment(name: str) -> list[str]:
             if config is not None:
                 texts.append("\n".join(study.describe(config, *_images(experiment.data, experiment.seed))))
     except UserError as error:
-        texts.append(f"no more can be said of it here: {error}")
+        texts.append(f"further details are not available here: {error}")
     return texts
 
 
 def _images(data: DataConfig, seed: int) -> tuple[int, int]:
-    """Returns size and channels of an experiment's images: as it sets them, or else as those of its data set are."""
+    """Returns size and channels of an experiment's images: as configured, or else those of its data set."""
     if data.size and data.channels:
         return data.size, data.channels
     few = data.model_copy(update={f"max_{split}": 1 for split in SPLITS})
@@ -103,4 +103,4 @@ def _options(model: type[Config]) -> list[str]:
 def _default(field: Any) -> str:
     if field.default_factory is not None:
         return repr(field.default_factory())
-    return "(needed)" if field.default is PydanticUndefined else repr(field.default)
+    return "(required)" if field.default is PydanticUndefined else repr(field.default)

@@ -1,4 +1,4 @@
-"""The connection to Ray: a running cluster, or one that starts with the sweep and ends with it."""
+"""The connection to Ray: to a running cluster, or to one that lives as long as the sweep."""
 
 import logging
 import os
@@ -19,32 +19,34 @@ from ray._private.services import get_ray_address_from_environment
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.core.errors import UserError
+from harness.core.progress import Progress
 from harness.core.storage import Storage
 from harness.sweep.nodes import on_every_node
 
 QUIET = {
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trials stay in the folder where the sweep was started
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # rows are ours; Tune's own files would be thousands
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trials run in the folder where the sweep was started
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # we record rows; Tune would write thousands of files
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # tasks without a GPU of their own leave the variables alone
-    "RAY_worker_maximum_startup_concurrency": "8",  # Train starts that many helpers, and Ray warns of it
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # tasks without GPUs leave the variables alone
+    "RAY_worker_maximum_startup_concurrency": "8",  # Ray warns about how many processes Train starts
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "RAY_task_oom_retries": "0",  # what a machine has no memory for is begun again by us, and not for ever
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # interrupts end the sweep in one way
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a trial begun again is one line, and one that failed a row
+    "RAY_task_oom_retries": "0",  # we retry what ran out of memory, but not forever
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # interrupts are handled in one place
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a retried trial is one line, a failed one a row
 }
 
-CRASHES = 3  # how often a stage or trial is begun again after its process died
-LOSSES = 100  # how often a stage is begun again after its machine was lost, as spot machines are
-SECONDS_FOR_LINES = 5.0  # the driver waits no longer for what it only shows
-BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # where `ray up` leaves, on the head, which machines there may be
+CRASHES = 3  # how often a stage or trial is retried after its process died
+LOSSES = 100  # how often a stage is retried after its machine was lost, as spot machines are
+SECONDS_FOR_PROGRESS = 5.0  # the driver waits no longer for what is only shown
+Update = tuple[str, str, Progress | str]  # a stage's kind and key, and how far the work on it is
+BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # where `ray up` stores the cluster's configuration on the head
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Connects to the cluster at `address`, or to the one running on this machine, or starts one.
+    """Connects to the cluster at `address`, else to the one running on this machine, else starts one.
 
-    Raises `UserError` if nothing answers at `address`.
+    Raises `UserError` if no cluster responds at `address`.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     on_main = threading.current_thread() is threading.main_thread()
@@ -53,25 +55,25 @@ def connected(address: str | None) -> Iterator[None]:
         find_cluster(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         if on_main:
-            signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place
+            signal.signal(signal.SIGTERM, terminate)  # Ray installs its own handler
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
-        raise UserError(f"no Ray cluster answers at {where}: {error}") from None
+        raise UserError(f"no Ray cluster responds at {where}: {error}") from None
     try:
-        with redirect_stdout(sys.stderr):  # where Ray prints of lost machines, beside what `--json` prints
+        with redirect_stdout(sys.stderr):  # Ray reports lost machines on stdout, which is for `--json`
             yield
     finally:
         ray.shutdown()
 
 
 def find_cluster(address: str | None) -> str | None:
-    """Returns where the cluster is that `ray.init(address)` would connect to, None where it would start one.
+    """Returns the address of the cluster that `ray.init(address)` would connect to, None if it would start one.
 
-    Raises `UserError` if nothing listens there, for which Ray itself would wait minutes.
+    Raises `UserError` if nothing listens there: Ray itself would wait for minutes.
     """
     found = address
     if address in (None, "auto"):
-        logging.getLogger("ray").setLevel(logging.ERROR)  # it would name the other clusters of this machine
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it would list the other clusters of this machine
         found = get_ray_address_from_environment(address, None)
     if found is None or found == "local":
         return None
@@ -79,33 +81,31 @@ def find_cluster(address: str | None) -> str | None:
         try:
             socket.create_connection((place[1], int(place[2])), timeout=5).close()
         except (OSError, OverflowError) as error:
-            forget = (
-                "" if found == address else "; if it is gone, `ray stop` or unsetting RAY_ADDRESS forgets it"
-            )
-            raise UserError(f"no Ray cluster answers at {found}: {error}{forget}") from None
+            forget = "" if found == address else "; if it no longer runs, run `ray stop` or unset RAY_ADDRESS"
+            raise UserError(f"no Ray cluster responds at {found}: {error}{forget}") from None
     return found
 
 
 class Capacity(NamedTuple):
-    """What a cluster can run at a time."""
+    """What a cluster can run at the same time."""
 
-    slots: int  # things of one CPU each that the machines there now run at a time
-    gpus: float  # of the machines there now, or of those that the autoscaler may add
+    slots: int  # one-CPU tasks that the present machines can run at the same time
+    gpus: float  # of the present machines, or of those that the autoscaler may add
 
 
 def capacity() -> Capacity:
-    """Returns what the cluster can run at this moment: machines come and go, so ask again."""
+    """Returns what the cluster can run at the moment: machines come and go, so ask again."""
     resources = ray.cluster_resources()
     return Capacity(max(1, int(resources.get("CPU", 1))), max(resources.get("GPU", 0.0), _gpus_to_come()))
 
 
 def beside_driver() -> NodeAffinitySchedulingStrategy:
-    """Returns how a task or actor is kept on the driver's machine, whose end is the sweep's end anyway."""
+    """Returns the strategy that places a task or actor on the driver's machine, which the sweep needs anyway."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _gpus_to_come() -> float:
-    """Returns how many GPUs `ray up`'s file allows on this cluster, where this process runs on its head."""
+    """Returns how many GPUs the configuration of `ray up` allows, if this process runs on the head."""
     try:
         config = yaml.safe_load(Path(BOOTSTRAP).expanduser().read_text(encoding="utf-8"))
         kinds = config["available_node_types"].values()
@@ -117,7 +117,7 @@ def _gpus_to_come() -> float:
 
 
 def check_shared(storage: Storage) -> None:
-    """Raises `UserError` naming the first machine of the cluster that does not see the results as this one does."""
+    """Raises `UserError` naming the first machine of the cluster that does not see the same results as this one."""
     if len(ray.nodes()) < 2:
         return
     for node, answer in on_every_node(_unseen, storage):
@@ -134,40 +134,40 @@ def _unseen(storage: Storage) -> str | None:
 
 
 @ray.remote(num_cpus=0)
-class _Board:
-    """Takes progress lines from workers anywhere, for the driver to show."""
+class _ProgressQueue:
+    """Holds the progress that workers anywhere report, until the driver shows it."""
 
     def __init__(self) -> None:
-        self._lines: Queue[tuple[str, str]] = Queue()
+        self._updates: Queue[Update] = Queue()
 
-    def post(self, who: str, line: str) -> None:
+    def put(self, update: Update) -> None:
         """Called by workers."""
-        self._lines.put((who, line))
+        self._updates.put(update)
 
-    def take(self) -> list[tuple[str, str]]:
-        """Returns what was posted since the last call."""
-        lines = []
+    def take(self) -> list[Update]:
+        """Returns what was put since the last call."""
+        updates = []
         while True:
             try:
-                lines.append(self._lines.get_nowait())
+                updates.append(self._updates.get_nowait())
             except Empty:
-                return lines
+                return updates
 
 
-class Board:
-    """The driver's hold on the board; calling it posts a line. Travels to workers with the context."""
+class ProgressQueue:
+    """The handle of the queue; calling it puts an update. Sent to workers with the context."""
 
     def __init__(self) -> None:
-        board: Any = _Board  # Ray's decorator hides what it adds from type checkers
-        # Where Ray ends it, as it does for want of memory, it begins again.
-        self._actor = board.options(scheduling_strategy=beside_driver(), max_restarts=-1).remote()
+        queue: Any = _ProgressQueue  # Ray's decorator hides what it adds from type checkers
+        # If Ray kills the actor, as it does when memory runs out, it is restarted.
+        self._actor = queue.options(scheduling_strategy=beside_driver(), max_restarts=-1).remote()
 
-    def __call__(self, who: str, line: str) -> None:
-        self._actor.post.remote(who, line)
+    def __call__(self, kind: str, key: str, update: Progress | str) -> None:
+        self._actor.put.remote((kind, key, update))
 
-    def take(self) -> list[tuple[str, str]]:
-        """Returns the lines posted since the last call; none while the board begins again."""
+    def take(self) -> list[Update]:
+        """Returns the updates put since the last call; none while the actor restarts."""
         try:
-            return ray.get(self._actor.take.remote(), timeout=SECONDS_FOR_LINES)
+            return ray.get(self._actor.take.remote(), timeout=SECONDS_FOR_PROGRESS)
         except ray.exceptions.RayError:
             return []

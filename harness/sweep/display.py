@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live table on a terminal, plain lines elsewhere."""
+"""The display of a running sweep: a live table on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.core.errors import without_secrets
+from harness.core.progress import Progress
 from harness.core.rows import Outcome
-from harness.core.stages import Trial, objective
+from harness.core.stages import Trial, objective, short_name
 from harness.sweep.plan import Plan, duration
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -21,7 +22,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 @dataclass
 class State:
-    """What is known of the sweep at a moment."""
+    """The current state of the sweep."""
 
     total: int
     done: int = 0
@@ -29,20 +30,20 @@ class State:
     running: int = 0
     began: float | None = None  # when trials began
     best: dict[str, tuple[float, str]] = field(default_factory=dict)  # by study: objective and setting
-    work: dict[str, str] = field(default_factory=dict)  # latest line of each training run
+    work: dict[tuple[str, str], Progress | str] = field(default_factory=dict)  # by the stage's kind and key
     stages_total: int = 0
     stages_done: int = 0
 
     @property
     def left(self) -> str:
-        """The time left for trials, from their pace so far."""
+        """The time left for trials, at the pace so far."""
         if self.began is None or self.done + self.failed < 2:
             return "?"
         pace = (time.monotonic() - self.began) / (self.done + self.failed)
         return duration(pace * (self.total - self.done - self.failed))
 
     def line(self) -> str:
-        """All of it in one line."""
+        """Everything in one line."""
         best = "".join(
             f"; best on validation: {study} {value:.1%} ({where})"
             for study, (value, where) in self.best.items()
@@ -57,12 +58,12 @@ class State:
 
 
 class Display:
-    """Shows progress as plain lines, at most one every few seconds of each kind. Base of the live display."""
+    """Shows progress as plain lines, at most one of each kind every few seconds. Base of the live display."""
 
     def __init__(self, plan: Plan, stream: TextIO) -> None:
         self.state = State(total=plan.to_run, stages_total=len(plan.stages))
         self._stream = stream
-        self._shown: dict[str, float] = {}
+        self._shown: dict[tuple[str, str], float] = {}  # when each kind of line was last shown
         self.say("\n".join(plan.lines()))
 
     def __enter__(self) -> "Display":
@@ -72,37 +73,36 @@ class Display:
         """Ends the display."""
 
     def say(self, text: str) -> None:
-        """Shows lines that stay."""
+        """Prints lines permanently."""
         print(text, file=self._stream, flush=True)
 
-    def working(self, who: str, line: str) -> None:
-        """Shows the latest line of a training run."""
-        self.state.work[who] = line
-        self._paced(who, f"{who}: {line}", last=line.endswith(" 0 s left"))
+    def working(self, kind: str, key: str, update: Progress | str) -> None:
+        """Shows how far the work on a stage is, or what it waits for."""
+        self.state.work[kind, key] = update
+        finished = isinstance(update, Progress) and update.finished
+        self._paced((kind, key), working_line(kind, key, update), last=finished)
 
     def stage_made(self, kind: str, key: str, seconds: float) -> None:
-        """Shows that a stage is there."""
+        """Shows that a stage has been made."""
         self.state.stages_done += 1
-        self.state.work = {
-            who: line for who, line in self.state.work.items() if not who.startswith(f"{kind} {key[:6]}")
-        }
-        self.say(f"{kind} {key[:6]}: made in {duration(seconds)}")
+        self.state.work.pop((kind, key), None)
+        self.say(f"{short_name(kind, key)}: made in {duration(seconds)}")
 
     def stage_failed(self, kind: str, key: str, error: str) -> None:
-        """Shows the last line of a failed stage's traceback; its trials' rows have all of it."""
+        """Shows the last line of a failed stage's traceback; its trials' rows hold all of it."""
         last = without_secrets(error.strip().splitlines()[-1])
-        self.say(f"failed: {kind} {key[:6]}: {last}")
+        self.say(f"failed: {short_name(kind, key)}: {last}")
 
     def trials_begin(self) -> None:
         """Starts the clock for trials."""
         self.state.began = time.monotonic()
 
     def running(self, count: int) -> None:
-        """Says how many trials are under way."""
+        """Sets how many trials are running."""
         self.state.running = count
 
     def outcome(self, trial: Trial, outcome: Outcome) -> None:
-        """Counts a trial that ended."""
+        """Counts a trial that has ended."""
         state = self.state
         if outcome.failed:
             state.failed += 1
@@ -114,9 +114,9 @@ class Display:
             if value is not None and trial.searchable:
                 best = state.best.get(trial.study, (-1.0, ""))
                 state.best[trial.study] = max(best, (value, describe(trial.axes)), key=lambda pair: pair[0])
-        self._paced("trials", state.line(), last=state.done + state.failed == state.total)
+        self._paced(("trials", ""), state.line(), last=state.done + state.failed == state.total)
 
-    def _paced(self, what: str, line: str, last: bool) -> None:
+    def _paced(self, what: tuple[str, str], line: str, last: bool) -> None:
         now = time.monotonic()
         if last or now - self._shown.get(what, -SECONDS_BETWEEN_LINES) >= SECONDS_BETWEEN_LINES:
             self._shown[what] = now
@@ -124,7 +124,7 @@ class Display:
 
 
 class LiveDisplay(Display):
-    """The same as a table that stays in place at the foot of a terminal."""
+    """Shows progress as a table that stays at the bottom of the terminal."""
 
     def __init__(self, plan: Plan, stream: TextIO) -> None:
         self._console = Console(file=stream)
@@ -142,8 +142,8 @@ class LiveDisplay(Display):
         """Prints above the table."""
         self._console.print(Text(text))
 
-    def _paced(self, what: str, line: str, last: bool) -> None:
-        """The table has it."""
+    def _paced(self, what: tuple[str, str], line: str, last: bool) -> None:
+        """Prints nothing: the table shows it."""
 
     def _table(self) -> Group:
         state = self.state
@@ -152,7 +152,10 @@ class LiveDisplay(Display):
             table.add_column(name, justify="right")
         table.add_row(f"{state.done}/{state.total}", str(state.running), str(state.failed), state.left)
         stages = Text(f"stages {state.stages_done}/{state.stages_total}" if state.stages_total else "")
-        work = [Text(f"{who}: {line}", overflow="ellipsis", no_wrap=True) for who, line in state.work.items()]
+        work = [
+            Text(working_line(*stage, update), overflow="ellipsis", no_wrap=True)
+            for stage, update in state.work.items()
+        ]
         best = [
             Text(f"best {study} on validation: {value:.1%} at {where}")
             for study, (value, where) in state.best.items()
@@ -160,8 +163,23 @@ class LiveDisplay(Display):
         return Group(stages, *work, table, *best)
 
 
+def working_line(kind: str, key: str, update: Progress | str) -> str:
+    """Returns the line that shows how far the work on a stage is."""
+    if isinstance(update, str):
+        return f"{short_name(kind, key)}: {update}"
+    workers = f" on {update.workers} workers" if update.workers > 1 else ""
+    parts = [
+        f"{update.networks} networks" if update.networks is not None else "",
+        f"{update.unit} {update.done}/{update.total}",
+        f"loss {update.loss:.4f}" if update.loss is not None else "",
+        f"{update.rate:.0f} {update.examples}/s" if update.rate is not None else "",
+        f"{update.seconds_left:.0f} s left" if update.seconds_left is not None else "",
+    ]
+    return f"{short_name(kind, key)}{workers}: {'  '.join(part for part in parts if part)}"
+
+
 def describe(axes: Mapping[str, Any]) -> str:
-    """Returns a trial's swept values as people write them."""
+    """Returns a trial's swept values for display."""
     shown = {
         name: value
         for name, value in axes.items()
@@ -171,7 +189,7 @@ def describe(axes: Mapping[str, Any]) -> str:
 
 
 def open_display(plan: Plan, quiet: bool) -> Display:
-    """Returns the display for where output goes; `quiet` keeps standard output free for JSON."""
+    """Returns the display that suits the output; `quiet` keeps standard output free for JSON."""
     stream = sys.stderr if quiet else sys.stdout
     kind = LiveDisplay if stream.isatty() else Display
     return kind(plan, stream)

@@ -12,14 +12,14 @@ from harness.core.errors import UserError, did_you_mean, unknown
 from harness.data.config import DataConfig
 from harness.sweep.studies import STUDIES, studies
 
-RESERVED = ("artifacts", "rows", "training")  # folders of the results that are no experiments
+RESERVED = ("artifacts", "rows", "training")  # folders of the results that are not experiments
 
 
 def _names_a_folder(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise ValueError("use letters, digits, '.', '_' and '-', a letter or digit first, 100 at most")
+        raise ValueError("use at most 100 letters, digits, '.', '_' and '-', starting with a letter or digit")
     if name.lower() in RESERVED:
-        raise ValueError("taken by a folder of the results; choose another")
+        raise ValueError("reserved for a folder of the results; choose another name")
     return name
 
 
@@ -27,13 +27,13 @@ Name = Annotated[str, AfterValidator(_names_a_folder)]
 
 
 class SearchConfig(Config):
-    """The `search:` section: how many trials of a study's grid are looked at, and which.
+    """The `search:` section: how many trials of a study's grid are run, and which.
 
-    "auto" lets the study choose by what is known of its axes; a study that does not is run whole.
+    "auto" lets the study choose, from what is known about its axes; a study that cannot choose runs its whole grid.
     """
 
     name: Literal["grid", "random", "tpe", "auto"] = "grid"
-    trials: int = Field(100, ge=1)  # different settings of each data set and network; auto: at most, of heads
+    trials: int = Field(100, ge=1)  # settings per data set and network; auto: at most, counting heads
 
 
 def _by_name(search: Any) -> Any:
@@ -41,7 +41,7 @@ def _by_name(search: Any) -> Any:
 
 
 class _Base(Config):
-    """What every experiment has; each study adds the section of its name."""
+    """The sections of every experiment; each study adds the section of its name."""
 
     name: Name
     seed: int = Field(0, ge=0, lt=2**63)
@@ -54,7 +54,7 @@ Experiment = create_model("Experiment", __base__=_Base, **_sections)
 
 
 def load_experiment(name: str, settings: list[str]) -> _Base:
-    """Reads an experiment by path or name, applies `--set` and checks everything that needs no data.
+    """Reads an experiment by path or name, applies `--set` and checks everything that does not need data.
 
     Raises `UserError`.
     """
@@ -62,12 +62,12 @@ def load_experiment(name: str, settings: list[str]) -> _Base:
     values = _with_shared(with_settings({"name": path.stem, **read_yaml(path)}, settings))
     experiment = parse(Experiment, values, str(path))
     if all(getattr(experiment, study) is None for study in STUDIES.names()):
-        raise UserError(f"{path}: no study; add a section: {', '.join(STUDIES.names())}")
+        raise UserError(f"{path}: no study; add a section, one of: {', '.join(STUDIES.names())}")
     return experiment
 
 
 def _with_shared(values: dict[str, Any]) -> dict[str, Any]:
-    """Completes the sections of studies that share settings with another: all look at the same backbone."""
+    """Completes the sections of studies that share settings with another, such as the backbone."""
     shared = dict(values)
     for study in studies():
         if study.shared is None:
@@ -80,11 +80,11 @@ def _with_shared(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_experiment(name: str) -> Path:
-    """Returns the file of an experiment: a path, or a name in ./experiments or beside the package."""
+    """Returns the file of an experiment: a path, or a name in ./experiments or next to the package."""
     path, known = Path(name), known_experiments()
     try:
         there = path.is_file()
-    except OSError as error:  # a name that is too long
+    except OSError as error:  # the name is too long
         raise UserError(f"experiment {name[:60]}...: {error.strerror}") from None
     if there:
         return path

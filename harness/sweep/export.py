@@ -1,4 +1,4 @@
-"""Taking the best classifier of an experiment home: which it is, and where it is written."""
+"""Exports the best classifier or generated networks of an experiment: chooses the trial and writes a folder."""
 
 import os
 import shutil
@@ -22,17 +22,17 @@ from harness.sweep.plan import all_trials
 from harness.sweep.studies import studies, study
 from harness.sweep.studies import tables as declared_tables
 
-NETWORKS = 5  # generated networks to write where nobody says how many
+NETWORKS = 5  # generated networks to write by default
 
 
 class Choice(NamedTuple):
-    """The setting that is best on validation, and what it was chosen from."""
+    """The best setting on validation, and what it was chosen from."""
 
     trial: Trial
     row: Mapping[str, Any]
     writer: str  # "module:function" that writes it
-    settings: int  # how many it was chosen from
-    left_out: Mapping[str, int]  # how many there were besides, by why they are not taken home
+    settings: int  # how many settings it was chosen from
+    left_out: Mapping[str, int]  # how many more there were, by what cannot be exported
 
 
 def export(
@@ -43,11 +43,11 @@ def export(
     networks: int | None = None,
     more: bool = False,
 ) -> list[str]:
-    """Writes the best of an experiment into the folder `target`; returns what to tell.
+    """Exports the best result of an experiment to the folder `target`; returns lines to print.
 
-    That is a classifier, or with `networks` so many generated networks of the best trial: those of the sweep, or with
-    `more` others from the same generator. `data` names one of several data sets. Raises `UserError` if there is none
-    to take, or something in the folder.
+    That is a classifier or, if `networks` is given, that many generated networks of the best trial: those of the
+    sweep or, with `more`, new ones from the same generator. `data` names one of several data sets. Raises `UserError`
+    if there is nothing to export or the folder is not empty.
     """
     folder = _free(target)
     tables = RowStore(storage, declared_tables()).tables()
@@ -81,19 +81,19 @@ def export(
 
 
 def load(folder: str | Path, device: Any = None) -> Any:
-    """Reads what `export` wrote, onto `device`. Raises `UserError`. As `harness.load`."""
+    """Loads what `export` wrote, onto `device`, as `harness.load` does. Raises `UserError`."""
     known = {file: loader for one in studies() for file, loader in one.loaders.items()}
     there = [loader for file, loader in known.items() if (Path(folder).expanduser() / file).is_file()]
     if not there:
         raise UserError(
-            f"{folder}: not an export, it has no readable {' or '.join(known)}; "
-            "write one with: python -m harness export EXPERIMENT --to FOLDER"
+            f"{folder}: not an export: no readable {' or '.join(known)} in it; "
+            "create one with: python -m harness export EXPERIMENT --to FOLDER"
         )
     return load_attribute(there[0])(folder, device)
 
 
 def _writer(trial: Trial, kind: str) -> str | None:
-    """Returns the function, "module:function", that takes a trial's product of this kind home, if there is one."""
+    """Returns the function, "module:function", that exports this kind of result of a trial, None if there is none."""
     return study(trial.study).exporter(trial, kind)
 
 
@@ -105,10 +105,10 @@ def choose(
     place: str,
     kind: str = "classifier",
 ) -> Choice:
-    """Returns the trial with the largest objective of those that can be taken home, the first between equals.
+    """Returns the trial with the largest objective of those that can be exported, the first if several are equal.
 
-    `place` says where the rows were looked for, `kind` what is wanted: "classifier", "networks" or "more networks".
-    Raises `UserError` if none was recorded.
+    `place` names the results folder for messages, `kind` is "classifier", "networks" or "more networks". Raises
+    `UserError` if there is no such trial.
     """
     titles = {trial.data for trial in trials}
     if data not in titles:
@@ -127,7 +127,7 @@ def choose(
             found.append((row[trial.objective], -place_in_plan, trial, writer))
     if not found:
         raise UserError(
-            f"experiment {name!r} has no {kind} of {data} in {place} that can be taken home"
+            f"experiment {name!r} has no {kind} of {data} in {place} that can be exported"
             + (f" (only {', '.join(left_out)})" if left_out else f"; run: python -m harness sweep {name}")
         )
     _, _, trial, writer = max(found, key=lambda one: one[:2])
@@ -146,7 +146,7 @@ def _rows(trials: list[Trial], tables: Mapping[str, pa.Table]) -> dict[str, dict
 
 
 def _correct(key: str, tables: Mapping[str, pa.Table]) -> np.ndarray | None:
-    """Returns which test images a trial got right, as recorded: boolean [N]."""
+    """Returns which test images a trial classified correctly, as recorded: boolean [N]."""
     rows = tables["correctness"]
     for place, (found, split) in enumerate(
         zip(rows["key"].to_pylist(), rows["split"].to_pylist(), strict=True)
@@ -157,14 +157,14 @@ def _correct(key: str, tables: Mapping[str, pa.Table]) -> np.ndarray | None:
 
 
 def _free(target: str) -> Path:
-    """Returns the folder to write; raises `UserError` if something is there."""
+    """Returns the folder to write; raises `UserError` unless it is empty or missing."""
     if not target:
-        raise UserError("--to: no folder; give one that is empty, or not there yet")
+        raise UserError("--to: no folder given; it must be empty or not exist yet")
     try:
         folder = Path(target).expanduser().absolute()
         if folder.is_dir():
             if any(folder.iterdir()):
-                raise UserError(f"--to {target}: the folder is not empty; choose another, or remove it")
+                raise UserError(f"--to {target}: the folder is not empty; choose another or remove it")
         elif folder.exists() or not folder.name:
             raise UserError(f"--to {target}: not a folder; choose another")
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such user
@@ -173,7 +173,7 @@ def _free(target: str) -> Path:
 
 
 def _make(part: Path, target: str) -> None:
-    """Makes the folder in which an export grows; raises `UserError` where there can be none."""
+    """Creates the folder in which an export is built; raises `UserError` if that fails."""
     try:
         with full_disk_explained(target):
             part.mkdir(parents=True)
@@ -183,4 +183,4 @@ def _make(part: Path, target: str) -> None:
 
 def _unusable(target: str, error: Exception) -> UserError:
     reason = getattr(error, "strerror", None) or error
-    return UserError(f"--to {target[:60]}: cannot be made: {reason}; choose another folder")
+    return UserError(f"--to {target[:60]}: cannot be created: {reason}; choose another folder")

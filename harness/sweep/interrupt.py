@@ -1,4 +1,4 @@
-"""Interrupts: the first stops the sweep cleanly, the second stops it now."""
+"""Interrupts: the first stops the sweep cleanly, the second immediately."""
 
 import os
 import signal
@@ -15,9 +15,9 @@ SIGNALS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raises `KeyboardInterrupt` at the first Ctrl-C, or `Terminated` at SIGTERM; a second one ends the process.
+    """Raises `KeyboardInterrupt` at the first Ctrl-C, or `Terminated` at SIGTERM; a second one exits the process.
 
-    What is recorded is on disk already, or, on an object store, written first thing after the first interrupt.
+    Recorded rows are on disk already or, for an object store, are written first thing after the first interrupt.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -26,16 +26,16 @@ def interruptible() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if asked:
-            os.write(2, b"\nharness: stopped now; what was recorded is kept, the same command continues\n")
+            os.write(2, b"\nharness: stopped; recorded results are kept; run the same command to resume\n")
             os._exit(128 + number)
         asked.append(number)
-        print("harness: stopping; once more to stop at once", file=sys.stderr, flush=True)
+        print("harness: stopping; interrupt again to stop immediately", file=sys.stderr, flush=True)
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield
-    except KeyboardInterrupt:  # which Ray raises anew, without the kind
+    except KeyboardInterrupt:  # Ray raises its own, which lacks the kind
         raise SIGNALS[signal.Signals(asked[0])] if asked else KeyboardInterrupt from None
     finally:
         for number, handler in before.items():

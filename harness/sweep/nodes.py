@@ -1,4 +1,4 @@
-"""A plain function, run once on every machine of the connected Ray cluster."""
+"""Runs a function once on every machine of the connected Ray cluster."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -9,21 +9,21 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.core.errors import without_secrets
 
-SECONDS = 60.0  # a cold worker on a slow disk needs some to start Python and import the function's module
+SECONDS = 60.0  # a cold worker on a slow disk takes long to start Python and import the module
 
 
 class Node(NamedTuple):
-    """A machine of the cluster; `resources` is what Ray counts there, such as {"CPU": 8.0, "GPU": 1.0}."""
+    """A machine of the cluster; `resources` is what Ray counts on it, such as {"CPU": 8.0, "GPU": 1.0}."""
 
     id: str
-    name: str  # its address, with a mark on the head and a part of the id where an address has several nodes
+    name: str  # its address, marked if it is the head, with part of the id if nodes share an address
     address: str
     head: bool
     resources: dict[str, float]
 
 
 class NodeError(Exception):
-    """Why a node gave no result, in one line: the function failed, the node died, or it was silent."""
+    """Why a node returned no result, in one line: the function failed, the node died, or it did not respond."""
 
     def __init__(self, message: object) -> None:
         super().__init__(without_secrets(" ".join(str(message).split())))
@@ -49,10 +49,10 @@ def on_every_node(
     seconds: float = SECONDS,
     nodes: Sequence[Node] | None = None,
 ) -> list[tuple[Node, Any]]:
-    """Calls `function(*arguments)` on every alive node, or on `nodes`, all at a time, as tasks of 0 CPUs.
+    """Calls `function(*arguments)` on every alive node, or on `nodes`, in parallel, as tasks of 0 CPUs.
 
-    Returns each node with the function's result, or with a `NodeError` where there is none after `seconds`.
-    Results travel to the caller: keep them small. Nothing is tried again.
+    Returns each node with the function's result, or with a `NodeError` if there is none after `seconds`. Results are
+    sent to the caller: keep them small. Nothing is retried.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(_call)
     asked = [
@@ -78,15 +78,15 @@ def _on(node: Node) -> NodeAffinitySchedulingStrategy:
 def _result(reference: Any, ready: bool, seconds: float) -> Any:
     if not ready:
         ray.cancel(reference, force=True)
-        return NodeError(f"no answer within {seconds:g} s")
+        return NodeError(f"no response within {seconds:g} s")
     try:
         return ray.get(reference, timeout=seconds)
-    except ray.exceptions.RayTaskError as error:  # the function failed, or its module is not there
+    except ray.exceptions.RayTaskError as error:  # the function failed, or its module is missing
         return NodeError(f"{type(error.cause).__name__}: {_first(error.cause)}")
     except Exception as error:  # the node or its process died
         return NodeError(f"{type(error).__name__}: {_first(error)}")
 
 
 def _first(error: Exception) -> str:
-    """Returns a message without the traceback that Ray may write into it."""
+    """Returns an error's message without the traceback that Ray may append."""
     return re.split(r"(?i)(traceback: )?traceback \(most recent", str(error))[0].strip()

@@ -1,4 +1,4 @@
-"""The plan: which trials an experiment has, which are done, what is missing and what that will cost."""
+"""The plan: which trials an experiment has, which are done, which are missing and what they will cost."""
 
 import os
 from collections import Counter
@@ -12,51 +12,51 @@ from rich import filesize
 
 from harness.core.stages import Context, Stage, Trial
 from harness.data.dataset import Images
-from harness.sweep.search_plan import Search, is_searched, plan_searches, quick_looks
+from harness.sweep.search_plan import Search, is_searched, plan_searches, screening_trials
 from harness.sweep.studies import studies
 
-MANIFESTS_READ = 20  # of each kind, to learn how long such a stage takes
+MANIFESTS_READ = 20  # of each kind, to estimate how long its stages take
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Trials and the stages that the missing ones need."""
+    """Trials, and the stages that the missing ones need."""
 
     experiment: Any
-    trials: list[Trial]  # all that the experiment may have
-    missing: list[Trial]  # to run in any case
-    searches: list[Search]  # and those of which a search takes some
+    trials: list[Trial]  # all that the experiment can have
+    missing: list[Trial]  # to run, apart from searches
+    searches: list[Search]  # searches, each of which runs some of its candidates
     done: int
-    failed_before: int  # of the missing: failed in an earlier run, and tried again
-    stages: list[Stage]  # missing, each after those that it needs
-    search_stages: list[Stage]  # and those that searches may make
+    failed_before: int  # of the missing: failed in an earlier run, and are retried
+    stages: list[Stage]  # missing ones, each after those that it needs
+    search_stages: list[Stage]  # those that searches may make in addition
     stage_seconds: float
     trial_seconds: float
-    slots: int  # what runs at the same time, for the estimate
+    slots: int  # tasks that run in parallel, for the estimate
 
     @property
     def to_run(self) -> int:
-        """How many trials are to be run."""
+        """How many trials will be run."""
         return len(self.missing) + sum(search.budget for search in self.searches)
 
     @property
     def image_passes(self) -> int:
-        """Forward passes of one image through the backbone; a training step counts three an image."""
+        """Forward passes of one image through the backbone; a training step counts three per image."""
         return sum(stage.work.image_passes for stage in [*self.stages, *self.search_stages])
 
     @property
     def stored_bytes(self) -> int:
-        """What the features will take in artifacts."""
+        """The size of the features to be stored."""
         return sum(stage.work.stored_bytes for stage in [*self.stages, *self.search_stages])
 
     @property
     def seconds(self) -> float:
-        """The estimate of the time to come."""
+        """The estimated run time."""
         return (self.stage_seconds + self.trial_seconds) / self.slots
 
     @property
     def notes(self) -> list[str]:
-        """What trials to run say of themselves, each once."""
+        """The notes of the trials to run, each once."""
         candidates = (trial for search in self.searches for trial in search.candidates)
         return [note for note in dict.fromkeys(trial.note for trial in [*self.missing, *candidates]) if note]
 
@@ -78,7 +78,7 @@ class Plan:
         }
 
     def lines(self) -> list[str]:
-        """Returns the plan as people read it."""
+        """Returns the plan for display."""
         facts = self.summary()
         studies = ", ".join(f"{count} {study}" for study, count in facts["by_study"].items())
         lines = [
@@ -93,26 +93,28 @@ class Plan:
             stored = filesize.decimal(self.stored_bytes)
             passes = f"{self.image_passes:,} image passes through the backbone"
             most = "at most " if self.search_stages else ""
-            lines.append(f"stages to make: {made or 'by trials'}; {most}{passes}, {stored} of features")
+            lines.append(
+                f"stages to make: {made or 'as trials need them'}; {most}{passes}, {stored} of features"
+            )
         if self.to_run:
-            lines.append(f"estimate: {duration(self.seconds)} on {self.slots} at a time")
+            lines.append(f"estimated time: {duration(self.seconds)} with {self.slots} tasks in parallel")
         return lines
 
 
 def duration(seconds: float) -> str:
-    """Returns seconds as people say them."""
+    """Returns seconds in a readable unit."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def make_plan(experiment: Any, images: Images, tables: Mapping[str, pa.Table], context: Context) -> Plan:
-    """Plans `experiment` on its images against the recorded rows; writes nothing.
+    """Plans `experiment` on its images, given the recorded rows; writes nothing.
 
     Raises `UserError` for settings that the data does not allow.
     """
     trials = all_trials(experiment, images)
-    screens = quick_looks(experiment.search.name, trials)
+    screens = screening_trials(experiment.search.name, trials)
     recorded = _recorded([*trials, *screens], tables)
     done = {key: row["objective"] for key, row in recorded.items() if row["status"] == "ok"}
     search = experiment.search
@@ -125,7 +127,7 @@ def make_plan(experiment: Any, images: Images, tables: Mapping[str, pa.Table], c
     stages = missing_stages(
         [*missing, *(trial for search in searches for trial in search.candidates)], context
     )
-    if searches:  # what a search may never ask for is made by the trial that asks for it
+    if searches:  # what a search may never need is made by the first trial that needs it
         needed = {stage.job for stage in missing_stages(missing, context)}
         stages = [stage for stage in stages if stage.job in needed or stage.local or stage.trains]
     jobs = {stage.job for stage in stages}
@@ -148,7 +150,7 @@ def make_plan(experiment: Any, images: Images, tables: Mapping[str, pa.Table], c
 
 
 def _recorded(trials: Iterable[Trial], tables: Mapping[str, pa.Table]) -> dict[str, dict[str, Any]]:
-    """Returns status and objective by key of the trials that have a row."""
+    """Returns status and objective, by key, of the trials that have a row."""
     wanted = {trial.key for trial in trials}
     found: dict[str, dict[str, Any]] = {}
     for table, column in {(trial.table, trial.objective) for trial in trials}:
@@ -170,7 +172,7 @@ def all_trials(experiment: Any, images: Images) -> list[Trial]:
 
 
 def missing_stages(trials: Iterable[Trial], context: Context) -> list[Stage]:
-    """Returns the stages to make for `trials`, each after its needs; of siblings only the first."""
+    """Returns the stages to make for `trials`, each after its needs; only the first of siblings."""
     found: dict[str, Stage] = {}
     seen: set[str] = set()
 
@@ -192,7 +194,7 @@ def missing_stages(trials: Iterable[Trial], context: Context) -> list[Stage]:
 
 
 def _stage_seconds(stages: Iterable[Stage], context: Context) -> float:
-    """Adds up the stages' guesses, each corrected by how far off the guesses for its kind were before."""
+    """Adds up the stages' estimates, each corrected by how far off those of its kind were before."""
     factors: dict[str, float] = {}
     total = 0.0
     for stage in stages:
@@ -210,7 +212,7 @@ def _correction(kind: str, context: Context) -> float:
 
 
 def _trial_seconds(missing: Iterable[Trial], tables: Mapping[str, pa.Table]) -> float:
-    """Adds up what trials with the same table and head took before, or else the studies' guesses."""
+    """Adds up the median times of earlier trials with the same table and head, or else the studies' estimates."""
     measured: dict[tuple[str, Any], list[float]] = {}
     for name, table in tables.items():
         columns = [table[column].to_pylist() for column in ("seconds", "status")]

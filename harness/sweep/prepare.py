@@ -1,4 +1,4 @@
-"""Makes stages as Ray tasks: all that are ready are asked for at once, so that machines which join find work."""
+"""Makes stages as Ray tasks: all ready ones are submitted at once, so that machines that join find work."""
 
 import time
 import traceback
@@ -10,16 +10,18 @@ import ray
 
 from harness.core.errors import FullDisk
 from harness.core.stages import Context, Stage
-from harness.sweep.cluster import CRASHES, LOSSES, Board, beside_driver, capacity
+from harness.sweep.cluster import CRASHES, LOSSES, ProgressQueue, beside_driver, capacity
 from harness.sweep.display import Display
 from harness.sweep.local_executor import LocalExecutor, inherited, made
 
 SECONDS_BETWEEN_LOOKS = 0.5
-IN_FLIGHT = 2000  # tasks that Ray is told of at a time: what waits there is what an autoscaler sees
+IN_FLIGHT = 2000  # tasks submitted to Ray at a time; an autoscaler sees the pending ones
 
 
-def make_on_ray(stages: Sequence[Stage], context: Context, display: Display, board: Board) -> dict[str, str]:
-    """Makes stages as Ray tasks, each as soon as those that it needs are there. Returns tracebacks by job.
+def make_on_ray(
+    stages: Sequence[Stage], context: Context, display: Display, progress: ProgressQueue
+) -> dict[str, str]:
+    """Makes stages as Ray tasks, each as soon as the stages it needs exist. Returns tracebacks by job.
 
     Raises `FullDisk`.
     """
@@ -27,7 +29,7 @@ def make_on_ray(stages: Sequence[Stage], context: Context, display: Display, boa
     waiting = [stage for stage in stages if not stage.local]
     open_jobs = {stage.job for stage in waiting}
     shared = ray.put(context)
-    lost: Counter[tuple[str, bool]] = Counter()  # by job, and by whether its machine was lost too
+    lost: Counter[tuple[str, bool]] = Counter()  # by job, and by whether its machine was lost
     running: dict[Any, tuple[Stage, float]] = {}
     while waiting or running:
         for stage in list(waiting):
@@ -41,8 +43,8 @@ def make_on_ray(stages: Sequence[Stage], context: Context, display: Display, boa
                 running[_submit(stage, context, shared)] = (stage, time.monotonic())
             waiting.remove(stage)
         ready = _ended(list(running))
-        for line in board.take():
-            display.working(*line)
+        for update in progress.take():
+            display.working(*update)
         for reference in ready:
             stage, began = running.pop(reference)
             try:
@@ -52,7 +54,7 @@ def make_on_ray(stages: Sequence[Stage], context: Context, display: Display, boa
                 lost[stage.job, machine] += 1
                 if lost[stage.job, machine] <= (LOSSES if machine else CRASHES):
                     what = "its machine was lost" if machine else "its process died"
-                    display.say(f"{stage.kind} {stage.key[:6]}: {what}; begun again")
+                    display.say(f"{stage.short_name}: {what}; retrying")
                     waiting.insert(0, stage)
                     continue
                 error = f"{type(failure).__name__}: {failure}"
@@ -68,25 +70,25 @@ def make_on_ray(stages: Sequence[Stage], context: Context, display: Display, boa
 
 
 def _ended(running: list[Any]) -> list[Any]:
-    """Waits a moment for one task to end, and returns all that have."""
+    """Waits briefly for a task to end, and returns all that have ended."""
     if not running or not ray.wait(running, timeout=SECONDS_BETWEEN_LOOKS)[0]:
         return []
     return ray.wait(running, num_returns=len(running), timeout=0)[0]
 
 
 def _submit(stage: Stage, context: Context, shared: Any) -> Any:
-    """Starts a task for `stage`. One that only waits for Ray Train's workers takes no CPU from them."""
+    """Submits a task for `stage`. One that only waits for Ray Train's workers takes no CPU from them."""
     if stage.trains:
-        # The workers' placement outlives a controller whose machine is lost, and would be waited for in vain.
+        # If the machine of a Train controller is lost, its placement group stays and blocks the next controller.
         place: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": beside_driver()}
     else:
         place = {"num_cpus": 1, "num_gpus": float(context.accelerators and capacity().gpus > 0)}
-    return _make.options(name=f"{stage.kind} {stage.key[:6]}", max_retries=0, **place).remote(stage, shared)
+    return _make.options(name=stage.short_name, max_retries=0, **place).remote(stage, shared)
 
 
 @ray.remote
 def _make(stage: Stage, context: Context) -> str | FullDisk | None:
-    """Makes one stage; returns why it fails, if it does, so that only lost processes are tried again."""
+    """Makes one stage; returns the error if it fails, so that only lost processes are retried."""
     try:
         context.store.storage.check_seen()
         return made(stage, context)

@@ -21,13 +21,13 @@ from harness.sweep.studies import tables as declared_tables
 
 
 def plan_experiment(experiment: Any, storage: Storage) -> Plan:
-    """Plans an experiment against what a results folder holds. Writes nothing. Raises `UserError`."""
+    """Plans an experiment, given a results folder. Writes nothing. Raises `UserError`."""
     rows = RowStore(storage, declared_tables())
     return _plan(experiment, rows, _context(storage, debug=True))
 
 
 def _plan(experiment: Any, rows: RowStore, context: Context) -> Plan:
-    tables = rows.tables()  # first: it finds out whether the results can be read
+    tables = rows.tables()  # first, since it checks that the results can be read
     return make_plan(experiment, Images.read(experiment.data, experiment.seed), tables, context)
 
 
@@ -38,10 +38,10 @@ def _context(storage: Storage, debug: bool) -> Context:
 def sweep(
     experiment: Any, storage: Storage, *, address: str | None, debug: bool, quiet: bool
 ) -> dict[str, Any]:
-    """Runs what is missing of an experiment and writes its tables. Returns the summary that `--json` prints.
+    """Runs the missing trials of an experiment and writes its tables. Returns the summary that `--json` prints.
 
-    Raises `UserError` before anything is written, or where the disk is full. Whatever ends the sweep, recorded
-    rows stay.
+    Raises `UserError` before anything is written, or if the disk is full. Recorded rows are kept, whatever ends the
+    sweep.
     """
     with full_disk_explained(storage.describe()):
         return _sweep(experiment, storage, address, debug, quiet)
@@ -54,7 +54,7 @@ def _sweep(
     storage.check_writable()
     if storage.local is not None and (storage.local / experiment.name).is_file():
         raise UserError(
-            f"{storage.describe(experiment.name)}: a file is where the tables go; remove or rename it"
+            f"{storage.describe(experiment.name)}: a file is in the way of the tables; remove or rename it"
         )
     rows = RowStore(storage, declared_tables())
     context = _context(storage, debug)
@@ -91,7 +91,7 @@ def _recorder(plan: Plan, journal: Journal, display: Display) -> Record:
 def _executor(
     context: Context, rows: RowStore, display: Display, address: str | None, debug: bool
 ) -> Iterator[Any]:
-    """Gives what does the work: this process, or a Ray cluster."""
+    """Yields the executor: this process or a Ray cluster."""
     if debug:
         context.say = display.working
         yield LocalExecutor(context, display)
@@ -118,7 +118,7 @@ def _fill(plan: Plan, context: Context, record: Record, display: Display, execut
 
 
 def _able(trials: Sequence[Trial], errors: dict[str, str], context: Context, record: Record) -> list[Trial]:
-    """Returns the trials whose stages are there; records the others as failed, for the stage's reason."""
+    """Returns the trials whose stages exist; records the others as failed, with the stage's error."""
     able = []
     for trial in trials:
         reason = next((error for stage in trial.stages if (error := errors.get(stage.job))), None)
@@ -130,7 +130,7 @@ def _able(trials: Sequence[Trial], errors: dict[str, str], context: Context, rec
 
 
 def _able_searches(plan: Plan, errors: dict[str, str], context: Context, record: Record) -> list[Search]:
-    """Returns the searches without the candidates whose stages failed; records those as failed."""
+    """Returns the searches without candidates whose stages failed, which are recorded as failed."""
     searches = []
     for search in plan.searches:
         fresh = _able(

@@ -1,4 +1,4 @@
-"""Searches as data: of which trials a search may run how many, what is known already, and who chooses."""
+"""Searches as data: which trials a search may run and how many, what is known already, and what chooses."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,27 +10,27 @@ from harness.sweep.studies import study
 
 
 class Search(NamedTuple):
-    """Trials of a study, on one data set and network, of which a search runs some only."""
+    """Trials of a study, on one data set and network, of which a search runs only some."""
 
     study: str
     name: str  # "random", "tpe" or "auto"
     axes: tuple[str, ...]
     candidates: list[Trial]
-    known: dict[str, float | None]  # objective by key, of those done
-    budget: int  # how many more to run; at most, with a chooser
-    most: list[Trial]  # as much work as it may be
-    grid: list[Trial]  # what it spares
+    known: dict[str, float | None]  # objective by key, of finished ones
+    budget: int  # how many more to run; an upper bound with a chooser
+    most: list[Trial]  # trials that stand for the most work it can be
+    grid: list[Trial]  # all trials that an exhaustive search would run
     chooser: Chooser | None = None
 
     def line(self) -> str:
-        """Says what the search takes at most, beside the whole grid."""
+        """Returns a line on what the search takes at most, compared with the whole grid."""
         quick = len(self.most) - sum(trial.searchable for trial in self.most) if self.chooser else 0
         trials = (
             f"{len(self.most) - quick if self.chooser else self.budget:,} of {len(self.grid):,} {self.study}"
         )
         return (
-            f"search {self.name}: at most {trials} trials"
-            + (f" after {quick:,} quick looks" if quick else "")
+            f"{self.name} search: at most {trials} trials"
+            + (f" after {quick:,} screening trials" if quick else "")
             + f"; at most {passes(self.most):,} of the grid's {passes(self.grid):,} image passes"
         )
 
@@ -47,13 +47,13 @@ class Search(NamedTuple):
 
 
 def passes(trials: Iterable[Trial]) -> int:
-    """Returns the image passes that all stages take which `trials` read, each once."""
+    """Returns the image passes of all stages that `trials` read, each stage counted once."""
     stages = {stage.job: stage for trial in trials for shards in trial.reads.values() for stage in shards}
     return sum(stage.work.image_passes for stage in stages.values())
 
 
-def quick_looks(search: str, trials: Iterable[Trial]) -> list[Trial]:
-    """Returns what `search: auto` looks at beside the grid; raises `UserError` where that cannot be."""
+def screening_trials(search: str, trials: Iterable[Trial]) -> list[Trial]:
+    """Returns the trials of `search: auto` outside the grid; raises `UserError` if a grid cannot be searched."""
     if search != "auto":
         return []
     grids = _groups(trial for trial in trials if is_searched(trial, search))
@@ -62,12 +62,12 @@ def quick_looks(search: str, trials: Iterable[Trial]) -> list[Trial]:
 
 def _auto(grid: Sequence[Trial]) -> AutoSearch:
     auto = study(grid[0].study).auto
-    assert auto is not None, "is_searched keeps other studies out"
+    assert auto is not None, "is_searched excludes other studies"
     return auto
 
 
 def is_searched(trial: Trial, search: str) -> bool:
-    """Says whether a search decides on this trial; a study without a chooser is run whole by `auto`."""
+    """Returns whether a search decides on this trial; `auto` runs the whole grid of a study without a chooser."""
     return trial.searchable and (search != "auto" or study(trial.study).auto is not None)
 
 
@@ -76,7 +76,7 @@ def plan_searches(
 ) -> list[Search]:
     """Returns what is left to search, one search for each study, data set and network.
 
-    `objectives` are those of the trials that are done, by key.
+    `objectives` are those of finished trials, by key.
     """
     if config.name == "grid":
         return []
@@ -87,7 +87,7 @@ def plan_searches(
 
 
 def _groups(trials: Iterable[Trial]) -> dict[tuple[Any, ...], list[Trial]]:
-    """Returns trials by what a search does not choose: study, data set, seed and the set-up columns of its table."""
+    """Groups trials by what a search does not choose: study, data set, seed and the set-up columns of the table."""
     groups: dict[tuple[Any, ...], list[Trial]] = {}
     for trial in trials:
         apart = _columns(trial, Role.SETUP)
@@ -97,7 +97,7 @@ def _groups(trials: Iterable[Trial]) -> dict[tuple[Any, ...], list[Trial]]:
 
 
 def _columns(trial: Trial, role: Role) -> list[str]:
-    """Returns the columns with a role of the table that has one row for each trial."""
+    """Returns the columns with this role of the table with one row per trial."""
     (table,) = (table for table in study(trial.study).tables if table.name == trial.table)
     return table.names(role)
 
@@ -120,7 +120,7 @@ def _search(
 
 
 def _left(chooser: Chooser, known: Mapping[str, float | None]) -> int:
-    """Returns how many trials a search runs at most, beyond those on its way that are known."""
+    """Returns how many more trials a search runs at most, given the known ones that it would ask for."""
     passed: dict[str, float | None] = {}
     while asked := chooser.next(passed):
         found = {key: known[key] for key in asked if key in known}

@@ -1,4 +1,4 @@
-"""Searchers: Optuna, or the study itself, chooses which trials are run. The one file that imports Optuna."""
+"""Searchers: Optuna or the study itself chooses which trials to run. Only this file of `sweep` imports Optuna."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,31 +13,31 @@ from harness.core.stages import Trial
 from harness.sweep.search_plan import Search
 
 METRIC = "objective"
-REPEATS = 100  # suggestions in a row that are known already, before one is drawn at random
+REPEATS = 100  # known suggestions in a row before a setting is drawn at random
 
 
 SAMPLERS = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
 
 
 def searcher_for(search: Search, seed: int, at_once: Callable[[], int]) -> Searcher:
-    """Returns what suggests the trials of `search`, to Tune or to the process itself."""
+    """Returns the searcher that suggests trials of `search` to Tune or to the local executor."""
     return ChosenSearcher(search, at_once) if search.chooser else GridSearcher(search, seed, at_once)
 
 
 class ChosenSearcher(Searcher):
-    """Asks the study's chooser, which decides anew whenever a trial has ended."""
+    """Asks the study's chooser, which decides again whenever a trial ends."""
 
     def __init__(self, search: Search, at_once: Callable[[], int] = lambda: 1) -> None:
-        """`at_once` says how many trials may be under way, asked anew each time."""
+        """`at_once` returns how many trials may run; it is called each time."""
         super().__init__(metric=METRIC, mode="max")
         assert search.chooser is not None
         self._chooser, self._at_once = search.chooser, at_once
         self._keys = {trial.key for trial in search.candidates}
         self._known = dict(search.known)
-        self._running: dict[str, str] = {}  # keys by Tune's name of the trial
+        self._running: dict[str, str] = {}  # keys by Tune's trial id
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns {"key": a trial's key}; None while the next step waits for what is under way."""
+        """Returns {"key": a trial's key}; None while the next step has to wait for running trials."""
         asked = self._chooser.next(self._known)
         while gone := [key for key in asked if key not in self._keys]:  # their stages could not be made
             self._known.update(dict.fromkeys(gone))
@@ -53,27 +53,27 @@ class ChosenSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Notes how a trial did; one that failed, or is no number, is never asked for again."""
+        """Records the result of a trial; one that failed or is NaN is never suggested again."""
         value = None if error or not result else result.get(METRIC)
         failed = value is None or value != value
         self._known[self._running.pop(trial_id)] = None if failed else value
 
     def save(self, checkpoint_path: str) -> None:
-        """Keeps nothing: rows are what a search continues from."""
+        """Saves nothing: a search resumes from rows."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Needs nothing."""
+        """Restores nothing."""
 
 
 class GridSearcher(Searcher):
     """Asks Optuna for settings until enough different ones have been run.
 
-    Optuna repeats itself on a grid. A repeated suggestion is answered from what is known, now or as soon as the
-    trial under way ends, and never runs again; that is also how a search continues where it stopped.
+    Optuna repeats itself on a grid. A repeated suggestion is answered from known results, at once or when the running
+    trial ends, and never runs again; this is also how an interrupted search resumes.
     """
 
     def __init__(self, search: Search, seed: int, at_once: Callable[[], int] = lambda: 1) -> None:
-        """`at_once` says how many trials may be under way, asked anew each time: machines come and go."""
+        """`at_once` returns how many trials may run; it is called each time, since machines come and go."""
         super().__init__(metric=METRIC, mode="max")
         self._at_once = at_once
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -81,10 +81,8 @@ class GridSearcher(Searcher):
         self._by_axes = {self._place(trial.axes): trial for trial in search.candidates}
         self._known = dict(search.known)
         self._left = search.budget
-        self._running: dict[str, Trial] = {}  # by Tune's name of the trial
-        self._asked: dict[
-            str, list[str]
-        ] = {}  # names of Optuna's suggestions, by key, that wait for an answer
+        self._running: dict[str, Trial] = {}  # by Tune's trial id
+        self._asked: dict[str, list[str]] = {}  # names of Optuna's unanswered suggestions, by key
         self._count = 0
         self._draw = rng(seed, "search", search.study)
         space = {
@@ -100,7 +98,7 @@ class GridSearcher(Searcher):
         return tuple(axes[axis] for axis in self._axes)
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns {"key": a trial's key} for a setting that is neither known nor under way."""
+        """Returns {"key": a trial's key} for a setting that is neither known nor running."""
         if self._left <= 0:
             return Searcher.FINISHED
         if len(self._running) >= self._at_once():
@@ -130,7 +128,7 @@ class GridSearcher(Searcher):
         return trial
 
     def _answer(self, name: str, value: float | None) -> None:
-        failed = value is None or value != value  # a NaN would leave Optuna waiting
+        failed = value is None or value != value  # with a NaN, Optuna would wait forever
         self._inner.on_trial_complete(
             name, None if failed else {METRIC: value, "training_iteration": 1}, failed
         )
@@ -138,7 +136,7 @@ class GridSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tells Optuna how a setting did, as often as it asked for it."""
+        """Reports a setting's result to Optuna, as often as it suggested the setting."""
         trial = self._running.pop(trial_id)
         value = None if error or not result else result.get(METRIC)
         self._known[trial.key] = value
@@ -146,7 +144,7 @@ class GridSearcher(Searcher):
             self._answer(name, value)
 
     def save(self, checkpoint_path: str) -> None:
-        """Keeps nothing: rows are what a search continues from."""
+        """Saves nothing: a search resumes from rows."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Needs nothing."""
+        """Restores nothing."""

@@ -1,4 +1,4 @@
-"""The studies, by name, and the tables that they fill: the one place that names them."""
+"""All studies by name, and the tables that they fill: the only place that names them."""
 
 from harness.core.errors import UserError
 from harness.core.registry import Registry
@@ -18,23 +18,23 @@ STUDIES = Registry(
 
 
 def study(name: str) -> Study:
-    """Returns the study called `name`; raises `UserError` with the nearest name."""
+    """Returns the study called `name`; raises `UserError` with the closest name."""
     found: Study = STUDIES.load(name)
     return found
 
 
 def studies() -> list[Study]:
-    """Returns all studies, in the order in which they were registered."""
+    """Returns all studies in the order of registration."""
     return [study(name) for name in STUDIES.names()]
 
 
 def tables() -> dict[str, Table]:
-    """Returns the declared tables of all studies by name; raises `UserError` if two disagree on one."""
+    """Returns the declared tables of all studies by name; raises `UserError` if two declare one differently."""
     found: dict[str, Table] = {}
     for one in studies():
         for table in one.tables:
             if found.setdefault(table.name, table) != table:
                 raise UserError(
-                    f"study {one.name!r} declares table {table.name!r} unlike another study; rename it"
+                    f"study {one.name!r} declares table {table.name!r} differently from another study; rename it"
                 )
     return found

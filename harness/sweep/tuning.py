@@ -1,4 +1,4 @@
-"""Runs trials on Ray Tune: reused actors that keep what they have read, one trial after the other."""
+"""Runs trials with Ray Tune, on reused actors that cache what they have read."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +12,11 @@ from ray.tune.search import Searcher
 
 from harness.core.rows import Outcome
 from harness.core.stages import Context, Trial, failure, objective, run
-from harness.sweep.cluster import CRASHES, Board, capacity
+from harness.sweep.cluster import CRASHES, ProgressQueue, capacity
 from harness.sweep.display import Display, describe
 from harness.sweep.local_executor import Record
 
-GPU_SHARE = 0.25  # of one GPU, for a trial: they are small
+GPU_SHARE = 0.25  # of a GPU per trial: trials are small
 
 
 class _Actor(tune.Trainable):
@@ -41,24 +41,29 @@ class _Actor(tune.Trainable):
 
 
 class _Recorder(tune.Callback):
-    """Hands outcomes over as they come."""
+    """Records outcomes as they arrive."""
 
     def __init__(
-        self, trials: Mapping[str, Trial], context: Context, record: Record, display: Display, board: Board
+        self,
+        trials: Mapping[str, Trial],
+        context: Context,
+        record: Record,
+        display: Display,
+        progress: ProgressQueue,
     ) -> None:
         self._trials, self._context, self._record = trials, context, record
-        self._display, self._board = display, board
-        self._running: set[str] = set()  # kept here: to ask all trials at each step would take their square
+        self._display, self._progress = display, progress
+        self._running: set[str] = set()  # asking all trials at each step would take quadratic time
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune keeps its own state, which nobody reads: rows are recorded by the journal."""
+        """Tune saves its state, which is never read: the journal records rows."""
         return {}
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._display.running(len(self._running))
         if iteration % 20 == 0:
-            for line in self._board.take():
-                self._display.working(*line)
+            for update in self._progress.take():
+                self._display.working(*update)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._running.add(trial.trial_id)
@@ -70,7 +75,7 @@ class _Recorder(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._running.discard(trial.trial_id)
         axes = describe(self._trials[trial.config["key"]].axes)
-        self._display.say(f"{axes}: its machine was lost or its process died; begun again")
+        self._display.say(f"{axes}: its machine was lost or its process died; retrying")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._running.discard(trial.trial_id)
@@ -80,21 +85,21 @@ class _Recorder(tune.Callback):
     def _keep(self, outcome: Outcome) -> None:
         try:
             self._record(outcome)
-        except Exception as error:  # Tune would take it for an error of the trial
+        except Exception as error:  # Tune would treat it as an error of the trial
             raise _CannotRecord(error) from error
 
 
 class _CannotRecord(BaseException):
-    """Rows cannot be kept, so that to go on would be in vain. Passes through Tune, which stops `Exception`s."""
+    """Rows cannot be recorded, so the sweep must stop. Not an `Exception`, which Tune would catch."""
 
 
 @contextmanager
 def _memory_is_an_error_of_the_actor() -> Iterator[None]:
-    """Lets Tune begin a trial again whose actor Ray ended for want of memory: Tune 2.60 ends the whole run."""
+    """Makes Tune retry a trial whose actor Ray killed for lack of memory: Tune 2.60 aborts the whole run."""
     handle = RayActorManager._actor_task_failed
 
     def failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, OutOfMemoryError):  # what its message goes on with lists all processes
+        if isinstance(exception, OutOfMemoryError):  # the rest of its message lists all processes
             exception = RayActorError(error_msg=str(exception).splitlines()[0])
         handle(manager, tracked_actor_task, exception)
 
@@ -110,11 +115,11 @@ def run_trials(
     context: Context,
     record: Record,
     display: Display,
-    board: Board,
+    progress: ProgressQueue,
     searcher: Searcher | None = None,
     samples: int = 1,
 ) -> None:
-    """Runs `trials`, all of them or those that `searcher` asks for, and calls `record` with each outcome."""
+    """Runs `trials`, all or those that `searcher` suggests, and calls `record` with each outcome."""
     if not trials:
         return
     by_key = {trial.key: trial for trial in trials}
@@ -127,17 +132,16 @@ def run_trials(
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=samples,
-                reuse_actors=True,  # holds only while trials are waiting: no limit on concurrent trials but the CPUs
+                reuse_actors=True,  # works only while trials are pending, so only CPUs limit concurrency
             ),
             run_config=tune.RunConfig(
                 name="sweep",
                 storage_path=scratch,
                 verbose=0,
-                checkpoint_config=tune.CheckpointConfig(
-                    checkpoint_at_end=False
-                ),  # a trial is run whole or again
+                # a trial that is interrupted is run again from the start
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=CRASHES),
-                callbacks=[_Recorder(by_key, context, record, display, board)],
+                callbacks=[_Recorder(by_key, context, record, display, progress)],
             ),
         )
         try:

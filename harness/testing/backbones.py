@@ -33,11 +33,11 @@ from harness.models.backbones.family import FAMILIES, Family, hub_patterns, netw
 from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Pipeline
 from harness.models.backbones.pretrained import PretrainedBackbone
 
-TOLERANCE = 1e-3  # of counted costs: normalisations and activations are not counted
+TOLERANCE = 1e-3  # relative, of costs: normalisations and activations are not counted
 
 
 class BackboneFamilyContract:
-    """What plans, extraction, fine-tuning and sampling rely on. A subclass says how a model is saved."""
+    """What planning, extraction, fine-tuning and sampling rely on. A subclass defines how a model is saved."""
 
     size = 16  # height and width of the images that the saved model reads
     channels = 3
@@ -45,12 +45,12 @@ class BackboneFamilyContract:
     def save(self, folder: Path, seed: int) -> None:
         """Writes a tiny pipeline into an empty folder, its weights drawn from `seed`.
 
-        At least two blocks; all files that the family reads, and no others that it should ignore. Weights must not be
-        zero: the test suite tells images, timesteps and seeds apart by what the network outputs.
+        With at least two blocks, all files that the family reads, and no files that it should ignore. Weights must
+        not be zero: the tests distinguish images, timesteps and seeds by the output of the network.
         """
         raise NotImplementedError
 
-    # What the tests share.
+    # Shared by the tests.
 
     @pytest.fixture
     def published(self, tmp_path: Path) -> Path:
@@ -62,7 +62,7 @@ class BackboneFamilyContract:
 
     @pytest.fixture
     def plan(self, published: Path) -> BackbonePlan:
-        """The model as it is planned."""
+        """The plan of the model."""
         return self.planned(published)
 
     @pytest.fixture
@@ -81,7 +81,7 @@ class BackboneFamilyContract:
         return PretrainedBackbone(path=str(folder)).plan(self.size, self.channels)
 
     def opened(self, plan: BackbonePlan, folder: Path, seed: int | None = None) -> Denoiser:
-        """Returns the denoiser, from the copy that workers read; with a seed, with random weights."""
+        """Returns the denoiser from the copy that workers read; with random weights if a seed is given."""
         folder.mkdir()
         copy_pipeline(Path(str(plan.source)), plan.config, plan.process, folder, seed)
         return load_denoiser(folder)
@@ -89,14 +89,14 @@ class BackboneFamilyContract:
     def noised(
         self, denoiser: Denoiser, images: torch.Tensor, step: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns noised images or latents, the same every time, and their steps."""
+        """Returns noised images or latents, deterministically, and their steps."""
         z = denoiser.encode(images)
         epsilon = torch.randn(z.shape, generator=torch.Generator().manual_seed(4))
         steps = torch.full((len(z),), step)
         return denoiser.noised(z, epsilon, steps), steps
 
     def refused(self, folder: Path) -> str:
-        """Returns the one line with which a folder is refused."""
+        """Returns the one-line message with which a folder is refused."""
         with pytest.raises(UserError) as caught:
             self.planned(folder)
         message = str(caught.value)
@@ -153,7 +153,7 @@ class BackboneFamilyContract:
         seen = {name: tuple(one.shape) for name, one in read(z, 3).items()}
         read.remove()
         shape = {block.name: (len(z), block.channels, block.size, block.size) for block in table}
-        assert list(seen.items()) == list(shape.items()), "names in the order in which modules run"
+        assert list(seen.items()) == list(shape.items()), "names must be in the order in which modules run"
 
     def test_costs_are_what_pytorch_counts(
         self, plan: BackbonePlan, denoiser: Denoiser, images: torch.Tensor
@@ -206,7 +206,7 @@ class BackboneFamilyContract:
         with torch.no_grad():
             z = denoiser.encode(images)
             assert z.dtype == torch.float32
-            assert torch.equal(z, denoiser.encode(images)), "the same every time"
+            assert torch.equal(z, denoiser.encode(images)), "must be deterministic"
             assert not torch.allclose(z[0], z[1])
             assert denoiser.decode(z).shape == images.shape
             if denoiser.bound is not None:
@@ -219,12 +219,12 @@ class BackboneFamilyContract:
         found = denoiser.predict(z, steps)
         assert found.shape == z.shape
         assert found.isfinite().all()
-        assert torch.equal(found, denoiser.predict(z, steps)), "the same every time"
+        assert torch.equal(found, denoiser.predict(z, steps)), "must be deterministic"
         alone = denoiser.predict(z[1:2], steps[1:2])
         torch.testing.assert_close(alone, found[1:2], rtol=1e-4, atol=1e-5)
         assert not torch.allclose(found[0], found[1])
         later = torch.full_like(steps, denoiser.process.timesteps - 1)
-        assert not torch.allclose(found, denoiser.predict(z, later)), "the network is told the step"
+        assert not torch.allclose(found, denoiser.predict(z, later)), "the network must depend on the step"
 
     def test_opening_again_gives_the_same_network(
         self, plan: BackbonePlan, denoiser: Denoiser, images: torch.Tensor, tmp_path: Path
@@ -257,7 +257,7 @@ class BackboneFamilyContract:
         kinds = {path.suffix for path in (tmp_path / "opened").rglob("*") if path.is_file()}
         assert kinds <= {".json", ".safetensors"}
 
-    # What is refused, in one line.
+    # What is refused with one line.
 
     def test_images_of_another_size_are_refused_with_the_settings_that_fit(self, published: Path) -> None:
         settings = f"set data.size={self.size} data.channels={self.channels}"
@@ -294,7 +294,7 @@ class BackboneFamilyContract:
         path.write_bytes(b"junk")
         assert "not the weights" in self.refused(published)
         path.unlink()
-        assert "not there" in self.refused(published)
+        assert "no such file" in self.refused(published)
 
     def test_every_file_that_it_names_must_be_there(self, plan: BackbonePlan, published: Path) -> None:
         for file in plan.family.parts(Pipeline(published), plan.config).files:
@@ -315,7 +315,7 @@ def _network(published: Path) -> Path:
 
 
 def _counted(run: Callable[[], Any]) -> float:
-    """Returns the multiply-accumulates of what `run` does; attention as the matrix products that it is."""
+    """Returns the multiply-accumulate operations of `run`, with attention counted as matrix products."""
     with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()
     return cast(int, counter.get_total_flops()) / 2

@@ -1,4 +1,4 @@
-"""What several contract suites check: the global random state, values on their way to a worker, arrays."""
+"""Checks that several contract suites share: the global random state, serialisation to workers, arrays."""
 
 import json
 import random
@@ -34,7 +34,7 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def random_state_left_alone(what: str) -> Iterator[None]:
-    """Fails if the global random state of torch, NumPy or Python changes inside; `what` is the sentence's subject."""
+    """Fails if the global random state of torch, NumPy or Python changes; `what` is the subject of the message."""
     before = _states()
     yield
     changed = [name for name, old, new in zip(STATES, before, _states(), strict=True) if old != new]
@@ -51,7 +51,7 @@ def _states() -> tuple[Any, ...]:
 
 
 def assert_registered(registry: Registry, part: Config) -> None:
-    """Fails unless `registry` finds the part's class by its field `name`."""
+    """Fails unless `registry` finds the part's class by the value of its field `name`."""
     kind, name = registry.kind, getattr(part, "name", None)
     default = type(part).model_fields["name"].default if "name" in type(part).model_fields else None
     assert default == name, (
@@ -65,17 +65,19 @@ def assert_registered(registry: Registry, part: Config) -> None:
     )
 
 
-def assert_survives_the_journey(registry: Registry, part: Config) -> None:
-    """Fails unless what a key is made of is JSON from which a worker can make the same part."""
+def assert_can_be_sent_to_a_worker(registry: Registry, part: Config) -> None:
+    """Fails unless `keyed()` is JSON from which a worker can make the same part."""
     values = part.keyed()
     travelled = json.loads(json.dumps(values, allow_nan=False))
-    assert travelled == values, "keyed() must be JSON-like: text keys, lists instead of tuples, plain numbers"
+    assert travelled == values, (
+        "keyed() must be JSON-like: string keys, lists instead of tuples, plain numbers"
+    )
     again = part_of(registry, travelled)
-    assert again.keyed() == values, "the part made from keyed() must have the same keyed() again"
+    assert again.keyed() == values, "the part made from keyed() must return the same keyed()"
 
 
 def assert_unchanged(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], what: str) -> None:
-    """Fails if an array differs from its copy; `what` is the sentence's subject."""
+    """Fails if an array differs from its copy; `what` is the subject of the message."""
     for name, array in before.items():
         assert np.array_equal(array, after[name], equal_nan=True), (
             f"{what} must not change its inputs: {name}"

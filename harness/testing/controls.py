@@ -1,7 +1,7 @@
-"""The contract of a control of study 2: `harness.weights.controls.Control`, whose `make` sees a `Material`.
+"""The contract of a control of study 2: `harness.weights.controls.Control`, whose `make` gets a `Material`.
 
 Subclass `ControlContract` and define the fixture `control`: a registered control. The suite gives it twelve originals
-of thirty parameters, a linear autoencoder of four numbers, and the trajectories that a study may add.
+of thirty parameters, a linear autoencoder with four-number latents, and the optional trajectories.
 """
 
 from dataclasses import replace
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from harness.testing.checks import (
+    assert_can_be_sent_to_a_worker,
     assert_registered,
-    assert_survives_the_journey,
     assert_unchanged,
     random_state_left_alone,
     seed_everything,
@@ -28,7 +28,7 @@ MIXING = _DRAW.normal(size=(30, 4)).astype(np.float32)  # from a vector to its l
 
 
 def material_of(raw_KP: np.ndarray = RAW, layout: Layout = LAYOUT) -> Material:
-    """Returns originals with a linear autoencoder of four numbers, and the trajectories that a study may add."""
+    """Returns originals with a linear autoencoder with four-number latents, and the optional trajectories."""
     scale = normaliser(raw_KP, layout)
     return Material(
         originals_KP=scale.normalise(raw_KP),
@@ -42,7 +42,7 @@ def material_of(raw_KP: np.ndarray = RAW, layout: Layout = LAYOUT) -> Material:
 
 
 def made(control: Control, seed: int = 0, raw_KP: np.ndarray = RAW) -> dict[float | None, np.ndarray]:
-    """Returns what a control makes of fresh material with the draws of `seed`."""
+    """Returns what a control makes from fresh material with the random numbers of `seed`."""
     return control.make(material_of(raw_KP), np.random.default_rng(seed))
 
 
@@ -61,26 +61,24 @@ class ControlContract:
 
     def test_it_is_registered_and_has_a_version(self, control: Control) -> None:
         assert_registered(CONTROLS, control)
-        assert isinstance(control.version, int), (
-            "`version` must be an integer: it is part of the key of results"
-        )
+        assert isinstance(control.version, int), "`version` must be an integer: it is part of result keys"
 
-    def test_its_values_survive_the_journey_to_a_worker(self, control: Control) -> None:
-        assert_survives_the_journey(CONTROLS, control)
+    def test_its_values_can_be_sent_to_a_worker(self, control: Control) -> None:
+        assert_can_be_sent_to_a_worker(CONTROLS, control)
 
     def test_it_makes_as_many_networks_as_asked_for_of_each_setting(self, control: Control) -> None:
         groups = made(control)
         assert groups, "a control must make at least one group of networks"
         for setting, vectors_NP in groups.items():
             assert setting is None or isinstance(setting, float), (
-                f"a setting must be a float, or None for a control that has none, not {setting!r}"
+                f"a setting must be a float, or None for a control without one, not {setting!r}"
             )
             assert vectors_NP.shape == (control.networks, 30), (
                 f"setting {setting}: expected {control.networks} networks of 30 parameters, got {vectors_NP.shape}"
             )
             assert np.isfinite(vectors_NP).all(), f"setting {setting}: parameters must be finite"
         assert control.count() == sum(map(len, groups.values())), (
-            "count() must say how many networks make() returns, of all settings together"
+            "count() must return the number of networks that make() returns, over all settings"
         )
 
     def test_it_says_which_trajectories_it_needs(self, control: Control) -> None:
@@ -93,7 +91,7 @@ class ControlContract:
             assert control.make(bare, np.random.default_rng(0))
 
     def test_it_is_the_same_for_the_same_draw(self, control: Control) -> None:
-        """Whatever the global random state: all randomness comes from `draw`."""
+        """Whatever the global random state: all random numbers come from `draw`."""
         found = []
         for state in (0, 1):
             seed_everything(state)
@@ -118,7 +116,7 @@ class ControlContract:
         assert_unchanged(before, _arrays(material), "Control.make")
 
     def test_what_it_returns_may_be_changed(self, control: Control) -> None:
-        """The originals and the trajectories stay as they are."""
+        """The originals and trajectories must not change."""
         material = material_of()
         before = {name: array.copy() for name, array in _arrays(material).items()}
         for vectors_NP in control.make(material, np.random.default_rng(0)).values():
@@ -126,7 +124,7 @@ class ControlContract:
         assert_unchanged(before, _arrays(material), "changing what Control.make returned")
 
     @pytest.mark.parametrize("count", [1, 2])
-    def test_it_bears_few_originals(self, control: Control, count: int) -> None:
+    def test_it_handles_few_originals(self, control: Control, count: int) -> None:
         for vectors_NP in made(control, raw_KP=RAW[:count]).values():
             assert vectors_NP.shape == (control.networks, 30)
             assert np.isfinite(vectors_NP).all(), f"parameters must be finite for {count} originals too"

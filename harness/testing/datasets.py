@@ -1,8 +1,8 @@
-"""The contract of a data set: a source module with `read(config: DataConfig) -> Source`, see `harness.data.source`.
+"""The contract of a data set: a module with `read(config: DataConfig) -> Source`, see `harness.data.source`.
 
 Subclass `DataSetContract` and define the fixture `config`: a `DataConfig` that names the registered source and points
-to a small data set, of twenty images or so in at least two classes, that the test has written into `tmp_path`. Where
-its content can be changed, define `change` too.
+to a small data set, of about twenty images in at least two classes, that the test has written to `tmp_path`. If its
+content can be changed, define `change` too.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ def read(config: DataConfig) -> Source:
 
 
 def refusal(config: DataConfig) -> str:
-    """Returns the message of the `UserError` that reading must end in."""
+    """Returns the message of the `UserError` that reading must raise."""
     with pytest.raises(UserError) as caught:
         read(config)
     return str(caught.value)
@@ -47,17 +47,17 @@ class DataSetContract:
         )
 
     def change(self, config: DataConfig) -> None:
-        """Changes the pixels of one image of the data set in place. Skips where nobody can."""
-        pytest.skip("this data set cannot be changed; define `change` where it can")
+        """Changes the pixels of one image of the data set in place. Skipped by default."""
+        pytest.skip("this data set cannot be changed; define `change` if it can")
 
     def test_it_is_registered(self, config: DataConfig) -> None:
         assert config.name in SOURCES.names()
-        assert callable(SOURCES.load(config.name)), "a data set is a function read(config) -> Source"
+        assert callable(SOURCES.load(config.name)), "a data set must be a function read(config) -> Source"
         assert config.display_name, "tables need a name for the data set"
 
     def test_classes_are_distinct_names(self, config: DataConfig) -> None:
         classes = list(read(config).classes)
-        assert len(classes) >= 2, "the data set of the test needs two classes"
+        assert len(classes) >= 2, "the data set of the test needs at least two classes"
         assert all(isinstance(name, str) and name for name in classes), "class names must be text"
         assert len(set(classes)) == len(classes), "class names must differ"
 
@@ -66,21 +66,21 @@ class DataSetContract:
         for record in source.records:
             assert isinstance(record.label, int), f"{record.where}: a label must be an int"
             assert 0 <= record.label < len(source.classes), (
-                f"{record.where}: label {record.label} is no class"
+                f"{record.where}: label {record.label} is not a class"
             )
 
     def test_splits_have_known_names(self, config: DataConfig) -> None:
         splits = Counter(record.split for record in read(config).records)
         assert set(splits) <= {*SPLITS, None}, (
-            f"a split is one of {', '.join(SPLITS)} or None, not {set(splits)}"
+            f"a split must be one of {', '.join(SPLITS)} or None, not {set(splits)}"
         )
-        assert splits["train"] or splits[None], "there must be images to train on"
+        assert splits["train"] or splits[None], "there must be training images"
 
     def test_images_are_encoded_files_or_grey_levels(self, config: DataConfig) -> None:
         for record in read(config).records:
             if isinstance(record.image, bytes):
                 continue
-            assert isinstance(record.image, np.ndarray), f"{record.where}: an image is bytes or an array"
+            assert isinstance(record.image, np.ndarray), f"{record.where}: an image must be bytes or an array"
             assert record.image.dtype == np.uint8, f"{record.where}: an array must be uint8"
             shape = record.image.shape
             assert len(shape) == 2 or shape[2:] == (3,), f"{record.where}: [H, W] or [H, W, 3], not {shape}"
@@ -88,10 +88,10 @@ class DataSetContract:
     def test_messages_can_name_each_image(self, config: DataConfig) -> None:
         places = [record.where for record in read(config).records]
         assert all(place and "\n" not in place for place in places), "`where` must be one line"
-        assert len(set(places)) == len(places), "`where` must tell images apart"
+        assert len(set(places)) == len(places), "`where` must be unique to each image"
 
     def test_the_order_is_the_same_every_time(self, config: DataConfig) -> None:
-        """An image's place names its noise draws and, with the seed, its split."""
+        """An image's index identifies its noise draws and, with the seed, its split."""
         found = []
         for state in (0, 1):
             seed_everything(state)
@@ -99,12 +99,14 @@ class DataSetContract:
         first, second = found
         assert list(first.classes) == list(second.classes), "classes must come in the same order"
         counts = [len(list(source.records)) for source in found]
-        assert counts[0] == counts[1], f"two readings must give as many images, not {counts}"
+        assert counts[0] == counts[1], f"reading twice must give the same number of images, not {counts}"
         for one, other in zip(first.records, second.records, strict=True):
             assert one[1:] == other[1:], (
-                f"images must come in the same order: {one.where}, then {other.where}"
+                f"images must come in the same order: first {one.where}, then {other.where}"
             )
-            assert np.array_equal(one.image, other.image), f"{one.where}: two readings differ"
+            assert np.array_equal(one.image, other.image), (
+                f"{one.where}: reading twice gives different images"
+            )
 
     def test_it_leaves_the_global_random_state_alone(self, config: DataConfig) -> None:
         with random_state_left_alone("reading a data set"):
@@ -120,7 +122,7 @@ class DataSetContract:
         assert images.shape[2] == images.shape[3], "images must be square; set `size` in the test's config"
 
     def test_pixels_and_labels_stay_together(self, config: DataConfig) -> None:
-        """Through reading, splitting and decoding, as many times as each occurs."""
+        """Through reading, splitting and decoding, with multiplicity."""
         first_channels = decode(list(read(config).records)[:1], config).shape[1]
         config = config.model_copy(update={"channels": first_channels})
         expected = Counter((_pixels(record, config), record.label) for record in read(config).records)
@@ -133,7 +135,9 @@ class DataSetContract:
         named = Counter(record.split for record in read(config).records)
         dataset = load(config, 0)
         together = np.concatenate([dataset.splits[name] for name in SPLITS])
-        assert sorted(together.tolist()) == list(range(len(dataset.images))), "every image is in one split"
+        assert sorted(together.tolist()) == list(range(len(dataset.images))), (
+            "every image must be in exactly one split"
+        )
         if named["test"]:
             assert len(dataset.splits["test"]) == named["test"], "the source's own test split must be kept"
         if named["validation"]:
@@ -142,22 +146,24 @@ class DataSetContract:
     def test_the_same_content_has_the_same_fingerprint(self, config: DataConfig) -> None:
         assert load(config, 0).fingerprint == load(config, 0).fingerprint
         few = config.model_copy(update={"classes": list(read(config).classes)[::-1]})
-        assert load(few, 0).fingerprint != load(config, 0).fingerprint, "the order of classes is content"
+        assert load(few, 0).fingerprint != load(config, 0).fingerprint, (
+            "the order of classes is part of the content"
+        )
 
     def test_other_content_has_another_fingerprint(self, config: DataConfig) -> None:
         before = load(config, 0).fingerprint
         self.change(config)
         assert load(config, 0).fingerprint != before, (
-            "an image was changed and the fingerprint was not: the source must read what is there now"
+            "an image changed but the fingerprint did not: the source must read the current content"
         )
 
-    def test_a_place_that_is_not_there_is_refused_in_one_line(self, config: DataConfig) -> None:
+    def test_a_path_that_does_not_exist_is_refused_in_one_line(self, config: DataConfig) -> None:
         words = refusal(config.model_copy(update={"path": NOWHERE}))
-        assert NOWHERE in words, f"the refusal must name the place that was given: {words}"
+        assert NOWHERE in words, f"the message must name the given path: {words}"
         assert "\n" not in words
 
-    def test_a_missing_place_is_refused_in_one_line(self, config: DataConfig) -> None:
+    def test_a_missing_path_is_refused_in_one_line(self, config: DataConfig) -> None:
         if config.path is None:
             pytest.skip("this data set needs no path")
         words = refusal(config.model_copy(update={"path": None}))
-        assert "data.path" in words, f"the refusal must name the key that is missing: {words}"
+        assert "data.path" in words, f"the message must name the missing key: {words}"

@@ -1,7 +1,7 @@
 """The contract of a figure of the page: `harness.report.figures.figure.Figure`, from tables to views.
 
-Subclass `FigureContract` and define the fixtures `figure`, the `Figure`, and `tables`, rows from which it has
-something to draw (`harness.report.tables.from_arrow` makes them of Arrow tables of the pinned schema).
+Subclass `FigureContract` and define the fixtures `figure`, the `Figure`, and `tables`, rows that it can draw
+(`harness.report.tables.from_arrow` converts them from Arrow tables of the pinned schema).
 """
 
 import json
@@ -13,11 +13,11 @@ import plotly.graph_objects as go
 import pytest
 
 from harness.report.figures.figure import Absent, Figure, View
-from harness.report.sections import SECTIONS
+from harness.report.sections import sections
 from harness.report.tables import Tables
 
-HOSTILE = "<b onclick=alert()>"  # what a user's name may hold, put in front of every name
-# columns whose texts users choose
+HOSTILE = "<b onclick=alert()>"  # prepended to all names that users choose
+# columns whose values users choose
 NAMES = {
     "data",
     "backbone",
@@ -30,14 +30,13 @@ NAMES = {
     "varied",
 }
 NAMES |= {"a_model", "a_block_name", "b_model", "b_block_name"}
-RESERVED = ("backbone", "none")  # words of our own in these columns
-AS_THEY_ARE = {"parcoords"}  # traces whose texts Plotly does not read as HTML
+RESERVED = ("backbone", "none")  # our own values in these columns
+AS_THEY_ARE = {"parcoords"}  # traces whose text Plotly does not read as HTML
 
 
 def with_frames(tables: Tables, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Tables:
-    """Returns the tables with every data frame changed; those that stay in Arrow are left as they are."""
-    frames = {name: table for name, table in tables._asdict().items() if isinstance(table, pd.DataFrame)}
-    return tables._replace(**{name: change(frame.copy()) for name, frame in frames.items()})
+    """Returns the tables with every data frame changed; Arrow tables are unchanged."""
+    return tables.with_frames(**{name: change(frame.copy()) for name, frame in tables.frames.items()})
 
 
 def failed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -46,7 +45,7 @@ def failed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def hostile(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows with HTML in every name that a user may choose; names that differ still do."""
+    """Returns the rows with HTML in every name that users choose; different names stay different."""
     for column in NAMES & set(frame.columns):
         told = frame[column].map(
             lambda name: f"{HOSTILE}{name}" if isinstance(name, str) and name not in RESERVED else name
@@ -58,13 +57,13 @@ def hostile(frame: pd.DataFrame) -> pd.DataFrame:
 def drawn(figure: Figure, tables: Tables) -> list[View]:
     """Returns the figure's views; fails if there is nothing to draw."""
     views = figure.views(tables)
-    assert not isinstance(views, Absent), f"there must be something to draw, but: {views.why}"
-    assert views, "no view at all: return Absent with the reason instead"
+    assert not isinstance(views, Absent), f"the figure must draw these rows, but: {views.why}"
+    assert views, "no views: return Absent with the reason instead"
     return views
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Yields the texts in JSON-like values that Plotly reads as HTML."""
+    """Yields the strings in JSON-like values that Plotly reads as HTML."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict) and value.get("type") not in AS_THEY_ARE:
@@ -85,27 +84,30 @@ class FigureContract:
 
     @pytest.fixture
     def tables(self) -> Tables:
-        """Rows from which the figure has something to draw."""
+        """Rows that the figure can draw."""
         raise NotImplementedError("define the fixture `tables`, which returns rows that the figure can draw")
 
-    def test_its_words(self, figure: Figure) -> None:
+    def test_its_words(self, figure: Figure, tables: Tables) -> None:
         assert isinstance(figure, Figure)
         assert figure.title, "a figure needs a title"
-        assert figure.study in SECTIONS, f"`study` must be a section of the page: {', '.join(SECTIONS)}"
+        known = sections(tables)
+        assert figure.study in known, f"`study` must be a section of the page: {', '.join(known)}"
         assert figure.reading[0].isupper(), "`reading` must be a sentence"
         assert figure.reading.endswith("."), "`reading` must be a sentence"
 
     def test_views_have_the_same_choices(self, figure: Figure, tables: Tables) -> None:
         views = drawn(figure, tables)
         assert len({tuple(view.choice) for view in views}) == 1, (
-            "all views must have the same choice names, in the same order"
+            "all views must have the same choice names in the same order"
         )
         choices = [tuple(view.choice.items()) for view in views]
         assert len(set(choices)) == len(choices), "two views must not have the same choices"
         for name in views[0].choice:
             values = [view.choice[name] for view in views]
-            assert all(isinstance(value, str | None) for value in values), f"values of {name!r} must be text"
-            assert any(value is not None for value in values), f"choice {name!r} matters to no view"
+            assert all(isinstance(value, str | None) for value in values), (
+                f"values of {name!r} must be strings"
+            )
+            assert any(value is not None for value in values), f"choice {name!r} is unused by all views"
 
     def test_views_are_json_that_plotly_knows(self, figure: Figure, tables: Tables) -> None:
         for place, view in enumerate(drawn(figure, tables)):
@@ -115,26 +117,25 @@ class FigureContract:
                 json.dumps(drawing, allow_nan=False)
             except (TypeError, ValueError) as error:
                 pytest.fail(f"{dict(view.choice)}: must be JSON, with None for what is missing: {error}")
-            if place < 3:  # it takes Plotly long to look at them
-                assert go.Figure(drawing).data  # raises for what Plotly does not know
+            if place < 3:  # slow in Plotly
+                assert go.Figure(drawing).data  # raises for anything unknown to Plotly
 
     def test_the_same_rows_give_the_same_views(self, figure: Figure, tables: Tables) -> None:
-        """Because the rows stay as they are, for one thing."""
+        """And the rows are not changed."""
         before = with_frames(tables, lambda frame: frame)
         first, again = (
             json.dumps([view.figure.to_plotly_json() for view in drawn(figure, tables)]) for _ in range(2)
         )
         assert first == again, "the same rows must give the same views"
-        for name, frame in before._asdict().items():
-            if isinstance(frame, pd.DataFrame):
-                assert frame.equals(getattr(tables, name)), f"a figure must not change the rows of {name!r}"
+        for name, frame in before.frames.items():
+            assert frame.equals(tables.frames[name]), f"a figure must not change the rows of {name!r}"
 
     def test_names_are_escaped(self, figure: Figure, tables: Tables) -> None:
         for view in drawn(figure, with_frames(tables, hostile)):
             drawing = view.figure.to_plotly_json()
             bad = [text for text in texts(drawing) if HOSTILE[:9] in text]
             assert not bad, (
-                f"users' names go through harness.report.words.label, as Plotly reads them as HTML: {bad[0]}"
+                f"names must be escaped with harness.report.words.label, since Plotly reads them as HTML: {bad[0]}"
             )
 
     def test_without_rows_it_is_absent(self, figure: Figure, tables: Tables) -> None:

@@ -1,9 +1,9 @@
-"""The contracts of parameter generators: an edition of the autoencoder of vectors, and the denoiser of its latents.
+"""The contracts of parameter generators: an edition of the vector autoencoder, and the denoiser of its latents.
 
 Subclass `AutoencoderContract` and define the fixture `settings`: the values of an `autoencoder:` section with the
 name of a registered edition (`harness.models.generators.edition`) and small layers, for vectors of the suite's
-`lengths`. Subclass `DenoiserContract` and define the fixture `build`, which makes an untrained denoiser of latents of
-a length.
+`lengths`. Subclass `DenoiserContract` and define the fixture `build`, which makes an untrained denoiser for latents
+of a given length.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from harness.models.generators.parameter_autoencoder import VectorAutoencoder
 from harness.testing.checks import random_state_left_alone
 
 NORMS = ("group", "batch", "none")
-LENGTHS = (64, 83, 131)  # of vectors: a power of two, and multiples of no stride
+LENGTHS = (64, 83, 131)  # of vectors: a power of two, and lengths that no stride divides
 
 
 def untrained(make: Callable[[], nn.Module]) -> Any:
@@ -43,18 +43,18 @@ def idle_parameters(model: nn.Module) -> list[str]:
 
 
 def assert_same_after_reload(model: nn.Module, again: nn.Module, *given: torch.Tensor) -> None:
-    """Fails unless `again` with the weights of `model`, saved and read, gives the same."""
+    """Fails unless `again`, with the saved weights of `model`, returns the same."""
     again.load_state_dict(load(save(model.state_dict())))
     with torch.no_grad():
         assert torch.equal(model(*given), again.eval()(*given)), (
-            "a network of the same settings with the saved weights must give the same"
+            "a network with the same settings and the saved weights must return the same"
         )
 
 
 class AutoencoderContract:
     """What every edition of the autoencoder must do. A subclass defines the fixture `settings`."""
 
-    lengths = LENGTHS  # another tuple where the layers of `settings` need longer vectors
+    lengths = LENGTHS  # override if the layers of `settings` need longer vectors
 
     @pytest.fixture
     def settings(self) -> Mapping[str, Any]:
@@ -80,11 +80,13 @@ class AutoencoderContract:
         for length in self.lengths:
             places = edition.places(settings, length)
             assert places.least <= length, f"vectors of {length} numbers are too short; change `lengths`"
-            assert len(places.after) == len(settings["channels"]), "places() must tell each strided layer's"
+            assert len(places.after) == len(settings["channels"]), (
+                "places() must have one entry per strided layer"
+            )
             assert all(isinstance(place, int) and place > 0 for place in places.after)
             with torch.device("meta"):
                 model = build({**settings, "norm": "none"}, length)
-            assert model.latent == edition.latent(settings, length) > 0, "latent() must be the network's"
+            assert model.latent == edition.latent(settings, length) > 0, "latent() must match the network"
             assert model.length == length
 
     def test_vectors_of_every_length_go_through(self, settings: Mapping[str, Any]) -> None:
@@ -105,7 +107,7 @@ class AutoencoderContract:
             torch.testing.assert_close(model(vectors, noise, 0.25), expected)
             assert torch.equal(model(vectors, torch.zeros_like(noise)), model.decode(model.encode(vectors)))
 
-    def test_networks_do_not_look_at_each_other(self, model: VectorAutoencoder) -> None:
+    def test_networks_are_independent_of_each_other(self, model: VectorAutoencoder) -> None:
         """In evaluation mode, with every normalisation."""
         given = ((model.encode, normal(6, model.length)), (model.decode, normal(6, model.latent)))
         for function, x_N in given:
@@ -119,9 +121,13 @@ class AutoencoderContract:
             vector, latent = normal(1, length) / 4, normal(1, model.latent) / 4
             seen_LP = torch.autograd.functional.jacobian(model.encode, vector, vectorize=True)[0, :, 0]
             reached_PL = torch.autograd.functional.jacobian(model.decode, latent, vectorize=True)[0, :, 0]
-            assert (seen_LP.abs().sum(0) > 0).all(), f"numbers of a vector of {length} that encode() ignores"
-            assert (seen_LP.abs().sum(1) > 0).all(), "numbers of the latent that no vector moves"
-            assert (reached_PL.abs().sum(1) > 0).all(), f"numbers of a vector of {length} that are constant"
+            assert (seen_LP.abs().sum(0) > 0).all(), (
+                f"numbers of a vector of length {length} that encode() ignores"
+            )
+            assert (seen_LP.abs().sum(1) > 0).all(), "numbers of the latent that do not depend on the vector"
+            assert (reached_PL.abs().sum(1) > 0).all(), (
+                f"numbers of a vector of length {length} that are constant"
+            )
             assert (reached_PL.abs().sum(0) > 0).all(), "numbers of the latent that decode() ignores"
 
     def test_a_gradient_reaches_all_parameters(self, settings: Mapping[str, Any]) -> None:
@@ -152,8 +158,10 @@ class DenoiserContract:
 
     @pytest.fixture
     def build(self) -> Callable[[int], nn.Module]:
-        """Returns an untrained denoiser of latents of a length: [N, L] and timesteps [N] to noise [N, L]."""
-        raise NotImplementedError("define the fixture `build`, which makes a denoiser of latents of a length")
+        """Makes an untrained denoiser for latents of a given length: [N, L] and timesteps [N] to noise [N, L]."""
+        raise NotImplementedError(
+            "define the fixture `build`, which makes a denoiser for latents of a given length"
+        )
 
     @pytest.mark.parametrize("latent", [1, 4, 9, 64])
     def test_it_keeps_the_shape_of_latents(self, build: Callable[[int], nn.Module], latent: int) -> None:
@@ -170,10 +178,10 @@ class DenoiserContract:
             together = model(latents.expand(3, -1), torch.tensor([0, 10, 900]))
             for row, timestep in zip(together, (0, 10, 900), strict=True):
                 torch.testing.assert_close(row, model(latents, torch.tensor([timestep]))[0])
-        assert not torch.allclose(together[0], together[1]), "the timestep must matter"
-        assert not torch.allclose(together[1], together[2]), "the timestep must matter"
+        assert not torch.allclose(together[0], together[1]), "the output must depend on the timestep"
+        assert not torch.allclose(together[1], together[2]), "the output must depend on the timestep"
 
-    def test_latents_do_not_look_at_each_other(self, build: Callable[[int], nn.Module]) -> None:
+    def test_latents_are_independent_of_each_other(self, build: Callable[[int], nn.Module]) -> None:
         """In evaluation mode."""
         model, latents, timesteps = untrained(lambda: build(9)), normal(6, 9), torch.arange(6) * 100
         with torch.no_grad():

@@ -1,7 +1,7 @@
-"""The contract of a head: `harness.features.heads.head.Head`, whose `fit` says what a head must bear.
+"""The contract of a head: `harness.features.heads.head.Head`, whose `fit` says what a head must handle.
 
 Subclass `HeadContract` and define the fixture `head`: a registered head with options small enough for a test, which
-learns well separated blobs of 150 samples.
+can learn well-separated blobs from 150 samples.
 """
 
 import json
@@ -14,18 +14,18 @@ from sklearn.datasets import make_blobs
 
 from harness.features.heads.head import HEADS, Fitted, Head, Labelled, head_of
 from harness.testing.checks import (
+    assert_can_be_sent_to_a_worker,
     assert_registered,
-    assert_survives_the_journey,
     assert_unchanged,
     random_state_left_alone,
     seed_everything,
 )
 
-SHAPES = [(6,), (3, 1, 1), (4, 5, 5)]  # of features: without a map, with a map of one pixel, with a map
+SHAPES = [(6,), (3, 1, 1), (4, 5, 5)]  # of features: a vector, a map of one pixel, a map
 
 
 def blobs(classes: int = 4, width: int = 6, n: int = 300) -> tuple[Labelled, Labelled]:
-    """Returns training and validation features [n / 2, width] that are easy to tell apart."""
+    """Returns training and validation features [n / 2, width] that are easy to classify."""
     x, y = make_blobs(n, width, centers=classes, cluster_std=1.0, random_state=0)
     x = ((x - x.mean(0)) / x.std(0)).astype(np.float32)
     return Labelled(x[: n // 2], y[: n // 2]), Labelled(x[n // 2 :], y[n // 2 :])
@@ -41,7 +41,7 @@ def maps(shape: tuple[int, ...], classes: int = 3, n: int = 60) -> tuple[Labelle
 
 
 def right(fitted: Fitted, samples: Labelled) -> float:
-    """Returns the share of samples that are predicted rightly."""
+    """Returns the fraction of samples that are classified correctly."""
     return float(np.mean(fitted.predict(samples.x) == samples.labels_N))
 
 
@@ -60,17 +60,17 @@ class HeadContract:
 
     def test_it_is_registered_and_has_a_version(self, head: Head) -> None:
         assert_registered(HEADS, head)
-        assert isinstance(head.version, int), "`version` must be an integer: it is part of the key of results"
+        assert isinstance(head.version, int), "`version` must be an integer: it is part of result keys"
 
-    def test_its_values_survive_the_journey_to_a_worker(self, head: Head) -> None:
-        assert_survives_the_journey(HEADS, head)
+    def test_its_values_can_be_sent_to_a_worker(self, head: Head) -> None:
+        assert_can_be_sent_to_a_worker(HEADS, head)
         assert head_of(json.loads(json.dumps(head.keyed()))) == head, "head_of(keyed()) must be the same head"
 
     def test_a_label_changes_no_result(self, head: Head) -> None:
         labelled = type(head).model_validate({**head.model_dump(), "label": "my-own_1.0"})
         assert labelled.name == head.name
-        assert labelled.display_name == "my-own_1.0", "rows must show the label where there is one"
-        assert head.display_name == head.name, "rows must show the name where there is no label"
+        assert labelled.display_name == "my-own_1.0", "rows must show the label if there is one"
+        assert head.display_name == head.name, "rows must show the name if there is no label"
         assert labelled.keyed() == head.keyed(), "a label must not be part of the key"
 
     def test_it_learns_what_is_easy(self, head: Head) -> None:
@@ -80,9 +80,9 @@ class HeadContract:
         assert predicted.shape == validation.labels_N.shape
         assert predicted.dtype.kind in "iu", "predictions must be class numbers"
         assert set(predicted) <= set(range(4))
-        assert right(fitted, validation) > 0.95, "a head must learn well separated blobs"
+        assert right(fitted, validation) > 0.95, "a head must learn well-separated blobs"
         chosen = fitted.regularisation
-        assert chosen is None or chosen > 0, "`regularisation` is the strength that was chosen, or None"
+        assert chosen is None or chosen > 0, "`regularisation` must be the chosen strength or None"
 
     def test_predictions_are_the_largest_scores(self, head: Head) -> None:
         train, validation = blobs()
@@ -94,7 +94,7 @@ class HeadContract:
         np.testing.assert_array_equal(fitted.predict(validation.x), scores.argmax(1))
 
     def test_it_is_the_same_every_time(self, head: Head) -> None:
-        """Whatever the global random state: all randomness comes from `seed`."""
+        """Whatever the global random state: all random numbers come from `seed`."""
         train, validation = blobs()
         found = []
         for state in (0, 1):
@@ -129,7 +129,7 @@ class HeadContract:
             fitted.predict(validation.x)[:40], alone, "a prediction must not depend on the rest of its batch"
         )
 
-    def test_it_bears_a_class_that_training_lacks(self, head: Head) -> None:
+    def test_it_handles_a_class_that_training_lacks(self, head: Head) -> None:
         train, validation = blobs()
         fitted = head.fit(only(train, train.labels_N != 2), validation, 4, 0, "cpu")
         assert fitted.scores(validation.x).shape == (len(validation.x), 4), (
@@ -138,14 +138,12 @@ class HeadContract:
         known = only(validation, validation.labels_N != 2)
         assert right(fitted, known) > 0.7, "a class without training samples must not spoil the others"
 
-    def test_it_bears_a_class_that_validation_lacks(self, head: Head) -> None:
+    def test_it_handles_a_class_that_validation_lacks(self, head: Head) -> None:
         train, validation = blobs()
         fitted = head.fit(train, only(validation, validation.labels_N != 2), 4, 0, "cpu")
-        assert right(fitted, validation) > 0.9, (
-            "a class without validation samples must be learnt all the same"
-        )
+        assert right(fitted, validation) > 0.9, "a class without validation samples must be learnt too"
 
-    def test_it_bears_training_samples_of_one_class_alone(self, head: Head) -> None:
+    def test_it_handles_training_samples_of_one_class_alone(self, head: Head) -> None:
         train, validation = blobs(2, 3, 40)
         fitted = head.fit(only(train, train.labels_N == 1), validation, 2, 0, "cpu")
         assert set(fitted.predict(train.x[train.labels_N == 1])) == {1}, (
@@ -157,7 +155,7 @@ class HeadContract:
         train, validation = blobs(2, width, n)
         assert right(head.fit(train, validation, 2, 0, "cpu"), validation) > 0.8
 
-    def test_it_bears_two_samples(self, head: Head) -> None:
+    def test_it_handles_two_samples(self, head: Head) -> None:
         train, validation = blobs(2, 3, 4)
         assert head.fit(train, validation, 2, 0, "cpu").predict(validation.x).shape == (2,)
 
@@ -174,12 +172,12 @@ class HeadContract:
         fitted = head.fit(train, validation, 3, 0, "cpu")
         scores = fitted.scores(validation.x)
         assert scores.shape == (30, 3)
-        again = head.network(shape, 3)
-        again.load_state_dict(load(save(fitted.network.state_dict())))
+        again = head.module(shape, 3)
+        again.load_state_dict(load(save(fitted.module.state_dict())))
         np.testing.assert_array_equal(
-            fitted._replace(network=again.eval()).scores(validation.x),
+            fitted._replace(module=again.eval()).scores(validation.x),
             scores,
-            "Head.network with the state dict of the fitted network must give the same scores",
+            "Head.module with the state dict of the fitted module must give the same scores",
         )
         assert right(fitted, validation) > 0.8
 
@@ -187,20 +185,20 @@ class HeadContract:
         train, validation = maps((4, 5, 5))
         fitted = head.fit(train, validation, 3, 0, "cpu")
         with pytest.raises(RuntimeError, match="size mismatch"):
-            head.network((5, 5, 5), 3).load_state_dict(fitted.network.state_dict())
+            head.module((5, 5, 5), 3).load_state_dict(fitted.module.state_dict())
 
     def test_what_is_trained_by_steps_gives_all_its_parameters_a_gradient(self, head: Head) -> None:
         if not head.trained_by_steps:
             pytest.skip("solved, not trained by steps")
-        network = head.network((4, 3, 3), 3)
+        module = head.module((4, 3, 3), 3)
         draw = torch.Generator().manual_seed(0)
-        for parameter in network.parameters():
+        for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.5, generator=draw)
         x = torch.randn(8, 4, 3, 3, generator=draw)
-        torch.nn.functional.cross_entropy(network(x), torch.arange(8) % 3).backward()
+        torch.nn.functional.cross_entropy(module(x), torch.arange(8) % 3).backward()
         idle = [
             name
-            for name, one in network.named_parameters()
+            for name, one in module.named_parameters()
             if one.grad is None or not float(one.grad.abs().sum())
         ]
         assert not idle, f"parameters that no gradient reaches: {', '.join(idle)}"

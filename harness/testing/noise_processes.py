@@ -20,13 +20,13 @@ from harness.models.sampling import sample
 
 
 class NoiseProcessContract:
-    """What plans, training, extraction and sampling rely on."""
+    """What planning, training, extraction and sampling rely on."""
 
-    tolerance = 1e-3  # of float32 numbers that are divided by small coefficients
+    tolerance = 1e-3  # of float32 numbers divided by small coefficients
 
     @pytest.fixture
     def one(self) -> NoiseProcess:
-        """The process. To be defined by a subclass."""
+        """The process to test. To be defined by a subclass."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -40,7 +40,7 @@ class NoiseProcessContract:
         return torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(1))
 
     def places(self, one: NoiseProcess) -> list[int]:
-        """Returns steps near both ends and between."""
+        """Returns steps near both ends and in between."""
         last = one.noisiest
         return [0, 1, last // 3, last // 2, last - 1, last]
 
@@ -150,7 +150,7 @@ class NoiseProcessContract:
         assert places[-1] == 0 or steps == 1
 
     @pytest.mark.parametrize("ancestral", [False, True])
-    def test_who_knows_the_data_samples_it(
+    def test_perfect_predictions_sample_the_data(
         self, one: NoiseProcess, clean: torch.Tensor, ancestral: bool
     ) -> None:
         draw = torch.Generator().manual_seed(5)

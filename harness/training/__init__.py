@@ -1,1 +1,1 @@
-"""One loop for everything that learns."""
+"""The training loop shared by everything that is trained."""

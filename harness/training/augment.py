@@ -1,4 +1,4 @@
-"""Augmented views by address: the crop and flip of an image follow from where they are asked for, as noise does."""
+"""Augmented views by address: like noise, an image's crop and flip depend only on seed and address."""
 
 import torch
 
@@ -7,9 +7,9 @@ from harness.training.config import Augment
 
 
 def augmented(x_BCHW: torch.Tensor, key: int, address_B3: torch.Tensor, how: Augment) -> torch.Tensor:
-    """Returns each image's crop, square, between `how.crop` of the area and all of it, resized bilinearly, flipped.
+    """Returns a random square crop of each image, from `how.crop` to all of its area, resized and maybe flipped.
 
-    `key` is a stream of the seed; the same address gives the same view whatever lies beside it in the batch.
+    `key` is derived from a seed. The same address gives the same view, whatever else is in the batch.
     """
     u_B4 = noise.uniform(key, address_B3, 4)
     side_B = torch.sqrt(how.crop + (1 - how.crop) * u_B4[:, 0])

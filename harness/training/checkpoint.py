@@ -1,10 +1,10 @@
-"""Checkpoints: folders of safetensors and JSON that hold all that training needs to go on.
+"""Checkpoints: folders of safetensors and JSON with all that is needed to resume training.
 
 model.safetensors      the weights
-ema.safetensors        their moving average, where one is kept
-optimizer.safetensors  the optimizer's state, named PARAMETER/ENTRY
-snapshots.safetensors  what the task kept along the way
-state.json             the step and the history of the loss
+ema.safetensors        their moving average, if there is one
+optimizer.safetensors  the optimizer's state, by PARAMETER/ENTRY
+snapshots.safetensors  the snapshots that the task has taken
+state.json             the step and the loss history
 """
 
 import json
@@ -21,7 +21,7 @@ FILES_FOR_RESUMING = ("optimizer.safetensors",)
 
 @dataclass
 class Progress:
-    """What a training run carries from step to step."""
+    """The state of a training run."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -49,7 +49,7 @@ def save(progress: Progress, folder: Path) -> None:
 
 
 def restore(progress: Progress, folder: Path) -> None:
-    """Continues from the checkpoint in `folder`."""
+    """Restores the state from the checkpoint in `folder`."""
     progress.model.load_state_dict(load_file(folder / "model.safetensors"))
     if progress.ema is not None:
         progress.ema.load_state_dict(load_file(folder / "ema.safetensors"))
@@ -70,7 +70,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def trained_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Returns the weights to use after training: the moving average where there is one."""
+    """Returns the weights to use after training: the moving average if there is one."""
     average = folder / "ema.safetensors"
     return load_file(average if average.exists() else folder / "model.safetensors")
 

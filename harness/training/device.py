@@ -1,4 +1,4 @@
-"""Where to compute: the GPU if there is one."""
+"""The device to compute on: the GPU if there is one."""
 
 import platform
 
@@ -15,5 +15,5 @@ def pick_device(context: Context) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """Returns what rows record: "cpu x86_64" or the GPU's name."""
+    """Returns the device as rows record it: "cpu x86_64" or the GPU's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}"

@@ -1,7 +1,7 @@
-"""Starts training: on Ray Train's workers, or in the calling process. The one file that imports `ray.train`.
+"""Starts training, on Ray Train's workers or in the calling process. Only this file imports `ray.train`.
 
-A run is named by its stage's key, so the same command continues it after a worker or the driver has died. In the
-calling process that holds where results are on a disk; on an object store such a run, which is short, begins again.
+A run is named by its stage's key, so the same command resumes it after a worker or the driver has died. In the
+calling process this requires results on a local disk; on an object store such a run, which is short, starts over.
 """
 
 import shutil
@@ -9,6 +9,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from harness.training.device import pick_device
 from harness.training.loop import ProcessGroup, fit
 from harness.training.tasks import Task
 
-WORKER_FAILURES = 10  # how often a run may lose workers before it counts as failed
+WORKER_FAILURES = 10  # how many times a run may lose workers before it fails
 
 TaskFactory = Callable[[Stage, Context], Task]
 
 
 def train(factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, context: Context) -> None:
-    """Trains the task that `factory` ("module:function") makes of a stage; leaves weights and history in `folder`."""
+    """Trains the task that `factory` ("module:function") makes for a stage; writes weights and history."""
     if not context.ray or config.workers == 0 or config.steps == 0:
         _train_here(factory, stage, config, seed, folder, context)
     else:
@@ -39,20 +40,18 @@ def train(factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Pa
 def _train_here(
     factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, context: Context
 ) -> None:
-    def say(line: str) -> None:
-        context.progress(f"{stage.kind} {stage.key[:6]}", line)
-
     root = context.store.storage.local
     kept = root / "training" / f"{stage.kind}-{stage.key}" if root else folder.with_name("checkpoint")
     kept.parent.mkdir(parents=True, exist_ok=True)
     task: Task = load_attribute(factory)(stage, context)
+    say = partial(context.progress, stage.kind, stage.key)
     fit(task, config, seed, ProcessGroup(pick_device(context), kept, say))
     _take(kept, folder)
     shutil.rmtree(kept)
 
 
 def _take(source: Path, folder: Path) -> None:
-    """Copies a checkpoint but for what only resuming needs."""
+    """Copies a checkpoint without the files needed only to resume."""
     for file in source.iterdir():
         if file.name not in checkpoint.FILES_FOR_RESUMING and not file.name.startswith("."):
             shutil.copyfile(file, folder / file.name)
@@ -100,7 +99,7 @@ def _train_on_ray(
 
 
 def _work(settings: dict[str, Any]) -> str | None:
-    """What each of Ray Train's workers runs. Returns why it cannot be learnt: to raise would make Ray try again."""
+    """Runs on each of Ray Train's workers. Returns the traceback of a failure that Ray must not retry, else None."""
     import ray.train.torch
 
     context, stage = settings["context"], settings["stage"]
@@ -113,8 +112,8 @@ def _work(settings: dict[str, Any]) -> str | None:
             processes,
         )
     except Exception as error:
-        # A mean loss that is no number stops all workers at the same step; other errors may strike one alone, and
-        # only raising frees the others, who wait for it.
+        # A non-finite mean loss stops all workers at the same step. Other errors may hit one worker only, and only
+        # raising releases the others, which wait for it.
         if processes.size == 1 or isinstance(error, FloatingPointError):
             return traceback.format_exc()
         raise
@@ -129,8 +128,7 @@ class _RayProcessGroup(ProcessGroup):
 
         train_context = ray.train.get_context()
         self.rank, self.size = train_context.get_world_rank(), train_context.get_world_size()
-        who = f"{stage.kind} {stage.key[:6]}" + (f" on {self.size} workers" if self.size > 1 else "")
-        super().__init__(device, say=lambda line: context.progress(who, line))
+        super().__init__(device, say=partial(context.progress, stage.kind, stage.key))
 
     def wrap(self, model: nn.Module) -> nn.Module:
         import ray.train.torch

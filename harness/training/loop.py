@@ -1,4 +1,4 @@
-"""The one training loop: for denoising, classification, autoencoding and latent denoising alike."""
+"""The training loop of all tasks: denoising, classification, autoencoding and latent denoising."""
 
 import copy
 import math
@@ -11,25 +11,30 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.core.progress import Progress
 from harness.core.seeds import derive_seed, rng
 from harness.training import checkpoint
 from harness.training.config import TrainConfig
-from harness.training.tasks import Draws, Task
+from harness.training.randomness import StepRandomness
+from harness.training.tasks import Task
 
 SECONDS_BETWEEN_LINES = 2.0
 HISTORY_LENGTH = 50
 
 
 class ProcessGroup:
-    """The processes that train together: here, one alone. `harness.training.launch` has Ray Train's."""
+    """The processes that train together; this class is a single one, `harness.training.launch` has Ray Train's."""
 
     rank = 0
     size = 1
 
     def __init__(
-        self, device: torch.device, folder: Path | None = None, say: Callable[[str], None] = lambda line: None
+        self,
+        device: torch.device,
+        folder: Path | None = None,
+        say: Callable[[Progress], None] = lambda progress: None,
     ):
-        """Checkpoints go to `folder`, if there is one; `say(line)` shows progress."""
+        """Checkpoints go to `folder`, if there is one; `say(progress)` shows progress."""
         self.device = device
         self._folder = folder
         self.say = say
@@ -43,43 +48,42 @@ class ProcessGroup:
         return float(value)
 
     def saved(self) -> AbstractContextManager[Path | None]:
-        """Gives the folder of the newest checkpoint, or None."""
+        """Context manager that yields the folder of the newest checkpoint, or None."""
         found = self._folder is not None and (self._folder / "state.json").exists()
         return nullcontext(self._folder if found else None)
 
     def save(self, write: Callable[[Path], None], loss: float) -> None:
-        """Keeps a checkpoint, which `write(folder)` writes. Called by every member at the same step."""
+        """Stores a checkpoint that `write(folder)` writes. Called by every process at the same step."""
         if self._folder is None:
             return
         fresh = self._folder.with_name(f"{self._folder.name}.part")
         fresh.mkdir(parents=True, exist_ok=True)
         write(fresh)
         self._folder.mkdir(exist_ok=True)
-        # A checkpoint without state.json does not count: it goes first and comes last, so none is half old.
+        # A checkpoint is valid only with state.json: removing it first and writing it last avoids mixing old and new.
         (self._folder / "state.json").unlink(missing_ok=True)
         for name in sorted((path.name for path in fresh.iterdir()), key=lambda name: name == "state.json"):
             (fresh / name).replace(self._folder / name)
         fresh.rmdir()
 
 
-@torch.enable_grad()  # whoever found a model damaged, and makes it again, may be reading without
+@torch.enable_grad()  # the caller may have gradients disabled, e.g. when it remakes a damaged artifact
 def fit(task: Task, config: TrainConfig, seed: int, processes: ProcessGroup) -> checkpoint.Progress:
-    """Trains `task` for `config.steps` steps, from the processes's newest checkpoint if there is one.
+    """Trains `task` for `config.steps` steps, from the newest checkpoint of the processes if there is one.
 
-    Step by step the samples, noise and timesteps are the same for any size of the processes. Raises
-    `FloatingPointError` when the loss stops being a number.
+    The samples, noise and timesteps of every step are the same for any number of processes. Raises
+    `FloatingPointError` if the loss is no longer finite.
     """
     progress = _start(task, config, seed, processes.device)
     with processes.saved() as folder:
         if folder is not None:
             checkpoint.restore(progress, folder)
-    if progress.step >= config.steps:  # nothing to learn, or a run that died after its last step
+    if progress.step >= config.steps:  # nothing to train, or a run that died after its last step
         processes.save(lambda folder: checkpoint.save(progress, folder), math.nan)
         return progress
     model = processes.wrap(progress.model)
     batches = _batches(task.examples, config.batch, seed, progress.step)
-    say = processes.say if processes.rank == 0 else lambda line: None
-    pace = _Pace(config, progress.step, say, getattr(task, "noun", "images"))
+    pace = _Pace(config, progress.step, processes, getattr(task, "noun", "images"))
     while progress.step < config.steps:
         factor = decay(config, progress.step)
         for group in progress.optimizer.param_groups:
@@ -109,7 +113,7 @@ def _start(task: Task, config: TrainConfig, seed: int, device: torch.device) -> 
 
 
 def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Returns the parameters to learn as an optimizer takes them, by learning rate."""
+    """Returns the trainable parameters as optimizer groups, one per learning rate."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -120,7 +124,7 @@ def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
 
 
 def decay(config: TrainConfig, step: int) -> float:
-    """Returns the share of the learning rate that step `step` has, the first being 0."""
+    """Returns the factor on the learning rate at `step`, counted from 0."""
     if step < config.warmup:
         return (step + 1) / config.warmup
     if config.schedule == "cosine":
@@ -132,12 +136,12 @@ def decay(config: TrainConfig, step: int) -> float:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Returns the learning rate of step `step`, the first being 0."""
+    """Returns the learning rate at `step`, counted from 0."""
     return config.learning_rate * decay(config, step)
 
 
 def _batches(examples: int, batch: int, seed: int, first_step: int) -> Iterator[torch.Tensor]:
-    """Yields the examples of each whole batch from `first_step` on: one shuffled pass after another."""
+    """Yields the examples of each global batch from `first_step` on, in a new random order every epoch."""
     epoch, place = divmod(first_step * batch, examples)
     while True:
         indices: list[torch.Tensor] = []
@@ -162,12 +166,12 @@ def _step(
     seed: int,
     processes: ProcessGroup,
 ) -> torch.Tensor:
-    """Learns from one batch and returns this member's part of the loss, detached."""
+    """Takes one optimizer step and returns this process's part of the loss, detached."""
     positions_N = torch.arange(len(index_B))[processes.rank :: processes.size]
-    draws = Draws(seed, progress.step, positions_N.to(processes.device))
+    randomness = StepRandomness(seed, progress.step, positions_N.to(processes.device))
     with _autocast(config, processes.device):
-        losses_N = task.loss(model, index_B[positions_N], draws)
-    # Gradients are averaged over the processes, so each member's sum is scaled to the mean over the whole batch.
+        losses_N = task.loss(model, index_B[positions_N], randomness)
+    # Gradients are averaged over processes, so each process's sum is scaled to the mean over the whole batch.
     loss = losses_N.sum() * (processes.size / len(index_B))
     progress.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -187,7 +191,7 @@ def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManag
 
 @torch.no_grad()
 def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Moves the average towards the model. Early on, `decay` is smaller than configured: nothing is known yet."""
+    """Moves the average towards the model. The caller lowers `decay` during the first steps."""
     for kept, learnt in zip(average.parameters(), model.parameters(), strict=True):
         kept.lerp_(learnt, 1 - decay)
     for buffer, current in zip(average.buffers(), model.buffers(), strict=True):
@@ -202,7 +206,7 @@ def _after_step(
     loss: torch.Tensor,
     pace: "_Pace",
 ) -> None:
-    """Keeps what is to be kept after a step: snapshots, history, checkpoints, the progress line."""
+    """Updates snapshots, history, checkpoints and the progress line after a step."""
     last = progress.step == config.steps
     snapshot = task.snapshot(progress.model, progress.step)
     if snapshot is not None:
@@ -219,21 +223,31 @@ def _after_step(
 
 
 class _Pace:
-    """Measures speed and writes the progress line."""
+    """Measures speed and reports progress, from the first process only."""
 
-    def __init__(self, config: TrainConfig, first_step: int, say: Callable[[str], None], noun: str) -> None:
-        self._config, self._first, self._say, self._noun = config, first_step, say, noun
+    def __init__(self, config: TrainConfig, first_step: int, processes: ProcessGroup, examples: str) -> None:
+        self._config, self._first, self._processes, self._examples = config, first_step, processes, examples
         self._began = self._shown = time.monotonic()
 
     def show(self, progress: checkpoint.Progress, last: bool) -> None:
-        """Says loss, examples per second and time left, every few seconds and at the end."""
+        """Reports loss, examples per second and time left, every few seconds and at the end."""
         now = time.monotonic()
-        if not progress.history or (now - self._shown < SECONDS_BETWEEN_LINES and not last):
+        if (
+            self._processes.rank > 0
+            or not progress.history
+            or (now - self._shown < SECONDS_BETWEEN_LINES and not last)
+        ):
             return
         self._shown = now
         rate = (progress.step - self._first) / max(now - self._began, 1e-9)
-        left = (self._config.steps - progress.step) / rate
-        self._say(
-            f"step {progress.step}/{self._config.steps}  loss {progress.history[-1]['loss']:.4f}  "
-            f"{rate * self._config.batch:.0f} {self._noun}/s  {left:.0f} s left"
+        self._processes.say(
+            Progress(
+                progress.step,
+                self._config.steps,
+                workers=self._processes.size,
+                loss=progress.history[-1]["loss"],
+                rate=rate * self._config.batch,
+                examples=self._examples,
+                seconds_left=(self._config.steps - progress.step) / rate,
+            )
         )

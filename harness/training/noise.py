@@ -1,7 +1,7 @@
-"""Random numbers by address: a draw depends on where it belongs, never on what was drawn before it.
+"""Random numbers by address: each depends only on a key and its address, not on what was drawn before.
 
 Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) in integer tensor
-operations, so batches, shards, workers and devices all see the same numbers. Addresses are
+operations, so they are the same for any batches, shards, workers and devices. Addresses are
 (image, timestep, draw) for features, (position in the batch, step, 0) for training and (network, timestep, 0) for the
 latents of generated networks.
 """
@@ -54,5 +54,5 @@ def normal(key: int, address_N3: torch.Tensor, shape: tuple[int, ...]) -> torch.
 
 
 def integers(key: int, address_N3: torch.Tensor, high: int) -> torch.Tensor:
-    """Returns int64 [N] in 0..high - 1. Its bias is below high / 2**32."""
+    """Returns int64 [N] in 0..high - 1, with a bias below high / 2**32."""
     return (_words(key, address_N3, 1)[:, 0] * high) >> 32

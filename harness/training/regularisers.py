@@ -1,13 +1,13 @@
-"""Regularisers of diffusion training that may keep features useful: what each changes of the loss, the input or both.
+"""Regularisers of diffusion training that may keep features useful, by changing the loss, the input or both.
 
-No torch at import: an experiment names them, a plan keys them, and the workers that train use them.
+No torch at import: plans read their configuration; only training workers run them.
 """
 
 import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.models.noise_processes.process import NoiseProcess
+    from harness.training.randomness import StepRandomness
 
 REGULARISERS = Registry(
     "regulariser",
@@ -30,47 +31,40 @@ REGULARISERS = Registry(
         "self_conditioning": "harness.training.regularisers:SelfConditioning",
     },
 )
-COIN = 2**24  # sides of the coin that decides whether a sample sees its own estimate
+COIN = 2**24  # resolution of the random number that decides whether a sample reads its own estimate
 
 
 def _short_word(label: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", label):
-        raise ValueError("use letters, digits, '.', '_' and '-', 40 at most")
+        raise ValueError("use at most 40 characters: letters, digits, '.', '_' and '-'")
     return label
 
 
-class Draws(Protocol):
-    """The randomness of one training step: `harness.training.tasks.Draws`."""
-
-    def integers(self, name: str, high: int) -> "torch.Tensor":
-        """Returns int64 [N] in 0..high - 1, one a sample."""
-
-
 class Regulariser(Config):
-    """Base of all regularisers: by itself it changes nothing. A subclass overrides what it changes."""
+    """Base of all regularisers, which changes nothing. A subclass overrides what it changes."""
 
     name: str
     label: Annotated[str, AfterValidator(_short_word)] | None = unkeyed(
         None
-    )  # what rows call it; None: its name
+    )  # its name in rows; None: `name`
 
-    version: ClassVar[int | None] = 1  # raise it when the same values would give other weights
-    reads_its_estimate: ClassVar[bool] = False  # the network has channels for its own estimate
+    version: ClassVar[int | None] = 1  # raise it if the same values now give other weights
+    reads_its_estimate: ClassVar[bool] = False  # the network has input channels for its own estimate
 
     @property
     def display_name(self) -> str | None:
-        """What rows call it."""
+        """Its name in rows; None for no regulariser."""
         return self.label or self.name
 
     def resolved(self, plan: BackbonePlan) -> Self:
-        """Returns it with everything that depends on the backbone filled in; called once a plan.
+        """Returns a copy with everything that depends on the backbone filled in; called once per plan.
 
-        Raises `UserError` for what the backbone does not have.
+        Raises `UserError` for values that do not fit the backbone.
         """
         return self
 
     def network(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the configuration of the network to train, for that of the backbone without it."""
+        """Returns the configuration of the network to train, given that of the unregularised backbone."""
         return dict(config)
 
     def input(
@@ -79,18 +73,18 @@ class Regulariser(Config):
         noised: "torch.Tensor",
         steps_N: "torch.Tensor",
         process: "NoiseProcess",
-        draws: Draws,
+        randomness: "StepRandomness",
     ) -> "torch.Tensor":
-        """Returns what the network is given for samples [N, ...] that `process` noised; called every step."""
+        """Returns the network's input for samples [N, ...] that `process` noised; called every step."""
         return noised
 
     @contextmanager
     def listening(self, network: "nn.Module") -> Iterator[list["torch.Tensor"]]:
-        """Collects the activations that `penalised` is about, of the forward pass inside; called every step."""
+        """Context that collects the activations for `penalised` during a forward pass; called every step."""
         yield []
 
     def penalised(self, losses_N: "torch.Tensor", heard: list["torch.Tensor"]) -> "torch.Tensor":
-        """Returns the losses [N] with the penalty on what was heard."""
+        """Returns the losses [N] plus the penalty on the collected activations `heard`."""
         return losses_N
 
 
@@ -101,7 +95,7 @@ class Plain(Regulariser):
 
     @property
     def display_name(self) -> None:
-        """Nothing: rows have null."""
+        """None: rows show null."""
         return None
 
 
@@ -111,9 +105,9 @@ PLAIN = Plain()
 class Dispersive(Regulariser):
     """Dispersive loss (Wang & He, "Diffuse and Disperse", arXiv 2506.09027): spreads a block's activations out.
 
-    Adds weight · log mean_ij exp(-d_ij / temperature) to the mean loss, over all pairs of the whole batch, a sample
-    with itself too; d_ij is the squared distance of the flattened activations divided by their length, as in the
-    paper's Algorithm 1. Workers exchange activations, so the number of workers changes rounding alone.
+    Adds weight · log mean_ij exp(-d_ij / temperature) to the mean loss, over all pairs of the whole batch,
+    including each sample with itself; d_ij is the squared distance of the flattened activations divided by their
+    length, as in the paper's Algorithm 1. Workers exchange activations, so their number changes only rounding.
     """
 
     name: Literal["dispersive"] = "dispersive"
@@ -122,11 +116,11 @@ class Dispersive(Regulariser):
     temperature: float = Field(0.5, gt=0)
 
     def resolved(self, plan: BackbonePlan) -> Self:
-        """Names the block by its module."""
+        """Resolves the block to its module."""
         found = plan.select([self.block])
         if len(found) != 1:
             raise UserError(
-                f"regularisers.dispersive.block = {self.block!r}: names {len(found)} blocks, not one"
+                f"regularisers.dispersive.block = {self.block!r}: names {len(found)} blocks instead of one"
             )
         return self.model_copy(update={"block": found[0].name})
 
@@ -147,8 +141,8 @@ class Dispersive(Regulariser):
     def penalised(self, losses_N: "torch.Tensor", heard: list["torch.Tensor"]) -> "torch.Tensor":
         """Adds the dispersive loss of the whole batch to each sample's.
 
-        A worker differentiates with respect to its own N activations alone, and the mean over the batch of B counts
-        its samples N / B; this part's gradient is scaled by B / N, so that workers add up to what one alone does.
+        A worker differentiates only with respect to its own N activations, and its samples have weight N / B in the
+        mean over the batch of B; scaling the gradient by B / N makes the workers' sum equal that of a single process.
         """
         (activation,) = heard
         h_BD = _with_other_workers(activation.flatten(1).float())
@@ -158,11 +152,11 @@ class Dispersive(Regulariser):
 
 
 def dispersion(h_ND: "torch.Tensor", temperature: float) -> "torch.Tensor":
-    """Returns log mean_ij exp(-|h_i - h_j|² / (D · temperature)): 0 where all are equal, below where they differ."""
+    """Returns log mean_ij exp(-|h_i - h_j|² / (D · temperature)): 0 if all are equal, negative otherwise."""
     import torch
 
-    with torch.autocast(h_ND.device.type, enabled=False):  # differences of squares need their digits
-        squares_N = h_ND.square().sum(1)  # not cdist, whose gradient at equal vectors is no number
+    with torch.autocast(h_ND.device.type, enabled=False):  # differences of squares need full precision
+        squares_N = h_ND.square().sum(1)  # not cdist, whose gradient at equal vectors is NaN
         distances_NN = (squares_N[:, None] + squares_N[None] - 2 * h_ND @ h_ND.T).clamp_min(0) / h_ND.shape[1]
         return torch.logsumexp(-distances_NN.flatten() / temperature, 0) - 2 * math.log(len(h_ND))
 
@@ -179,7 +173,7 @@ def _with_other_workers(h_ND: "torch.Tensor") -> "torch.Tensor":
     distributed.all_gather(counts, torch.tensor([len(h_ND)], device=h_ND.device))
     most = max(
         int(count) for count in counts
-    )  # shares differ by one sample, and only equal shapes are exchanged
+    )  # shares may differ by one sample, but all_gather needs equal shapes
     padded = torch.zeros(most, h_ND.shape[1], device=h_ND.device)
     padded[: len(h_ND)] = h_ND.detach()
     parts = [torch.empty_like(padded) for _ in range(workers)]
@@ -192,8 +186,8 @@ def _with_other_workers(h_ND: "torch.Tensor") -> "torch.Tensor":
 class SelfConditioning(Regulariser):
     """Self-conditioning (Chen et al., "Analog Bits", arXiv 2208.04202): the network reads its own estimate.
 
-    Beside the noised image it is given an estimate of the clean one, in as many channels again: with `probability`
-    the one it makes itself without a gradient, otherwise zeros. Features are read with zeros.
+    As additional input channels the network gets an estimate of the clean image: with `probability` its own, computed
+    without a gradient, otherwise zeros. Features are read with zeros.
     """
 
     name: Literal["self_conditioning"] = "self_conditioning"
@@ -211,13 +205,15 @@ class SelfConditioning(Regulariser):
         noised: "torch.Tensor",
         steps_N: "torch.Tensor",
         process: "NoiseProcess",
-        draws: Draws,
+        randomness: "StepRandomness",
     ) -> "torch.Tensor":
-        """Returns the noised samples beside their estimates."""
+        """Returns the noised samples concatenated with their estimates."""
         import torch
 
         estimate = torch.zeros_like(noised)
-        chosen_M = torch.nonzero(draws.integers("self-conditioning", COIN) < self.probability * COIN)[:, 0]
+        chosen_M = torch.nonzero(randomness.integers("self-conditioning", COIN) < self.probability * COIN)[
+            :, 0
+        ]
         if len(chosen_M):
             seen = noised[chosen_M]
             with torch.no_grad():

@@ -11,6 +11,7 @@ from torch.func import vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.core.errors import UserError
+from harness.core.progress import Progress
 from harness.data.transforms import as_input
 from harness.models.classifiers.build import build
 from harness.models.classifiers.split import Split
@@ -55,12 +56,12 @@ class Evaluator:
         self,
         vectors_NP: torch.Tensor,
         images_MCHW: torch.Tensor,
-        say: Callable[[str], None] = lambda line: None,
+        say: Callable[[Progress], None] = lambda progress: None,
     ) -> np.ndarray:
         """Returns predicted classes [N, M] (uint8, or int32 beyond 256 classes) of N networks for M images (uint8).
 
         NaN logits count as the lowest: a network with nothing but NaN predicts class 0, which its accuracy
-        shows. `say(line)` shows progress.
+        shows. `say(progress)` shows progress.
         """
         device, size = self._device, self._size
         groups = [
@@ -68,7 +69,7 @@ class Evaluator:
         ]
         predicted = []
         for begin in range(0, len(images_MCHW), size):
-            say(f"{begin} of {len(images_MCHW)} images through {len(vectors_NP)} networks")
+            say(Progress(begin, len(images_MCHW), "images", networks=len(vectors_NP)))
             x_BCHW = as_input(images_MCHW[begin : begin + size].to(device))
             count = len(x_BCHW)
             if count < size:  # the network is traced for whole batches

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from harness.core.config import parse
+from harness.core.progress import Progress
 from harness.core.seeds import derive_seed
 from harness.core.stages import Context, Stage
 from harness.data.dataset import open_dataset
@@ -227,7 +228,9 @@ def sample(stage: Stage, context: Context) -> np.ndarray:
     first = config.get("first", 0)
     numbers_G = torch.arange(first, first + config["generate"], device=device)
     at_once = _at_once(device, max(settings["channels"]) * len(known.mean_L))
-    pace = _Pace(len(numbers_G), config["sampling_steps"], at_once, partial(context.progress, _who(stage)))
+    pace = _Pace(
+        len(numbers_G), config["sampling_steps"], at_once, partial(context.progress, stage.kind, stage.key)
+    )
     parts = [
         sample_latents(
             model,
@@ -280,31 +283,27 @@ def sample_latents(
 
 
 class _Pace:
-    """Writes the progress line of sampling."""
+    """Reports the progress of sampling."""
 
-    def __init__(self, networks: int, steps: int, at_once: int, say: Callable[[str], None]) -> None:
+    def __init__(self, networks: int, steps: int, at_once: int, say: Callable[[Progress], None]) -> None:
         self._total, self._done = -(-networks // at_once) * steps, 0
         self._networks, self._say = networks, say
         self._began = self._shown = time.monotonic()
 
     def step(self) -> None:
-        """Says steps and time left, every few seconds and at the end. Called after every step of every batch."""
+        """Reports steps and time left, every few seconds and at the end. Called after every step of every batch."""
         self._done += 1
         now = time.monotonic()
         if now - self._shown < SECONDS_BETWEEN_LINES and self._done < self._total:
             return
         self._shown = now
         left = (self._total - self._done) * (now - self._began) / self._done
-        self._say(f"{self._networks} networks  step {self._done}/{self._total}  {left:.0f} s left")
+        self._say(Progress(self._done, self._total, networks=self._networks, seconds_left=left))
 
 
 def _at_once(device: torch.device, numbers: int) -> int:
     """Returns how many networks go into a batch, each with so many `numbers` in its widest layer."""
     return max(1, NUMBERS_AT_ONCE[device.type] // numbers)
-
-
-def _who(stage: Stage) -> str:
-    return f"{stage.kind} {stage.key[:6]}"
 
 
 def _latents(stage: Stage, context: Context) -> Latents:

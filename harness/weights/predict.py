@@ -41,7 +41,7 @@ def predict(
     dataset = open_dataset(needs["dataset"], context)
     images = dataset.images[np.concatenate([dataset.splits[name] for name in splits])]
     evaluator = _evaluator(needs, context, dataset.images, memory_gb)
-    say = partial(context.progress, "predictions")
+    say = partial(context.progress, "predictions", "")
     return evaluator(torch.from_numpy(vectors_NP), torch.from_numpy(images), say)
 
 

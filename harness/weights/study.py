@@ -30,7 +30,6 @@ class Weights(Study):
     """Can a diffusion model write network weights, and are they new or copies?"""
 
     name = "weights"
-    title = "Study 2: weights written by diffusion"
     Config = WeightsConfig
     tables = (WEIGHTS, NETWORKS_TABLE, CORRECTNESS)
     registries = (NETWORKS, CONTROLS, AUTOENCODERS)

@@ -120,6 +120,7 @@ WEIGHTS = Table(
             "new_and_good_share", FLOAT, Role.METRIC, "new, and as accurate as the median original", SHARE
         ),
     ),
+    title="Study 2: weights written by diffusion",
 )
 
 NETWORKS = Table(

@@ -87,7 +87,7 @@ def processes(hosts, host):
 def works(hosts, host):
     """Returns whether a host runs a stage or a trial."""
     ray = [line for line in processes(hosts, host) if line.startswith("ray::")]
-    return any(not re.search("IDLE|Agent|_Board", line) for line in ray)
+    return any(not re.search("IDLE|Agent|_ProgressQueue", line) for line in ray)
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def test_a_process_that_ended_is_started_again(other):
 
 
 def test_a_function_that_ends_the_process_is_an_error(other):
-    with pytest.raises(RuntimeError, match="the process that ran only_there:end ended with 7"):
+    with pytest.raises(RuntimeError, match="the process running only_there:end exited with status 7"):
         apart(f"{other}:end")
 
 

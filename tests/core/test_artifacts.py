@@ -115,7 +115,7 @@ def test_a_file_that_was_altered_truncated_or_removed_is_never_handed_out(store,
 
 def test_a_file_that_the_manifest_lacks_is_not_there(store):
     publish(store, {"a": b"one"})
-    with pytest.raises(Damaged, match="is not there"):
+    with pytest.raises(Damaged, match="is missing"):
         store.file("kind", "key", "b")
 
 

@@ -186,9 +186,9 @@ def test_any_json_value_can_be_set(value):
         ("seed=[1", "not valid YAML"),
         ("seed=2024-13-45", "not valid YAML"),
         ("seed.deep=1", "'seed' holds 0, not a mapping"),
-        ("list.5=1", "'5' is no place in a list of 2"),
-        ("list.²=1", "no place in a list"),
-        ("list.x=1", "no place in a list"),
+        ("list.5=1", "'5' is not an index in a list of 2"),
+        ("list.²=1", "not an index in a list"),
+        ("list.x=1", "not an index in a list"),
     ],
 )
 def test_a_setting_that_fits_nowhere_is_refused(setting, words):
@@ -230,12 +230,12 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (BOMB, "stands for more than"),
+        (BOMB, "expands to more than"),
         ("a: " + "[" * 500 + "]" * 500, "too deep"),
         ("a: 1\nb: 2\na: 3\n", "key 'a' is given twice"),
-        ("a: 2024-01-05", "reads as a date"),
+        ("a: 2024-01-05", "as a date; put it in quotes"),
         ("a: !!binary aGk=", "not allowed"),
-        ("? [1, 2]\n: 3", "a key must be a word"),
+        ("? [1, 2]\n: 3", "a key must be a plain string"),
     ],
 )
 def test_what_yaml_has_beyond_values_is_refused(tmp_path, text, words):
@@ -260,7 +260,7 @@ def test_numbers_that_yaml_takes_for_text_are_explained():
 
 
 def test_integers_beyond_64_bits_are_refused():
-    refused({"seed": 2**63}, "seed", "beyond 64 bits")
+    refused({"seed": 2**63}, "seed", "does not fit in 64 bits")
 
 
 def test_a_file_that_cannot_be_read_is_refused_with_its_name(tmp_path):

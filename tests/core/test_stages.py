@@ -10,6 +10,7 @@ import pytest
 
 from harness.core import stages
 from harness.core.artifacts import Damaged
+from harness.core.progress import Progress
 from harness.core.stages import Code, Stage, Trial, Work, failure, objective, run
 
 HERE = Path(__file__).stem
@@ -297,7 +298,7 @@ def test_a_trial_that_could_not_start_is_a_failed_row():
 
 def test_progress_goes_to_the_display_where_there_is_one(context):
     lines = []
-    context.progress("who", "nobody listens")
-    context.say = lambda who, line: lines.append((who, line))
-    context.progress("who", "line")
-    assert lines == [("who", "line")]
+    context.progress("kind", "key", "nobody listens")
+    context.say = lambda *update: lines.append(update)
+    context.progress("kind", "key", Progress(1, 2))
+    assert lines == [("kind", "key", Progress(1, 2))]

@@ -74,7 +74,7 @@ def test_a_path_that_leaves_the_folder_is_refused(storage, path):
         storage.remove,
         lambda p: storage.write(p, b""),
     ):
-        with pytest.raises(UserError, match="leaves the results folder"):
+        with pytest.raises(UserError, match="is outside the results folder"):
             action(path)
 
 

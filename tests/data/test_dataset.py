@@ -104,12 +104,12 @@ def test_a_source_without_splits_gets_all_three():
 
 
 def test_too_few_images_for_a_split_are_refused():
-    with pytest.raises(UserError, match="no image is left for validation; it has 2 images"):
+    with pytest.raises(UserError, match="no images left for validation: it has 2 images"):
         split([Record(b"", 0, None, "")] * 2, DataConfig(), 0)
 
 
 def test_shares_that_leave_nothing_to_train_on_are_refused():
-    with pytest.raises(UserError, match="no image is left for train"):
+    with pytest.raises(UserError, match="no images left for train"):
         split([Record(b"", 0, None, "")] * 100, DataConfig(validation=0.5, test=0.5), 0)
 
 
@@ -173,7 +173,7 @@ def test_the_artifact_gives_back_the_data_set(context):
 
 
 def test_images_that_changed_since_the_plan_are_refused(context):
-    with pytest.raises(UserError, match="the images changed while the sweep was being planned"):
+    with pytest.raises(UserError, match="the images have changed since the sweep was planned"):
         context.ensure(dataset_stage(DataConfig(), 1, DIGITS.fingerprint))
 
 

@@ -151,7 +151,7 @@ def test_a_file_that_lacks_the_others_columns_is_named(tmp_path):
         ([png(0), png(1)], [0, 2], "train.parquet, row 1: label 2 is not between 0 and 1"),
         ([png(0), png(1)], [0, -1], "train.parquet, row 1: label -1 is not between 0 and 1"),
         ([png(0), png(1)], [0, None], "train.parquet, row 1: label None is not between 0 and 1"),
-        ([], [], "holds no images"),
+        ([], [], "contains no images"),
     ],
 )
 def test_a_bad_row_is_refused_with_its_file_and_number(tmp_path, images, labels, words):
@@ -220,12 +220,12 @@ def test_an_unreadable_image_of_a_folder_is_named(tmp_path):
 
 def test_a_folder_without_folders_is_refused(tmp_path):
     tree(tmp_path, ["x.png"])
-    refused("expected one folder of images a class", tmp_path, name="folder")
+    refused("expected one folder of images per class", tmp_path, name="folder")
 
 
 def test_a_folder_whose_folders_are_empty_holds_no_images(tmp_path):
     (tmp_path / "cat").mkdir()
-    refused("holds no images", tmp_path, name="folder")
+    refused("contains no images", tmp_path, name="folder")
 
 
 def written(tmp_path, name):
@@ -445,6 +445,15 @@ def test_what_the_hub_does_not_have_is_one_line(hub):
         load(hub_config(), 0)
 
 
+def test_a_hub_that_cannot_be_reached_is_one_line_with_what_to_do(hub):
+    hub(ConnectionError("Couldn't reach the Hugging Face Hub"))
+    words = (
+        r"data\.path someone/pets: not in the local cache, .*; go online once, or .*`hf download someone/pets"
+    )
+    with pytest.raises(UserError, match=words):
+        load(hub_config(), 0)
+
+
 def test_a_data_set_of_the_hub_without_labels_or_images_is_refused(hub):
     hub({"train": [row(0, 0)]}, names=None)
     with pytest.raises(UserError, match="column 'label' has no class names"):
@@ -456,7 +465,7 @@ def test_a_data_set_of_the_hub_without_labels_or_images_is_refused(hub):
 
 def test_the_hub_needs_its_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"needs the extra: pip install 'harness\[hub\]'"):
+    with pytest.raises(UserError, match=r"needs the extra hub: pip install 'harness\[hub\]'"):
         load(hub_config(), 0)
 
 

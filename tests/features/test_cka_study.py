@@ -220,9 +220,9 @@ class TestBadInput:
         [
             ({"images": 3}, "cka: images = 3: Input should be greater than or equal to 4"),
             ({"data": {"max_train": 3}}, "cka: 3 training images; unbiased CKA needs at least 4"),
-            ({"timesteps": [0, 100]}, "cka.timesteps: 100 is not between 0 and 99, where T ends"),
+            ({"timesteps": [0, 100]}, "cka.timesteps: 100 is not between 0 and 99"),
             ({"timesteps": [5, 5]}, "cka.timesteps: 5 is given twice"),
-            ({"pools": [9]}, "cka.pools: 9 is not between 1 and 4, the size of the feature map of block 5"),
+            ({"pools": [9]}, "cka.pools: 9 is not between 1 and 4, the size of block 5's feature map"),
             ({"pools": [1, 1]}, "cka.pools: 1 is given twice"),
             ({"blocks": [1, 40]}, "block 40: this backbone has blocks 1 to 9"),
             ({"encoders": ["pixels", "pixels"]}, "'pixels' is given twice; give each a label of its own"),
@@ -243,7 +243,7 @@ class TestBadInput:
             ({"against": ["block"]}, "did you mean 'blocks'?"),
             (
                 {"others": {"wider": {"name": "unet", "block_out_channels": [8, 16], "timesteps": 20}}},
-                "cka.timesteps of wider: 50 is not between 0 and 19, where T ends",
+                "cka.timesteps of wider: 50 is not between 0 and 19",
             ),
         ],
     )

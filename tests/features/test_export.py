@@ -175,9 +175,9 @@ def test_a_classifier_that_is_not_the_recorded_one_is_said_to_be(swept, tmp_path
     monkeypatch.setattr(RowStore, "tables", other)
     assert main(["export", swept[0], "--results", swept[1], "--to", str(tmp_path / "mine")]) == 0
     said = capsys.readouterr().out
-    assert "warning: the head, fitted again, differs from the sweep on 3 of 40 test images" in said
+    assert "warning: the refitted head differs from the sweep on 3 of 40 test images" in said
     assert (
-        "warning: what was written differs from the sweep on 3 of 40"
+        "warning: the exported classifier differs from the sweep on 3 of 40"
         in (tmp_path / "mine" / "README.md").read_text()
     )
 
@@ -213,7 +213,7 @@ def test_a_backbone_that_is_gone_is_not_trained_again(swept, tmp_path, capsys):
     shutil.rmtree(copy / "artifacts" / "backbone")
     shutil.rmtree(copy / "artifacts" / "finetuned")
     assert main(["export", path, "--results", str(copy), "--to", str(tmp_path / "mine")]) == 2
-    assert "no longer in the results" in capsys.readouterr().err
+    assert "missing from the results" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [copy]
 
 

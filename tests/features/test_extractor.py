@@ -197,7 +197,7 @@ def test_what_is_no_image_is_refused(grey, given, words):
 
 
 def test_an_index_of_another_length_is_refused(grey):
-    with pytest.raises(UserError, match=r"index has shape \(2,\): expected one place for each of 5 images"):
+    with pytest.raises(UserError, match=r"index has shape \(2,\): expected one index for each of 5 images"):
         grey(images(), index=[1, 2])
 
 

@@ -28,7 +28,7 @@ from harness.models.backbones.denoiser import Denoiser
 from harness.sweep import studies
 from harness.training import noise
 from harness.training.config import Augment
-from harness.training.tasks import Draws
+from harness.training.randomness import StepRandomness
 
 TUNE = {"steps": 4, "batch": 16, "optimizer": "sgd", "learning_rate": 0.05, "rates": {}, "workers": 0}
 FINETUNE = {
@@ -73,7 +73,7 @@ def a_task(module="mid_block", augment=None, **unet):
 
 def losses(task, model, positions, step=0):
     positions_N = torch.as_tensor(positions)
-    return task.loss(model, positions_N, Draws(0, step, positions_N))
+    return task.loss(model, positions_N, StepRandomness(0, step, positions_N))
 
 
 @pytest.mark.parametrize("augment", [None, Augment()])
@@ -300,7 +300,7 @@ def test_what_changes_a_number_changes_the_key(change):
         ({"timesteps": [5, 5]}, ["finetune.timesteps", "twice"]),
         ({"pools": [5]}, ["finetune.pools", "5 is not between 1 and 4"]),
         ({"pools": [2, 2]}, ["finetune.pools", "2 is given twice"]),
-        ({"heads": ["ridge"]}, ["finetune.heads", "'ridge' does not learn by gradients", "linear"]),
+        ({"heads": ["ridge"]}, ["finetune.heads", "'ridge' is not trained by gradient descent", "linear"]),
         ({"heads": ["linear", "linear"]}, ["finetune.heads", "twice"]),
         ({"tune": {"steps": -1}}, ["finetune", "steps"]),
         ({"data": {"labels_per_class": 1000}}, ["labels_per_class = 1000"]),

@@ -1,4 +1,4 @@
-"""Generation beside recognition: samplers against diffusers and closed forms, distances of what was drawn."""
+"""Generation compared with recognition: samplers against diffusers and closed forms, distances of what was drawn."""
 
 import base64
 import io

@@ -8,7 +8,7 @@ from sklearn.metrics import log_loss
 from harness.core.config import parse
 from harness.core.errors import UserError
 from harness.features.config import FeaturesConfig
-from harness.features.heads.head import HEADS, Labelled, refuse_twins
+from harness.features.heads.head import HEADS, Labelled, refuse_same_names
 from harness.features.heads.linear import Linear
 from harness.features.heads.mlp import MLP
 from harness.testing.heads import HeadContract, blobs, maps
@@ -126,8 +126,8 @@ def test_bad_heads_are_refused(values, words):
 
 
 def test_two_heads_that_rows_could_not_tell_apart_are_refused():
-    refuse_twins([MLP(), MLP(label="wide", hidden=[64]), Linear()], "features.heads")
+    refuse_same_names([MLP(), MLP(label="wide", hidden=[64]), Linear()], "features.heads")
     with pytest.raises(UserError, match=r"features\.heads: 'mlp' is given twice; give each a label"):
-        refuse_twins([MLP(), MLP(hidden=[64])], "features.heads")
+        refuse_same_names([MLP(), MLP(hidden=[64])], "features.heads")
     with pytest.raises(UserError, match="'wide' is given twice"):
-        refuse_twins([MLP(label="wide"), Linear(label="wide")], "features.heads")
+        refuse_same_names([MLP(label="wide"), Linear(label="wide")], "features.heads")

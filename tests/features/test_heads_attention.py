@@ -14,7 +14,7 @@ from harness.features.heads.map_modules import Block, build_cnn
 
 def millions(head, shape):
     with torch.device("meta"):
-        return sum(one.numel() for one in head.network(shape, 1000).parameters()) / 1e6
+        return sum(one.numel() for one in head.module(shape, 1000).parameters()) / 1e6
 
 
 @pytest.mark.parametrize(("blocks", "published"), [(1, 13.6), (2, 26.2), (3, 38.8), (4, 51.4), (5, 64.0)])
@@ -65,22 +65,22 @@ def test_a_block_is_torchs_pre_norm_encoder_layer():
 
 
 def test_attention_pools_large_maps_and_keeps_small_ones():
-    network = small(tokens=4).network((6, 8, 8), 3)
+    module = small(tokens=4).module((6, 8, 8), 3)
     x = torch.randn(2, 6, 8, 8)
-    again = small(tokens=4).network((6, 4, 4), 3)
-    again.load_state_dict(network.state_dict())
-    torch.testing.assert_close(network(x), again(torch.nn.functional.avg_pool2d(x, 2)), rtol=1e-5, atol=1e-6)
-    assert small().network((6, 3, 3), 3).size == (3, 3)
-    assert small(edition="released").network((6, 32, 32), 3).size == (16, 16)
+    again = small(tokens=4).module((6, 4, 4), 3)
+    again.load_state_dict(module.state_dict())
+    torch.testing.assert_close(module(x), again(torch.nn.functional.avg_pool2d(x, 2)), rtol=1e-5, atol=1e-6)
+    assert small().module((6, 3, 3), 3).size == (3, 3)
+    assert small(edition="released").module((6, 32, 32), 3).size == (16, 16)
 
 
 def test_attention_does_not_know_where_a_pixel_is_unless_its_norm_does():
     x = torch.randn(2, 6, 4, 4)
     for values, differs in (({}, False), ({"positions": True}, True), ({"edition": "released"}, True)):
-        network = small(**values).network((6, 4, 4), 3)
+        module = small(**values).module((6, 4, 4), 3)
         if "edition" in values:
-            torch.nn.init.normal_(network.norm.weight)
-        same = torch.allclose(network(x), network(x.flip(3)), atol=1e-5)
+            torch.nn.init.normal_(module.norm.weight)
+        same = torch.allclose(module(x), module(x.flip(3)), atol=1e-5)
         assert same != differs
 
 
@@ -117,20 +117,20 @@ def parted(parts, **values):
 
 def test_difformer_knows_which_part_a_token_comes_from():
     torch.manual_seed(0)
-    network = parted([3, 3]).network((6, 2, 2), 4)
-    network.project[1].load_state_dict(network.project[0].state_dict())
+    module = parted([3, 3]).module((6, 2, 2), 4)
+    module.project[1].load_state_dict(module.project[0].state_dict())
     x = torch.randn(2, 6, 2, 2)
     swapped = torch.cat([x[:, 3:], x[:, :3]], 1)
-    assert not torch.allclose(network(x), network(swapped), atol=1e-4)
-    torch.nn.init.zeros_(network.embedding_PE)
-    torch.testing.assert_close(network(x), network(swapped), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(module(x), module(swapped), atol=1e-4)
+    torch.nn.init.zeros_(module.embedding_PE)
+    torch.testing.assert_close(module(x), module(swapped), rtol=1e-4, atol=1e-5)
 
 
 def test_difformer_knows_places_if_asked_to():
     x = torch.randn(2, 6, 3, 3)
     for positions in (False, True):
-        network = parted([2, 4], positions=positions).network((6, 3, 3), 4)
-        same = torch.allclose(network(x), network(x.flip(2)), atol=1e-5)
+        module = parted([2, 4], positions=positions).module((6, 3, 3), 4)
+        same = torch.allclose(module(x), module(x.flip(2)), atol=1e-5)
         assert same != positions
 
 
@@ -142,13 +142,13 @@ def test_a_wider_head_is_guessed_to_take_longer():
 
 
 def test_difformer_projects_each_part_by_itself():
-    network = parted([3, 5]).network((8, 2, 2), 4)
-    assert [(one.in_features, one.out_features) for one in network.project] == [(3, 16), (5, 16)]
+    module = parted([3, 5]).module((8, 2, 2), 4)
+    assert [(one.in_features, one.out_features) for one in module.project] == [(3, 16), (5, 16)]
     x = torch.randn(2, 8, 2, 2, requires_grad=True)
-    network(x).sum().backward()
+    module(x).sum().backward()
     assert float(x.grad.abs().amin((0, 2, 3)).min()) > 0
 
 
 def test_parts_that_are_not_all_channels_are_refused():
-    with pytest.raises(UserError, match="parts = \\[3, 4\\] are 7 channels, the features have 8"):
-        parted([3, 4]).network((8, 2, 2), 4)
+    with pytest.raises(UserError, match="parts = \\[3, 4\\] have 7 channels in all, but the features have 8"):
+        parted([3, 4]).module((8, 2, 2), 4)

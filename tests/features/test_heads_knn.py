@@ -60,9 +60,9 @@ def test_the_length_of_a_feature_does_not_count():
 
 
 def test_an_empty_bank_says_nothing_and_takes_the_size_of_what_is_loaded():
-    network = KNN().network((2, 2, 2), 3)
-    assert network.bank_ND.shape == (0, 8)
+    module = KNN().module((2, 2, 2), 3)
+    assert module.bank_ND.shape == (0, 8)
     fitted = KNN().fit(cloud(11, 0), cloud(5, 1), 3, 0, "cpu")
-    network.load_state_dict(fitted.network.state_dict())
-    assert network.bank_ND.shape == (11, 8)
-    assert not list(network.parameters())
+    module.load_state_dict(fitted.module.state_dict())
+    assert module.bank_ND.shape == (11, 8)
+    assert not list(module.parameters())

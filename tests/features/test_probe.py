@@ -162,8 +162,8 @@ def test_a_view_without_crops_is_another_draw_of_the_noise(context):
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        ({"memory_gb": 1e-6}, "one batch of 32 images takes about .* set more memory"),
-        ({"memory_gb": 2e-4}, r"set features.batch=\d+, or more memory"),
+        ({"memory_gb": 1e-6}, "one batch of 32 images takes about .* set a larger limit"),
+        ({"memory_gb": 2e-4}, r"set features.batch=\d+, or a larger limit"),
     ],
 )
 def test_memory_for_less_than_one_batch_is_refused_with_what_would_fit(features, message):

@@ -13,7 +13,7 @@ from harness.core.stages import run
 from harness.features.choose import screen_share
 from harness.features.extract import images_of
 from harness.features.probe import read_features
-from harness.features.quick_probe import best_left_out, left_out
+from harness.features.screening_probe import best_left_out, left_out
 from harness.features.study import STUDY
 from harness.sweep import studies
 

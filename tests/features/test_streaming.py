@@ -20,7 +20,7 @@ from harness.features.probe import read_features, split
 from harness.features.stages import Tap
 from harness.features.streaming.caching import by_memory, recipe, sums_bytes
 from harness.features.streaming.streamed_head import WEIGHTS
-from harness.features.streaming.sums import Gathered
+from harness.features.streaming.sums import RunningSums
 from harness.models.backbones.unet import UNet
 from harness.sweep import studies
 
@@ -50,12 +50,12 @@ def test_the_sums_of_a_smaller_pool_follow_from_those_of_the_larger(seed, channe
     large, small = pools
     draw = torch.Generator().manual_seed(seed)
     x, labels = torch.randn(11, channels, large, large, generator=draw), np.arange(11) % 3
-    gathered = Gathered(channels, large, 3, torch.device("cpu"))
+    sums = RunningSums(channels, large, 3, torch.device("cpu"))
     for part in (slice(0, 4), slice(4, 11)):
-        gathered.add(x[part], labels[part])
+        sums.add(x[part], labels[part])
     pooled = torch.nn.functional.adaptive_avg_pool2d(x.double(), small).flatten(1).numpy()
     y = np.where(labels[:, None] == np.arange(3), 1.0, -1.0)
-    sums = gathered.at(small)
+    sums = sums.at(small)
     assert sums.n == 11
     for found, expected in (
         (sums.x_D, pooled.sum(0)),
@@ -68,7 +68,7 @@ def test_the_sums_of_a_smaller_pool_follow_from_those_of_the_larger(seed, channe
 
 def test_a_pool_that_does_not_nest_is_refused():
     with pytest.raises(ValueError, match="pool 3"):
-        Gathered(1, 4, 2, torch.device("cpu")).at(3)
+        RunningSums(1, 4, 2, torch.device("cpu")).at(3)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_streamed_ridge_is_cached_ridge(context, settings):
         parts = split(*read_features(trial, context, dataset), dataset, 4)
         fitted = head_of(trial.config["head"]).fit(parts[0], parts[1], 10, 0, "cpu")
         kept = streamed_weights(other, context)
-        expected = fitted.network[1].weight.numpy()
+        expected = fitted.module[1].weight.numpy()
         assert np.abs(kept["1.weight"] - expected).max() < 1e-4 * np.abs(expected).max()
-        np.testing.assert_allclose(kept["1.bias"], fitted.network[1].bias.numpy(), atol=1e-4)
+        np.testing.assert_allclose(kept["1.bias"], fitted.module[1].bias.numpy(), atol=1e-4)
 
 
 def test_streamed_ridge_is_scikit_learns(context):
@@ -192,7 +192,7 @@ def test_sums_that_do_not_fit_are_refused_with_what_would():
         ({"store_gb": 1e-7}, True, "features.store_gb = 1e-07"),
         ({"caching": "cached", "store_gb": 1e-7}, False, "features.caching = cached"),
         ({"caching": "streamed"}, True, "features.caching = streamed"),
-        ({"protocol": "published"}, True, "draws noise and crops afresh"),
+        ({"protocol": "published"}, True, "draws new noise and crops in every epoch"),
     ],
 )
 def test_the_way_is_chosen_by_what_a_cache_would_take_and_every_trial_says_why(settings, streamed, words):
@@ -253,7 +253,7 @@ def test_the_published_recipe_is_the_papers():
     assert recipe(attention, "published", 1_281_167).learning_rate == 5e-2
 
 
-def test_the_stage_of_a_streamed_probe_survives_the_journey_to_a_worker(context):
+def test_the_stage_of_a_streamed_probe_can_be_sent_to_a_worker_to_a_worker(context):
     dataset, trials = trials_of(**RIDGE, caching="streamed")
     stage = pick(trials, block=2, pool=1, timestep=50).reads["streamed"][0]
     there = dataclasses.replace(stage, config=json.loads(json.dumps(stage.config)))

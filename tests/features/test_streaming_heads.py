@@ -19,7 +19,7 @@ from harness.features.streaming.side_by_side import SideBySide, name_of
 from harness.features.streaming.streamed_head import ABOUT, WEIGHTS
 from harness.training.config import Augment
 from harness.training.loop import ProcessGroup, fit
-from harness.training.tasks import Draws
+from harness.training.randomness import StepRandomness
 
 MLP = {"name": "mlp", "hidden": [8], "train": {"steps": 6, "batch": 16}}
 PUBLISHED = {"protocol": "published", "timesteps": [50], "controls": []}
@@ -99,10 +99,10 @@ def by_hand(task, cell, seed, steps, batch, rate, decay_every):
                 order = generator.permutation(len(index_M))
             chosen.append(order[place])
             place += 1
-        draws = Draws(seed, step, torch.arange(batch))
+        randomness = StepRandomness(seed, step, torch.arange(batch))
         x = as_input(torch.from_numpy(dataset.images[index_M[chosen]]))
-        x = draws.augmented("augment", x, Augment())
-        noise = draws.normal("noise", x)
+        x = randomness.augmented("augment", x, Augment())
+        noise = randomness.normal("noise", x)
         a = DDPMScheduler.from_config(denoiser.process.config).alphas_cumprod[cell["timestep"]]
         read = denoiser.reader([cell["module"]])
         with torch.no_grad():
@@ -131,10 +131,10 @@ def test_workers_see_what_one_would(context):
     _, trials = trials_of(**PUBLISHED, heads=["linear"])
     task = task_of(trials, context, Augment(), batch=3)
     model, index = task.model(), torch.arange(12)
-    whole = task.loss(model, index, Draws(0, 4, index))
+    whole = task.loss(model, index, StepRandomness(0, 4, index))
     for rank in (0, 1):
         mine = index[rank::2]
-        part = task.loss(model, mine, Draws(0, 4, mine))
+        part = task.loss(model, mine, StepRandomness(0, 4, mine))
         torch.testing.assert_close(part, whole[rank::2], rtol=1e-5, atol=1e-5)
 
 
@@ -142,11 +142,11 @@ def test_the_loss_is_the_sum_over_heads(context):
     _, trials = trials_of(**PUBLISHED, heads=["linear"])
     index = torch.arange(6)
     total = sum(
-        task.loss(task.model(), index, Draws(0, 0, index))
+        task.loss(task.model(), index, StepRandomness(0, 0, index))
         for task in (task_of([trial], context) for trial in trials)
     )
     together = task_of(trials, context)
-    losses = together.loss(together.model(), index, Draws(0, 0, index))
+    losses = together.loss(together.model(), index, StepRandomness(0, 0, index))
     torch.testing.assert_close(losses, total, rtol=1e-5, atol=1e-5)
 
 
@@ -154,7 +154,7 @@ def test_noise_is_fresh_at_every_step(context):
     _, trials = trials_of(**PUBLISHED, heads=["linear"])
     task, index = task_of(trials[:1], context), torch.arange(5)
     (first,), (again,), (second,) = (
-        task._features(index, Draws(0, step, index)).values() for step in (0, 0, 1)
+        task._features(index, StepRandomness(0, step, index)).values() for step in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.isclose(first, second).all()
@@ -164,7 +164,8 @@ def test_features_are_read_in_passes_as_small_as_asked(context):
     _, trials = trials_of(**PUBLISHED, heads=["linear"])
     index = torch.arange(7)
     found = [
-        task_of(trials, context, Augment(), batch)._features(index, Draws(0, 0, index)) for batch in (2, 64)
+        task_of(trials, context, Augment(), batch)._features(index, StepRandomness(0, 0, index))
+        for batch in (2, 64)
     ]
     for tap in found[0]:
         torch.testing.assert_close(found[0][tap], found[1][tap], rtol=1e-4, atol=1e-5)
@@ -201,11 +202,11 @@ def test_a_run_that_was_cut_short_continues_where_it_was(context, monkeypatch):
     _, trials = trials_of(**PUBLISHED, heads=["linear"])
     stage, loss, steps = stage_of(trials[0]), SideBySide.loss, []
 
-    def dies(self, model, index, draws):
+    def dies(self, model, index, randomness):
         steps.append(len(steps))
         if len(steps) == 6:
             raise KeyboardInterrupt
-        return loss(self, model, index, draws)
+        return loss(self, model, index, randomness)
 
     monkeypatch.setattr(SideBySide, "loss", dies)
     with pytest.raises(KeyboardInterrupt):

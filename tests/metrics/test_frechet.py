@@ -63,7 +63,7 @@ def test_fewer_vectors_than_dimensions_cost_no_digits():
 
 
 def test_one_vector_has_no_covariance():
-    with pytest.raises(ValueError, match="two at least"):
+    with pytest.raises(ValueError, match="at least two"):
         frechet(Moments.of(X), Moments.of(Y[:1]))
 
 

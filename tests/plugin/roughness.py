@@ -33,6 +33,7 @@ TABLE = Table(
         ),
         *estimate("rough_share", "of images rougher than the threshold"),
     ),
+    title="Roughness of images",
 )
 
 
@@ -49,7 +50,6 @@ class Roughness(Study):
     """How rough are the images, and how much of that does blurring leave?"""
 
     name = "roughness"
-    title = "Roughness of images"
     Config = RoughnessConfig
     tables = (TABLE,)
 

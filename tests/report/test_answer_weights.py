@@ -90,13 +90,13 @@ def test_trials_against_pandas(tables: Tables, small_weights: dict) -> None:
 def test_trials_are_told_in_plain_words(tables: Tables) -> None:
     said = text(answer_weights.to_html(trialled(tables)))
     assert (
-        "better than the best original in 0 of 6 trials, worse in 0 , and not distinguishable from it in 6"
+        "better than the best original in 0 of 6 trials, worse in 0 , and indistinguishable from it in 6"
         in said
     )
     assert "no difference larger than noise (" in said
     assert "p = 1)" in said  # 0.41 in each of six trials
     assert "corrected for there being 6 trials, by Holm's method" in said
-    assert "By the rules below, in 6 trials where nearness was measured, they are copies" in said
+    assert "By the rules below, in the 6 trials where distances were measured, they are copies" in said
     assert "averages : drawn to the originals' mean, as averages are" in said
     assert "The strongest trivial control, " in said
 
@@ -233,7 +233,7 @@ def test_distances_that_are_rounding_are_none(small_weights: dict) -> None:
     for value, shown in ((6e-8, "<td>0</td>"), (2e-5, "<td>2e-05</td>"), (0.5, "<td>0.500</td>")):
         networks = tables.networks.assign(distance=tables.networks["distance"].mask(ensemble, value))
         (row,) = re.findall(
-            r"<tr><th[^>]*>average of all.*?</tr>", section(tables._replace(networks=networks))
+            r"<tr><th[^>]*>average of all.*?</tr>", section(tables.with_frames(networks=networks))
         )
         assert shown in row
 
@@ -272,7 +272,7 @@ def test_missing_numbers_are_called_missing(small_weights: dict) -> None:
     assert table.count('<td class="missing">missing</td>') == 2
     found = trialled(tables)
     assert "their difference is missing" in answer_weights.to_html(found)
-    assert "is open" in answer_weights.to_html(found)
+    assert "is undecided" in answer_weights.to_html(found)
     assert "No average and no Gaussian control was measured." in answer_weights.to_html(found)
     assert 'class="missing"' in honest_panel.evidence_table(found)
 
@@ -304,7 +304,7 @@ def test_what_users_write_is_text(small_weights: dict) -> None:
         small_weights, parameters=bad, varied=json.dumps({"checkpoints.path": bad}), network=bad, data=bad
     )
     other = one_trial(small_weights, key="other")
-    tables = first._replace(weights=pd.concat([first.weights, other.weights]), networks=first.networks)
+    tables = first.with_frames(weights=pd.concat([first.weights, other.weights]))
     html = section(tables) + answer_weights.to_html(trialled(tables)) + answer_weights.published_note(tables)
     assert "<img" not in html
     assert "&lt;img src=x&gt;" in html

@@ -133,7 +133,7 @@ def test_transfer_is_told_in_words(study_one: dict, tables: Tables) -> None:
     best["validation_accuracy"] -= 0.5
     said = text(transfer.sentence(from_arrow(synthetic.arrow({"features": rows}))))
     assert said.startswith(
-        "Transfer between 2 data sets. Settings rank least alike on cifar10 and cub-200 (Spearman 0."
+        "Transfer between 2 data sets. The ranking of settings differs most between cifar10 and cub-200 (Spearman 0."
     )
     assert re.search(r"costs \d+\.\d points at most on validation \(that of cifar10 on cub-200\)", said)
 

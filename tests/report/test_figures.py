@@ -15,6 +15,7 @@ from harness.report.figures.lines import controls, lines
 from harness.report.figures.over_parameters import best_heads
 from harness.report.figures.over_pool import best_over_pool
 from harness.report.figures.parallel import settings
+from harness.report.figures.probes import columns
 from harness.report.figures.scatter import clouds, most_a_view, thinned, traces
 from harness.report.figures.search_regret import regret
 from harness.report.figures.similarity_cases import bars, published_bars, with_largest
@@ -96,7 +97,7 @@ class TestFigures(FigureContract):
 def frame_of(parts: dict, **values: object) -> pd.DataFrame:
     """Returns the rows of `features` that succeeded and have these values."""
     tables = from_arrow(synthetic.arrow(parts))
-    return chosen(tables._replace(features=succeeded(tables.features)), **values)
+    return chosen(tables.with_frames(features=succeeded(tables.features)), **values)
 
 
 def chosen(tables: Tables, **values: object) -> pd.DataFrame:
@@ -250,7 +251,8 @@ def test_heads_stand_at_their_best_setting(study_one: dict) -> None:
 
 def test_finetuned_rows_have_their_frozen_twins(study_one: dict) -> None:
     rows = frame_of(study_one, data="cifar10")
-    found = pairs(rows)
+    own = columns(from_arrow(synthetic.arrow(study_one)))
+    found = pairs(rows, own)
     assert found.settings == [f"block {block}, timestep 1, pool 1, head linear" for block in (6, 9)]
     for place, block in enumerate((6, 9)):
         same = rows[
@@ -264,7 +266,7 @@ def test_finetuned_rows_have_their_frozen_twins(study_one: dict) -> None:
         assert found.finetuned.accuracy[place] == pytest.approx(100 * same["finetuned"], abs=1e-3)
     trained = rows[rows["features"] == "trained"]["validation_accuracy"]
     assert found.best_frozen == pytest.approx(100 * trained.max(), abs=1e-3)
-    alone = pairs(rows[rows["features"] == "finetuned"])
+    alone = pairs(rows[rows["features"] == "finetuned"], own)
     assert alone.frozen.accuracy == [None, None]
     assert alone.best_frozen is None
 
@@ -330,7 +332,7 @@ def test_regret_against_a_loop(study_one: dict) -> None:
 
 def test_parallel_coordinates_hold_every_setting(tables: Tables) -> None:
     rows = chosen(tables, features="trained")
-    found = settings(rows)
+    found = settings(rows, columns(tables))
     assert [axis.name for axis in found.axes] == ["block", "timestep", "pool", "head"]
     values = zip(*([axis.levels[place] for place in axis.places] for axis in found.axes), strict=True)
     got = {tuple(key): value for key, value in zip(values, found.accuracy, strict=True)}

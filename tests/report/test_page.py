@@ -192,7 +192,7 @@ def test_all_kinds_of_rows_make_a_page(storage: Storage, study_one: dict, small_
 def test_published_numbers_are_marked_and_can_be_hidden(storage: Storage, small_features: dict) -> None:
     page = written(storage, small_features)
     assert page.count("data-published checked") == 1
-    assert "another data set or backbone than what was measured here (cifar10, ddpm)" in Reader(page).text
+    assert "another data set or backbone than the one measured here (cifar10, ddpm)" in Reader(page).text
     marked = set(re.findall(r'id="figure-(\w+)" class="plot" data-beside="published"', page))
     for name, figure in data(page)["figures"].items():
         traces = [trace for view in figure["views"] for trace in view["data"]]
@@ -211,7 +211,7 @@ def test_each_study_has_its_own_switch_for_published_numbers(
     page = written(storage, small_features, small_weights)
     assert set(re.findall(r'id="(\w+)-published" data-published', page)) == {"features", "weights"}
     text = Reader(page).text
-    assert "another data set or network than some of what was measured here (cifar10, resnet18)" in text
+    assert "another data set or network than some of those measured here (cifar10, resnet18)" in text
     figures = data(page)["figures"]
     for name in ("ablation", "similarity_cases", "similarity_range"):
         assert f'id="figure-{name}" class="plot" data-beside="published"' in page

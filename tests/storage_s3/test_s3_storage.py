@@ -120,7 +120,7 @@ def test_a_store_that_never_answers_is_reported_in_words(storage, proxy, monkeyp
     monkeypatch.setattr(module, "PAUSES", (0.01,))
     proxy.rule = lambda request: Fault("PreconditionFailed")  # which botocore and s3fs do not repeat
     with pytest.raises(
-        Unanswered, match=f"{storage.url}: .*PreconditionFailed of the proxy; what was recorded"
+        Unanswered, match=f"{storage.url}: .*PreconditionFailed of the proxy; recorded results are kept"
     ):
         storage.read("file")
     assert [request.method for request in proxy.requests][1:] == ["GET", "GET"]

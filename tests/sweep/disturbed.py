@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 PATIENCE = 300  # seconds until a test gives up: machines are slow, and no test measures time
 MARK = "HARNESS_TEST_MARK"
 HEAD = {"num_cpus": 0, "include_dashboard": False, "dashboard_port": 0}  # of a test's own cluster
-KEPT = "what was recorded is kept"
+KEPT = "recorded results are kept"
 
 
 def write_small(folder, **features):

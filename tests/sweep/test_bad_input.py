@@ -63,18 +63,18 @@ def settings(*values):
         (bytes(range(256)), ["cannot be read", "UTF-8"]),
         (b"a: b\0c", "not valid YAML"),
         (BOMB, "more than 10,000 values"),
-        ("a: &a [*a]", "holds itself"),
-        ("features: &a {b: *a}", "holds itself"),
+        ("a: &a [*a]", "contains itself"),
+        ("features: &a {b: *a}", "contains itself"),
         ("a: " + "[" * 5000 + "]" * 5000, "too deep"),
         ("a: " + "{b: " * 200 + "1" + "}" * 200, "too deep"),
         ("1: 2", ["unknown key '1'", "known: cka, data"]),
         ("null: 1", "unknown key 'null'"),
         ("off: 1", "unknown key 'off'"),
-        ("? [1, 2]\n: 3", "a key must be a word"),
+        ("? [1, 2]\n: 3", "a key must be a plain string"),
         ("2020-01-01: 3", ["2020-01-01", "quotes"]),
         ("seed: 1\nseed: 2", ["line 2", "'seed' is given twice"]),
         ("features: {batch: 1, batch: 2}", "'batch' is given twice"),
-        ("seed: 2020-01-01", ["reads as a date", "quotes"]),
+        ("seed: 2020-01-01", ["YAML reads 2020-01-01 as a date", "quotes"]),
         ("seed: !!python/object/apply:os.getcwd []", "not allowed"),
         ("seed: !!binary aGVsbG8=", "not allowed"),
         ("seed: *x", "undefined alias"),
@@ -125,10 +125,10 @@ SETTINGS = [
     ("seed..x=1", "expected path=value"),
     ("seed=[1", "not valid YAML"),
     ("seed=*x", "not valid YAML"),
-    ("seed=&a [*a]", "holds itself"),
+    ("seed=&a [*a]", "contains itself"),
     ("seed.deep=1", "'seed' holds 0, not a mapping"),
-    ("features.timesteps.99=1", "'99' is no place in a list of"),
-    ("features.timesteps.x=1", "'x' is no place"),
+    ("features.timesteps.99=1", "'99' is not an index in a list of"),
+    ("features.timesteps.x=1", "'x' is not an index"),
     # keys
     ("sed=1", ["unknown key 'sed'", "'seed'"]),
     ("data.nam=digits", ["'data.nam'", "'name'"]),
@@ -188,10 +188,10 @@ SETTINGS = [
     ("features.controls=[pixels, pixels]", "'pixels' is given twice"),
     ("features.draws=0", "features.draws = 0"),
     ("features.train.steps=-1", "features.train.steps = -1"),
-    ("features.train.workers=-1", ["features.train.workers = -1", "[least, most]"]),
-    ("features.train.workers=[]", "[least, most]"),
-    ("features.train.workers=[3, 1]", "least <= most"),
-    ("features.train.workers=[0, 1]", "1 <= least"),
+    ("features.train.workers=-1", ["features.train.workers = -1", "[min, max]"]),
+    ("features.train.workers=[]", "[min, max]"),
+    ("features.train.workers=[3, 1]", "min <= max"),
+    ("features.train.workers=[0, 1]", "1 <= min"),
     ("features.train={batch: 2, workers: 3}", ["more workers than the 2 samples", "larger batch"]),
     ("weights.diffusion.train.workers=[2, 1]", "weights.diffusion.train.workers = [2, 1]"),
     ("weights.checkpoints.workers=-1", "weights.checkpoints.workers = -1"),
@@ -206,7 +206,7 @@ SETTINGS = [
     ("data.labels_per_class=5000", ["class '0' has", "training images"]),
     ("data.channels=2", ["data.channels = 2", "1 or 3"]),
     ("data.size=9", "cannot be halved"),
-    ("data.validation=0.9", ["no image is left for train", "data.validation = 0.9"]),
+    ("data.validation=0.9", ["no images left for train", "data.validation = 0.9"]),
     ("data.path=/my/images", ["reads no files", "folder"]),
     ("weights.k=[0]", "0 is less than 1"),
     ("weights.k=[-3]", "-3 is less than 1"),
@@ -233,9 +233,9 @@ SETTINGS = [
     # names
     ("name=a/b", ['name = "a/b"', "letters, digits"]),
     ("name=..", "letters, digits"),
-    ("name=rows", ["taken by a folder of the results", "another"]),
-    ("name=Artifacts", "taken by a folder"),
-    ("name=" + "x" * 200, "100 at most"),
+    ("name=rows", ["reserved for a folder of the results", "another"]),
+    ("name=Artifacts", "reserved for a folder"),
+    ("name=" + "x" * 200, "at most 100"),
     # backbones
     ("features.backbone=pretrained", "'path' is missing"),
     (
@@ -326,7 +326,11 @@ def test_a_results_folder_that_cannot_be_written_is_refused(refuse, tmp_path):
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "artifacts").write_text("")
     refuse(
-        "sweep", "quickstart", "--debug", results=tmp_path / "odd", words="artifacts in it is not a folder"
+        "sweep",
+        "quickstart",
+        "--debug",
+        results=tmp_path / "odd",
+        words="artifacts inside it is not a folder",
     )
 
 
@@ -342,7 +346,11 @@ def part(table, metadata):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("SCHEMA.json", f'{{"schema_version": {NEWER}}}', [f"version {NEWER}", "install a newer harness"]),
+        (
+            "SCHEMA.json",
+            f'{{"schema_version": {NEWER}}}',
+            [f"version {NEWER}", "install a newer version of harness"],
+        ),
         ("SCHEMA.json", "{", ["SCHEMA.json", "restore or remove"]),
         ("SCHEMA.json", "", "restore or remove"),
         ("SCHEMA.json", "[]", "restore or remove"),
@@ -421,7 +429,7 @@ def images(count=20, labels=None, first=None):
         (images(first=b"junk"), ["row 0", "the image cannot be read"]),
         (images(first=png(64, 64)[:60]), ["row 0", "the image cannot be read"]),
         (images(first=png(9, 8)), ["row ", "pixels where the first image has", "data.size"]),
-        (images(first=png(9, 8)).slice(0, 1), "no image is left"),
+        (images(first=png(9, 8)).slice(0, 1), "no images left"),
         (b"junk", "not a readable Parquet file"),
         (b"", "not a readable Parquet file"),
     ],
@@ -441,8 +449,8 @@ def test_a_parquet_file_that_is_no_data_set_is_refused(refuse, tmp_path, table, 
         ("null", "data.path is missing"),
         ("''", "data.path is missing"),
         ("/no/such/place", ["/no/such/place", "does not exist"]),
-        ("~no-such-user/x", "no path"),
-        ("x" * 5000, "no path"),
+        ("~no-such-user/x", "not a valid path"),
+        ("x" * 5000, "not a valid path"),
         ("empty", ["empty", "in"]),
     ],
     ids=["null", "empty text", "missing", "user", "long", "empty folder"],
@@ -540,7 +548,7 @@ def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path, address):
     command = [sys.executable, "-m", "harness.sweep", *SMALL, "--address", address]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"harness: no Ray cluster answers at {address}: ")
+    assert done.stderr.startswith(f"harness: no Ray cluster responds at {address}: ")
     assert done.stderr.count("\n") == 1
 
 

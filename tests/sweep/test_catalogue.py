@@ -45,7 +45,7 @@ def test_size_and_channels_are_those_that_the_experiment_sets(written, monkeypat
 def test_what_cannot_be_described_here_is_shown_with_the_reason(written):
     text = describe(written(backbone=", timesteps: 5"))
     assert "block_out_channels: [8, 16]" in text
-    assert "no more can be said of it here: features.timesteps: 10 is not between 0 and 4" in text
+    assert "further details are not available here: features.timesteps: 10 is not between 0 and 4" in text
 
 
 def test_a_part_that_several_studies_share_is_listed_once():

@@ -4,9 +4,10 @@ import io
 
 import pytest
 
+from harness.core.progress import Progress
 from harness.core.rows import Outcome
 from harness.core.stages import Code, Trial
-from harness.sweep.display import Display, LiveDisplay
+from harness.sweep.display import Display, LiveDisplay, working_line
 from harness.sweep.plan import Plan
 
 
@@ -50,7 +51,7 @@ def test_counts_best_and_failures_are_shown(kind, plan, monkeypatch):
     with kind(plan, stream) as display:
         display.trials_begin()
         display.running(2)
-        display.working("backbone abc", "step 5/10  loss 0.5  100 images/s  0 s left")
+        display.working("backbone", "abcdefgh", Progress(5, 10, loss=0.5, rate=99.7, seconds_left=9.1))
         display.outcome(plan.trials[0], outcome(plan.trials[0], 0.25))
         display.outcome(plan.trials[1], outcome(plan.trials[1], 0.75))
         display.outcome(
@@ -71,5 +72,35 @@ def test_plain_lines_are_few(plan):
     with Display(plan, stream) as display:
         display.trials_begin()
         for _ in range(100):
-            display.working("backbone abc", "step 5/10  loss 0.5  100 images/s  9 s left")
+            display.working("backbone", "abcdefgh", Progress(5, 10, loss=0.5))
+        for _ in range(2):
+            display.working("backbone", "abcdefgh", Progress(10, 10, loss=0.25))
     assert stream.getvalue().count("step 5/10") == 1
+    assert stream.getvalue().count("backbone abcdef: step 10/10  loss 0.2500\n") == 2, (
+        "the last is shown at once"
+    )
+
+
+def test_what_a_stage_reports_goes_when_it_is_made(plan):
+    display = Display(plan, io.StringIO())
+    display.working("backbone", "abcdefgh", Progress(5, 10))
+    display.working("backbone", "abcdefzz", "waiting for another sweep that is making it")
+    display.stage_made("backbone", "abcdefgh", 3.0)
+    assert list(display.state.work) == [("backbone", "abcdefzz")], "keys that begin alike are told apart"
+
+
+@pytest.mark.parametrize(
+    ("update", "line"),
+    [
+        (
+            Progress(5, 10, loss=0.5, rate=99.7, seconds_left=9.1),
+            ": step 5/10  loss 0.5000  100 images/s  9 s left",
+        ),
+        (Progress(5, 5, networks=6, seconds_left=0.0), ": 6 networks  step 5/5  0 s left"),
+        (Progress(8, 16, "samples", workers=4), " on 4 workers: samples 8/16"),
+        ("waiting", ": waiting"),
+    ],
+)
+def test_progress_is_one_line(update, line):
+    assert working_line("kind", "abcdefgh", update) == f"kind abcdef{line}"
+    assert working_line("kind", "", update) == f"kind{line}"

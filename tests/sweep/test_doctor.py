@@ -24,17 +24,17 @@ def heard(*lines):
 def test_a_process_that_is_silent_or_turned_away_or_dies_is_told_of():
     disk = {"step": "the disk", "silent": 0}
     silent = heard({"driver": {}, **disk})
-    assert (silent["stopped"], silent["driver"]) == ("the disk does not answer", {})
-    assert heard(disk, None, "Fatal", None)["stopped"] == "the disk ended it all: Fatal"
+    assert (silent["stopped"], silent["driver"]) == ("the disk does not respond", {})
+    assert heard(disk, None, "Fatal", None)["stopped"] == "the disk crashed the check: Fatal"
     refused = heard({"step": "the Ray cluster at h:1"}, "[W] Unauthenticated: InvalidAuthToken")
-    assert refused["stopped"] == "the Ray cluster at h:1 asks for another token, or for one"
+    assert refused["stopped"] == "the Ray cluster at h:1 rejects the token, or requires one"
     assert "RAY_AUTH_MODE=token" in refused["remedy"]
     assert "stopped" not in heard("chatter", {"step": None})
 
 
 @pytest.mark.parametrize(
     ("script", "silent", "told"),
-    [("sleep 600", 0.1, "Python does not answer"), ("echo no >&2", 60, "Python ended it all: no")],
+    [("sleep 600", 0.1, "Python does not respond"), ("echo no >&2", 60, "Python crashed the check: no")],
 )
 def test_a_process_that_hangs_or_ends_is_told_of(script, silent, told, tmp_path, monkeypatch):
     (tmp_path / "python").write_text(f"#!/bin/sh\n{script}\n")
@@ -59,18 +59,24 @@ def test_a_node_sees_what_is_shared_and_says_what_is_not(tmp_path, monkeypatch):
 
     ours, theirs = Storage(str(tmp_path / "ours")), Storage(str(tmp_path / "theirs"))
     ours.write("probe/driver", b"text")
-    shared = tell.meet(ours, "probe", b"text")
+    shared = tell.exchange_on_node(ours, "probe", b"text")
     assert shared["error"] is None
     assert ours.read(shared["wrote"]) == b"text"
-    assert "on this node, what the driver wrote is not there" in tell.meet(theirs, "probe", b"text")["error"]
+    assert (
+        "on this node, a file written by the driver is missing"
+        in tell.exchange_on_node(theirs, "probe", b"text")["error"]
+    )
     assert not (tmp_path / "theirs").exists()
-    assert "read otherwise" in tell.meet(ours, "probe", b"other")["error"]
+    assert "has different content" in tell.exchange_on_node(ours, "probe", b"other")["error"]
 
     def fails(*arguments):
         raise PermissionError("not\nyours")
 
     monkeypatch.setattr(Storage, "write", fails)
-    assert tell.meet(ours, "probe", b"text")["error"] == "this node cannot write: PermissionError: not yours"
+    assert (
+        tell.exchange_on_node(ours, "probe", b"text")["error"]
+        == "this node cannot write: PermissionError: not yours"
+    )
     assert tell.exchange(ours, [])["error"] == "PermissionError: not yours"
 
 
@@ -90,7 +96,7 @@ def command(*options, cwd, home, **environment):
 def test_the_command_where_no_cluster_runs(tmp_path):
     done = command("--results", "r", cwd=tmp_path, home=tmp_path, RAY_TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stdout
-    assert "no Ray cluster runs here; looked at this machine alone" in done.stdout
+    assert "no Ray cluster is running here; checked only this machine" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -98,9 +104,9 @@ def test_the_command_where_no_cluster_runs(tmp_path):
 def test_the_command_where_no_cluster_answers_looks_at_this_machine_and_starts_none(tmp_path):
     done = command("--results", "r", "--address", "127.0.0.1:9", cwd=tmp_path, home=tmp_path)
     assert done.returncode == 1, done.stderr
-    assert "no Ray cluster answers at 127.0.0.1:9" in done.stdout
-    assert "written here and read back" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("this machine looked at: 1 bad")
+    assert "no Ray cluster responds at 127.0.0.1:9" in done.stdout
+    assert "can be written and read" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("this machine checked: 1 bad")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -152,8 +158,8 @@ def test_a_cluster_that_asks_for_a_token_is_named_to_one_who_has_none(cluster, t
     done = command("--address", address, "--results", "r", cwd=tmp_path, home=home)
     if mode == "token":
         assert done.returncode == 1
-        assert "asks for another token, or for one" in done.stdout
-        assert "written here and read back" in done.stdout
+        assert "rejects the token, or requires one" in done.stdout
+        assert "can be written and read" in done.stdout
     else:
         assert "asks for another token" not in done.stdout
     assert list(tmp_path.iterdir()) == []

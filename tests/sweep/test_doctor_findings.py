@@ -88,7 +88,7 @@ def test_what_is_well_is_no_fault(seen):
         ),
         ("bad", facts(cluster=False, nodes=[], refused="1.2.3.4:6379: no"), ["1.2.3.4:6379", "--address"]),
         ("bad", facts(nodes=lost("no answer")), ["n2", "no answer", "ray status"]),
-        ("warning", facts(node={"failures": ["ports: OSError"]}), ["not known", "ports"]),
+        ("warning", facts(node={"failures": ["ports: OSError"]}), ["check failed", "ports"]),
         ("bad", facts(node=version(ray="2.59.0")), ["ray differs", "2.59.0 on 10.0.0.4", "2.60.0 on this"]),
         ("bad", facts(node=version(python="3.12.1")), ["python differs"]),
         ("warning", facts(node=version(python="3.11.9")), ["python differs", "3.11.9 on 10.0.0.4"]),
@@ -96,7 +96,7 @@ def test_what_is_well_is_no_fault(seen):
         ("bad", facts(node=version(source="def")), ["source differs", "install the same"]),
         ("warning", facts(node={"gpu": GPU}), ["torch sees 1", "Ray counts 0", "--num-gpus=1"]),
         ("bad", facts(node={"gpu": BLIND}, gpus=1.0), ["Ray counts 1", "built for CPUs", "nvidia-smi"]),
-        ("warning", facts(node={"gpu": BLIND}), ["there are 1", "built for CPUs"]),
+        ("warning", facts(node={"gpu": BLIND}), ["1 GPUs are installed", "built for CPUs"]),
         ("bad", facts(gpus=2.0), ["Ray counts 2", "no device"]),
         ("bad", facts(node={"gpu": GPU}, gpus=4.0), ["Ray counts 4", "torch sees 1"]),
         ("bad", facts(storage=stored("not there")), ["/home/me/results", "not there", "s3://bucket/results"]),
@@ -104,12 +104,12 @@ def test_what_is_well_is_no_fault(seen):
         (
             "bad",
             facts(storage={**stored(None), "error": "PermissionError"}),
-            ["PermissionError", "may write"],
+            ["PermissionError", "can write"],
         ),
         ("bad", facts(node={"token": {**TOKEN, "mode": "0644"}}), ["0644", "chmod 600 /root"]),
         ("warning", facts(cluster=False, nodes=[], driver={"token": {**OFF, "mode": "0640"}}), ["0640"]),
         ("bad", facts(node={"token": {**TOKEN, "digest": None}}), ["no token", "/root/.ray/auth_token"]),
-        ("bad", facts(node={"token": {**TOKEN, "digest": "e"}}), ["another token", "RAY_AUTH_MODE"]),
+        ("bad", facts(node={"token": {**TOKEN, "digest": "e"}}), ["the token differs", "RAY_AUTH_MODE"]),
         ("bad", facts(node={"token": OFF}), ["without token", "as ubuntu", "RAY_AUTH_MODE", "firewall"]),
         ("warning", facts(node=listens("dashboard", "0.0.0.0")), ["0.0.0.0:8265", "--dashboard-host=127"]),
         ("bad", facts(node={**listens("dashboard", "::"), "token": OFF}), ["dashboard", "[::]:8265"]),
@@ -136,7 +136,7 @@ def test_what_holds_of_many_machines_is_one_line_and_bad_comes_first(monkeypatch
     assert found[2].where == "n0, n1, n2, n3 and 95 more"
     lines = Diagnosis([{"name": "n1"}], found).lines()
     assert lines[0] == "bad      n2: *** and ftp://u:***@h/x, but s3://bucket/results"
-    assert lines[-1] == "n1 looked at: 1 bad, 1 warning, 1 ok"
+    assert lines[-1] == "n1 checked: 1 bad, 1 warning, 1 ok"
 
 
 def test_values_that_nobody_set_are_named_by_file_and_line(tmp_path):
@@ -148,8 +148,8 @@ def test_values_that_nobody_set_are_named_by_file_and_line(tmp_path):
     (tmp_path / "clusters" / "two.yaml").write_text("name: SET-NAME\n")
     first, second = placeholders(tmp_path)
     assert first[:2] == ("warning", "cluster.yaml")
-    assert first.what == "not set: SET-REGION in line 2, SET-BUCKET in line 3, SET-A in line 3"
-    assert (second.where, second.what) == ("clusters/two.yaml", "not set: SET-NAME in line 1")
+    assert first.what == "not set: SET-REGION on line 2, SET-BUCKET on line 3, SET-A on line 3"
+    assert (second.where, second.what) == ("clusters/two.yaml", "not set: SET-NAME on line 1")
     assert placeholders(tmp_path / "clusters") == []
 
 
@@ -166,7 +166,7 @@ def test_the_exit_status_says_whether_something_is_bad(fault, status, tmp_path, 
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(["--address", "local"], "leave --address out"), (["--results", "no://x"], "no://x")],
+    [(["--address", "local"], "omit --address"), (["--results", "no://x"], "no://x")],
 )
 def test_what_cannot_be_looked_at_is_bad_input(options, words, capsys):
     assert main(["doctor", *options]) == 2

@@ -36,7 +36,7 @@ def ends_with_one_line(sweep):
     assert sweep.end() == 1, sweep.log
     [line] = [line for line in sweep.log.splitlines() if line.startswith("harness: ")]
     assert "No space left on device" in line
-    assert "make room, and the same command continues" in line
+    assert "free some space and run the same command to resume" in line
     assert "Traceback" not in sweep.log
     assert "failed:" not in sweep.log
 

@@ -63,7 +63,9 @@ def ray_workers(pid):
             title = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0].decode()
         except OSError:
             continue
-        if title.startswith("ray::") and not any(name in title for name in ("IDLE", "Agent", "_Board")):
+        if title.startswith("ray::") and not any(
+            name in title for name in ("IDLE", "Agent", "_ProgressQueue")
+        ):
             found.append(child)
     return found
 

@@ -49,7 +49,7 @@ def test_the_path_and_the_machine_are_named(tmp_path, monkeypatch):
         made.shutdown()
     assert done.returncode == 2, done.stdout + done.stderr
     (line,) = done.stderr.strip().splitlines()
-    assert f"--results {folder / 'results'} of the sweep is not the same place on" in line
+    assert f"--results {folder / 'results'} is not the same folder on" in line
     assert "node " in line
     assert "a folder that all machines of the cluster share" in line
     assert not (folder / "results" / "artifacts").exists()

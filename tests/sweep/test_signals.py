@@ -89,7 +89,7 @@ def test_a_second_interrupt_ends_a_sweep_whose_clean_up_hangs_and_loses_nothing(
         in_trials(sweep)
         before = sweep.recorded()
         sweep.interrupt()
-        wait_for(lambda: "once more to stop at once" in sweep.log)
+        wait_for(lambda: "interrupt again to stop immediately" in sweep.log)
         assert sweep.running
         sweep.interrupt()
         assert sweep.end() == 130, sweep.log

@@ -22,7 +22,7 @@ from harness.models.encoders import inception
 from harness.models.noise_processes.process import NOISE_PROCESSES
 from harness.sweep.experiment import Experiment
 from harness.sweep.plan import all_trials
-from harness.sweep.search_plan import quick_looks
+from harness.sweep.search_plan import screening_trials
 from harness.sweep.studies import STUDIES
 
 UNET = {"name": "unet", "block_out_channels": [8, 16], "layers_per_block": 1}
@@ -100,7 +100,7 @@ def keys(experiments, datasets):
     for one, (data, dataset, _) in zip(experiments, datasets, strict=True):
         stage = dataset_stage(data, one.seed, dataset.fingerprint)
         trials = all_trials(one, Images(data, dataset, stage))
-        for trial in [*trials, *quick_looks(one.search.name, trials)]:
+        for trial in [*trials, *screening_trials(one.search.name, trials)]:
             found.setdefault(f"{one.name}/{label(trial)}", set()).add(trial.key)
     return found
 

@@ -53,7 +53,7 @@ def ridge(before=None, after=None, keyed=None):
             if before:
                 before(train.x)
             fitted = super().fit(train, validation, classes, seed, device)
-            return fitted._replace(network=after(fitted.network)) if after else fitted
+            return fitted._replace(module=after(fitted.module)) if after else fitted
 
         def keyed(self):
             return {**super().keyed(), **(keyed or {})}
@@ -82,12 +82,12 @@ HEADS = {
         ridge(after=lambda network: nn.Sequential(network, nn.Threshold(1e9, float("nan")))),
         "predictions_are_the_largest_scores",
     ),
-    "must be JSON-like": (ridge(keyed={"strengths": (1.0,)}), "its_values_survive_the_journey_to_a_worker"),
+    "must be JSON-like": (ridge(keyed={"strengths": (1.0,)}), "its_values_can_be_sent_to_a_worker"),
     "which is not Broken": (ridge(), "it_is_registered_and_has_a_version"),
     "a label must not be part of the key": (None, "a_label_changes_no_result"),
     "the only class seen must be predicted": (
         ridge(after=lambda network: nn.Sequential(network, nn.Softmin(1))),
-        "it_bears_training_samples_of_one_class_alone",
+        "it_handles_training_samples_of_one_class_alone",
     ),
 }
 
@@ -171,7 +171,7 @@ def test_a_broken_control():
     make = suite.test_it_makes_as_many_networks_as_asked_for_of_each_setting
     fails("a setting must be a float", make, Few(networks=3))
     fails("expected 20 networks of 30 parameters", make, Same())
-    fails("count.. must say how many", make, Counted())
+    fails("count.. must return the number of networks", make, Counted())
     fails(
         "what Control.make returned must not change its inputs",
         suite.test_what_it_returns_may_be_changed,
@@ -213,10 +213,12 @@ def test_a_broken_data_set(register):
     register(SOURCES, "numbered", numbered)
     suite = DataSetContract()
     order = suite.test_the_order_is_the_same_every_time
-    fails("two readings must give as many images", order, DataConfig(name="shorter"))
+    fails("reading twice must give the same number of images", order, DataConfig(name="shorter"))
     fails("images must come in the same order", order, DataConfig(name="turned"))
-    fails("must tell images apart", suite.test_messages_can_name_each_image, DataConfig(name="numbered"))
-    fails("a split is one of", suite.test_splits_have_known_names, DataConfig(name="numbered"))
+    fails(
+        "must be unique to each image", suite.test_messages_can_name_each_image, DataConfig(name="numbered")
+    )
+    fails("a split must be one of", suite.test_splits_have_known_names, DataConfig(name="numbered"))
 
 
 def test_a_broken_edition(register):
@@ -237,11 +239,11 @@ def test_a_broken_edition(register):
     settings = {"edition": "short", "channels": [3, 2], "decoder_channels": None, "kernel": 5, "latent": 4}
     suite = AutoencoderContract()
     fails(
-        "numbers of a vector of 64 that encode.. ignores",
+        "numbers of a vector of length 64 that encode.. ignores",
         suite.test_every_number_of_a_vector_matters_both_ways,
         settings,
     )
-    fails("latent.. must be the network's", suite.test_sizes_are_known_without_the_network, settings)
+    fails("latent.. must match the network", suite.test_sizes_are_known_without_the_network, settings)
 
 
 @pytest.fixture
@@ -260,9 +262,9 @@ def test_a_broken_figure(tables):
         return Drawing([{"type": "bar", "x": [name], "y": [y]}], {})
 
     suite = FigureContract()
-    fails("must be a sentence", suite.test_its_words, figure(None))
+    fails("must be a sentence", suite.test_its_words, figure(None), tables)
     one = figure(lambda rows: [View({}, bar(rows.features["head"].iloc[0], 1.0))])
-    fails("go through harness.report.words.label", suite.test_names_are_escaped, one, tables)
+    fails("must be escaped with harness.report.words.label", suite.test_names_are_escaped, one, tables)
     nan = figure(lambda rows: [View({}, bar("x", float("nan")))])
     fails(
         "must be JSON, with None for what is missing",

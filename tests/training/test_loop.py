@@ -15,7 +15,7 @@ from harness.core.errors import UserError
 from harness.training import checkpoint
 from harness.training.config import TrainConfig
 from harness.training.loop import ProcessGroup, fit, learning_rate
-from harness.training.tasks import Draws
+from harness.training.randomness import StepRandomness
 
 CPU = torch.device("cpu")
 X = torch.randn(23, 5, generator=torch.Generator().manual_seed(0))
@@ -33,12 +33,12 @@ class Probe:
     def model(self):
         return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 5))
 
-    def loss(self, model, index_N, draws):
+    def loss(self, model, index_N, randomness):
         if self.steps == self._until:
             raise KeyboardInterrupt
         self.steps += 1
         x = X[index_N]
-        noise, level = draws.normal("noise", x), draws.integers("level", 1000)
+        noise, level = randomness.normal("noise", x), randomness.integers("level", 1000)
         self.seen.append(list(zip(index_N.tolist(), level.tolist(), noise[:, 0].tolist(), strict=True)))
         losses = (model(x + level[:, None] / 1000 * noise) - noise).square().mean(1)
         return losses * math.nan if self.steps == self._spoil_at else losses
@@ -223,7 +223,7 @@ def test_a_step_is_that_of_plain_torch():
     replay = Probe()
     for step, seen in enumerate(task.seen):
         index = torch.tensor([number for number, _, _ in seen])
-        loss = replay.loss(model, index, Draws(7, step, torch.arange(5))).mean()
+        loss = replay.loss(model, index, StepRandomness(7, step, torch.arange(5))).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.1)
@@ -356,13 +356,18 @@ def test_the_history_tells_the_loss_from_the_first_to_the_last_step():
 
 
 def test_progress_is_told_at_the_end_by_the_first_of_a_crew_alone():
-    lines = {0: [], 1: []}
+    told = {0: [], 1: []}
     for rank in (0, 1):
         processes = Member(rank, 2)
-        processes.say = lines[rank].append
+        processes.say = told[rank].append
         fit(Probe(), config(), 0, processes)
-    assert lines[0][-1].startswith("step 12/12  loss ")
-    assert lines[1] == []
+    last = told[0][-1]
+    assert (last.done, last.total, last.unit, last.workers) == (12, 12, "step", 2)
+    assert last.finished
+    assert last.loss > 0
+    assert last.rate > 0
+    assert last.seconds_left == 0
+    assert told[1] == []
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from harness.models.backbones.family import build_network
 from harness.models.backbones.unet import UNet
 from harness.models.noise_processes.process import process_of
 from harness.training import noise
+from harness.training.randomness import StepRandomness
 from harness.training.regularisers import (
     COIN,
     PLAIN,
@@ -27,7 +28,7 @@ from harness.training.regularisers import (
     SelfConditioning,
     dispersion,
 )
-from harness.training.tasks import Denoising, Draws
+from harness.training.tasks import Denoising
 
 IMAGES = torch.randint(0, 256, (9, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 INDEX = torch.tensor([7, 0, 3, 3, 5, 1])
@@ -35,12 +36,12 @@ PROCESS = process_of({"num_train_timesteps": 50})
 PLAN = UNet(block_out_channels=[8, 16], layers_per_block=1, timesteps=50).plan(8, 1)
 
 
-def draws(count=6):
-    return Draws(11, 3, torch.arange(count))
+def randomness(count=6):
+    return StepRandomness(11, 3, torch.arange(count))
 
 
 def loss(model, regulariser):
-    return Denoising(nn.Identity, IMAGES, PROCESS, regulariser).loss(model, INDEX, draws())
+    return Denoising(nn.Identity, IMAGES, PROCESS, regulariser).loss(model, INDEX, randomness())
 
 
 class Small(nn.Module):
@@ -68,14 +69,14 @@ class TestContract:
 
     def test_it_is_told_apart(self, name):
         assert isinstance(self.regulariser(name), Regulariser)
-        assert self.regulariser(name).axis == (None if name == "none" else name)
+        assert self.regulariser(name).display_name == (None if name == "none" else name)
 
     def test_what_is_trained_can_be_built_and_gives_a_loss_for_each_sample(self, name):
         one = self.regulariser(name).resolved(PLAN)
         network = build_network(one.network(PLAN.config))
         images = torch.zeros(5, 1, 8, 8, dtype=torch.uint8)
         task = Denoising(nn.Identity, images, process_of({"num_train_timesteps": 50}), one)
-        losses = task.loss(network, torch.arange(5), draws(count=5))
+        losses = task.loss(network, torch.arange(5), randomness(count=5))
         assert losses.shape == (5,)
         losses.sum().backward()
         assert all(parameter.grad is not None for parameter in network.parameters())
@@ -88,12 +89,12 @@ class TestContract:
 
 
 def test_without_a_regulariser_nothing_changes():
-    assert PLAIN.axis is None
+    assert PLAIN.display_name is None
     assert PLAIN.network(PLAN.config) == PLAN.config
     one, other = Small(), Small()
     torch.testing.assert_close(
         loss(one, PLAIN),
-        Denoising(nn.Identity, IMAGES, PROCESS).loss(other, INDEX, draws()),
+        Denoising(nn.Identity, IMAGES, PROCESS).loss(other, INDEX, randomness()),
         rtol=0,
         atol=0,
     )
@@ -148,7 +149,7 @@ def test_a_block_of_the_dispersive_loss_is_named_as_everywhere():
     middle = next(block for block in PLAN.blocks if block.name == "mid_block")
     for name in ("mid", middle.number, "mid_block"):
         assert Dispersive(block=name).resolved(PLAN).block == "mid_block"
-    with pytest.raises(UserError, match="not one"):
+    with pytest.raises(UserError, match="instead of one"):
         Dispersive(block="up").resolved(PLAN)
     with pytest.raises(UserError, match="unknown block 'middle'"):
         Dispersive(block="middle").resolved(PLAN)
@@ -167,7 +168,7 @@ def test_settings_out_of_range_are_refused():
 
 
 def test_a_label_names_it_and_changes_no_key():
-    assert Dispersive(label="strong").axis == "strong"
+    assert Dispersive(label="strong").display_name == "strong"
     assert Dispersive(label="strong").keyed() == Dispersive().keyed()
     assert Plain().keyed()["name"] == "none"
 

@@ -14,26 +14,29 @@ from harness.models.noise_processes.process import process_of
 from harness.training import checkpoint, noise
 from harness.training.config import TrainConfig
 from harness.training.launch import train
-from harness.training.tasks import Autoencoding, Classification, Denoising, Draws
+from harness.training.randomness import StepRandomness
+from harness.training.tasks import Autoencoding, Classification, Denoising
 
 SEED, STEP = 11, 4
 POSITIONS = torch.tensor([0, 1, 2, 5])
-DRAWS = Draws(SEED, STEP, POSITIONS)
+RANDOMNESS = StepRandomness(SEED, STEP, POSITIONS)
 ADDRESSES = torch.tensor([[position, STEP, 0] for position in POSITIONS])
 
 
 def test_draws_belong_to_seed_name_step_and_position():
     like = torch.zeros(4, 3, 2)
     expected = noise.normal(derive_seed(SEED, "noise"), ADDRESSES, (3, 2))
-    assert torch.equal(DRAWS.normal("noise", like), expected)
+    assert torch.equal(RANDOMNESS.normal("noise", like), expected)
     for other in (
-        Draws(SEED + 1, STEP, POSITIONS),
-        Draws(SEED, STEP + 1, POSITIONS),
-        Draws(SEED, STEP, POSITIONS + 9),
+        StepRandomness(SEED + 1, STEP, POSITIONS),
+        StepRandomness(SEED, STEP + 1, POSITIONS),
+        StepRandomness(SEED, STEP, POSITIONS + 9),
     ):
         assert not torch.equal(other.normal("noise", like), expected)
-    assert not torch.equal(DRAWS.normal("else", like), expected)
-    assert torch.equal(DRAWS.integers("level", 50), noise.integers(derive_seed(SEED, "level"), ADDRESSES, 50))
+    assert not torch.equal(RANDOMNESS.normal("else", like), expected)
+    assert torch.equal(
+        RANDOMNESS.integers("level", 50), noise.integers(derive_seed(SEED, "level"), ADDRESSES, 50)
+    )
 
 
 @pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
@@ -47,7 +50,7 @@ def test_denoising_is_the_mean_square_of_the_noise_not_found(schedule):
     def model(x, t):
         return SimpleNamespace(sample=0.3 * x + t[:, None, None, None] / 100)
 
-    found = Denoising(nn.Identity, images, process).loss(model, index, DRAWS)
+    found = Denoising(nn.Identity, images, process).loss(model, index, RANDOMNESS)
 
     if schedule == "linear":
         betas = np.linspace(1e-4, 0.02, 100)
@@ -70,12 +73,12 @@ def test_denoising_takes_vectors_and_plain_outputs_and_leaves_learnt_variances_o
     process = process_of({"num_train_timesteps": 10})
     latents = torch.randn(5, 6)
     index = torch.tensor([0, 1, 2, 4])
-    plain = Denoising(nn.Identity, latents, process).loss(lambda x, t: torch.zeros_like(x), index, DRAWS)
+    plain = Denoising(nn.Identity, latents, process).loss(lambda x, t: torch.zeros_like(x), index, RANDOMNESS)
     expected = noise.normal(derive_seed(SEED, "noise"), ADDRESSES, (6,)).square().mean(1)
     torch.testing.assert_close(plain, expected)
     images = torch.zeros(5, 1, 2, 2, dtype=torch.uint8)
     twice = Denoising(nn.Identity, images, process).loss(
-        lambda x, t: torch.cat([torch.zeros_like(x), 99 + x], 1), index, DRAWS
+        lambda x, t: torch.cat([torch.zeros_like(x), 99 + x], 1), index, RANDOMNESS
     )
     torch.testing.assert_close(
         twice, noise.normal(derive_seed(SEED, "noise"), ADDRESSES, (4,)).square().mean(1)
@@ -90,7 +93,7 @@ def test_classification_is_cross_entropy():
     weights = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     index = torch.tensor([8, 0, 4, 4])
     task = Classification(nn.Identity, images, labels)
-    found = task.loss(lambda x: x.flatten(1).double() @ weights, index, DRAWS)
+    found = task.loss(lambda x: x.flatten(1).double() @ weights, index, RANDOMNESS)
     logits = (images[index].double().flatten(1).numpy() / 127.5 - 1) @ weights.numpy()
     expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(4), labels[index]]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -108,7 +111,7 @@ def test_autoencoding_adds_or_mixes_both_noises_and_compares_with_the_clean_vect
         return vectors[index] + 1 + 0.1 * epsilon
 
     epsilon = noise.normal(derive_seed(SEED, "parameters"), ADDRESSES, (5,))
-    found = Autoencoding(nn.Identity, vectors, 0.1, 0.5, 3, mixed).loss(model, index, DRAWS)
+    found = Autoencoding(nn.Identity, vectors, 0.1, 0.5, 3, mixed).loss(model, index, RANDOMNESS)
     torch.testing.assert_close(seen["x"], (0.9 if mixed else 1.0) * vectors[index] + 0.1 * epsilon)
     assert seen["latent_kept"] == (0.5 if mixed else 1.0)
     torch.testing.assert_close(
@@ -130,7 +133,7 @@ def classifier(stage, context):
 
 def test_training_in_this_process_leaves_weights_and_history_and_tidies_up(context, tmp_path):
     lines = []
-    context.say = lambda who, line: lines.append((who, line))
+    context.say = lambda *update: lines.append(update)
     stage = Stage("network", Code("network", 1, "maker"), {"x": 1})
     (tmp_path / "out").mkdir()
     train("test_tasks:classifier", stage, TrainConfig(steps=4, ema=0.5), 0, tmp_path / "out", context)
@@ -141,7 +144,8 @@ def test_training_in_this_process_leaves_weights_and_history_and_tidies_up(conte
     }
     assert checkpoint.read_state(tmp_path / "out")["step"] == 4
     assert context.store.storage.names("training") == []
-    assert lines[-1][0] == f"network {stage.key[:6]}"
+    assert lines[-1][:2] == ("network", stage.key)
+    assert lines[-1][2].finished
 
 
 def test_training_that_died_goes_on_where_it_was(context, tmp_path, monkeypatch):

@@ -148,14 +148,14 @@ def test_those_that_there_are_are_written_where_more_are_asked_for(swept, tmp_pa
     ("arguments", "words"),
     [
         (["generate", "--to", "x"], ["--networks"]),
-        (["generate", "--networks", "0", "--to", "x"], ["'0' is not a number from 1"]),
-        (["export", "--networks", "many", "--to", "x"], ["'many' is not a number"]),
+        (["generate", "--networks", "0", "--to", "x"], ["'0' is not an integer from 1"]),
+        (["export", "--networks", "many", "--to", "x"], ["'many' is not an integer"]),
         (["generate", "--networks", "3", "--to", "x", "--set", "seed=9"], ["no more networks", "run:"]),
         (["export", "--to", ""], ["--to: no folder"]),
-        (["export", "--to", f"{__file__}/x"], ["cannot be made: Not a directory; choose another folder"]),
-        (["export", "--to", "/proc/nothing/x"], ["cannot be made: No such file"]),
-        (["export", "--to", "a\0b"], ["cannot be made"]),
-        (["export", "--to", "~nobody-of-this-name/x"], ["cannot be made"]),
+        (["export", "--to", f"{__file__}/x"], ["cannot be created: Not a directory; choose another folder"]),
+        (["export", "--to", "/proc/nothing/x"], ["cannot be created: No such file"]),
+        (["export", "--to", "a\0b"], ["cannot be created"]),
+        (["export", "--to", "~nobody-of-this-name/x"], ["cannot be created"]),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(swept, arguments, words, capsys):

@@ -17,6 +17,7 @@ from harness.core.stages import Code, Context, Stage
 from harness.core.storage import Storage
 from harness.models.generators.latent_denoiser import LatentDenoiser
 from harness.models.noise_processes.process import spaced
+from harness.sweep.display import working_line
 from harness.training.config import TrainConfig
 from harness.training.loop import ProcessGroup, fit
 from harness.training.tasks import Denoising
@@ -447,7 +448,7 @@ def test_a_run_of_the_generator_has_its_own_draws_and_the_same_originals(shop):
 
 def test_training_and_sampling_say_what_they_count_and_the_time_left(context):
     lines = []
-    context.say = lambda who, line: lines.append(f"{who}: {line}")
+    context.say = lambda *update: lines.append(working_line(*update))
     context.file(stages_of()["generated"], "vectors.safetensors")
     for kind, words in (
         ("autoencoder", "networks/s"),

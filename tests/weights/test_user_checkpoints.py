@@ -123,8 +123,8 @@ def test_checkpoints_are_read_however_they_were_saved(network, ending, change, b
     save = save_file if ending == ".safetensors" else torch.save
     given.written(tmp_path, save, ending, change)
     base, trajectory = given.stages(tmp_path)
-    assert base.here
-    assert trajectory.here
+    assert base.local
+    assert trajectory.local
     vectors_NP, steps_N = open_trajectory(trajectory, context)
     np.testing.assert_array_equal(vectors_NP, given.vectors())
     assert vectors_NP.dtype == np.float32

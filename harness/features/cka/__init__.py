@@ -1,1 +1,1 @@
-"""Which representations are alike? CKA of blocks, timesteps, pools, backbones and other networks."""
+"""Which representations are similar? CKA of blocks, timesteps, pools, backbones and encoders."""

@@ -1,4 +1,4 @@
-"""A CKA trial: read representations of the same images, and compare each with each."""
+"""A CKA trial: reads representations of the same images and compares them pairwise."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,14 @@ COLUMNS = ("model", "block", "block_name", "timestep", "pool")
 
 
 class Representation(NamedTuple):
-    """What one place of one network makes of the images."""
+    """One block's features, or one encoder layer's, of the images."""
 
     columns: Mapping[str, Any]  # of one side of a row
     x_ND: np.ndarray
 
 
 def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
-    """Returns a row of `similarity` for each pair."""
+    """Returns one row of `similarity` per pair."""
     rows = []
     for group in trial.config["groups"]:
         a, b = (
@@ -43,7 +43,7 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
 
 
 def compared(a: Sequence[Representation], b: Sequence[Representation]) -> list[dict[str, Any]]:
-    """Returns a row for each of `a` with each of `b`; where `b` is empty, for all pairs of `a`."""
+    """Returns one row per pair of an `a` and a `b`; if `b` is empty, per pair within `a`."""
     everything = [*a, *b]
     cka_KK = cka([one.x_ND for one in everything])
     pairs = product(range(len(a)), range(len(a), len(everything))) if b else combinations(range(len(a)), 2)
@@ -59,7 +59,7 @@ def compared(a: Sequence[Representation], b: Sequence[Representation]) -> list[d
 
 
 def read(place: Mapping[str, Any], held: Sequence[Stage], context: Context) -> list[Representation]:
-    """Returns a block's features, or those of an encoder's layers. Raises `UserError` for a layer it lacks."""
+    """Returns a block's features, or those of an encoder's layers. Raises `UserError` for a missing layer."""
     if "layers" in place:
         with safe_open(context.file(held[0], LAYERS), framework="numpy") as file:
             known = json.loads(file.metadata()["layers"])
@@ -81,7 +81,7 @@ def _columns(**values: Any) -> dict[str, Any]:
 
 
 def make_layers(stage: Stage, folder: Path, context: Context) -> None:
-    """Writes what all layers of an encoder see in the first training images, [N, D] a layer."""
+    """Writes the features of the first training images at every layer of an encoder, [N, D] each."""
     dataset = open_dataset(stage.needs["dataset"], context)
     device = pick_device(context)
     encoder = open_encoder(stage.needs["encoder"], context, device)

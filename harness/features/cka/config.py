@@ -1,4 +1,4 @@
-"""What is compared with what."""
+"""The configuration of CKA: what is compared with what."""
 
 from typing import Annotated, Literal
 
@@ -20,15 +20,17 @@ class CKAConfig(OnBackbone):
     blocks: BlockNames = "all"
     timesteps: list[Timestep] = Field([10, 30, 50, 90, 150, 300, 500], min_length=1)
     pools: list[int] = Field([1], min_length=1)  # average-pooled to pool x pool
-    # blocks: each with each at every timestep; timesteps, pools: a block with itself there; the rest: blocks with
-    # those of the untrained backbone, with the layers of `encoders`, with the blocks of `others`
+    # blocks: pairs of blocks at each timestep; timesteps, pools: a block at pairs of those; untrained, encoders,
+    # others: the blocks with those of the untrained backbone, the layers of `encoders`, the blocks of `others`
     against: list[Against] = Field(
         ["blocks", "timesteps", "pools", "untrained", "encoders", "others"], min_length=1
     )
     encoders: list[Annotated[Encoder, part(ENCODERS)]] = [Pixels(), Random()]
-    others: dict[str, Annotated[Backbone, part(BACKBONES)]] = {}  # further backbones, by what rows call them
-    images: int = Field(2000, ge=LEAST_IMAGES, le=50_000)  # training images that are compared on, at most
-    draws: int = Field(1, ge=1, le=10_000)  # noise draws a feature is averaged over
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where a GPU has it
-    batch: int = unkeyed(256, ge=1)  # images in one forward pass
-    shard: int = unkeyed(8192, ge=1)  # images in one artifact at most: what a lost machine costs
+    others: dict[str, Annotated[Backbone, part(BACKBONES)]] = {}  # further backbones, by their labels in rows
+    images: int = Field(2000, ge=LEAST_IMAGES, le=50_000)  # largest number of training images to compare on
+    draws: int = Field(1, ge=1, le=10_000)  # noise draws that each feature is averaged over
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on GPUs that support it
+    batch: int = unkeyed(256, ge=1)  # images per forward pass
+    shard: int = unkeyed(
+        8192, ge=1
+    )  # largest number of images per artifact: what must be redone if a machine is lost

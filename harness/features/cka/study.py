@@ -1,4 +1,4 @@
-"""CKA as trials: one for each group of representations that are compared, and many rows from each."""
+"""CKA as trials: one per group of representations to compare, each with many rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from harness.features.stages import (
     Reading,
     Tap,
     backbone_stage,
+    check_pools,
     features_stages,
     stored_pool,
 )
@@ -23,30 +24,29 @@ from harness.models.encoders.encoder import ENCODERS, Encoder
 
 COMPARISON = Code("cka", 1, "harness.features.cka.compare:run")
 LAYERS = Code("layers", 1, "harness.features.cka.compare:make_layers")
-TRIAL_SECONDS = 2.0  # guesses for one CPU core
-ENCODING_SECONDS = 0.02  # an image
-BACKBONE, UNTRAINED = "backbone", "untrained"  # what rows call the networks that have no label
+TRIAL_SECONDS = 2.0  # estimates for one CPU core
+ENCODING_SECONDS = 0.02  # per image
+BACKBONE, UNTRAINED = "backbone", "untrained"  # labels in rows of the models without one of their own
 
-Place = dict[str, Any]  # which representation: the columns of one side of a row, and the `reads` that hold it
+Place = dict[str, Any]  # a representation: the columns of one side of a row, and the `reads` that hold it
 Pieces = Mapping[str, tuple[Stage, ...]]
 
 
 class CKA(Study):
-    """Which representations are alike: blocks, timesteps, pools, backbones and other networks?"""
+    """Which representations are similar: blocks, timesteps, pools, backbones and encoders?"""
 
     name = "cka"
-    title = "Study 1: which representations are alike"
     Config = CKAConfig
     tables = (SIMILARITY,)
     registries = (BACKBONES, ENCODERS)
     shared = Shared("features", ("backbone", "train"))
 
     def trials(self, config: CKAConfig, images: Images, seed: int) -> list[Trial]:
-        """Returns all trials of an experiment; raises `UserError` for what cannot be compared."""
+        """Returns all trials of an experiment; raises `UserError` if the experiment leaves nothing to compare."""
         return _Comparisons(config, images, seed).trials()
 
 
-class Network(NamedTuple):
+class ComparedBackbone(NamedTuple):
     """A backbone whose blocks are compared."""
 
     label: str
@@ -56,7 +56,7 @@ class Network(NamedTuple):
 
 
 class _Comparisons:
-    """Makes the trials, which share everything but what they compare."""
+    """Makes trials that differ only in what they compare."""
 
     def __init__(self, config: CKAConfig, images: Images, seed: int) -> None:
         self.config, self.seed = config, seed
@@ -68,14 +68,13 @@ class _Comparisons:
         self._pieces: dict[tuple[str, int], dict[Tap, tuple[Stage, ...]]] = {}
         plan = config.backbone.plan(dataset.images.shape[2], dataset.images.shape[1])
         self.timesteps = plan.steps(config.timesteps, "cka.timesteps")
-        self.network = self._network(BACKBONE, plan, backbone_stage(plan, config.train, stage, seed))
-        refuse_duplicates(config.pools, "cka.pools")
+        self.backbone = self._compared(BACKBONE, plan, backbone_stage(plan, config.train, stage, seed))
         refuse_duplicates(config.against, "cka.against")
         labels = [BACKBONE, UNTRAINED, *(encoder.display_name for encoder in config.encoders), *config.others]
         refuse_duplicates(labels, "cka.encoders and others", "; give each a label of its own")
 
     def trials(self) -> list[Trial]:
-        """Returns a trial for each group that has something to compare."""
+        """Returns a trial for each group with something to compare."""
         trials = [trial for name in self.config.against for trial in getattr(self, f"_{name}")()]
         if not trials:
             raise UserError(
@@ -85,17 +84,17 @@ class _Comparisons:
         return trials
 
     def _blocks(self) -> Iterator[Trial]:
-        if len(self.network.blocks) > 1:
+        if len(self.backbone.blocks) > 1:
             for timestep in self.timesteps:
                 for pool in self.config.pools:
-                    yield self._trial([self._side(self.network, timestep, pool)])
+                    yield self._trial([self._side(self.backbone, timestep, pool)])
 
     def _timesteps(self) -> Iterator[Trial]:
         if len(self.timesteps) > 1:
-            for block in self.network.blocks:
+            for block in self.backbone.blocks:
                 for pool in self.config.pools:
                     yield self._trial(
-                        [[self._place(self.network, block, one, pool) for one in self.timesteps]]
+                        [[self._place(self.backbone, block, one, pool) for one in self.timesteps]]
                     )
 
     def _pools(self) -> Iterator[Trial]:
@@ -103,16 +102,16 @@ class _Comparisons:
             for timestep in self.timesteps:
                 yield self._trial(
                     [
-                        [self._place(self.network, block, timestep, pool) for pool in self.config.pools]
-                        for block in self.network.blocks
+                        [self._place(self.backbone, block, timestep, pool) for pool in self.config.pools]
+                        for block in self.backbone.blocks
                     ]
                 )
 
     def _untrained(self) -> Iterator[Trial]:
-        plan = self.network.plan.untrained()
+        plan = self.backbone.plan.untrained()
         zero = self.config.train.model_copy(update={"steps": 0})
         yield from self._across(
-            self._network(UNTRAINED, plan, backbone_stage(plan, zero, self.stage, self.seed))
+            self._compared(UNTRAINED, plan, backbone_stage(plan, zero, self.stage, self.seed))
         )
 
     def _others(self) -> Iterator[Trial]:
@@ -121,13 +120,13 @@ class _Comparisons:
             plan = backbone.plan(size, channels)
             plan.steps(self.timesteps, f"cka.timesteps of {label}")
             stage = backbone_stage(plan, self.config.train, self.stage, self.seed)
-            yield from self._across(self._network(label, plan, stage))
+            yield from self._across(self._compared(label, plan, stage))
 
-    def _across(self, other: Network) -> Iterator[Trial]:
+    def _across(self, other: ComparedBackbone) -> Iterator[Trial]:
         for timestep in self.timesteps:
             for pool in self.config.pools:
                 yield self._trial(
-                    [self._side(self.network, timestep, pool)], [self._side(other, timestep, pool)]
+                    [self._side(self.backbone, timestep, pool)], [self._side(other, timestep, pool)]
                 )
 
     def _encoders(self) -> Iterator[Trial]:
@@ -136,50 +135,44 @@ class _Comparisons:
             place = {"model": encoder.display_name, "layers": encoder.layers, "reads": held}
             for timestep in self.timesteps:
                 for pool in self.config.pools:
-                    yield self._trial([self._side(self.network, timestep, pool)], [[place]])
+                    yield self._trial([self._side(self.backbone, timestep, pool)], [[place]])
 
-    def _network(self, label: str, plan: BackbonePlan, stage: Stage) -> Network:
+    def _compared(self, label: str, plan: BackbonePlan, stage: Stage) -> ComparedBackbone:
         blocks = plan.select(self.config.blocks)
-        smallest = min(blocks, key=lambda block: block.size)
-        for pool in self.config.pools:
-            if not 1 <= pool <= smallest.size:
-                raise UserError(
-                    f"cka.pools: {pool} is not between 1 and {smallest.size}, the size of the feature map of block "
-                    f"{smallest.number} of the {label}"
-                )
-        return Network(label, plan, stage, blocks)
+        check_pools(self.config.pools, blocks, "cka.pools", f" in {label!r}")
+        return ComparedBackbone(label, plan, stage, blocks)
 
-    def _side(self, network: Network, timestep: int, pool: int) -> list[Place]:
-        return [self._place(network, block, timestep, pool) for block in network.blocks]
+    def _side(self, backbone: ComparedBackbone, timestep: int, pool: int) -> list[Place]:
+        return [self._place(backbone, block, timestep, pool) for block in backbone.blocks]
 
-    def _place(self, network: Network, block: Block, timestep: int, pool: int) -> Place:
+    def _place(self, backbone: ComparedBackbone, block: Block, timestep: int, pool: int) -> Place:
         tap = Tap(block, stored_pool(pool, self.config.pools, block.size))
         return {
-            "model": network.label,
+            "model": backbone.label,
             "block": block.number,
             "block_name": block.name,
             "timestep": timestep,
             "pool": pool,
-            "reads": self._features(network, timestep)[tap],
+            "reads": self._features(backbone, timestep)[tap],
         }
 
-    def _features(self, network: Network, timestep: int) -> dict[Tap, tuple[Stage, ...]]:
-        """Returns the stages that hold a network's features at a timestep, in shards, by tap."""
-        key = (network.label, timestep)
+    def _features(self, backbone: ComparedBackbone, timestep: int) -> dict[Tap, tuple[Stage, ...]]:
+        """Returns, by tap, the stages of the shards of a backbone's features at a timestep."""
+        key = (backbone.label, timestep)
         if key not in self._pieces:
             config = self.config
             taps = {
                 Tap(block, stored_pool(pool, config.pools, block.size))
-                for block in network.blocks
+                for block in backbone.blocks
                 for pool in config.pools
             }
             parts = [
                 features_stages(
-                    network.stage,
+                    backbone.stage,
                     self.stage,
                     timestep,
                     sorted(taps),
-                    plan=network.plan,
+                    plan=backbone.plan,
                     reading=Reading(None, config.draws, self.seed, config.precision, None, config.batch),
                     images=images,
                 )
@@ -189,7 +182,7 @@ class _Comparisons:
         return self._pieces[key]
 
     def _trial(self, a: Sequence[list[Place]], b: Sequence[list[Place]] = ()) -> Trial:
-        """Returns the trial that compares each of `a` with each of the same group of `b`; without `b`, all pairs."""
+        """Returns the trial that compares the groups of `a` with those of `b`, or else the pairs of each group."""
         reads: dict[str, tuple[Stage, ...]] = {}
         names: dict[tuple[str, ...], str] = {}
 
@@ -228,7 +221,7 @@ class _Comparisons:
 
 
 def layers_stage(encoder: Encoder, dataset: Stage, images: int, data: Dataset, batch: int) -> Stage:
-    """Returns the stage that holds what all layers of an encoder see in the first training images."""
+    """Returns the stage with the features of the first training images at every layer of an encoder."""
     return Stage(
         kind="layers",
         code=LAYERS,
@@ -240,7 +233,7 @@ def layers_stage(encoder: Encoder, dataset: Stage, images: int, data: Dataset, b
 
 
 def _common(places: Sequence[Place], column: str) -> Any:
-    """Returns the value that all places have in a column, or None."""
+    """Returns the value that all places share in a column, or None."""
     values = [place.get(column) for place in places]
     return values[0] if all(value == values[0] for value in values) else None
 

@@ -1,1 +1,1 @@
-"""Fine-tuning: the backbone up to a block learns together with the head that stands on it."""
+"""Fine-tuning: the backbone up to a block is trained together with the head that reads it."""

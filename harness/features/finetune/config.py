@@ -1,4 +1,4 @@
-"""What fine-tuning sweeps."""
+"""The configuration of fine-tuning."""
 
 from typing import Annotated, Literal
 
@@ -14,16 +14,18 @@ from harness.training.config import Augment, TrainConfig
 
 
 class FinetuneConfig(Regularised):
-    """The `finetune:` section of an experiment. Every block, timestep, pool and head is a training run of its own."""
+    """The `finetune:` section of an experiment. Every block, timestep, pool and head is a separate training run."""
 
-    blocks: BlockNames  # what lies behind a block is left as it is
+    blocks: BlockNames  # layers after the block are not changed
     timesteps: list[Timestep] = Field(min_length=1)
     pools: list[int] = Field([1], min_length=1)
-    heads: list[Annotated[Head, part(HEADS)]] = Field([Linear()], min_length=1)  # such as learn by gradients
+    heads: list[Annotated[Head, part(HEADS)]] = Field([Linear()], min_length=1)  # trained by gradient descent
     tune: TrainConfig = TrainConfig(
         steps=2000, batch=128, optimizer="sgd", learning_rate=1e-3, rates={"head.": 1e-2}, schedule="cosine"
     )  # learning_rate is the encoder's
     augment: Augment | None = Augment()  # of the training images
-    draws: int = Field(1, ge=1, le=10_000)  # noise draws that features are averaged over when they are judged
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of that; auto: bfloat16 where a GPU has it
-    batch: int = unkeyed(256, ge=1)  # images in one forward pass when they are judged
+    draws: int = Field(1, ge=1, le=10_000)  # noise draws that features are averaged over in evaluation
+    precision: Literal["auto", "float32", "bfloat16"] = (
+        "auto"  # of evaluation; auto: bfloat16 on GPUs that support it
+    )
+    batch: int = unkeyed(256, ge=1)  # images per forward pass in evaluation

@@ -1,4 +1,4 @@
-"""A trial of fine-tuning: what the tuned encoder and its head get right on validation and test images."""
+"""A trial of fine-tuning: the accuracy of the tuned encoder and its head on validation and test images."""
 
 import math
 from typing import Any
@@ -10,6 +10,7 @@ from harness.data.dataset import Dataset, open_dataset
 from harness.features.extract import open_denoiser, read_blocks
 from harness.features.finetune.task import read_about, read_head
 from harness.features.heads.head import Fitted
+from harness.features.tables import correctness
 from harness.metrics.accuracy import accuracy
 
 
@@ -32,12 +33,11 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
         **accuracy(right_validation).columns("validation_accuracy"),
         **accuracy(right_test).columns("test_accuracy"),
     }
-    correct = {"study": trial.study, "kind": trial.axes["features"], "split": "test", "correct": right_test}
-    return {"features": [row], "correctness": [correct]}
+    return {"features": [row], "correctness": [correctness(trial, right_test)]}
 
 
 def predict(trial: Trial, context: Context, dataset: Dataset, index_M: np.ndarray) -> np.ndarray:
-    """Returns class numbers [M] of the images at `index_M`; features of one batch are held at a time."""
+    """Returns class numbers [M] of the images at `index_M`; holds the features of one batch at a time."""
     stage = trial.needs["tuned"]
     tap = stage.config["module"], stage.config["pool"]
     denoiser = open_denoiser(stage, context)

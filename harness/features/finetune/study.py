@@ -3,14 +3,18 @@
 from itertools import product
 from typing import NamedTuple
 
-from harness.core.checks import refuse_duplicates
 from harness.core.errors import UserError
 from harness.core.stages import Code, Stage, Trial, Work
 from harness.core.study import Shared, Study
 from harness.data.dataset import Images
 from harness.features.finetune.config import FinetuneConfig
-from harness.features.heads.head import HEADS, Head, refuse_twins
-from harness.features.stages import EXTRACTION, MULTIPLICATIONS_PER_SECOND, regularised_backbones
+from harness.features.heads.head import HEADS, Head, learns_by_gradients, refuse_same_names
+from harness.features.stages import (
+    EXTRACTION,
+    MULTIPLICATIONS_PER_SECOND,
+    check_pools,
+    regularised_backbones,
+)
 from harness.features.tables import CORRECTNESS, FEATURES
 from harness.models.backbones.backbone import BACKBONES, BackbonePlan, Block, multiplications
 from harness.training.config import TRAINING
@@ -22,7 +26,7 @@ OBJECTIVE = "validation_accuracy"
 
 
 class Setting(NamedTuple):
-    """What is swept."""
+    """One point of the grid."""
 
     block: Block
     timestep: int
@@ -31,10 +35,9 @@ class Setting(NamedTuple):
 
 
 class Finetune(Study):
-    """How much better is the backbone up to a block when it learns together with its head?"""
+    """How much better is the backbone up to a block if it is trained together with its head?"""
 
     name = "finetune"
-    title = "Study 1: fine-tuning"
     Config = FinetuneConfig
     tables = (FEATURES, CORRECTNESS)
     registries = (BACKBONES, HEADS, REGULARISERS)
@@ -42,7 +45,7 @@ class Finetune(Study):
     loaders = {"extractor.json": "harness.features.extractor:load"}
 
     def trials(self, config: FinetuneConfig, images: Images, seed: int) -> list[Trial]:
-        """Returns all trials of an experiment; raises `UserError` for settings that the backbone does not have."""
+        """Returns all trials of an experiment; raises `UserError` for settings out of the backbone's range."""
         data, dataset, stage = images
         plan = config.backbone.plan(dataset.images.shape[2], dataset.images.shape[1])
         grid = product(
@@ -83,14 +86,14 @@ class Finetune(Study):
                     "dataset": stage,
                     "tuned": tuned_stage(setting, config, data.labels_per_class, plan, backbone, stage, seed),
                 },
-                searchable=False,  # each is a training run, so what is asked for is run
+                searchable=False,  # each is a training run, so all that are requested are run
             )
             for setting in map(Setting._make, grid)
             for regulariser, backbone in backbones.items()
         ]
 
     def exporter(self, trial: Trial, kind: str) -> str | None:
-        """Returns the function that takes a trial's classifier home, "module:function"."""
+        """Returns the function that exports a trial's classifier, "module:function", or None."""
         return "harness.features.export:write_tuned" if kind == "classifier" else None
 
 
@@ -127,29 +130,17 @@ def tuned_stage(
 
 
 def check(config: FinetuneConfig, plan: BackbonePlan) -> list[Block]:
-    """Returns the blocks to tune up to; raises `UserError` naming the value that cannot be."""
+    """Returns the blocks to tune up to; raises `UserError` naming the value that is out of range."""
     blocks = plan.select(config.blocks)
-    smallest = min(blocks, key=lambda block: block.size)
-    refuse_duplicates(config.pools, "finetune.pools")
-    for pool in config.pools:
-        if not 1 <= pool <= smallest.size:
-            raise UserError(
-                f"finetune.pools: {pool} is not between 1 and {smallest.size}, the size of block "
-                f"{smallest.number}'s feature map"
-            )
+    check_pools(config.pools, blocks, "finetune.pools")
     for head in config.heads:
-        if not learns_by_steps(head):
+        if not learns_by_gradients(head):
             raise UserError(
-                f"finetune.heads: {head.name!r} does not learn by gradients; give linear, or a head that is "
-                "trained, such as mlp or attention"
+                f"finetune.heads: {head.name!r} is not trained by gradient descent; give linear, or a "
+                "head that is, such as mlp or attention"
             )
-    refuse_twins(config.heads, "finetune.heads")
+    refuse_same_names(config.heads, "finetune.heads")
     return blocks
-
-
-def learns_by_steps(head: Head) -> bool:
-    """Says whether a head's network learns by gradients; the linear head's does, though its probe is solved."""
-    return head.trained_by_steps or head.name == "linear"
 
 
 STUDY = Finetune()

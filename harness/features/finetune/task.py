@@ -1,4 +1,4 @@
-"""The task of fine-tuning, and the maker of its artifact: a diffusers pipeline with the head beside it."""
+"""The task of fine-tuning, and the maker of its artifact: a diffusers pipeline and the head."""
 
 import json
 import shutil
@@ -20,29 +20,29 @@ from harness.models.backbones.denoiser import Denoiser, load_denoiser
 from harness.training import checkpoint
 from harness.training.config import Augment, TrainConfig
 from harness.training.launch import train
-from harness.training.tasks import Draws
+from harness.training.randomness import StepRandomness
 
 HEAD = "head.safetensors"
-ABOUT = "tuned.json"  # the history of the loss, and how many numbers were learnt
+ABOUT = "tuned.json"  # the loss history, and the number of parameters learnt
 
 
 class Tuned(nn.Module):
-    """A denoising network read at one block, with a head on what is read there.
+    """A denoising network read at one block, with a head on the features.
 
-    `encoder` is the whole network: it is left at the block, and what lies behind learns nothing.
+    `encoder` is the whole network; the pass ends at the block, and layers after it are not trained.
     """
 
-    shape: tuple[int, int, int]  # of what the head reads: (C', pool, pool)
+    shape: tuple[int, int, int]  # of the head's input: (C', pool, pool)
 
     def __init__(self, denoiser: Denoiser, module: str, pool: int, head: nn.Module) -> None:
         super().__init__()
         self.encoder = denoiser.network
-        self.folder = denoiser.family.folder  # of a pipeline: where the encoder lies
+        self.folder = denoiser.family.folder  # of the encoder in a pipeline
         self.head = head
         self._denoiser, self._module, self._pool = denoiser, module, pool
 
     def forward(self, z_BCHW: torch.Tensor, timestep: int) -> torch.Tensor:
-        """Returns scores [B, classes] of what was noised to `timestep`."""
+        """Returns scores [B, classes] of inputs noised to `timestep`."""
         return self.head(self.features(z_BCHW, timestep))
 
     def features(self, z_BCHW: torch.Tensor, timestep: int) -> torch.Tensor:
@@ -55,7 +55,7 @@ class Tuned(nn.Module):
         return nn.functional.adaptive_avg_pool2d(activation_BCHW.float(), self._pool)
 
     def unfreeze(self, z_BCHW: torch.Tensor, timestep: int) -> None:
-        """Lets learn what the block's output depends on, found by one pass of `z_BCHW`, and nothing else."""
+        """Makes trainable exactly the parameters that affect the block's output, found by one pass of `z_BCHW`."""
         parameters = list(self.encoder.requires_grad_(True).parameters())
         with torch.enable_grad():
             reached = self.features(z_BCHW, timestep).sum()
@@ -67,7 +67,7 @@ class Tuned(nn.Module):
 class FineTuning:
     """Learns labels (int64 [M]) of images (uint8 [M, C, H, W]) noised to one timestep, by cross-entropy.
 
-    Every step draws noise and augmentation afresh, by address, so that no number of workers changes them.
+    Every step draws new noise and augmentation, by address, so they do not depend on the number of workers.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class FineTuning:
         self._images, self._labels = images, labels
 
     def model(self) -> Tuned:
-        """Returns the backbone as it is with a head before training, in training mode."""
+        """Returns the backbone with an untrained head, in training mode."""
         tuned = Tuned(self._denoiser, self._module, self._pool, nn.Identity())
         with torch.no_grad():
             z_1CHW = self._denoiser.encode(as_input(self._images[:1].to(self._denoiser.device)))
@@ -97,27 +97,27 @@ class FineTuning:
         tuned.head = self._build_head(tuned.shape).float()
         return tuned.train()
 
-    def loss(self, model: nn.Module, index_N: torch.Tensor, draws: Draws) -> torch.Tensor:
+    def loss(self, model: nn.Module, index_N: torch.Tensor, randomness: StepRandomness) -> torch.Tensor:
         """Returns the cross-entropy [N]."""
-        if self._denoiser.device != draws.device:
-            self._denoiser.to(draws.device)
+        if self._denoiser.device != randomness.device:
+            self._denoiser.to(randomness.device)
         with torch.no_grad():
-            x_NCHW = as_input(self._images[index_N].to(draws.device))
+            x_NCHW = as_input(self._images[index_N].to(randomness.device))
             if self._augment is not None:
-                x_NCHW = draws.augmented("augment", x_NCHW, self._augment)
+                x_NCHW = randomness.augmented("augment", x_NCHW, self._augment)
             z_NCHW = self._denoiser.encode(x_NCHW)
-            timesteps_N = torch.full((len(z_NCHW),), self._timestep, device=draws.device)
-            noised_NCHW = self._denoiser.noised(z_NCHW, draws.normal("noise", z_NCHW), timesteps_N)
+            timesteps_N = torch.full((len(z_NCHW),), self._timestep, device=randomness.device)
+            noised_NCHW = self._denoiser.noised(z_NCHW, randomness.normal("noise", z_NCHW), timesteps_N)
         scores_NK = model(noised_NCHW, self._timestep)
-        labels_N = self._labels[index_N].to(draws.device)
+        labels_N = self._labels[index_N].to(randomness.device)
         return nn.functional.cross_entropy(scores_NK.float(), labels_N, reduction="none")
 
     def snapshot(self, model: nn.Module, step: int) -> None:
-        """Keeps nothing."""
+        """Takes no snapshots."""
 
 
 def fine_tuning(stage: Stage, context: Context) -> FineTuning:
-    """Returns the task of a stage, with a backbone of its own to change. Called by every worker."""
+    """Returns the task of a stage, with its own copy of the backbone. Called by every worker."""
     dataset = open_dataset(stage.needs["dataset"], context)
     labelled = dataset.labelled(stage.config["labels_per_class"])
     head = head_of(stage.config["head"])
@@ -127,7 +127,7 @@ def fine_tuning(stage: Stage, context: Context) -> FineTuning:
         stage.config["module"],
         stage.config["pool"],
         stage.config["timestep"],
-        lambda shape: head.network(shape, len(dataset.classes)),
+        lambda shape: head.module(shape, len(dataset.classes)),
         torch.from_numpy(dataset.images[labelled]),
         torch.from_numpy(dataset.labels[labelled]),
         Augment(**augment) if augment else None,
@@ -135,7 +135,7 @@ def fine_tuning(stage: Stage, context: Context) -> FineTuning:
 
 
 def make_tuned(stage: Stage, folder: Path, context: Context) -> None:
-    """Fine-tunes on the labelled images; writes the whole pipeline, the head, and what was learnt."""
+    """Fine-tunes on the labelled images; writes the whole pipeline, the head and `tuned.json`."""
     config = parse(TrainConfig, stage.options["tune"], "finetune.tune")
     with context.store.scratch() as trained:
         maker = "harness.features.finetune.task:fine_tuning"
@@ -155,13 +155,13 @@ def make_tuned(stage: Stage, folder: Path, context: Context) -> None:
 
 
 def read_about(stage: Stage, context: Context) -> dict[str, Any]:
-    """Returns {"parameters": how many were learnt, "shape": what the head reads, "history": of the loss}."""
+    """Returns {"parameters": number learnt, "shape": of the head's input, "history": of the loss}."""
     return json.loads(context.file(stage, ABOUT).read_text())
 
 
 def read_head(stage: Stage, context: Context, classes: int) -> nn.Module:
-    """Returns the head that was learnt with the encoder."""
+    """Returns the head that was trained with the encoder."""
     shape = tuple(read_about(stage, context)["shape"])
-    network = head_of(stage.config["head"]).network(shape, classes)
-    network.load_state_dict(load_file(context.file(stage, HEAD)))
-    return network.eval().requires_grad_(False)
+    head = head_of(stage.config["head"]).module(shape, classes)
+    head.load_state_dict(load_file(context.file(stage, HEAD)))
+    return head.eval().requires_grad_(False)

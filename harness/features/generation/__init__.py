@@ -1,1 +1,1 @@
-"""Generation beside recognition: samples of a backbone, and how far they are from real images."""
+"""Generation compared with recognition: a backbone's samples, and their distance from real images."""

@@ -1,4 +1,4 @@
-"""Compares samples with real images as an encoder sees them: Fréchet and kernel distances, and a grid to look at."""
+"""Compares samples with real images in an encoder's space: Fréchet and kernel distances, and a grid of samples."""
 
 import base64
 import io
@@ -23,23 +23,21 @@ from harness.models.encoders.encoder import OpenEncoder, open_encoder
 from harness.training.device import pick_device
 
 ENCODED = "encoded.safetensors"
-BATCH = 256  # samples that are encoded together
-KERNEL_IMAGES = (
-    10_000  # at most, of each side: the kernel distance needs vectors, not sums, and 10,000 are plenty
-)
-GRID = 64  # samples to look at
-CELL = 64  # pixels that one of them takes, about
+BATCH = 256  # samples encoded at once
+KERNEL_IMAGES = 10_000  # largest number per side: the kernel distance needs vectors, and 10,000 suffice
+GRID = 64  # samples shown
+CELL = 64  # approximate size of each in pixels
 
 
 class Encoded(NamedTuple):
-    """What is kept of encoded images, however many there are."""
+    """Statistics of encoded images, of a size independent of their number."""
 
     moments: Moments
     vectors_ND: np.ndarray  # float32, of the first `KERNEL_IMAGES`
 
 
 def make_encoded(stage: Stage, folder: Path, context: Context) -> None:
-    """Writes moments and vectors of a split's first images."""
+    """Writes moments and vectors of the first images of a split."""
     dataset = open_dataset(stage.needs["dataset"], context)
     places = dataset.splits[stage.config["split"]][: stage.config["images"]]
     size = stage.options["batch"]
@@ -71,13 +69,13 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
 
 @torch.no_grad()
 def encode(batches: Iterable[np.ndarray], encoder: "_Encoder") -> Encoded:
-    """Returns what is kept of images, uint8 [N, C, H, W], that come in batches: one pass, bounded memory."""
+    """Returns statistics of images, batches of uint8 [N, C, H, W], from one pass in bounded memory."""
     moments: Moments | None = None
     kept: list[np.ndarray] = []
     held = 0
     for images_NCHW in batches:
         x_NCHW = as_input(torch.from_numpy(np.ascontiguousarray(images_NCHW)).to(encoder.device))
-        vectors_ND = encoder.network.pooled(x_NCHW).float().cpu().numpy()
+        vectors_ND = encoder.model.pooled(x_NCHW).float().cpu().numpy()
         found = Moments.of(vectors_ND)
         moments = found if moments is None else moments + found
         if held < KERNEL_IMAGES:
@@ -89,7 +87,7 @@ def encode(batches: Iterable[np.ndarray], encoder: "_Encoder") -> Encoded:
 
 
 class _Encoder(NamedTuple):
-    network: OpenEncoder
+    model: OpenEncoder
     device: torch.device
 
 
@@ -105,7 +103,7 @@ def _read(stage: Stage, context: Context) -> Encoded:
 
 
 def _drawn(path: Path) -> Iterator[np.ndarray]:
-    """Yields a shard's samples, a batch after the other."""
+    """Yields a shard's samples, batch by batch."""
     with safe_open(path, framework="numpy") as file:
         samples = file.get_slice("samples")
         count = samples.get_shape()[0]
@@ -124,9 +122,9 @@ def _first(shards: tuple[Stage, ...], context: Context, count: int) -> np.ndarra
 
 
 def grid(images_NCHW: np.ndarray) -> str:
-    """Returns images as one PNG in base64: rows of equal length, a pixel between, all about `CELL` pixels large.
+    """Returns a grid of images as a base64 PNG: one pixel between images, each about `CELL` pixels in size.
 
-    Small images are made larger by a whole number, each pixel a square: no blur hides what a sample is made of.
+    Small images are enlarged by an integer factor without interpolation, so that no blur hides a sample's pixels.
     """
     n, channels, height, width = images_NCHW.shape
     across = math.isqrt(n - 1) + 1

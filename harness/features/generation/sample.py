@@ -1,7 +1,7 @@
 """Sampling: from noise to images, with DDPM's ancestral steps or DDIM's deterministic ones.
 
-Sample i's first noise depends on (seed, i) alone and that of a DDPM step on (seed, i, timestep), so neither shards
-nor batches nor workers change a sample beyond rounding.
+The initial noise of sample i depends only on (seed, i), that of a DDPM step on (seed, i, timestep), so shards,
+batches and workers change samples only by rounding.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from harness.core.progress import Progress
 from harness.core.seeds import derive_seed
 from harness.core.stages import Context, Stage
 from harness.features.extract import open_denoiser
@@ -28,7 +29,7 @@ def make_samples(stage: Stage, folder: Path, context: Context) -> None:
     size = stage.options["batch"]
     parts = []
     for first in range(begin, end, size):
-        context.progress(f"samples {stage.key[:6]}", f"{first - begin} of {end - begin} drawn")
+        context.progress(stage.kind, stage.key, Progress(first - begin, end - begin, "samples"))
         number_B = torch.arange(first, min(first + size, end), device=denoiser.device)
         x_BCHW = sample(
             denoiser,
@@ -43,7 +44,7 @@ def make_samples(stage: Stage, folder: Path, context: Context) -> None:
 
 
 def as_grey_levels(x: torch.Tensor) -> torch.Tensor:
-    """Maps [-1, 1] to the nearest of 0..255, uint8: the way back from `harness.data.transforms.as_input`."""
+    """Maps [-1, 1] to the nearest of 0..255, uint8: the inverse of `harness.data.transforms.as_input`."""
     return ((x.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -59,7 +60,7 @@ def sample(
 ) -> torch.Tensor:
     """Returns the images [B, C, H, W] in [-1, 1] with these sample numbers; `shape` is an image's.
 
-    A self-conditioned backbone is given the estimate of the step before, zeros at first (Chen et al. 2022,
+    A self-conditioned backbone reads the estimate of the previous step, at first zeros (Chen et al. 2022,
     algorithm 2).
     """
     latent = denoiser.encode(torch.zeros(1, *shape, device=denoiser.device))

@@ -1,4 +1,4 @@
-"""Generation as trials: for each training of a backbone and each encoder, how far samples are from real images."""
+"""Generation as trials: how far samples are from real images, for each training of a backbone and each encoder."""
 
 from typing import Any
 
@@ -19,23 +19,22 @@ from harness.training.regularisers import REGULARISERS
 SAMPLES = Code("samples", 1, "harness.features.generation.sample:make_samples", uses=(NOISE, SAMPLING))
 ENCODED = Code("encoded", 1, "harness.features.generation.compare:make_encoded")
 COMPARISON = Code("generation", 1, "harness.features.generation.compare:run")
-SECONDS_AN_IMAGE = 0.005  # to encode, a guess for one CPU core
+SECONDS_AN_IMAGE = 0.005  # encoding, estimated for one CPU core
 
-OBJECTIVE = "frechet"  # shown as failed or done; no search looks at these trials
+OBJECTIVE = "frechet"  # no search uses these trials
 
 
 class Generation(Study):
     """How good are the samples of the backbone whose features are probed?"""
 
     name = "generation"
-    title = "Study 1: generation beside recognition"
     Config = GenerationConfig
     tables = (GENERATION,)
     registries = (BACKBONES, ENCODERS, REGULARISERS)
     shared = Shared("features", ("backbone", "train", "regularisers"))
 
     def trials(self, config: GenerationConfig, images: Images, seed: int) -> list[Trial]:
-        """Returns a trial for each regulariser and encoder; raises `UserError` for what cannot be drawn."""
+        """Returns a trial for each regulariser and encoder; raises `UserError` for values out of range."""
         channels, size = images.dataset.images.shape[1:3]
         plan = config.backbone.plan(size, channels)
         check(config, plan, images.dataset)
@@ -45,9 +44,9 @@ class Generation(Study):
         )
         encoders = [(encoder, encoder.stage(channels)) for encoder in config.encoders]
         return [
-            comparison.trial(regulariser, backbone, encoder, network)
+            comparison.trial(regulariser, backbone, encoder, encoder_stage)
             for regulariser, backbone in backbones.items()
-            for encoder, network in encoders
+            for encoder, encoder_stage in encoders
         ]
 
 
@@ -55,48 +54,51 @@ def check(config: GenerationConfig, plan: BackbonePlan, dataset: Dataset) -> Non
     """Raises `UserError` naming the value that is out of range."""
     if config.steps > plan.timesteps:
         raise UserError(
-            f"generation.steps = {config.steps}: the backbone has {plan.timesteps} timesteps; give at most so many"
+            f"generation.steps = {config.steps}: the backbone has {plan.timesteps} timesteps; give at most "
+            f"{plan.timesteps}"
         )
     if config.real is not None and config.real > len(dataset.splits["train"]):
         raise UserError(
             f"generation.real = {config.real}: there are {len(dataset.splits['train'])} training images; "
-            "give at most so many, or null for all"
+            "give at most that many, or null for all"
         )
     for what, count in (("samples", sample_count(config, dataset)), ("real", real_count(config, dataset))):
         if count < 2:
-            raise UserError(f"generation.{what}: {count} image has no covariance; 2 are needed at least")
+            raise UserError(f"generation.{what}: a covariance needs at least 2 images, not {count}")
     called = [encoder.display_name for encoder in config.encoders]
     refuse_duplicates(called, "generation.encoders", "; give each a label of its own")
 
 
 def sample_count(config: GenerationConfig, dataset: Dataset) -> int:
-    """Returns how many samples are drawn."""
+    """Returns the number of samples to draw."""
     return config.samples or len(dataset.splits["test"])
 
 
 def real_count(config: GenerationConfig, dataset: Dataset) -> int:
-    """Returns with how many training images they are compared."""
+    """Returns the number of training images that samples are compared with."""
     return config.real or len(dataset.splits["train"])
 
 
 class _Comparison:
-    """Makes trials that share everything but the backbone and the encoder."""
+    """Makes trials that differ only in the backbone and the encoder."""
 
     def __init__(self, config: GenerationConfig, images: Images, seed: int, plan: BackbonePlan) -> None:
         self.config, self.seed, self.plan = config, seed, plan
         self.data, dataset, self.stage = images
         self.fingerprint, self.shape = dataset.fingerprint, list(dataset.images.shape[1:])
         self.samples, self.real = sample_count(config, dataset), real_count(config, dataset)
-        # Distances fall with the number of images, so fewer held-out images would be another measure.
+        # Distances depend on the number of images, so fewer held-out images would not be comparable.
         self.held_out = self.samples if self.samples <= len(dataset.splits["test"]) else None
 
-    def trial(self, regulariser: str | None, backbone: Stage, encoder: Encoder, network: Stage) -> Trial:
-        """Returns the trial that compares one backbone's samples with real images, as one encoder sees them."""
+    def trial(
+        self, regulariser: str | None, backbone: Stage, encoder: Encoder, encoder_stage: Stage
+    ) -> Trial:
+        """Returns the trial that compares one backbone's samples with real images, in one encoder's space."""
         cuts = shards(self.samples, self.config.shard, self.config.batch)
         samples = tuple(self._samples(backbone, begin, end) for begin, end in cuts)
-        real = {"real": (self._encoded(network, "train", self.real),)}
+        real = {"real": (self._encoded(encoder_stage, "train", self.real),)}
         if self.held_out is not None:
-            real["held_out"] = (self._encoded(network, "test", self.held_out),)
+            real["held_out"] = (self._encoded(encoder_stage, "test", self.held_out),)
         axes: dict[str, Any] = {
             "backbone": self.config.backbone.name,
             "regulariser": regulariser,
@@ -116,7 +118,7 @@ class _Comparison:
             seed=self.seed,
             data=self.data.display_name,
             data_fingerprint=self.fingerprint,
-            needs={"dataset": self.stage, "backbone": backbone, "encoder": network},
+            needs={"dataset": self.stage, "backbone": backbone, "encoder": encoder_stage},
             reads={"samples": samples, **real},
             seconds=self.samples * SECONDS_AN_IMAGE,
             searchable=False,
@@ -140,13 +142,13 @@ class _Comparison:
             work=Work(passes, passes * multiplications(self.plan.blocks) / MULTIPLICATIONS_PER_SECOND),
         )
 
-    def _encoded(self, network: Stage, split: str, count: int) -> Stage:
-        """Returns the stage with what an encoder says of the first `count` images of a split."""
+    def _encoded(self, encoder_stage: Stage, split: str, count: int) -> Stage:
+        """Returns the stage with an encoder's statistics of the first `count` images of a split."""
         return Stage(
             kind="encoded",
             code=ENCODED,
             config={"split": split, "images": count},
-            needs={"dataset": self.stage, "encoder": network},
+            needs={"dataset": self.stage, "encoder": encoder_stage},
             options={"batch": self.config.batch},
             work=Work(seconds=count * SECONDS_AN_IMAGE),
         )

@@ -1,1 +1,1 @@
-"""Classifiers that stand on frozen features."""
+"""Heads: classifiers trained on frozen features."""

@@ -20,7 +20,7 @@ class Transformer(ByGradients):
     width: int = Field(ge=1, le=16_384)
     attention_heads: int = Field(8, ge=1, le=1024)
     positions: bool = (
-        False  # a learnt embedding of each token's place in its map; the published heads have none
+        False  # a learnt embedding of each token's position in its map; the published heads have none
     )
     train: TrainConfig = TrainConfig(
         steps=400,
@@ -43,14 +43,14 @@ class Transformer(ByGradients):
 
     @property
     def block_multiplications(self) -> float:
-        """What all blocks cost a token: projections (4 widths) and the perceptron (8)."""
+        """Multiply-accumulates per token of all blocks: projections (4 width²) and MLP (8 width²)."""
         return self.blocks * 12 * self.width**2
 
 
 class Attention(Transformer):
     """Transformer blocks on a feature map's pixels and a CLS token, then a linear layer on that token.
 
-    Edition "paper" (arXiv 2307.08702): pooled to 8x8, a linear projection where the channels are not `width` wide.
+    Edition "paper" (arXiv 2307.08702): pooled to 8x8, a linear projection unless there are `width` channels.
     Edition "released" (the code): pooled to 16x16, a LayerNorm over the whole map, a 1x1 convolution to `width`.
     Both: no position embedding, pre-norm blocks, queries, keys and values without bias.
     """
@@ -62,11 +62,11 @@ class Attention(Transformer):
 
     @property
     def multiplications(self) -> float:
-        """A guess, for a map as large as the pool."""
+        """An estimate, for a map as large as the pool."""
         return (self.tokens or TOKENS[self.edition]) ** 2 * self.block_multiplications
 
-    def network(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
-        """Returns the network; a map smaller than the pool stays as it is."""
+    def module(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
+        """Returns the untrained module; a map smaller than the pool keeps its size."""
         from harness.features.heads.map_modules import AttentionClassifier
 
         return AttentionClassifier(

@@ -1,4 +1,4 @@
-"""Heads that the common loop trains: by gradients, step by step."""
+"""Heads that the common training loop trains by gradient descent."""
 
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -16,7 +16,7 @@ Decay = Annotated[float, Field(ge=0)]
 
 
 class ByGradients(Head):
-    """Base of these heads. With several weight decays, each is trained and the best on validation is kept."""
+    """Base of these heads. With several weight decays, a head is trained for each and the best on validation kept."""
 
     train: TrainConfig = TrainConfig(
         steps=200, batch=128, learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", workers=0
@@ -27,19 +27,19 @@ class ByGradients(Head):
 
     @property
     def seconds(self) -> float:
-        """A guess: so many multiplications an image and step, forward and back."""
+        """An estimate from the multiply-accumulates of the forward and backward passes."""
         passes = 3 * self.train.steps * self.train.batch * max(1, len(self.weight_decays))
         return 1e-3 * self.train.steps + passes * self.multiplications / MULTIPLICATIONS_PER_SECOND
 
     @property
     def multiplications(self) -> float:
-        """A guess at what one image costs, without knowing its features."""
+        """An estimate of the multiply-accumulates per image, without knowing its features."""
         return 1e5
 
     def fit(self, train: Labelled, validation: Labelled, classes: int, seed: int, device: str) -> Fitted:
-        """Trains for a fixed number of steps; `validation` is looked at where there is a weight decay to choose.
+        """Trains for a fixed number of steps; uses `validation` only if there is a weight decay to choose.
 
-        Chooses by accuracy, between equals by cross-entropy.
+        Chooses by accuracy; ties are broken by cross-entropy.
         """
         if not self.weight_decays:
             return self._fit(self.train, train, classes, seed, device, None)
@@ -66,13 +66,13 @@ class ByGradients(Head):
         from harness.training.tasks import Classification
 
         x, labels_N = torch.from_numpy(train.x), torch.from_numpy(train.labels_N)
-        task = Classification(lambda: self.network(train.x.shape[1:], classes), x, labels_N)
+        task = Classification(lambda: self.module(train.x.shape[1:], classes), x, labels_N)
         model = fit(task, config, seed, ProcessGroup(torch.device(device))).model
         return Fitted(model.eval().requires_grad_(False), regularisation)
 
 
 def _mark(scores_NC: "np.ndarray", labels_N: "np.ndarray") -> tuple[float, float]:
-    """Returns accuracy and minus the cross-entropy."""
+    """Returns accuracy and negative cross-entropy."""
     from scipy.special import log_softmax
 
     right = float((scores_NC.argmax(1) == labels_N).mean())

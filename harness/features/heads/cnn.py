@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class CNN(ByGradients):
     """3x3 convolutions with ReLU on the feature map, an average over the map, a linear layer.
 
-    The published head of this name was not released; this is ours.
+    The code of the published head of this name was not released; this is our own.
     """
 
     name: Literal["cnn"] = "cnn"
@@ -25,11 +25,11 @@ class CNN(ByGradients):
 
     @property
     def multiplications(self) -> float:
-        """A guess, for a map of 4x4."""
+        """An estimate, for a 4x4 map."""
         return 16 * 9 * sum(width**2 for width in self.widths)
 
-    def network(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
-        """Returns the network; a feature without a map counts as a map of one pixel."""
+    def module(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
+        """Returns the untrained module; a feature vector counts as a map of one pixel."""
         from harness.features.heads.map_modules import build_cnn
 
         return build_cnn(shape[0], self.widths, classes)

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class DifFormer(Transformer):
-    """Each part of the features is projected to `width` and marked with a learnt embedding; one attention sees all.
+    """Projects each part of the features to `width`, adds a learnt embedding of the part, attends over all tokens.
 
-    The parts, feature maps of several (block, timestep), follow each other along the channels: a study's
-    `combined:` fills in `parts`. Without, the features are one part.
+    The parts are feature maps of several (block, timestep), concatenated along the channels; `features.combined`
+    fills in `parts`. Otherwise the features are one part.
     """
 
     name: Literal["difformer"] = "difformer"
@@ -28,17 +28,17 @@ class DifFormer(Transformer):
 
     @property
     def multiplications(self) -> float:
-        """A guess, for maps of 4x4."""
+        """An estimate, for 4x4 maps."""
         return 16 * max(1, len(self.parts)) * self.block_multiplications
 
-    def network(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
-        """Returns the network; raises `UserError` if the parts are not all of the channels."""
+    def module(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
+        """Returns the untrained module; raises `UserError` if the parts do not add up to the channels."""
         from harness.features.heads.map_modules import PartsClassifier
 
         parts = self.parts or [shape[0]]
         if sum(parts) != shape[0]:
             raise UserError(
-                f"difformer: parts = {parts} are {sum(parts)} channels, the features have {shape[0]}; "
+                f"difformer: parts = {parts} have {sum(parts)} channels in all, but the features have {shape[0]}; "
                 "leave parts out"
             )
         return PartsClassifier(

@@ -45,18 +45,18 @@ class Labelled(NamedTuple):
 class Fitted(NamedTuple):
     """A trained head."""
 
-    network: "nn.Module"  # features [N, C, P, P] to scores [N, classes]; the largest score is the prediction
-    regularisation: float | None  # the strength that was chosen on validation, if any
+    module: "nn.Module"  # features [N, C, P, P] to scores [N, classes]; the largest score is the prediction
+    regularisation: float | None  # the strength chosen on validation, if any
 
     def scores(self, x: np.ndarray, batch: int = 1024) -> np.ndarray:
         """Returns scores [N, classes] of features in the shape of those that the head was trained on."""
         import torch
 
-        place = next((one for one in [*self.network.parameters(), *self.network.buffers()]), torch.empty(0))
+        place = next((one for one in [*self.module.parameters(), *self.module.buffers()]), torch.empty(0))
         kind = place.dtype if place.is_floating_point() else torch.float32
         with torch.inference_mode():
             parts = [
-                self.network(torch.from_numpy(x[begin : begin + batch]).to(place.device, kind)).cpu()
+                self.module(torch.from_numpy(x[begin : begin + batch]).to(place.device, kind)).cpu()
                 for begin in range(0, len(x), batch)
             ]
         return torch.cat(parts).numpy()
@@ -69,14 +69,14 @@ class Fitted(NamedTuple):
 class Head(Config):
     """Base of all heads. A subclass has a field `name` equal to its registered name.
 
-    A head is found by `name`; rows show `axis`, so that a study may have one head with several sets of options.
+    Registered under `name`; rows show `display_name`, so an experiment may use a head with several sets of options.
     """
 
     name: str
     label: str | None = unkeyed(None)  # what rows show instead of `name`
-    version: ClassVar[int | None] = 1  # raise it when the same values would give other predictions
+    version: ClassVar[int | None] = 1  # raise it if the same values now give other predictions
     trained_by_steps: ClassVar[bool] = (
-        False  # by gradients from `network`: it can learn from a stream, or fine-tune
+        False  # `module` is trained by gradient descent: it can learn from a stream or be fine-tuned
     )
 
     @field_validator("label")
@@ -85,9 +85,9 @@ class Head(Config):
         if label is None:
             return None
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", label):
-            raise ValueError("a label has 1 to 40 letters, digits, '.', '_' and '-'")
+            raise ValueError("a label has 1 to 40 characters: letters, digits, '.', '_' and '-'")
         if label in HEADS.names() and label != cls.model_fields["name"].default:
-            raise ValueError("the name of another head; choose another label")
+            raise ValueError("is the name of another head; choose another label")
         return label
 
     @property
@@ -96,50 +96,56 @@ class Head(Config):
         return self.label or self.name
 
     def on_parts(self, channels: list[int]) -> Self:
-        """Returns the head for features of several feature maps, with so many channels each, one after the other.
+        """Returns the head for concatenated feature maps with these numbers of channels.
 
-        Called for `features.combined`; most heads need not know.
+        Called for `features.combined`; most heads can ignore it.
         """
         return self
 
     @property
     def seconds(self) -> float:
-        """A guess at how long `fit` takes on one CPU core, for plans, until it has been measured."""
+        """Estimated duration of `fit` on one CPU core; plans use it until there are measurements."""
         return 0.5
 
     @abstractmethod
-    def network(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
+    def module(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
         """Returns the head before training: features [N, *shape] to scores [N, classes]; shape is (C, P, P) or (D,).
 
-        What `fit` returns has the same structure, so that its weights can be kept and loaded again. Raises
-        `UserError` for a shape that the head cannot stand on.
+        The module that `fit` returns has the same structure, so its weights can be saved and loaded. Raises
+        `UserError` for a shape that the head cannot read.
         """
 
     @abstractmethod
     def fit(self, train: Labelled, validation: Labelled, classes: int, seed: int, device: str) -> Fitted:
-        """Trains on `train`; whatever is chosen is chosen on `validation`. Called once a trial.
+        """Trains on `train`; all choices are made on `validation`. Called once per trial.
 
-        Features are float32 [N, D] or [N, C, P, P], with any N from 2 on, more numbers than samples or fewer; labels
-        are class numbers below `classes`. A head must bear a class that `train` or `validation` lacks, and training
-        samples of one class alone: such a class keeps its column of scores, and the others are learnt as well.
+        Features are float32 [N, D] or [N, C, P, P], with N >= 2, and more or fewer features than samples; labels are
+        class numbers below `classes`. A head must cope with a class that is absent from `train` or `validation`, and
+        with training samples of a single class: an absent class keeps its column of scores, and the other classes
+        are learnt as usual.
 
         All randomness comes from `seed`: the same arguments give the same weights on the same device, whatever the
-        global random state of torch, NumPy and Python, which stays as it is. The samples stay as they are too. What
-        is returned predicts each sample by itself.
+        global random state of torch, NumPy and Python, which must not change. Neither may the samples. The result
+        predicts each sample independently.
 
-        Raises `FloatingPointError` with the words "not finite" if a training feature is NaN or infinite
-        (`least_squares.refuse_infinite`), or if the loss becomes so (the common loop does).
+        Raises `FloatingPointError` containing "not finite" if a training feature is NaN or infinite
+        (`least_squares.refuse_infinite`), or if the loss becomes so (the common loop does this).
         """
 
 
 def head_of(values: Mapping[str, Any]) -> Head:
-    """Returns the head that `keyed` wrote as `values`."""
+    """Returns the head for the `values` that its `keyed` returned."""
     head: Head = part_of(HEADS, values)
     return head
 
 
-def refuse_twins(heads: Sequence[Head], where: str) -> None:
-    """Raises `UserError` for two heads that rows could not tell apart."""
+def learns_by_gradients(head: Head) -> bool:
+    """Returns whether a head can be trained by gradient descent: linear too, although `fit` solves it."""
+    return head.trained_by_steps or head.name == "linear"
+
+
+def refuse_same_names(heads: Sequence[Head], where: str) -> None:
+    """Raises `UserError` for two heads with the same name in rows."""
     twice = Counter(head.display_name for head in heads)
     for head in heads:
         if twice[head.display_name] > 1:

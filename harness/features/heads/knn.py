@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class KNN(Head):
-    """The k training images of largest cosine similarity vote, with weights exp(similarity / temperature).
+    """The k training images with the largest cosine similarity vote, with weights exp(similarity / temperature).
 
-    k is chosen on validation, and recorded as the regularisation. Wu et al. 2018 (arXiv 1805.01978), section 3.4.
+    k is chosen on validation and recorded as the regularisation. Wu et al. 2018 (arXiv 1805.01978), section 3.4.
     """
 
     name: Literal["knn"] = "knn"
@@ -23,19 +23,19 @@ class KNN(Head):
 
     @property
     def seconds(self) -> float:
-        """A guess for a thousand features of a few hundred images."""
+        """An estimate for a thousand features of a few hundred images."""
         return 0.02
 
-    def network(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
-        """Returns an empty bank of training features, which takes the size of the bank that is loaded into it."""
+    def module(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
+        """Returns an empty bank of training features, which resizes to the bank loaded into it."""
         from harness.features.heads.neighbours import Neighbours
 
         return Neighbours(math.prod(shape), classes, self.temperature)
 
     def fit(self, train: Labelled, validation: Labelled, classes: int, seed: int, device: str) -> Fitted:
-        """Chooses k by accuracy on `validation`, between equals by the truth's share of the votes there.
+        """Chooses k by accuracy on `validation`; ties are broken by the true class's share of the votes.
 
-        A k beyond the training images means all of them.
+        A k above the number of training images means all of them.
         """
         import torch
 
@@ -43,9 +43,9 @@ class KNN(Head):
         from harness.features.heads.neighbours import Neighbours
 
         refuse_infinite(train.x)
-        network = Neighbours(math.prod(train.x.shape[1:]), classes, self.temperature)
-        network.remember(torch.from_numpy(train.x), torch.from_numpy(train.labels_N))
-        network = network.to(device)
+        module = Neighbours(math.prod(train.x.shape[1:]), classes, self.temperature)
+        module.remember(torch.from_numpy(train.x), torch.from_numpy(train.labels_N))
+        module = module.to(device)
         ks = sorted({min(k, len(train.labels_N)) for k in self.neighbours})
-        k = network.choose(torch.from_numpy(validation.x), torch.from_numpy(validation.labels_N), ks)
-        return Fitted(network, float(k))
+        k = module.choose(torch.from_numpy(validation.x), torch.from_numpy(validation.labels_N), ks)
+        return Fitted(module, float(k))

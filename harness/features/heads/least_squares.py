@@ -1,4 +1,4 @@
-"""Ridge regression in closed form: every strength from one eigendecomposition, from features or from their sums.
+"""Ridge regression in closed form: all strengths from one eigendecomposition, of features or their sums.
 
 The intercept is free; targets are +1 for the sample's class and -1 for the others. For features X [N, D] and
 targets Y [N, C], both centred, the weights minimise |Y - X W|^2 / N + strength * |W|^2 (sums over samples and
@@ -13,11 +13,11 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-SMALLEST = 1e-15  # eigenvalues below this share of the largest are rounding
+SMALLEST = 1e-15  # eigenvalues below this share of the largest are rounding errors
 
 
 class Sums(NamedTuple):
-    """All that a ridge probe needs of its training samples, in float64. Sums over batches add up to those of all."""
+    """All that a ridge probe needs of its training samples, in float64. Sums of batches may be added."""
 
     n: int
     x_D: np.ndarray  # sum of the features
@@ -59,7 +59,7 @@ def solve(
 ) -> Iterator[np.ndarray]:
     """Yields weights [D, C] for each strength, from X'X and X'Y of `n` centred samples.
 
-    A change of scale x / s of the features is X'X / (s s') and X'Y / s. Raises `FloatingPointError` for sums that
+    Rescaling the features to x / s gives X'X / (s s') and X'Y / s. Raises `FloatingPointError` for sums that
     are not finite.
     """
     import torch
@@ -87,7 +87,7 @@ def _solve(
 def solutions(
     x_ND: np.ndarray, labels_N: np.ndarray, classes: int, strengths: Sequence[float], device: str = "cpu"
 ) -> Iterator[Solution]:
-    """Yields a probe for each strength, by X'X [D, D] or by XX' [N, N], whichever is smaller."""
+    """Yields a probe for each strength, from X'X [D, D] or XX' [N, N], whichever is smaller."""
     import torch
 
     refuse_infinite(x_ND)
@@ -106,13 +106,11 @@ def solutions(
 
 
 def _double(device: str) -> str:
-    """Returns the device, or the CPU where it has no float64."""
+    """Returns the device, or the CPU if the device lacks float64."""
     return "cpu" if device == "mps" else device
 
 
 def refuse_infinite(x: np.ndarray) -> None:
     """Raises `FloatingPointError` if features, or sums of them, are not finite."""
     if not np.isfinite(x).all():
-        raise FloatingPointError(
-            "features are not finite numbers; the backbone overflows or was not trained well"
-        )
+        raise FloatingPointError("features are not finite; the backbone overflows or is poorly trained")

@@ -11,17 +11,17 @@ from scipy.special import log_softmax, softmax
 from harness.features.heads.head import Fitted, Labelled
 from harness.features.heads.least_squares import refuse_infinite
 
-GRADIENT_TOLERANCE = 3e-5  # in preconditioned coordinates, where its square is about the loss still to gain
+GRADIENT_TOLERANCE = 3e-5  # in preconditioned coordinates, where its square approximates the remaining loss
 MAX_ITERATIONS = 2000
-SMALLEST = 1e-9  # singular values below this share of the largest are rounding
+SMALLEST = 1e-9  # singular values below this share of the largest are rounding errors
 
 
 class Basis(NamedTuple):
     """The principal axes of training features.
 
-    The penalty does not change under rotations, so the solution lies in the span of the features: a problem with
-    more features than samples is one with as many features as samples. Along the axes, the loss's curvature is
-    known well enough to make L-BFGS converge in tens of steps instead of thousands.
+    The penalty is invariant under rotations, so the solution lies in the span of the features: a problem with more
+    features than samples reduces to one with as many features as samples. Along the axes, the loss's curvature is
+    known well enough for L-BFGS to converge in tens of steps instead of thousands.
     """
 
     mean_D: np.ndarray
@@ -51,7 +51,7 @@ def choose_strength(
     basis = principal_axes(train.x_ND)
     found = []
     start = None
-    for strength in sorted(strengths, reverse=True):  # strong first: each solution starts the next
+    for strength in sorted(strengths, reverse=True):  # strongest first: each solution initialises the next
         start = solve(basis.z_NR, train.labels_N, classes, strength, device, start)
         weights_DC = basis.axes_DR @ start[:-1]
         intercept_C = start[-1] - basis.mean_D @ weights_DC
@@ -61,10 +61,10 @@ def choose_strength(
             (right, -_cross_entropy(logits_NC, validation.labels_N), strength, weights_DC, intercept_C)
         )
     _, _, strength, weights_DC, intercept_C = max(found, key=lambda one: one[:2])
-    return Fitted(as_network(weights_DC, intercept_C), strength)
+    return Fitted(as_module(weights_DC, intercept_C), strength)
 
 
-def as_network(weights_DC: np.ndarray, intercept_C: np.ndarray) -> torch.nn.Module:
+def as_module(weights_DC: np.ndarray, intercept_C: np.ndarray) -> torch.nn.Module:
     """Returns a linear layer on flattened features, float64, with these weights."""
     layer = torch.nn.utils.skip_init(torch.nn.Linear, *weights_DC.shape, dtype=torch.float64)
     layer.weight.data = torch.from_numpy(np.ascontiguousarray(weights_DC.T))
@@ -80,9 +80,9 @@ def solve(
     device: str,
     start: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns weights and intercept [R + 1, classes] at the minimum, by preconditioned L-BFGS in float64.
+    """Returns weights and intercept [R + 1, classes] at the minimum, by preconditioned L-BFGS.
 
-    `z_NR` are centred features along their principal axes.
+    Computes in float64, on MPS in float32. `z_NR` are centred features along their principal axes.
     """
     kind = torch.float32 if device == "mps" else torch.float64
     z = torch.as_tensor(z_NR, dtype=kind, device=device)
@@ -112,7 +112,7 @@ def solve(
 
 
 def _curvature(z_NR: np.ndarray, weights: np.ndarray) -> float:
-    """Returns the mean of p (1 - p) over samples and classes: the second derivative of the loss by a logit."""
+    """Returns the mean of p (1 - p) over samples and classes: the second derivative of the loss in a logit."""
     p_NC = softmax(z_NR @ weights[:-1] + weights[-1], axis=1)
     return max(float(np.mean(p_NC * (1 - p_NC))), 1e-6)
 

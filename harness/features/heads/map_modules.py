@@ -1,7 +1,7 @@
-"""Classifiers on feature maps: convolutional, and attention over the pixels of one map or of several.
+"""Classifiers on feature maps: convolutions, and attention over the pixels of one or several maps.
 
-Legend: B batch, C channels, H and W the map, T tokens (pixels), E the width of tokens. Features [B, D] without a
-map are maps of one pixel.
+Legend: B batch, C channels, H and W map height and width, T tokens (pixels), E token width. Feature vectors [B, D]
+are treated as maps of one pixel.
 """
 
 import math
@@ -16,7 +16,7 @@ SMALL = 0.02  # standard deviation of embeddings before training
 
 
 class AsMap(nn.Module):
-    """Makes features a map."""
+    """Turns features into a map."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns [B, C, H, W]; [B, D] becomes [B, D, 1, 1]."""
@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 class OnTokens(nn.Module):
-    """A CLS token, zero before training, before the others; blocks; a linear layer on that token."""
+    """Prepends a CLS token, initially zero; then transformer blocks and a linear layer on that token."""
 
     def __init__(self, width: int, blocks: int, heads: int, classes: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class OnTokens(nn.Module):
 
 
 class Positions(nn.Module):
-    """Adds a learnt embedding of each token's place."""
+    """Adds a learnt embedding of each token's position."""
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class AttentionClassifier(nn.Module):
         released: bool,
         positions: bool,
     ) -> None:
-        """`shape` is (C, H, W) or (D,); a map larger than `tokens` x `tokens` is pooled to that."""
+        """`shape` is (C, H, W) or (D,); a map larger than `tokens` x `tokens` is pooled to it."""
         super().__init__()
         channels, *given = shape
         self.size = (min(tokens, given[0]), min(tokens, given[1])) if given else (1, 1)
@@ -115,8 +115,8 @@ class AttentionClassifier(nn.Module):
 class PartsClassifier(nn.Module):
     """DifFormer (arXiv 2311.17921): attention over the pixels of several maps of the same size.
 
-    The maps follow each other along the channels. Each is projected by itself, and a learnt embedding tells the
-    tokens which map they come from.
+    The maps are concatenated along the channels. Each has its own projection, and a learnt embedding tells tokens
+    which map they come from.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class PartsClassifier(nn.Module):
         heads: int,
         positions: bool,
     ) -> None:
-        """`parts` are the channels of each map, `side` its height and width; features without a map have none."""
+        """`parts` are the channels of each map, `side` its height and width, empty for feature vectors."""
         super().__init__()
         self.parts = list(parts)
         self.as_map = AsMap()

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class MLP(ByGradients):
-    """Linear-ReLU chain on flattened features, trained by the common loop."""
+    """Linear and ReLU layers on flattened features, trained by the common loop."""
 
     name: Literal["mlp"] = "mlp"
     hidden: list[Annotated[int, Field(ge=1, le=65_536)]] = Field([256], min_length=1, max_length=64)
 
-    def network(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
-        """Returns the chain on flattened features."""
+    def module(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
+        """Returns the untrained layers on flattened features."""
         from torch import nn
 
         from harness.models.classifiers.mlp import build_mlp

@@ -1,6 +1,6 @@
-"""k nearest neighbours as a network: its weights are the training features.
+"""k nearest neighbours as a torch module: its weights are the training features.
 
-Legend: N bank, M and B queries, K neighbours, D numbers in a feature, C classes.
+Legend: N bank size, M and B queries, K neighbours, D dimensions, C classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ QUERIES = 256  # compared with the bank at a time
 
 
 class Neighbours(nn.Module):
-    """Scores are the votes of the `k` nearest of a bank by cosine similarity, exp((similarity - 1) / temperature)."""
+    """Votes of the `k` nearest of a bank by cosine similarity, weighted by exp((similarity - 1) / temperature)."""
 
     bank_ND: torch.Tensor
     labels_N: torch.Tensor
@@ -23,7 +23,7 @@ class Neighbours(nn.Module):
     def __init__(self, dimensions: int, classes: int, temperature: float) -> None:
         super().__init__()
         self.classes, self.temperature = classes, temperature
-        self.register_buffer("bank_ND", torch.empty(0, dimensions))  # of length 1
+        self.register_buffer("bank_ND", torch.empty(0, dimensions))  # unit vectors
         self.register_buffer("labels_N", torch.empty(0, dtype=torch.int64))
         self.register_buffer("k", torch.tensor(1))
 
@@ -38,7 +38,7 @@ class Neighbours(nn.Module):
 
     @torch.no_grad()
     def choose(self, x: torch.Tensor, labels_M: torch.Tensor, ks: Sequence[int]) -> int:
-        """Sets and returns the k of `ks` that is right most often for x [M, ...], between equals the surest."""
+        """Sets and returns the most accurate of `ks` on x [M, ...]; ties go to the largest share of correct votes."""
         marks_K2 = torch.zeros(len(ks), 2, dtype=torch.float64)
         for part, truth_B in zip(x.split(QUERIES), labels_M.split(QUERIES), strict=True):
             labels_BK, weights_BK = self._nearest(part.to(self.bank_ND.device), max(ks))
@@ -64,7 +64,7 @@ class Neighbours(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Takes the size of the bank that is loaded."""
+        """Resizes the bank to the one that is loaded."""
         for name in ("bank_ND", "labels_N"):
             given = state_dict.get(prefix + name)
             if given is not None and given.shape[1:] == getattr(self, name).shape[1:]:

@@ -6,31 +6,31 @@ import numpy as np
 from pydantic import Field
 
 from harness.features.heads.head import Fitted, Head, Labelled
-from harness.features.heads.linear import Strength, linear_network
+from harness.features.heads.linear import Strength, linear_module
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 class Ridge(Head):
-    """Mean squared error + strength * |W|^2, the intercept free; scikit-learn's alpha is strength * N."""
+    """Mean squared error + strength * |W|^2, with a free intercept; scikit-learn's alpha is strength * N."""
 
     name: Literal["ridge"] = "ridge"
     strengths: list[Strength] = Field([1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0], min_length=1)
 
     @property
     def seconds(self) -> float:
-        """A guess for a thousand features of a few hundred images."""
+        """An estimate for a thousand features of a few hundred images."""
         return 0.02
 
-    def network(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
+    def module(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
         """Returns a linear layer on flattened features, in float64."""
-        return linear_network(shape, classes)
+        return linear_module(shape, classes)
 
     def fit(self, train: Labelled, validation: Labelled, classes: int, seed: int, device: str) -> Fitted:
-        """Chooses the strength by accuracy on `validation`, between equals by squared error there."""
+        """Chooses the strength by accuracy on `validation`; ties are broken by squared error."""
         from harness.features.heads.least_squares import solutions, targets
-        from harness.features.heads.logistic import as_network
+        from harness.features.heads.logistic import as_module
 
         y_NC = targets(validation.labels_N, classes)
         x_ND = validation.x_ND.astype(np.float64)
@@ -42,4 +42,4 @@ class Ridge(Head):
             if best is None or mark > best_mark:
                 best, best_mark = found, mark
         assert best is not None
-        return Fitted(as_network(best.weights_DC, best.intercept_C), best.strength)
+        return Fitted(as_module(best.weights_DC, best.intercept_C), best.strength)

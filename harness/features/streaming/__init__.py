@@ -1,1 +1,1 @@
-"""Probes without a cache: heads that learn from a stream of forward passes, nothing of which is stored."""
+"""Probes without a cache: heads that learn from a stream of forward passes whose features are not stored."""

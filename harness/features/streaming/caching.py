@@ -1,48 +1,48 @@
-"""Chooses how heads get their features: from a cache, or streamed; and how heads learn from a stream. No torch."""
+"""Chooses whether features are cached or streamed, and how heads learn from a stream. No torch."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from harness.core.errors import UserError
 from harness.features.config import FeaturesConfig
-from harness.features.heads.head import Head
+from harness.features.heads.head import Head, learns_by_gradients
 from harness.features.stages import ACTIVATIONS, BYTES_A_NUMBER, Tap
 from harness.models.backbones.backbone import BackbonePlan
 from harness.training.config import TrainConfig
 
 Protocol = Literal["ours", "published"]
-BYTES_A_SUM = 8  # of the sums that a ridge probe is solved from, float64
-EPOCHS, EPOCHS_A_RATE, BATCH = 28, 7, 128  # arXiv 2307.08702; the learning rate falls tenfold after each 7
+BYTES_A_SUM = 8  # of the sums from which ridge probes are solved, float64
+EPOCHS, EPOCHS_A_RATE, BATCH = 28, 7, 128  # arXiv 2307.08702; the learning rate falls tenfold every 7 epochs
 RATE, ATTENTION_RATE = 1e-2, 5e-2
-LEAST_STEPS = 1000  # of a linear head that is not bound to the published protocol
+LEAST_STEPS = 1000  # of a linear head outside the published protocol
 
 
 class Caching(NamedTuple):
-    """How the heads of an experiment get their features, and why."""
+    """Whether the heads of an experiment read cached or streamed features, and why."""
 
     streamed: bool
     reason: str
 
     def note(self, data: str) -> str:
-        """Returns the plan's line about it."""
+        """Returns the note that the plan shows."""
         return f"features of {data}: {'streamed' if self.streamed else 'cached'} ({self.reason})"
 
 
 def choose_caching(config: FeaturesConfig, stored_bytes: int) -> Caching:
-    """Returns the way to take; raises `UserError` where what is asked for cannot be.
+    """Returns the choice; raises `UserError` if the requested one is impossible.
 
-    `stored_bytes` is what a cache of the features would take.
+    `stored_bytes` is the size of a cache of the features.
     """
     caching, protocol, heads, store_gb = config.caching, config.protocol, config.heads, config.store_gb
     stored = f"cached features take {stored_bytes / 1e9:.3g} GB, features.store_gb = {store_gb:g}"
     if protocol == "published":
         if caching == "cached":
             raise UserError(
-                "features.caching = cached: the published protocol draws noise and crops afresh in every epoch, so "
-                "its features cannot be kept; give features.caching=auto, or features.protocol=ours"
+                "features.caching = cached: the published protocol draws new noise and crops in every epoch, so "
+                "its features cannot be cached; set features.caching=auto, or features.protocol=ours"
             )
         _refuse(heads, protocol, "features.protocol = published")
-        return Caching(True, "the published protocol draws noise and crops afresh")
+        return Caching(True, "the published protocol draws new noise and crops in every epoch")
     if caching == "cached" or (caching == "auto" and stored_bytes <= store_gb * 1e9):
         return Caching(False, stored if caching == "auto" else "features.caching = cached")
     _refuse(heads, protocol, "features.caching = streamed" if caching == "streamed" else stored)
@@ -50,26 +50,26 @@ def choose_caching(config: FeaturesConfig, stored_bytes: int) -> Caching:
 
 
 def _refuse(heads: Sequence[Head], protocol: Protocol, why: str) -> None:
-    """Raises `UserError` for heads that need all features at once, or that the protocol does not have."""
+    """Raises `UserError` for heads that need all features at once, or that the protocol does not cover."""
     wrong = [head.display_name for head in heads if not streamable(head, protocol)]
     if not wrong:
         return
     if protocol == "published":
-        remedy = "take linear, or heads that learn by gradients, or features.protocol=ours"
+        remedy = "use linear or heads trained by gradient descent, or set features.protocol=ours"
     else:
-        remedy = "take ridge, linear, or heads that learn by gradients, or features.caching=cached"
+        remedy = "use ridge, linear or heads trained by gradient descent, or set features.caching=cached"
     raise UserError(f"{why}: head {', '.join(wrong)} cannot learn from a stream; {remedy}")
 
 
 def streamable(head: Head, protocol: Protocol) -> bool:
-    """Says whether a head can do without a cache: ridge by sums, others by gradients."""
-    return head.trained_by_steps or head.name == "linear" or (head.name == "ridge" and protocol == "ours")
+    """Returns whether a head can learn from a stream: ridge from sums, others by gradient descent."""
+    return learns_by_gradients(head) or (head.name == "ridge" and protocol == "ours")
 
 
 def recipe(head: Head, protocol: Protocol, examples: int) -> TrainConfig:
-    """Returns how a head learns from a stream of `examples` images an epoch.
+    """Returns how a head learns from a stream of `examples` images per epoch.
 
-    Published: SGD without momentum or weight decay. Ours: as the head says itself, and linear by AdamW.
+    Published: SGD without momentum or weight decay. Ours: the head's own `train`, and AdamW for linear.
     """
     steps = max(1, round(EPOCHS * examples / BATCH))
     if protocol == "published":
@@ -83,16 +83,16 @@ def recipe(head: Head, protocol: Protocol, examples: int) -> TrainConfig:
         )
     if getattr(head, "weight_decays", None):
         raise UserError(
-            f"head {head.display_name}: weight_decays are chosen on validation, once trained; from a stream a head "
-            "learns once: give train.weight_decay, or set features.caching=cached"
+            f"head {head.display_name}: choosing among weight_decays takes several trainings; from a stream a head "
+            "is trained once: set train.weight_decay, or features.caching=cached"
         )
     own = getattr(head, "train", None)
     if own is None:
         return TrainConfig(steps=max(LEAST_STEPS, steps), batch=BATCH, learning_rate=1e-3, schedule="cosine")
     if own.clip is not None:
         raise UserError(
-            f"head {head.display_name}: train.clip = {own.clip} would bind heads together that learn side by side; "
-            "set it to null, or set features.caching=cached"
+            f"head {head.display_name}: train.clip = {own.clip} would couple the heads that learn from the same "
+            "stream; set it to null, or set features.caching=cached"
         )
     return own
 
@@ -100,9 +100,9 @@ def recipe(head: Head, protocol: Protocol, examples: int) -> TrainConfig:
 def by_memory(
     taps: Sequence[Tap], strengths: int, classes: int, plan: BackbonePlan, batch: int, memory: float
 ) -> list[list[Tap]]:
-    """Returns the taps in groups, each of one pass, whose sums fit into `memory` bytes beside a batch's activations.
+    """Groups taps so that the sums of each group, and a batch's activations, fit into `memory` bytes; a pass each.
 
-    Raises `UserError` naming the tap whose sums do not fit even alone, and what would.
+    Raises `UserError` naming a tap whose sums do not fit even on their own, and what would.
     """
     activations = (
         batch * BYTES_A_NUMBER * (ACTIVATIONS + 1) * max(b.channels * b.size**2 for b in plan.blocks)
@@ -119,7 +119,7 @@ def by_memory(
 
 
 def sums_bytes(taps: Sequence[Tap], strengths: int, classes: int) -> int:
-    """Returns the memory for taps' sums, for solving the largest, and for the probes of all strengths."""
+    """Returns the bytes for taps' sums, for solving the largest, and for the probes of all strengths."""
     widths = [tap.block.channels * tap.pool**2 for tap in taps]
     probes = sum(2 * width * classes * strengths for width in widths)  # smaller pools: a third more
     return BYTES_A_SUM * (sum(width**2 for width in widths) + 6 * max(widths) ** 2 + probes)
@@ -135,5 +135,5 @@ def _too_large(tap: Tap, strengths: int, classes: int, memory: float, activation
     remedy = f"pools up to {max(fitting)} fit" if fitting else "set a smaller features.batch"
     return UserError(
         f"features.memory_gb = {memory / 1e9:g}: the sums of block {tap.block.number} at pool {tap.pool} take about "
-        f"{needed:.3g}; {remedy}, or give more memory"
+        f"{needed:.3g} GB; {remedy}, or set a larger limit"
     )

@@ -1,4 +1,4 @@
-"""Streamed ridge probes: one pass over the training images gathers sums, one over the others judges the solutions."""
+"""Streamed ridge probes: a pass over the training images accumulates sums, a pass over the others evaluates."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,14 +15,14 @@ from harness.features.heads.least_squares import Sums, solve, targets
 from harness.features.stages import stored_pool
 from harness.features.standardise import scale_of
 from harness.features.streaming.streamed_head import StreamedHead, publish
-from harness.features.streaming.sums import Gathered
+from harness.features.streaming.sums import RunningSums
 from harness.training.config import Augment
 
 Read = Callable[..., Iterator[tuple[int, dict[ModulePool, torch.Tensor]]]]
 
 
 class Probes(NamedTuple):
-    """One cell's probes, one a strength: scores are (x - mean) / scale @ weights + intercept."""
+    """One cell's probes, one per strength: scores are (x - mean) / scale @ weights + intercept."""
 
     mean_D: np.ndarray
     scale_D: np.ndarray
@@ -31,7 +31,7 @@ class Probes(NamedTuple):
     intercept_C: np.ndarray
 
     def scores(self, x_BD: np.ndarray) -> np.ndarray:
-        """Returns scores [S, B, C] of features as they were summed."""
+        """Returns scores [S, B, C] of features that are not standardised."""
         return ((x_BD - self.mean_D) / self.scale_D) @ self.weights_SDC + self.intercept_C
 
     def only(self, place: int) -> "Probes":
@@ -42,11 +42,11 @@ class Probes(NamedTuple):
 
 
 def make_probes(stage: Stage, folder: Path, context: Context) -> None:
-    """Writes the probe of `stage`, and publishes those of its siblings that are missing, from the same passes."""
+    """Writes the probe of `stage`, and publishes those of its missing siblings, from the same passes."""
     began = time.monotonic()
     wanted = [stage, *(sibling for sibling in stage.siblings if not context.has(sibling))]
     dataset = open_dataset(stage.needs["dataset"], context)
-    taps = gathered_taps([one.config for one in wanted])
+    taps = summed_taps([one.config for one in wanted])
     denoiser = open_denoiser(stage.needs["backbone"], context)
     config = stage.config
 
@@ -66,12 +66,12 @@ def make_probes(stage: Stage, folder: Path, context: Context) -> None:
         )
 
     probes = learn([one.config for one in wanted], taps, dataset, read, denoiser.device)
-    judged = judge([one.config for one in wanted], taps, probes, dataset, read)
-    publish(wanted, judged, folder, context, began)
+    evaluated = evaluate([one.config for one in wanted], taps, probes, dataset, read)
+    publish(wanted, evaluated, folder, context, began)
 
 
-def gathered_taps(cells: Sequence[Mapping[str, Any]]) -> dict[ModulePool, ModulePool]:
-    """Returns by (module, pool) the tap from whose sums it follows, in the order in which the modules run."""
+def summed_taps(cells: Sequence[Mapping[str, Any]]) -> dict[ModulePool, ModulePool]:
+    """Returns, for each (module, pool), the tap from whose sums it follows, in the order in which the modules run."""
     pools: dict[str, set[int]] = {}
     for cell in cells:
         pools.setdefault(cell["module"], set()).add(cell["pool"])
@@ -91,10 +91,10 @@ def learn(
     read: Read,
     device: torch.device,
 ) -> list[Probes]:
-    """Returns the probes of each cell, from one pass over the labelled images, and one a further view."""
+    """Returns the probes of each cell, from one pass over the labelled images per view."""
     channels = {cell["module"]: cell["channels"] for cell in cells}
     sums = {
-        tap: Gathered(channels[tap[0]], tap[1], len(dataset.classes), device) for tap in set(taps.values())
+        tap: RunningSums(channels[tap[0]], tap[1], len(dataset.classes), device) for tap in set(taps.values())
     }
     index_M = dataset.labelled(cells[0]["labels_per_class"])
     for view in range(cells[0]["views"]):
@@ -102,16 +102,16 @@ def learn(
             for tap, x_BCPP in features.items():
                 sums[tap].add(x_BCPP, dataset.labels[index_M[begin : begin + len(x_BCPP)]])
     found: dict[int, Probes] = {}
-    for tap in list(sums):  # a tap after the other, so that one is let go before the next is solved
-        gathered = sums.pop(tap)
+    for tap in list(sums):  # one at a time, so that its memory is freed before the next is solved
+        running = sums.pop(tap)
         for place, cell in enumerate(cells):
             if taps[cell["module"], cell["pool"]] == tap:
-                found[place] = solved(gathered.at(cell["pool"]), cell["head"]["strengths"])
+                found[place] = solved(running.at(cell["pool"]), cell["head"]["strengths"])
     return [found[place] for place in range(len(cells))]
 
 
 def solved(sums: Sums, strengths: Sequence[float]) -> Probes:
-    """Returns the probes of standardised features, from the sums of the features as they are."""
+    """Returns the probes of standardised features, from the sums of the original features."""
     scale_D = scale_of(sums.deviation_D)
     gram_DD, cross_DC = sums.centred()
     gram_DD /= scale_D
@@ -120,16 +120,16 @@ def solved(sums: Sums, strengths: Sequence[float]) -> Probes:
     return Probes(sums.mean_D, scale_D, strengths, np.stack(weights), sums.y_C / sums.n)
 
 
-def judge(
+def evaluate(
     cells: Sequence[Mapping[str, Any]],
     taps: Mapping[ModulePool, ModulePool],
     probes: Sequence[Probes],
     dataset: Dataset,
     read: Read,
 ) -> list[StreamedHead]:
-    """Returns each cell's probe of the strength that is best on validation, and what it gets right.
+    """Returns each cell's probe at the strength that is best on validation, and which images it classifies correctly.
 
-    Between equals the squared error decides, as for the cached head.
+    Ties are broken by squared error, as for the cached head.
     """
     right, errors = _pass(cells, taps, probes, dataset, read, "validation")
     best = [
@@ -162,7 +162,7 @@ def _pass(
     read: Read,
     split: str,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Returns each cell's correctness [S, N], boolean, and squared error [S], from one pass over a split."""
+    """Returns each cell's correctness (boolean [S, N]) and squared error [S], from one pass over a split."""
     index_M = dataset.splits[split]
     labels_M = dataset.labels[index_M]
     y_MC = targets(labels_M, len(dataset.classes))

@@ -1,7 +1,7 @@
-"""Streamed heads that learn by gradients: all blocks, pools and heads side by side, from one stream of passes.
+"""Streamed heads trained by gradient descent: all blocks, pools and heads in parallel, from one stream of passes.
 
-Every step runs the frozen backbone once on its images, with fresh noise (and, in the published protocol, crops and
-flips), up to the deepest block. What a head learns does not depend on which heads stand beside it.
+Every step runs the frozen backbone once on its images, with new noise (and, in the published protocol, crops and
+flips), up to the deepest block. What a head learns does not depend on which other heads are trained with it.
 """
 
 import time
@@ -22,21 +22,21 @@ from harness.data.transforms import as_input
 from harness.features.extract import ModulePool, autocast, open_denoiser, read_blocks
 from harness.features.heads.head import head_of
 from harness.features.standardise import scale_of
-from harness.features.streaming.stages import title
+from harness.features.streaming.stages import head_key
 from harness.features.streaming.streamed_head import EVALUATION, StreamedHead, publish
 from harness.models.backbones.denoiser import Denoiser
 from harness.training import checkpoint
 from harness.training.config import Augment, TrainConfig
 from harness.training.launch import train
-from harness.training.tasks import Draws
+from harness.training.randomness import StepRandomness
 
-SAMPLED = 4096  # training images, at most, from which features' means and deviations are taken
-LARGEST_LOSS, LARGEST_WEIGHT = 1e30, 1e12  # beyond them, or no numbers, a head has diverged
+SAMPLED = 4096  # largest number of training images from which means and deviations are estimated
+LARGEST_LOSS, LARGEST_WEIGHT = 1e30, 1e12  # beyond these, or not finite, a head has diverged
 FACTORY = "harness.features.streaming.side_by_side:side_by_side"
 
 
 class Standardised(nn.Module):
-    """A head on features [N, C, P, P] whose numbers are standardised one by one."""
+    """A head that standardises each of its features [N, C, P, P] first."""
 
     mean: torch.Tensor
     scale: torch.Tensor
@@ -53,7 +53,7 @@ class Standardised(nn.Module):
 
 
 class Heads(nn.ModuleDict):
-    """Heads by name; `taps` says what each stands on."""
+    """Heads by name; `taps` says which features each reads."""
 
     taps: Mapping[str, ModulePool]
 
@@ -63,7 +63,7 @@ class Heads(nn.ModuleDict):
 
 
 class SideBySide:
-    """Learns the labels of images from what a frozen backbone makes of them at one timestep: a `Task`."""
+    """A `Task`: learns the labels of images from a frozen backbone's features at one timestep."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class SideBySide:
         augment: Augment | None,
         batch: int,
     ) -> None:
-        """`cells` are the configurations of stages that differ in block, pool and head alone."""
+        """`cells` are the configurations of stages that differ only in block, pool and head."""
         self._index_M = dataset.labelled(cells[0]["labels_per_class"])
         self.examples = len(self._index_M)
         self._denoiser, self._dataset, self._cells = denoiser, dataset, cells
@@ -82,7 +82,7 @@ class SideBySide:
         self.taps = in_order(cells)
 
     def model(self) -> Heads:
-        """Returns the heads before training, each drawn from a stream of its own."""
+        """Returns the heads before training, each initialised from its own seed."""
         published = self._cells[0]["protocol"] == "published"
         moments = {} if published else self._moments()
         heads, classes = Heads(), len(self._dataset.classes)
@@ -91,42 +91,42 @@ class SideBySide:
             shape = cell["channels"], cell["pool"], cell["pool"]
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(derive_seed(cell["seed"], "head", name_of(cell)) % 2**63)
-                network = head_of(cell["head"]).network(shape, classes).float()
+                module = head_of(cell["head"]).module(shape, classes).float()
             tap = heads.taps[name_of(cell)]
-            heads[name_of(cell)] = network if published else Standardised(*moments[tap], network)
+            heads[name_of(cell)] = module if published else Standardised(*moments[tap], module)
         return heads
 
-    def loss(self, model: nn.Module, index_N: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Returns the sum over heads of the cross-entropies [N], without those of heads that have diverged."""
-        labels_N = torch.from_numpy(self._dataset.labels[self._index_M[index_N]]).to(draws.device)
-        total_N = torch.zeros(len(index_N), device=draws.device)
-        for scores_NK in model(self._features(index_N, draws)).values():
+    def loss(self, model: nn.Module, index_N: torch.Tensor, randomness: StepRandomness) -> torch.Tensor:
+        """Returns the sum over heads of the cross-entropies [N], leaving out heads that have diverged."""
+        labels_N = torch.from_numpy(self._dataset.labels[self._index_M[index_N]]).to(randomness.device)
+        total_N = torch.zeros(len(index_N), device=randomness.device)
+        for scores_NK in model(self._features(index_N, randomness)).values():
             losses_N = nn.functional.cross_entropy(scores_NK.float(), labels_N, reduction="none")
             total_N = total_N + torch.where(losses_N < LARGEST_LOSS, losses_N, torch.zeros_like(losses_N))
         return total_N
 
     def snapshot(self, model: nn.Module, step: int) -> None:
-        """Keeps nothing."""
+        """Takes no snapshots."""
 
     @torch.no_grad()
-    def _features(self, index_N: torch.Tensor, draws: Draws) -> dict[ModulePool, torch.Tensor]:
-        """Returns this step's features by tap, from passes of as many images as fit."""
-        images_NCHW = torch.from_numpy(self._dataset.images[self._index_M[index_N]]).to(draws.device)
+    def _features(self, index_N: torch.Tensor, randomness: StepRandomness) -> dict[ModulePool, torch.Tensor]:
+        """Returns this step's features by tap, from passes over at most `batch` images each."""
+        images_NCHW = torch.from_numpy(self._dataset.images[self._index_M[index_N]]).to(randomness.device)
         x_NCHW = as_input(images_NCHW)
         if self._augment is not None:
-            x_NCHW = draws.augmented("augment", x_NCHW, self._augment)
+            x_NCHW = randomness.augmented("augment", x_NCHW, self._augment)
         denoiser = self._denoiser
-        if denoiser.device != draws.device:
-            denoiser.to(draws.device)
-        with autocast(self._precision, draws.device):
+        if denoiser.device != randomness.device:
+            denoiser.to(randomness.device)
+        with autocast(self._precision, randomness.device):
             z_NCHW = torch.cat([denoiser.encode(part) for part in x_NCHW.split(self._batch)])
-        timesteps_N = torch.full((len(z_NCHW),), self._timestep, device=draws.device)
-        noised_NCHW = denoiser.noised(z_NCHW, draws.normal("noise", z_NCHW), timesteps_N)
+        timesteps_N = torch.full((len(z_NCHW),), self._timestep, device=randomness.device)
+        noised_NCHW = denoiser.noised(z_NCHW, randomness.normal("noise", z_NCHW), timesteps_N)
         found: dict[ModulePool, list[torch.Tensor]] = {tap: [] for tap in self.taps}
         reader = denoiser.reader(list(dict.fromkeys(module for module, _ in self.taps)))
         try:
             for part in noised_NCHW.split(self._batch):
-                with autocast(self._precision, draws.device):
+                with autocast(self._precision, randomness.device):
                     activations = reader(part, self._timestep)
                 for tap in self.taps:
                     pooled = nn.functional.adaptive_avg_pool2d(activations[tap[0]].float(), tap[1])
@@ -136,7 +136,7 @@ class SideBySide:
         return {tap: torch.cat(parts) for tap, parts in found.items()}
 
     def _moments(self) -> dict[ModulePool, tuple[torch.Tensor, torch.Tensor]]:
-        """Returns mean and scale [C, P, P] by tap, over the first labelled images: the same for every worker."""
+        """Returns mean and scale [C, P, P] by tap, over some labelled images that are the same for every worker."""
         sums: dict[ModulePool, torch.Tensor] = {}
         index_M = self._index_M[:: -(-self.examples // SAMPLED)]
         for _, features in read_blocks(
@@ -163,18 +163,18 @@ class SideBySide:
 
 
 def name_of(cell: Mapping[str, Any]) -> str:
-    """Returns the name of a cell's head: its kind first, by which it has its learning rate."""
-    return f"{title(cell['head'])}/{cell['block']}/{cell['pool']}"
+    """Returns the name of a cell's head: its key first, which selects the learning rate."""
+    return f"{head_key(cell['head'])}/{cell['block']}/{cell['pool']}"
 
 
 def in_order(cells: Sequence[Mapping[str, Any]]) -> list[ModulePool]:
-    """Returns the cells' taps in the order in which the modules run, each once."""
+    """Returns the cells' distinct taps in the order in which the modules run."""
     order = sorted(cells, key=lambda cell: (cell["block"], cell["pool"]))
     return list(dict.fromkeys((cell["module"], cell["pool"]) for cell in order))
 
 
 def side_by_side(stage: Stage, context: Context) -> SideBySide:
-    """Returns what the heads of a run learn. Called by every worker."""
+    """Returns the training task of a run. Called by every worker."""
     cells = stage.config["cells"]
     augment = cells[0]["augment"]
     return SideBySide(
@@ -187,11 +187,11 @@ def side_by_side(stage: Stage, context: Context) -> SideBySide:
 
 
 def make_heads(stage: Stage, folder: Path, context: Context) -> None:
-    """Writes the head of `stage`, and publishes those of its siblings that are missing, from one training run."""
+    """Writes the head of `stage`, and publishes those of its missing siblings, from one training run."""
     began = time.monotonic()
     wanted = [stage, *(sibling for sibling in stage.siblings if not context.has(sibling))]
     cells = sorted((one.config for one in wanted), key=name_of)
-    # The run is named by the heads in it: one that was cut short continues only with the same.
+    # The run is named by its heads: an interrupted run resumes only with the same heads.
     run = replace(stage, config={"cells": cells}, siblings=(), group=None)
     config = parse(TrainConfig, stage.options["train"], "train")
     with context.store.scratch() as trained:
@@ -200,33 +200,33 @@ def make_heads(stage: Stage, folder: Path, context: Context) -> None:
     task = side_by_side(run, context)
     heads = task.model()
     heads.load_state_dict(weights)
-    right = judge(heads, task, context, run)
+    right = evaluate(heads, task, context, run)
     kept = {
         name: StreamedHead(
             {key: value.numpy() for key, value in heads[name].cpu().state_dict().items()},
             *right[name],
             regularisation=None,
             parameters=sum(one.numel() for one in heads[name].parameters()),
-            error=None if learnt(heads[name]) else DIVERGED.format(name),
+            error=None if bounded(heads[name]) else DIVERGED.format(name),
         )
         for name in heads
     }
     publish(wanted, [kept[name_of(one.config)] for one in wanted], folder, context, began)
 
 
-DIVERGED = "head {} (kind/block/pool) diverged: its weights went beyond all bounds; lower its learning rate"
+DIVERGED = "head {} (head/block/pool) diverged: its weights grew without bound; lower its learning rate"
 
 
-def learnt(head: nn.Module) -> bool:
-    """Says whether all weights are numbers, of a size that numbers may have."""
+def bounded(head: nn.Module) -> bool:
+    """Returns whether all weights are finite and of plausible size."""
     return all(bool((value.abs() < LARGEST_WEIGHT).all()) for value in head.state_dict().values())
 
 
 @torch.no_grad()
-def judge(
+def evaluate(
     heads: Heads, task: SideBySide, context: Context, run: Stage
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns by head what it gets right on validation and on test: boolean, from one pass with noise of its own."""
+    """Returns each head's correctness on validation and test (boolean), from one pass with separate noise."""
     dataset, cell = open_dataset(run.needs["dataset"], context), run.config["cells"][0]
     denoiser = open_denoiser(run.needs["backbone"], context)
     heads.eval().to(denoiser.device)

@@ -1,4 +1,4 @@
-"""The stages of streamed probes: one a block, pool and head, made together by one stream of passes. No torch."""
+"""The stages of streamed probes: one per block, pool and head, made together from one stream of passes. No torch."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ STREAMED_HEADS = Code(
 
 
 class Cell(NamedTuple):
-    """What one streamed probe stands on, and its head."""
+    """One streamed probe: the block and pool that it reads, and its head."""
 
     block: Block
     pool: int
@@ -39,8 +39,8 @@ class Cell(NamedTuple):
 
     @property
     def place(self) -> "Place":
-        """What tells it from the others of one backbone and timestep."""
-        return self.block.number, self.pool, title(self.head.keyed())
+        """What distinguishes it from the others of one backbone and timestep."""
+        return self.block.number, self.pool, head_key(self.head.keyed())
 
 
 Place = tuple[int, int, str]  # block, pool, head
@@ -54,8 +54,8 @@ class Stream(NamedTuple):
     reading: Reading
     protocol: Protocol
     views: int
-    labelled: int  # images that heads learn from
-    judged: int  # images of validation and test
+    labelled: int  # training images
+    evaluated: int  # images of validation and test
     classes: int
     memory: float  # bytes
     workers: int | list[int]
@@ -64,14 +64,14 @@ class Stream(NamedTuple):
 def streamed_stages(
     stream: Stream, backbone: Stage, timestep: int, cells: Sequence[Cell]
 ) -> dict[Place, Stage]:
-    """Returns the stages that hold streamed probes at `timestep`. Heads of a kind share a stream of passes.
+    """Returns the stages that hold streamed probes at `timestep`. Heads trained alike share a stream of passes.
 
-    Raises `UserError` where memory does not hold what a pass needs.
+    Raises `UserError` if memory cannot hold what a pass needs.
     """
     found: dict[Place, Stage] = {}
     solved = [cell for cell in cells if cell.head.name == "ridge"]
     for group in _groups(stream, solved):
-        passes = (stream.labelled * stream.views + stream.judged) * stream.reading.draws
+        passes = (stream.labelled * stream.views + stream.evaluated) * stream.reading.draws
         found |= _together(stream, backbone, timestep, group, STREAMED_RIDGE, {}, passes)
     recipes: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -80,41 +80,41 @@ def streamed_stages(
     for group in recipes.values():
         learns = recipe(group[0].head, stream.protocol, stream.labelled)
         rates = {
-            f"{title(one.head.keyed())}/": recipe(one.head, stream.protocol, stream.labelled).learning_rate
+            f"{head_key(one.head.keyed())}/": recipe(one.head, stream.protocol, stream.labelled).learning_rate
             for one in group
         }
         learns = learns.model_copy(update={"rates": rates, "workers": stream.workers})
         _check_batch(stream, group, learns.batch)
-        passes = learns.steps * learns.batch + stream.judged
+        passes = learns.steps * learns.batch + stream.evaluated
         options = {"train": learns.model_dump(mode="json")}
         found |= _together(stream, backbone, timestep, group, STREAMED_HEADS, options, passes)
     return found
 
 
 def _check_batch(stream: Stream, cells: Sequence[Cell], batch: int) -> None:
-    """Raises `UserError` unless memory holds the features of one step's images beside a forward pass."""
+    """Raises `UserError` unless memory can hold a forward pass and the features of one step's images."""
     taps = sorted({Tap(cell.block, cell.pool) for cell in cells})
     at_once = images_at_once(taps, stream.plan, min(batch, stream.reading.batch), stream.memory)
     if at_once < batch:
         raise UserError(
-            f"features.memory_gb = {stream.memory / 1e9:g}: heads learn from batches of {batch} images, and the "
-            f"features of {at_once} fit; give more memory, fewer blocks or smaller pools"
+            f"features.memory_gb = {stream.memory / 1e9:g}: heads are trained on batches of {batch} images, but "
+            f"the features of only {at_once} fit; set a larger limit, or use fewer blocks or smaller pools"
         )
 
 
-def title(values: Mapping[str, Any]) -> str:
-    """Returns the name of a head, as `keyed` wrote it, among those of a stream: the same for the same options."""
+def head_key(values: Mapping[str, Any]) -> str:
+    """Returns a name for a head within a stream, from what `keyed` returned: the same for the same options."""
     return f"{values['name']}-{fingerprint(values)[:8]}"
 
 
 def _shared_recipe(stream: Stream, head: Head) -> str:
-    """Returns all that heads must have in common to learn from the same passes: everything but the rate."""
+    """Returns what heads that learn from the same passes must share: the recipe without the learning rate."""
     learns = recipe(head, stream.protocol, stream.labelled)
     return json.dumps({**learns.keyed(), "learning_rate": None}, sort_keys=True)
 
 
 def _groups(stream: Stream, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-    """Yields the ridge probes in groups whose sums fit into memory together."""
+    """Yields groups of ridge probes whose sums fit into memory together."""
     pools: dict[Block, set[int]] = {}
     for cell in cells:
         pools.setdefault(cell.block, set()).add(cell.pool)

@@ -1,4 +1,4 @@
-"""What is kept of a streamed head: its weights, what it gets right, and nothing of the features."""
+"""What is stored of a streamed head: its weights and its correctness, but no features."""
 
 import json
 import time
@@ -12,27 +12,27 @@ from safetensors.numpy import load_file, save_file
 from harness.core.stages import Context, Stage
 
 WEIGHTS, ABOUT = "head.safetensors", "about.json"
-EVALUATION = "streamed evaluation"  # the stream of the seed that judging noise is from, but for ridge's
-CORRECT = "correct/"  # before the names of what is right, beside the weights
+EVALUATION = (
+    "streamed evaluation"  # name from which the seed of evaluation noise is derived, except for ridge
+)
+CORRECT = "correct/"  # prefix of the correctness arrays, stored with the weights
 
 
 class StreamedHead(NamedTuple):
     """A head that learnt from a stream."""
 
-    weights: Mapping[
-        str, np.ndarray
-    ]  # the head's, and "mean" and "scale" [D] where features are standardised
+    weights: Mapping[str, np.ndarray]  # the head's, and "mean" and "scale" [D] if features are standardised
     right_validation: np.ndarray  # boolean, in the order of the split
     right_test: np.ndarray
     regularisation: float | None
     parameters: int
-    error: str | None = None  # why it learnt nothing; the heads beside it may have
+    error: str | None = None  # why its training failed; other heads of the run may have succeeded
 
 
 def publish(
     wanted: Sequence[Stage], kept: Sequence[StreamedHead], folder: Path, context: Context, began: float
 ) -> None:
-    """Writes the first of `wanted` to `folder` and publishes the others. `began` is of the monotonic clock."""
+    """Writes the first of `wanted` to `folder` and publishes the others. `began` is a `time.monotonic()`."""
     for stage, head in list(zip(wanted, kept, strict=True))[::-1]:
         place = folder if stage is wanted[0] else folder.parent / stage.key
         place.mkdir(exist_ok=True)
@@ -44,7 +44,7 @@ def publish(
             "regularisation": head.regularisation,
             "parameters": head.parameters,
             "error": head.error,
-            "fit_seconds": seconds / len(wanted),  # a head's share of the passes
+            "fit_seconds": seconds / len(wanted),  # the head's share of the run
         }
         (place / ABOUT).write_text(json.dumps(about))
         if stage is not wanted[0]:
@@ -52,7 +52,7 @@ def publish(
 
 
 def read(stage: Stage, context: Context) -> StreamedHead:
-    """Returns what `publish` kept."""
+    """Returns what `publish` stored."""
     about: dict[str, Any] = json.loads(context.file(stage, ABOUT).read_text())
     arrays = load_file(context.file(stage, WEIGHTS))
     return StreamedHead(
@@ -66,5 +66,5 @@ def read(stage: Stage, context: Context) -> StreamedHead:
 
 
 def fit_seconds(stage: Stage, context: Context) -> float:
-    """Returns a head's share of the time that its stream took."""
+    """Returns a head's share of its run's time."""
     return float(json.loads(context.file(stage, ABOUT).read_text())["fit_seconds"])

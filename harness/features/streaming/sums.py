@@ -1,4 +1,4 @@
-"""Sums over a stream of features: all that ridge probes at every pool need, in memory that no image adds to."""
+"""Sums over a stream of features: all that ridge probes at every pool need, in memory independent of image count."""
 
 import numpy as np
 import torch
@@ -6,14 +6,14 @@ import torch
 from harness.features.heads.least_squares import Sums
 
 
-class Gathered:
+class RunningSums:
     """The sums of one tap's features [N, C, P, P] and their targets, in float64."""
 
     def __init__(self, channels: int, pool: int, classes: int, device: torch.device) -> None:
         width = channels * pool**2
         self.channels, self.pool, self._classes = channels, pool, classes
         self._n = 0
-        self._device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+        self._device = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
         self._x_D, self._y_C, self._xx_DD, self._xy_DC = (
             torch.zeros(*shape, dtype=torch.float64, device=self._device)
             for shape in ((width,), (classes,), (width, width), (width, classes))
@@ -31,7 +31,7 @@ class Gathered:
         self._xy_DC.addmm_(x_BD.T, y_BC)
 
     def at(self, pool: int) -> Sums:
-        """Returns the sums of the features pooled on to `pool`, which divides the pool that was gathered.
+        """Returns the sums of the features pooled further to `pool`, which must divide the pool of the sums.
 
         Pooling is linear, X P, so X'X becomes P'X'X P.
         """

@@ -1,4 +1,4 @@
-"""A trial of a streamed head: reads what it got right on validation and test images."""
+"""A trial of a streamed head: reads its correctness on validation and test images."""
 
 import math
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from harness.core.stages import Context, Trial
 from harness.data.dataset import open_dataset
 from harness.features.streaming.streamed_head import fit_seconds, read
+from harness.features.tables import correctness
 from harness.metrics.accuracy import accuracy
 
 
@@ -27,10 +28,4 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
         **accuracy(kept.right_test).columns("test_accuracy"),
         "fit_seconds": fit_seconds(stage, context),
     }
-    correct = {
-        "study": trial.study,
-        "kind": trial.axes["features"],
-        "split": "test",
-        "correct": kept.right_test,
-    }
-    return {"features": [row], "correctness": [correct]}
+    return {"features": [row], "correctness": [correctness(trial, kept.right_test)]}

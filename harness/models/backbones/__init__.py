@@ -1,1 +1,1 @@
-"""Diffusion backbones: how they are configured, numbered into blocks, opened, noised and read."""
+"""Diffusion backbones: configuration, numbering of blocks, opening, and reading of activations."""

@@ -1,4 +1,4 @@
-"""The original checkpoints of guided-diffusion (ADM): which `UNet2DModel` of diffusers they are. No torch."""
+"""The original checkpoints of guided-diffusion (ADM), and the equivalent diffusers `UNet2DModel`. No torch."""
 
 from typing import Any, Literal
 
@@ -11,8 +11,8 @@ from harness.core.paths import existing_file
 from harness.models.backbones.backbone import Backbone, BackbonePlan, Width
 from harness.models.noise_processes.process import process_of
 
-GROUPS = 32  # of every normalisation in guided-diffusion
-# Of the channels at each resolution, finest first, by image_size: where channel_mult is left out.
+GROUPS = 32  # of every group normalisation in guided-diffusion
+# Channel multipliers per resolution, finest first, by image_size; used without channel_mult.
 MULTIPLIERS: dict[int, list[float]] = {
     512: [0.5, 1, 1, 2, 2, 4, 4],
     256: [1, 1, 2, 2, 4, 4],
@@ -22,9 +22,9 @@ MULTIPLIERS: dict[int, list[float]] = {
 
 
 class ADM(Backbone):
-    """An ADM `.pt` as guided-diffusion released it, unconditional, with its flags; the defaults are those of 256 px.
+    """An unconditional ADM `.pt` as released by guided-diffusion, with its flags; defaults are those of 256 px.
 
-    Its residual blocks sample up and down and are scaled and shifted by the timestep (`--resblock_updown True
+    Residual blocks do the up- and downsampling, and the timestep scales and shifts them (`--resblock_updown True
     --use_scale_shift_norm True`), as in all ADM models.
     """
 
@@ -35,7 +35,7 @@ class ADM(Backbone):
     num_channels: Width = 256
     num_res_blocks: int = Field(2, ge=1, le=32)
     num_head_channels: int = Field(64, ge=1)
-    attention_resolutions: list[int] = [32, 16, 8]  # sizes of maps, in pixels
+    attention_resolutions: list[int] = [32, 16, 8]  # map sizes, in pixels
     channel_mult: list[float] | None = Field(
         None, min_length=1, max_length=12
     )  # finest first; None: by image_size
@@ -44,7 +44,7 @@ class ADM(Backbone):
     noise_schedule: Literal["linear", "cosine"] = "linear"
 
     def plan(self, size: int, channels: int) -> BackbonePlan:
-        """Checks every tensor of the file against the network of these flags, and takes the file's checksum."""
+        """Checks every tensor of the file against the network of these flags; computes its checksum."""
         path = existing_file(self.path)
         if path is None:
             raise UserError(
@@ -53,7 +53,7 @@ class ADM(Backbone):
             )
         if (self.image_size, self.in_channels) != (size, channels):
             raise UserError(
-                f"{path} reads images of {self.image_size} pixels and {self.in_channels} channels, the data has "
+                f"{path} reads images of {self.image_size} pixels and {self.in_channels} channels, but the data has "
                 f"{size} and {channels}; set data.size={self.image_size} data.channels={self.in_channels}"
             )
         unet, scheduler = self.unet(), self.scheduler()
@@ -62,12 +62,12 @@ class ADM(Backbone):
         return BackbonePlan(unet, process_of(scheduler), str(path), key)
 
     def unet(self) -> dict[str, Any]:
-        """Returns the config.json of the same network in diffusers; raises `UserError` for flags that contradict."""
+        """Returns diffusers' config.json of the network; raises `UserError` for contradictory flags."""
         multipliers = self.channel_mult or MULTIPLIERS.get(self.image_size)
         if multipliers is None:
             raise UserError(
-                f"backbone.channel_mult is missing: guided-diffusion has none for image_size {self.image_size}, only "
-                f"for {', '.join(map(str, MULTIPLIERS))}"
+                f"backbone.channel_mult is missing: guided-diffusion has no default for image_size "
+                f"{self.image_size}, only for {', '.join(map(str, MULTIPLIERS))}"
             )
         widths = [round(self.num_channels * multiplier) for multiplier in multipliers]
         sizes = [self.image_size // 2**level for level in range(len(widths))]
@@ -78,8 +78,8 @@ class ADM(Backbone):
             )
         if not set(self.attention_resolutions) <= set(sizes):
             raise UserError(
-                f"backbone.attention_resolutions = {self.attention_resolutions}: the maps of this network have "
-                f"{', '.join(map(str, sizes))} pixels"
+                f"backbone.attention_resolutions = {self.attention_resolutions}: this network's maps have sizes "
+                f"{', '.join(map(str, sizes))}"
             )
         for width, attend in zip(widths, [*attends[:-1], True], strict=True):
             if width < 1 or width % GROUPS or (attend and width % self.num_head_channels):
@@ -107,7 +107,7 @@ class ADM(Backbone):
         }
 
     def scheduler(self) -> dict[str, Any]:
-        """Returns guided-diffusion's schedule: linear betas are those of 1000 steps, scaled."""
+        """Returns guided-diffusion's schedule: linear betas are those of 1000 steps, rescaled."""
         if self.noise_schedule == "cosine":
             return {"num_train_timesteps": self.diffusion_steps, "beta_schedule": "squaredcos_cap_v2"}
         scale = 1000 / self.diffusion_steps

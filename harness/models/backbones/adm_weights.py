@@ -1,4 +1,4 @@
-"""Checkpoints of guided-diffusion as weights of diffusers' `UNet2DModel`: every tensor is used, none is invented."""
+"""Converts guided-diffusion checkpoints to diffusers' `UNet2DModel`: every tensor is used, none is made up."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from harness.core.errors import UserError
 from harness.models.backbones.checkpoint import mismatches
 from harness.models.backbones.unet import FAMILY
 
-# What a residual block's and an attention block's tensors are called, there and here.
+# Tensor names of residual and attention blocks, guided-diffusion's to diffusers'.
 RESIDUAL = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -31,7 +31,7 @@ ENDS = {
 
 
 class _Place(NamedTuple):
-    """A module of diffusers' network and its counterpart there."""
+    """A module of diffusers' network (`here`) and its counterpart in guided-diffusion's (`there`)."""
 
     here: str
     there: str
@@ -39,7 +39,7 @@ class _Place(NamedTuple):
 
 
 def check(place: str, unet: Mapping[str, Any]) -> None:
-    """Raises `UserError`, naming the first tensors, unless a `.pt` holds just the network of `unet`."""
+    """Raises `UserError`, naming the first tensors, unless a `.pt` holds exactly the network of `unet`."""
     _renamed(Path(place), _read(Path(place), "meta"), unet)
 
 
@@ -54,18 +54,20 @@ def convert(path: Path, unet: Mapping[str, Any], folder: Path) -> None:
 def _read(path: Path, device: str) -> dict[str, torch.Tensor]:
     try:
         found = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # what is no such file fails in as many ways as there are files
+    except Exception as error:  # other files fail in many ways
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: not a checkpoint of tensors alone: {reason}") from None
+        raise UserError(f"{path}: not a checkpoint that contains only tensors: {reason}") from None
     if not isinstance(found, dict) or not all(isinstance(one, torch.Tensor) for one in found.values()):
-        raise UserError(f"{path}: holds no tensors by name; give the weights (the name ends in _uncond.pt)")
+        raise UserError(
+            f"{path}: not a dictionary of tensors; give the weights (the name ends in _uncond.pt)"
+        )
     return found
 
 
 def _renamed(
     path: Path, found: Mapping[str, torch.Tensor], unet: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """Returns the tensors under their names in diffusers; raises `UserError` for any too many, few or misshapen."""
+    """Returns the tensors by their names in diffusers; raises `UserError` for extra, missing or misshapen ones."""
     if "label_emb.weight" in found:
         raise UserError(
             f"{path}: a class-conditional model without a null label ('label_emb.weight'); give the unconditional "
@@ -76,7 +78,7 @@ def _renamed(
     names = {name: _origin(name, places(unet)) for name in wanted}
     shapes = {there: _shape_there(name, there, wanted[name]) for name, there in names.items()}
     problems = mismatches(
-        {name: tuple(one.shape) for name, one in found.items()}, shapes, "these settings want"
+        {name: tuple(one.shape) for name, one in found.items()}, shapes, "these settings require"
     )
     if problems:
         raise UserError(f"{path}: not the ADM of these settings: {problems}")
@@ -85,7 +87,7 @@ def _renamed(
 
 
 def _origin(name: str, table: list[_Place]) -> str:
-    """Returns what guided-diffusion calls the tensor `name` of diffusers."""
+    """Returns guided-diffusion's name of diffusers' tensor `name`."""
     module, _, kind = name.rpartition(".")
     for there, here in ENDS.items():
         if module == here:
@@ -99,7 +101,7 @@ def _origin(name: str, table: list[_Place]) -> str:
 
 
 def places(unet: Mapping[str, Any]) -> list[_Place]:
-    """Returns where the residual and attention blocks of diffusers' network lie in guided-diffusion's."""
+    """Returns diffusers' residual and attention blocks with their counterparts in guided-diffusion."""
     layers, levels, found = unet["layers_per_block"], len(unet["block_out_channels"]), []
     number = 1
     for level, kind in enumerate(unet["down_block_types"]):
@@ -131,14 +133,14 @@ def places(unet: Mapping[str, Any]) -> list[_Place]:
 
 
 def _shape_there(name: str, there: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the shape that a tensor has in guided-diffusion: attention is written as 1x1 convolutions there."""
+    """Returns a tensor's shape in guided-diffusion, where attention projections are 1x1 convolutions."""
     if re.search(r"\.qkv\.", there):
         return (3 * shape[0], *shape[1:], *([1] if len(shape) == 2 else []))
     return (*shape, 1) if there.endswith(".proj_out.weight") else shape
 
 
 def _part(name: str, tensor: torch.Tensor, head: int) -> torch.Tensor:
-    """Returns the tensor as diffusers has it. Queries, keys and values lie head by head: (heads, 3, head, C)."""
+    """Returns the tensor in diffusers' layout. Queries, keys and values are stored as (heads, 3, head, C)."""
     which = re.search(r"\.to_([qkv])\.", name)
     if which is None:
         return tensor.squeeze(-1) if ".to_out.0.weight" in name else tensor

@@ -1,8 +1,8 @@
-"""Diffusion backbones as data: how they are configured, what blocks and noise levels they have, and how to name them.
+"""Diffusion backbones as data: their configuration, blocks and noise levels, and how settings name these.
 
-No torch here, so that a plan knows every block, channel count, map size, cost and noise level at once. What depends
-on the kind of network is in its family (`harness.models.backbones.family`); `harness.models.backbones.denoiser` runs
-it.
+No torch here, so plans know every block, channel count, map size, cost and noise level without loading a model. What
+depends on the type of network is in its family (`harness.models.backbones.family`);
+`harness.models.backbones.denoiser` runs it.
 """
 
 from abc import abstractmethod
@@ -34,26 +34,26 @@ BACKBONES = Registry(
 
 @dataclass(frozen=True)
 class BackbonePlan:
-    """All that is known of a backbone before it is built."""
+    """All that is known about a backbone before it is built."""
 
-    config: Mapping[str, Any]  # the config.json of a diffusers network, which its family has read
+    config: Mapping[str, Any]  # the config.json of a diffusers network, as its family read it
     process: NoiseProcess
-    source: str | None  # what the weights are read from: a local folder or file; None: it is trained here
+    source: str | None  # local folder or file of the weights; None: trained by the sweep
     fingerprint: str
-    random: bool = False  # random weights instead of those of `source`, everything else as there
+    random: bool = False  # random weights instead of those of `source`; all else is the same
 
     @property
     def family(self) -> Family:
-        """The kind of network."""
+        """The family of the network."""
         return family_of(self.config)
 
     @cached_property
     def blocks(self) -> list[Block]:
-        """Where features can be read, in the order in which the network runs."""
+        """The blocks where features can be read, in the order in which they run."""
         return self.family.blocks(self.config)
 
     def untrained(self) -> "BackbonePlan":
-        """Returns the control: the same network with random weights, on the same latents."""
+        """Returns the control: the same network with random weights (and the same VAE, if any)."""
         return replace(self, random=True) if self.family.latent else replace(self, source=None)
 
     @property
@@ -62,19 +62,19 @@ class BackbonePlan:
         return self.process.timesteps
 
     def sigma(self, step: int) -> float | None:
-        """Noise over signal at a timestep; None where nothing is left of the image."""
+        """The noise-to-signal ratio at a timestep; None where no signal is left."""
         return self.process.sigma(step)
 
     def log_snr(self, step: int) -> float | None:
-        """ln(signal² / noise²) at a timestep; None where nothing is left of the image."""
+        """ln(signal² / noise²) at a timestep; None where no signal, or no noise, is left."""
         return self.process.log_snr(step)
 
     def step(self, value: int | NoiseLevel, where: str = "features.timesteps") -> int:
-        """Returns a timestep as given, or the one nearest to a noise level; raises `UserError` out of range."""
+        """Returns a timestep as it is, or the one nearest to a noise level; raises `UserError` if out of range."""
         return self.process.step(value, where)
 
     def steps(self, values: Sequence[int | NoiseLevel], where: str = "features.timesteps") -> list[int]:
-        """Returns the timesteps that a setting names, in its order; raises `UserError` for one named twice."""
+        """Returns the timesteps that a setting names, in order; raises `UserError` for duplicates."""
         return self.process.steps(values, where)
 
     def find(self, number: int) -> Block:
@@ -84,10 +84,10 @@ class BackbonePlan:
         return self.blocks[number - 1]
 
     def select(self, value: str | int | Sequence[str | int], where: str = "features.blocks") -> list[Block]:
-        """Returns the blocks that a setting names, in its order.
+        """Returns the blocks that a setting names, in order.
 
-        A block goes by number or module path; "mid" is the middle block (of a transformer, the one at half depth),
-        "up" all after it, "all" all. Raises `UserError` for one that is not there or named twice.
+        A block is named by number or module path; "mid" is the middle block (of a transformer, the one at half
+        depth), "up" all after it, "all" all. Raises `UserError` for unknown blocks and duplicates.
         """
         found: list[Block] = []
         for name in [value] if isinstance(value, str | int) else value:
@@ -109,7 +109,7 @@ class BackbonePlan:
         return named[name]
 
     def lines(self, timesteps: Sequence[int]) -> list[str]:
-        """Returns the table of blocks and the noise levels of `timesteps`, for people."""
+        """Returns the table of blocks and the noise levels of `timesteps`, as lines of text."""
         width = max(len(block.name) for block in self.blocks)
         lines = [f"{'block':>5}  {'module':{width}}  {'channels':>8}  {'size':>5}  {'cost up to here':>15}"]
         lines += [
@@ -119,7 +119,7 @@ class BackbonePlan:
         unit = "the VAE's latents" if self.family.latent else "pixels"
         given = f" with {self.family.condition}" if self.family.condition else ""
         total = self.blocks[-1].cost / self.blocks[-1].share / 1e9
-        lines.append(f"a pass over {unit}{given}: {total:.3g} G multiply-accumulates an image")
+        lines.append(f"a pass over {unit}{given}: {total:.3g} G multiply-accumulates per image")
         levels = ", ".join(
             f"{one}: {_text(self.sigma(one))} / {_text(self.log_snr(one))}" for one in timesteps
         )
@@ -130,7 +130,7 @@ def _text(value: float | None) -> str:
     return "none left" if value is None else f"{value:.3g}"
 
 
-# What a setting names blocks by: numbers from 1, module paths, "mid", "up" or "all"; one word, or a list of them.
+# Names of blocks: numbers from 1, module paths, "mid", "up" or "all"; a word, or a list.
 BlockNames = str | Annotated[list[int | str], Field(min_length=1)]
 Width = Annotated[int, Field(le=65_536)]
 
@@ -142,4 +142,4 @@ class Backbone(Config):
 
     @abstractmethod
     def plan(self, size: int, channels: int) -> BackbonePlan:
-        """Says what the backbone is for square images; called once a plan. Raises `UserError` if it cannot be."""
+        """Returns the plan for square images; called once per sweep plan. Raises `UserError` if there is none."""

@@ -1,6 +1,6 @@
-"""The blocks of a backbone as data: where each is, what it outputs, what it costs to reach. No torch.
+"""The blocks of a backbone as data: location, output shape, and the cost up to there. No torch.
 
-A family counts multiply-accumulates of convolutions, attention and linear layers from the shapes alone.
+Costs are multiply-accumulates of convolutions, attention and linear layers, which families compute from shapes.
 """
 
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 
 class Block(NamedTuple):
-    """One place where features are read."""
+    """A block whose output can be read as features."""
 
     number: int  # from 1
-    name: str  # the module whose output it is
+    name: str  # path of the module
     channels: int
     size: int  # height and width of the feature map, in pixels, latent pixels or tokens
     cost: float = 0.0  # multiply-accumulates of one image's pass up to and including this block
-    share: float = 1.0  # of those of the whole network
+    share: float = 1.0  # `cost` relative to that of the whole network
 
 
 class Step(NamedTuple):
-    """What runs between two blocks, ending at the second."""
+    """The computation from one block to the next, ending with the latter's output."""
 
     name: str
     channels: int
@@ -28,7 +28,7 @@ class Step(NamedTuple):
 
 
 def numbered(steps: Sequence[Step], rest: float) -> list[Block]:
-    """Returns the table of blocks that steps end at, with `rest` as the cost of what follows the last."""
+    """Returns the table of blocks at which steps end; `rest` is the cost after the last one."""
     total = sum(step.cost for step in steps) + rest
     table, reached = [], 0.0
     for number, step in enumerate(steps, start=1):

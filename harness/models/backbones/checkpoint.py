@@ -1,4 +1,4 @@
-"""Checkpoints in diffusers' format: whether their tensors are the network's, and their copy that workers read."""
+"""Checkpoints in diffusers' format: checks their tensors against the configuration, and copies them."""
 
 import json
 import shutil
@@ -21,9 +21,9 @@ NULL_LABEL = "class_embedder.embedding_table.weight"  # its last row is the null
 
 
 def check_tensors(place: str, kind: str, config: Mapping[str, Any]) -> None:
-    """Raises `UserError`, naming the first tensors, unless a file holds just those of a network.
+    """Raises `UserError`, naming the first tensors, unless a file holds exactly those of a network.
 
-    `kind` is the network's "module:class", of diffusers or as there. A plan runs this apart, so arguments are JSON.
+    `kind` is the "module:class" of a diffusers network. Plans run this in another process, so arguments are JSON.
     """
     path, name_of_kind = Path(place), kind.rpartition(":")[2]
     try:
@@ -35,9 +35,9 @@ def check_tensors(place: str, kind: str, config: Mapping[str, Any]) -> None:
         try:
             network = load_attribute(kind).from_config(dict(config))
             wanted = {name: tuple(one.shape) for name, one in network.state_dict().items()}
-        except Exception as error:  # of diffusers, for a configuration that contradicts itself
+        except Exception as error:  # diffusers raises many types for contradictory configurations
             raise UserError(
-                f"{path.parent / 'config.json'}: no {name_of_kind} can be built of it: {error}"
+                f"{path.parent / 'config.json'}: no {name_of_kind} can be built from it: {error}"
             ) from None
     problems = mismatches(
         {_today(name, wanted): shape for name, shape in found.items()}, wanted, "config.json says"
@@ -47,7 +47,7 @@ def check_tensors(place: str, kind: str, config: Mapping[str, Any]) -> None:
 
 
 def mismatches(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], says: str) -> str:
-    """Returns in words how shapes by name differ from those wanted, the first of each kind; "" if they don't."""
+    """Describes how shapes by name differ from those wanted, with one example per type; "" if they do not."""
     texts = []
     missing = [name for name in wanted if name not in found]
     unexpected = [name for name in found if name not in wanted]
@@ -60,7 +60,7 @@ def mismatches(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[
         name = other[0]
         texts.append(f"{name!r} has shape {[*found[name]]}, {says} {[*wanted[name]]}{_more(other)}")
         if name.endswith(NULL_LABEL) and found[name][0] + 1 == wanted[name][0]:
-            texts.append("its last row would be the null label, which this checkpoint was trained without")
+            texts.append("the missing last row is the null label: this checkpoint was trained without one")
     return "; ".join(texts)
 
 
@@ -69,7 +69,7 @@ def _more(names: list[str]) -> str:
 
 
 def _today(name: str, wanted: Mapping[str, Any]) -> str:
-    """Returns the name that diffusers gives a tensor of attention today, as it does when it reads old files."""
+    """Returns diffusers' current name of an attention tensor, as diffusers itself does for old files."""
     for now, before in RENAMED.items():
         if name not in wanted and before in name and name.replace(before, now) in wanted:
             return name.replace(before, now)
@@ -79,7 +79,7 @@ def _today(name: str, wanted: Mapping[str, Any]) -> str:
 def copy_pipeline(
     source: Path, config: Mapping[str, Any], process: NoiseProcess, folder: Path, seed: int | None
 ) -> None:
-    """Copies a pretrained backbone into `folder` for `load_denoiser`; with a seed, its network has random weights."""
+    """Copies a pretrained backbone into `folder` for `load_denoiser`; `seed` asks for random network weights."""
     pipeline, family = Pipeline(source), family_of(config)
     place = folder / family.folder
     if seed is None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PROMPT = "empty_prompt.safetensors"  # the embedding of the empty prompt
 PROMPT_TOKENS = 77  # of CLIP's text encoder, padding included
 DOWN, UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
-OTHER_CONDITIONS = (  # beside the prompt
+OTHER_CONDITIONS = (  # other than the prompt
     "addition_embed_type",
     "encoder_hid_dim_type",
     "time_cond_proj_dim",
@@ -50,15 +50,15 @@ class ConditionalUNetFamily(LatentFamily):
     condition = "the empty prompt"
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:
-        """Refuses blocks of other kinds, and conditions beside the prompt, which cannot be left empty."""
+        """Refuses unknown block types, and conditions other than the prompt, which cannot be left empty."""
         names = ("cross_attention_dim", "transformer_layers_per_block")
         check_unet(config, path, self.class_name, DOWN, UP, "UNetMidBlock2DCrossAttn")
         check_numbers({name: config.get(name, 1) for name in names}, path)
         for name in OTHER_CONDITIONS:
             if config.get(name):
                 raise UserError(
-                    f"{path}: {name} = {config[name]!r}: asks for more than a prompt, which cannot be left empty; "
-                    "Stable Diffusion 1 and 2 can be read"
+                    f"{path}: {name} = {config[name]!r}: requires a condition other than the prompt, which cannot "
+                    "be left empty; Stable Diffusion 1 and 2 are supported"
                 )
 
     def steps(self, config: Mapping[str, Any]) -> tuple[list[Step], float]:
@@ -66,11 +66,11 @@ class ConditionalUNetFamily(LatentFamily):
         return steps_of({**config, "add_attention": True}, PromptedCosts(config))
 
     def middle(self, blocks: list[Block]) -> Block:
-        """Returns the one between input and output blocks."""
+        """Returns the block between input and output blocks."""
         return middle_of(blocks)
 
     def parts(self, pipeline: Pipeline, config: Mapping[str, Any]) -> Parts:
-        """Adds the empty prompt as it is stored, or what makes its embedding."""
+        """Adds the stored embedding of the empty prompt, or the files of the text encoder and tokenizer."""
         parts = super().parts(pipeline, config)
         stored, text = pipeline.file(PROMPT), _text(pipeline)
         if stored is not None:
@@ -84,13 +84,13 @@ class ConditionalUNetFamily(LatentFamily):
         width, needed = read_json(encoder / CONFIG).get("hidden_size"), config["cross_attention_dim"]
         if width != needed:
             raise UserError(
-                f"{encoder / CONFIG}: hidden_size = {width!r}, the network has cross_attention_dim = {needed}"
+                f"{encoder / CONFIG}: hidden_size = {width!r}, but the network has cross_attention_dim = {needed}"
             )
         files = [encoder / CONFIG, encoder / "model.safetensors", *sorted(tokenizer.iterdir())]
         return parts._replace(files=[*parts.files, *files])
 
     def write_parts(self, pipeline: Pipeline, folder: Path) -> None:
-        """Copies the VAE, and writes the embedding: as it is stored, or as the text encoder makes it."""
+        """Copies the VAE, and writes the prompt's embedding: as stored, or as computed by the text encoder."""
         from safetensors.torch import save_file
 
         super().write_parts(pipeline, folder)
@@ -118,7 +118,7 @@ FAMILY = ConditionalUNetFamily()
 
 
 class PromptedCosts(Costs):
-    """Multiply-accumulates where attention also reads a prompt."""
+    """Multiply-accumulates of a U-Net whose attention also reads a prompt."""
 
     def __init__(self, network: Mapping[str, Any]) -> None:
         super().__init__(network)
@@ -134,18 +134,18 @@ class PromptedCosts(Costs):
 
 
 def _text(pipeline: Pipeline) -> tuple[Path, Path] | None:
-    """Returns the folders of text encoder and tokenizer; None unless both are there."""
+    """Returns the folders of text encoder and tokenizer; None unless both exist."""
     encoder, tokenizer = pipeline.part("text_encoder"), pipeline.part("tokenizer")
     return (encoder, tokenizer) if encoder and tokenizer else None
 
 
 def empty_prompt(encoder: Path, tokenizer: Path) -> "torch.Tensor":
-    """Returns the embedding of "" [77, D], padded as Stable Diffusion's pipeline pads it."""
+    """Returns the embedding of "" [77, D], padded as by Stable Diffusion's pipeline."""
     import torch
     from transformers import CLIPTextModel, CLIPTokenizer
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # it would write over the sweep's display
+    disable_progress_bar()  # it would overwrite the sweep's display
     words = CLIPTokenizer.from_pretrained(tokenizer)
     tokens = words("", padding="max_length", max_length=words.model_max_length, truncation=True)
     model = CLIPTextModel.from_pretrained(encoder, use_safetensors=True, dtype=torch.float32).eval()

@@ -1,4 +1,4 @@
-"""A diffusion backbone ready to run: network, noise process, and how activations of its blocks are read."""
+"""A diffusion backbone ready to run: network, noise process, and the reading of its blocks' activations."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,16 +14,13 @@ from harness.models.backbones.pipeline import CONFIG, Pipeline
 from harness.models.noise_processes.process import NoiseProcess, load_process
 
 INDEX = "model_index.json"
-SELF_CONDITIONED = (
-    "_self_conditioned"  # in the index: diffusers leaves names that begin with an underscore alone
-)
+SELF_CONDITIONED = "_self_conditioned"  # key in the index; diffusers ignores names with a leading underscore
 
 
 class Denoiser:
-    """What every diffusion backbone looks like from outside, whatever network it is.
+    """The common interface of diffusion backbones, whatever their network.
 
-    Noise is added to what `encode` returns: the images themselves, or a VAE's latents of them. Frozen, in
-    evaluation mode.
+    Noise is added to what `encode` returns: the images themselves, or their VAE latents. Frozen, in evaluation mode.
     """
 
     def __init__(
@@ -36,9 +33,9 @@ class Denoiser:
         condition: torch.Tensor | None = None,
         self_conditioned: bool = False,
     ) -> None:
-        """`autoencoder` and `condition` are what the family's `encode` and `run` are given.
+        """`autoencoder` and `condition` are passed to the family's `encode` and `run`.
 
-        A self-conditioned network reads its own estimate of the clean image beside the noised one.
+        A self-conditioned network also reads its own estimate of the clean image.
         """
         self.family = family
         self.network: Any = network.eval().requires_grad_(False)
@@ -49,7 +46,7 @@ class Denoiser:
         self._condition = condition
 
     def to(self, device: torch.device) -> Self:
-        """Moves it to `device`; on GPUs to channels-last, which convolutions run fastest on."""
+        """Moves it to `device`; on GPUs in channels-last format, the fastest for convolutions."""
         for module in (self.network, self.autoencoder):
             if module is not None:
                 module.to(device)
@@ -62,7 +59,7 @@ class Denoiser:
 
     @property
     def bound(self) -> float | None:
-        """The largest size of a number that `encode` returns; None: there is no bound."""
+        """The largest absolute value that `encode` returns; None if there is no bound."""
         return None if self.family.latent else 1.0
 
     def encode(self, x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -70,7 +67,7 @@ class Denoiser:
         return self.family.encode(self.autoencoder, x_BCHW)
 
     def decode(self, z_BCHW: torch.Tensor) -> torch.Tensor:
-        """Returns images in [-1, 1], the way back from `encode`."""
+        """Returns images in [-1, 1], the inverse of `encode`."""
         return self.family.decode(self.autoencoder, z_BCHW)
 
     def noised(self, z_BCHW: torch.Tensor, epsilon_BCHW: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
@@ -80,36 +77,36 @@ class Denoiser:
     def predict(
         self, z_BCHW: torch.Tensor, steps_B: torch.Tensor, estimate_BCHW: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Returns the network's prediction [B, C, H, W], as `process.estimates` takes it, without a learnt variance.
+        """Returns the network's prediction [B, C, H, W] for `process.estimates`, without a learnt variance.
 
-        A self-conditioned network is given the estimate of the clean images, or zeros; others do without.
+        A self-conditioned network reads the estimate of the clean images, or zeros; others ignore it.
         """
         return self.run(self.conditioned(z_BCHW, estimate_BCHW), steps_B)[:, : z_BCHW.shape[1]]
 
     def __call__(
         self, z_BCHW: torch.Tensor, steps_B: torch.Tensor, estimate_BCHW: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Returns the predicted noise [B, C, H, W], whatever the network predicts."""
+        """Returns the predicted noise [B, C, H, W], converted from whatever the network predicts."""
         predicted_BCHW = self.predict(z_BCHW, steps_B, estimate_BCHW)
         return self.process.estimates(predicted_BCHW, z_BCHW, steps_B).noise
 
     def conditioned(self, z_BCHW: torch.Tensor, estimate_BCHW: torch.Tensor | None = None) -> torch.Tensor:
-        """Returns what the network reads: beside what is noised the estimate, zeros for none, where it is read."""
+        """Returns the network's input: for self-conditioned ones, the estimate (or zeros) as further channels."""
         if not self.self_conditioned:
             return z_BCHW
         return torch.cat([z_BCHW, torch.zeros_like(z_BCHW) if estimate_BCHW is None else estimate_BCHW], 1)
 
     def run(self, z_BCHW: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
-        """Runs the network with the condition that means none; returns all its output channels."""
+        """Runs the network with the null condition; returns all its output channels."""
         return self.family.run(self.network, z_BCHW, self.process.time(steps_B), self._condition)
 
     def reader(self, modules: Sequence[str]) -> "ActivationReader":
-        """Returns what reads the outputs of `modules`, named in the order in which they run. Call `remove` after."""
+        """Returns a reader of the outputs of `modules`, in the order in which they run. Call `remove` after use."""
         return ActivationReader(self, modules)
 
 
 class _Enough(Exception):
-    """Ends a forward pass after the deepest block asked for."""
+    """Ends a forward pass after the deepest requested block."""
 
 
 class ActivationReader:
@@ -126,7 +123,7 @@ class ActivationReader:
         ]
 
     def remove(self) -> None:
-        """Leaves the network as it was."""
+        """Removes the hooks from the network."""
         for hook in self._hooks:
             hook.remove()
 
@@ -140,7 +137,7 @@ class ActivationReader:
         return keep
 
     def __call__(self, z_BCHW: torch.Tensor, timestep: int | torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns activations [B, C', H', W'] by module name for what was noised to `timestep` (one, or [B])."""
+        """Returns activations [B, C', H', W'] by module name, for inputs noised to `timestep` (one, or [B])."""
         self._activations = {}
         timesteps_B = torch.as_tensor(timestep, device=z_BCHW.device).expand(len(z_BCHW))
         try:
@@ -151,14 +148,14 @@ class ActivationReader:
 
 
 def save_pipeline(network: Any, process: NoiseProcess, folder: Path, self_conditioned: bool = False) -> None:
-    """Writes the folder of an artifact, weights in safetensors: a pipeline of diffusers, where it has one."""
+    """Writes an artifact's folder, weights in safetensors: a diffusers pipeline, if there is one for the family."""
     family = family_named(type(network).__name__)
     network.save_pretrained(folder / family.folder, safe_serialization=True)
     save_frame(family, process, folder, self_conditioned)
 
 
 def save_frame(family: Family, process: NoiseProcess, folder: Path, self_conditioned: bool = False) -> None:
-    """Writes what makes a folder with a network a pipeline: the scheduler and the index."""
+    """Writes what turns a network's folder into a pipeline: the scheduler and the index."""
     process.save(folder)
     index = family.index()
     if index is not None:
@@ -167,7 +164,7 @@ def save_frame(family: Family, process: NoiseProcess, folder: Path, self_conditi
 
 
 def load_denoiser(folder: Path) -> Denoiser:
-    """Reads the folder of a backbone's artifact."""
+    """Opens a backbone from its artifact's folder."""
     pipeline = Pipeline(folder)
     family = family_of(read_json(pipeline.network(network_folders()) / CONFIG))
     index = pipeline.file(INDEX)

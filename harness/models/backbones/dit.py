@@ -1,4 +1,4 @@
-"""The family of `DiTTransformer2DModel` (Peebles and Xie 2022), read with the label that means no class."""
+"""The family of `DiTTransformer2DModel` (Peebles and Xie 2022), read with the null label."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ TIMESTEP_CHANNELS = 256  # of the sinusoidal embedding
 
 
 class DiTFamily(LatentFamily):
-    """`DiTTransformer2DModel`: a transformer over patches of latents; the null label is the table's last."""
+    """`DiTTransformer2DModel`: a transformer over patches of latents; the null label is the last of the table."""
 
     network = "diffusers:DiTTransformer2DModel"
     folder = "transformer"
@@ -25,7 +25,7 @@ class DiTFamily(LatentFamily):
     condition = "the null label"
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:
-        """Refuses patches that do not divide the map, and a network without labels."""
+        """Refuses patch sizes that do not divide the map, and networks without labels."""
         check_numbers({name: config[name] for name in (*self.needed, "patch_size")}, path)
         if config["sample_size"] % config["patch_size"]:
             raise UserError(
@@ -33,10 +33,12 @@ class DiTFamily(LatentFamily):
             )
         labels = config.get("num_embeds_ada_norm")
         if not positive(labels):
-            raise UserError(f"{path}: num_embeds_ada_norm = {labels!r}: without it there is no null label")
+            raise UserError(
+                f"{path}: num_embeds_ada_norm = {labels!r}: expected a positive integer for the null label"
+            )
 
     def steps(self, config: Mapping[str, Any]) -> tuple[list[Step], float]:
-        """Makes every transformer block one."""
+        """Numbers every transformer block."""
         width = config["num_attention_heads"] * config["attention_head_dim"]
         patch, size = config["patch_size"], config["sample_size"] // config["patch_size"]
         tokens, channels = size**2, config["in_channels"]

@@ -1,4 +1,4 @@
-"""The contract of a backbone family: everything that is asked of one kind of diffusion network. No torch at import.
+"""The contract of a backbone family: all that depends on the type of diffusion network. No torch at import.
 
 Adding a family is one file with a subclass of `Family`, one line in `FAMILIES` (or an entry point
 "backbone_family.CLASS" of the group `harness.plugins`), and one subclass of
@@ -33,24 +33,24 @@ UNNAMED = "UNet2DModel"  # the class of a config.json without `_class_name`
 
 
 class Family(ABC):
-    """One kind of diffusion network: a class of diffusers, and how it is read, run and looked into.
+    """One type of diffusion network: a diffusers class, and how to read, run and probe it.
 
-    A family has no state; there is one object of it. `config` is always what `read` returned, `pipeline` the folder
-    of a pipeline as its author published it, `folder` that of a backbone's artifact: the network in the family's
-    `folder`, what `write_parts` adds, and the noise process. The methods from `build` on need torch; all others are
-    called by plans and must not import it.
+    A family is a stateless singleton. `config` is always what `read` returned, `pipeline` the folder of a pipeline as
+    published by its author, `folder` that of a backbone's artifact: the network in the family's `folder`, what
+    `write_parts` adds, and the noise process. The methods from `build` on need torch; plans call all others, which
+    must not import it.
     """
 
-    network: ClassVar[str]  # "module:class" of the network, a `ModelMixin` of diffusers
-    folder: ClassVar[str]  # of a pipeline: where the network lies
-    needed: ClassVar[Sequence[str]]  # without these, a config.json is refused
-    defaults: ClassVar[Mapping[str, Any]] = {}  # of diffusers, where a config.json may leave them out
+    network: ClassVar[str]  # "module:class" of the network, a diffusers `ModelMixin`
+    folder: ClassVar[str]  # of the network in a pipeline
+    needed: ClassVar[Sequence[str]]  # required fields of config.json
+    defaults: ClassVar[Mapping[str, Any]] = {}  # diffusers' defaults of fields that config.json may omit
     hub_files: ClassVar[
         Sequence[str]
-    ] = ()  # patterns of what is fetched beside network and scheduler; no code
-    condition: ClassVar[str | None] = None  # what the network is given beside image and timestep, in words
-    latent: ClassVar[bool] = False  # noise is added to latents, which have no bounds, not to pixels
-    version: ClassVar[int] = 1  # raise it when the same configuration would give other numbers
+    ] = ()  # patterns of further files to download, besides network and scheduler; no code
+    condition: ClassVar[str | None] = None  # the network's further input besides image and timestep, in words
+    latent: ClassVar[bool] = False  # noise is added to (unbounded) latents, not to pixels
+    version: ClassVar[int] = 1  # raise it if the same configuration now gives other numbers
 
     @property
     def class_name(self) -> str:
@@ -58,9 +58,9 @@ class Family(ABC):
         return self.network.rpartition(":")[2]
 
     def read(self, found: Mapping[str, Any], path: Path) -> dict[str, Any]:
-        """Returns the configuration that `found`, the content of `path`, stands for, with defaults filled in.
+        """Returns the configuration `found`, the content of `path`, with defaults filled in.
 
-        Raises `UserError`, beginning with `path`, where something is missing or `check` refuses it.
+        Raises `UserError`, beginning with `path`, if a field is missing or `check` refuses it.
         """
         config = {**self.defaults, **found}
         missing = [name for name in self.needed if config.get(name) is None]
@@ -71,17 +71,18 @@ class Family(ABC):
 
     @abstractmethod
     def check(self, config: Mapping[str, Any], path: Path) -> None:
-        """Raises `UserError`, beginning with `path`, for a network that cannot be read, saying why.
+        """Raises `UserError`, beginning with `path`, for an unsupported network, saying why.
 
-        Refused is what `steps` cannot number or `run` cannot condition: it would give wrong features silently.
+        It must refuse whatever `steps` cannot number or `run` cannot condition, which would silently give wrong
+        features.
         """
 
     @abstractmethod
     def steps(self, config: Mapping[str, Any]) -> tuple[list[Step], float]:
-        """Returns what runs up to each block, in the order in which they run, and the cost of what follows the last.
+        """Returns the steps up to each block, in the order in which they run, and the cost after the last one.
 
-        Names, channels and sizes are those of the modules' outputs, as `as_map` returns them; costs are in
-        multiply-accumulates of one image, counted from shapes.
+        Names, channels and sizes are those of the modules' outputs as returned by `as_map`; costs are
+        multiply-accumulates per image, computed from shapes.
         """
 
     def blocks(self, config: Mapping[str, Any]) -> list[Block]:
@@ -89,83 +90,83 @@ class Family(ABC):
         return numbered(*self.steps(config))
 
     def middle(self, blocks: list[Block]) -> Block:
-        """Returns the block that "mid" names; unless overridden, the one at half depth."""
+        """Returns the block called "mid"; unless overridden, the one at half depth."""
         return blocks[(len(blocks) - 1) // 2]
 
     def parts(self, pipeline: Pipeline, config: Mapping[str, Any]) -> Parts:
-        """Returns what the network needs of its pipeline; unless overridden nothing.
+        """Returns the other parts of the pipeline that the network needs; none unless overridden.
 
-        Raises `UserError`, beginning with a path, for what is not there or does not go with the network.
+        Raises `UserError`, beginning with a path, for parts that are missing or do not match the network.
         """
         return Parts(config["sample_size"], config["in_channels"], [], [], [])
 
     def process(self, pipeline: Pipeline) -> NoiseProcess:
-        """Reads the noise process that the network was trained with; raises `UserError` where that cannot be told."""
+        """Reads the noise process that the network was trained with; raises `UserError` if it is unknown."""
         if pipeline.scheduler is None:
             raise UserError(
-                f"{pipeline.root}: has no scheduler/scheduler_config.json, and a latent model's schedule is no "
-                "default; give the folder of the whole pipeline"
+                f"{pipeline.root}: has no scheduler/scheduler_config.json, and latent models have no default "
+                "schedule; give the folder of the whole pipeline"
             )
         return process_of(read_json(pipeline.scheduler), str(pipeline.scheduler))
 
     def index(self) -> dict[str, Any] | None:
-        """Returns the model_index.json of an artifact that diffusers can open as a pipeline; None if it cannot."""
+        """Returns the model_index.json with which diffusers opens an artifact as a pipeline; None if it cannot."""
         return None
 
     def build(self, config: Mapping[str, Any]) -> Any:
-        """Returns the network with random weights, drawn from torch's current random state."""
+        """Returns the network with random weights, initialised from torch's current random state."""
         return load_attribute(self.network).from_config(dict(config))
 
     def write_parts(self, pipeline: Pipeline, folder: Path) -> None:  # noqa: B027
-        """Copies into the folder of an artifact what `parts` named; nothing unless overridden."""
+        """Copies the parts that `parts` returned into an artifact's folder; none unless overridden."""
 
     def open_network(self, folder: Path) -> Any:
-        """Reads the network of an artifact; in float32, whatever its file holds."""
+        """Opens the network of an artifact, in float32 whatever the file's format."""
         return open_float32(self.network, folder / self.folder)
 
     def open_autoencoder(self, folder: Path) -> Any:
-        """Reads what `encode` and `decode` are given from an artifact; None unless overridden."""
+        """Opens the autoencoder that `encode` and `decode` take; None unless overridden."""
         return None
 
     def open_condition(self, folder: Path) -> "torch.Tensor | None":
-        """Reads what `run` is given beside image and timestep from an artifact; None unless overridden."""
+        """Opens the condition that `run` takes besides image and timestep; None unless overridden."""
         return None
 
     def encode(self, autoencoder: Any, x_BCHW: "torch.Tensor") -> "torch.Tensor":
-        """Returns what noise is added to, float32, for images [B, C, H, W] in [-1, 1]; the same images every time."""
+        """Returns what noise is added to (float32), for images [B, C, H, W] in [-1, 1]; must be deterministic."""
         return x_BCHW
 
     def decode(self, autoencoder: Any, z_BCHW: "torch.Tensor") -> "torch.Tensor":
-        """Returns images in [-1, 1], the way back from `encode`."""
+        """Returns images in [-1, 1], the inverse of `encode`."""
         return z_BCHW
 
     @abstractmethod
     def run(
         self, network: Any, z_BCHW: "torch.Tensor", time_B: "torch.Tensor", condition: "torch.Tensor | None"
     ) -> "torch.Tensor":
-        """Returns all output channels of the network under the condition that means none.
+        """Returns all output channels of the network under the null condition.
 
-        The first channels are the prediction, as many as the noised samples have; a learnt variance may follow.
+        The first channels, as many as in the noised samples, are the prediction; a learnt variance may follow.
         """
 
     def as_map(self, network: Any, activation: "torch.Tensor") -> "torch.Tensor":
-        """Returns a block's output as a feature map [B, C', H', W']; as it is unless overridden."""
+        """Returns a block's output as a feature map [B, C', H', W']; unchanged unless overridden."""
         return activation
 
 
 def family_named(name: str) -> Family:
-    """Returns the family of a class of diffusers; raises `UserError` with the nearest name if there is none."""
+    """Returns the family of a diffusers class; raises `UserError` with the closest name if there is none."""
     family: Family = FAMILIES.load(name)
     return family
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
-    """Returns the family that a network's configuration is of."""
+    """Returns the family of a network's configuration."""
     return family_named(config.get("_class_name", UNNAMED))
 
 
 def blocks(config: Mapping[str, Any]) -> list[Block]:
-    """Returns the table of a network's blocks from its configuration."""
+    """Returns the table of blocks of a network's configuration."""
     return family_of(config).blocks(config)
 
 
@@ -175,19 +176,19 @@ def build_network(config: Mapping[str, Any]) -> Any:
 
 
 def network_folders() -> list[str]:
-    """Returns the folders in which pipelines have their network."""
+    """Returns the folders in which pipelines keep their network."""
     return list(dict.fromkeys(family_named(name).folder for name in FAMILIES.names()))
 
 
 def hub_patterns() -> list[str]:
-    """Returns patterns of all that any family reads: configurations and safetensors, no code and no pickles."""
+    """Returns patterns of all files that any family reads: configurations and safetensors, no code or pickles."""
     own = [pattern for name in FAMILIES.names() for pattern in family_named(name).hub_files]
     networks = [f"{folder}/{file}" for folder in network_folders() for file in ("*.json", WEIGHTS)]
     return list(dict.fromkeys(["*.json", WEIGHTS, "scheduler/*.json", *networks, *own]))
 
 
 def open_float32(network: str, folder: Path) -> Any:
-    """Reads the folder of a network of diffusers, "module:class", in float32."""
+    """Opens a diffusers network, "module:class", from its folder in float32."""
     import torch
 
     return load_attribute(network).from_pretrained(
@@ -196,7 +197,7 @@ def open_float32(network: str, folder: Path) -> Any:
 
 
 def read_network(folder: Path) -> dict[str, Any]:
-    """Returns the config.json of a network that can be read; raises `UserError` for any other."""
+    """Returns the config.json of a supported network; raises `UserError` for any other."""
     path = folder / CONFIG
     found = read_json(path)
     kind = found.get("_class_name", UNNAMED)
@@ -215,5 +216,5 @@ def check_numbers(values: Mapping[str, Any], path: Path) -> None:
 
 
 def positive(value: Any) -> bool:
-    """Says whether a value of JSON is a positive integer."""
+    """Returns whether a JSON value is a positive integer."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,4 +1,4 @@
-"""What families that denoise the latents of an `AutoencoderKL` have in common. No torch at import."""
+"""Base of the families that denoise the latents of an `AutoencoderKL`. No torch at import."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     import torch
 
 AUTOENCODER = "diffusers:AutoencoderKL"
-VAE = "vae"  # its folder
+VAE = "vae"  # folder in a pipeline
 
 
 class LatentFamily(Family):
-    """Base of families whose noise is added to the scaled latents of a VAE."""
+    """Base of families that add noise to the scaled latents of a VAE."""
 
     hub_files: ClassVar[Sequence[str]] = (f"{VAE}/*.json", f"{VAE}/{WEIGHTS}")
     latent = True
 
     def parts(self, pipeline: Pipeline, config: Mapping[str, Any]) -> Parts:
-        """Reads the configuration of the VAE; raises `UserError` where it is missing or of other latents."""
+        """Reads the configuration of the VAE; raises `UserError` if it is missing or its latents do not match."""
         place = pipeline.part(VAE)
         if place is None:
             raise UserError(
-                f"{pipeline.root}: a {self.class_name} denoises latents, and there is no folder vae; give the folder "
+                f"{pipeline.root}: a {self.class_name} denoises latents, but there is no folder vae; give the folder "
                 "of the whole pipeline"
             )
         vae = self._read_vae(place / CONFIG, config["in_channels"])
@@ -45,8 +45,8 @@ class LatentFamily(Family):
         widths, latents = vae.get("block_out_channels", [64]), vae.get("latent_channels", 4)
         if not isinstance(widths, list) or not widths or latents != channels:
             raise UserError(
-                f"{path}: latent_channels = {latents!r}, the {self.class_name} has in_channels = {channels}; a model "
-                "that sees more than latents (in-painting) cannot be read"
+                f"{path}: latent_channels = {latents!r}, but the {self.class_name} has in_channels = {channels}; "
+                "models with inputs other than latents (inpainting) are not supported"
             )
         return {"in_channels": 3, "block_out_channels": [64], "scaling_factor": 0.18215, **vae}
 
@@ -57,13 +57,13 @@ class LatentFamily(Family):
             shutil.copyfile(pipeline.root / VAE / name, folder / VAE / name)
 
     def open_autoencoder(self, folder: Path) -> Any:
-        """Reads the VAE."""
+        """Opens the VAE."""
         return open_float32(AUTOENCODER, folder / VAE)
 
     def encode(self, autoencoder: Any, x_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Returns the mode of the images' scaled latents.
 
-        Float32 under autocast too: in bfloat16 the first noise levels would round to no noise at all.
+        Float32 even under autocast: in bfloat16 the lowest noise levels would round to no noise at all.
         """
         return autoencoder.encode(x_BCHW).latent_dist.mode().float() * autoencoder.config.scaling_factor
 

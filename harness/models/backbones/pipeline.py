@@ -1,4 +1,4 @@
-"""The folder of a diffusers pipeline: where its parts lie. No torch."""
+"""The folder of a diffusers pipeline, and where its parts are. No torch."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,20 +9,20 @@ CONFIG = "config.json"
 
 
 class Pipeline(NamedTuple):
-    """A pipeline by its folder: parts in folders of their names, or all in one as in early pipelines."""
+    """A pipeline's folder: a subfolder per part, or everything in one folder as in early pipelines."""
 
     root: Path
 
     def part(self, name: str) -> Path | None:
-        """Returns the folder of a part; None if the pipeline does not have it."""
+        """Returns the folder of a part; None if it does not exist."""
         return self.root / name if (self.root / name).is_dir() else None
 
     def file(self, name: str) -> Path | None:
-        """Returns a file beside the parts; None if it is not there."""
+        """Returns a file in the pipeline's folder; None if it does not exist."""
         return self.root / name if (self.root / name).is_file() else None
 
     def network(self, folders: Iterable[str]) -> Path:
-        """Returns the folder of the denoising network: the first of `folders` that is there, or the root."""
+        """Returns the folder of the denoising network: the first of `folders` that exists, or the root."""
         return next((part for name in folders if (part := self.part(name))), self.root)
 
     @property
@@ -32,18 +32,18 @@ class Pipeline(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A file of tensors and the network that they must be those of."""
+    """A file of tensors, and the network whose tensors they must be."""
 
     path: Path
-    network: str  # "module:class" of diffusers, which has `from_config`
+    network: str  # "module:class" of a diffusers network with `from_config`
     config: dict[str, Any]
 
 
 class Parts(NamedTuple):
-    """What of a pipeline goes with the network, and which images the whole reads."""
+    """The other parts of a pipeline, and the images that the whole reads."""
 
     size: int  # height and width of images, in pixels
     channels: int
     configs: list[dict[str, Any]]  # of further networks
-    files: list[Path]  # of which the artifact consists beside the network's weights; need not be there
-    weights: list[Weights]  # those of `files` whose tensors are checked against a configuration
+    files: list[Path]  # copied into the artifact besides the network's weights; may be missing
+    weights: list[Weights]  # the `files` whose tensors are checked against a configuration

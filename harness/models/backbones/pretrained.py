@@ -1,4 +1,4 @@
-"""Backbones in diffusers' format, by folder or by Hub id: what they are, checked before anything runs. No torch."""
+"""Backbones in diffusers' format, by folder or Hub id, checked completely at planning. No torch."""
 
 import re
 from pathlib import Path
@@ -12,11 +12,11 @@ from harness.models.backbones.backbone import Backbone, BackbonePlan
 from harness.models.backbones.family import family_of, hub_patterns, network_folders, read_network
 from harness.models.backbones.pipeline import WEIGHTS, Parts, Pipeline, Weights
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # models of diffusers have an owner
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # diffusers models have an owner
 
 
 class PretrainedBackbone(Backbone):
-    """A diffusers model as trained elsewhere, by folder or Hub id.
+    """A diffusers model trained elsewhere, by folder or Hub id.
 
     A `UNet2DModel`; a `UNet2DConditionModel` (Stable Diffusion), used with the empty prompt, or a
     `DiTTransformer2DModel`, used with the null label, on the latents of their VAE. Other packages may add families
@@ -24,11 +24,11 @@ class PretrainedBackbone(Backbone):
     """
 
     name: Literal["pretrained"] = "pretrained"
-    path: str  # a folder that save_pretrained wrote (a pipeline's, or that of its U-Net), or a model id of the Hub
+    path: str  # a folder that save_pretrained wrote (of a pipeline or its U-Net), or a Hub id
     revision: str | None = None  # of a Hub id: a commit, tag or branch
 
     def plan(self, size: int, channels: int) -> BackbonePlan:
-        """Reads the configurations, checks every tensor's shape and takes the checksum of the weights."""
+        """Reads the configurations, checks every tensor's shape and computes checksums of the weights."""
         pipeline = Pipeline(
             hub.local_folder("backbone", self.path, HUB_ID)
             or hub.snapshot("backbone", self.path, self.revision, hub_patterns())
@@ -44,7 +44,7 @@ class PretrainedBackbone(Backbone):
         for file in files:
             if not file.is_file():
                 raise UserError(
-                    f"{file}: not there; save the model with save_pretrained(safe_serialization=True)"
+                    f"{file}: no such file; save the model with save_pretrained(safe_serialization=True)"
                 )
         for weights in (own, *parts.weights):
             apart(
@@ -58,9 +58,9 @@ class PretrainedBackbone(Backbone):
 
 
 def _check_images(place: Path, parts: Parts, size: int, channels: int) -> None:
-    """Raises `UserError` for images of another size or channel count than the backbone was trained on."""
+    """Raises `UserError` unless images have the size and channels that the backbone was trained on."""
     if (parts.size, parts.channels) != (size, channels):
         raise UserError(
-            f"{place} reads images of {parts.size} pixels and {parts.channels} channels, the data has {size} and "
-            f"{channels}; set data.size={parts.size} data.channels={parts.channels}"
+            f"{place} reads images of {parts.size} pixels and {parts.channels} channels, but the data has {size} "
+            f"and {channels}; set data.size={parts.size} data.channels={parts.channels}"
         )

@@ -1,4 +1,4 @@
-"""The family of `UNet2DModel`: DDPM's U-Nets on pixels, converted ADM ones, and those that a sweep trains itself."""
+"""The family of `UNet2DModel`: DDPM's U-Nets on pixels, converted ADM models, and those trained by a sweep."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from harness.models.noise_processes.process import NoiseProcess, process_of
 if TYPE_CHECKING:
     import torch
 
-DOWN = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")  # blocks that can be numbered
+DOWN = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")  # supported block types
 UP = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 MIDDLE = "mid_block"
 
@@ -31,7 +31,7 @@ class UNetFamily(Family):
     needed = ("sample_size", "in_channels", "block_out_channels", "down_block_types", "up_block_types")
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:
-        """Refuses blocks of other kinds, and class labels, of which none means no class."""
+        """Refuses unknown block types, and class labels, as there is no null label."""
         check_unet(config, path, self.class_name, DOWN, UP, "UNetMidBlock2D")
 
     def steps(self, config: Mapping[str, Any]) -> tuple[list[Step], float]:
@@ -39,16 +39,16 @@ class UNetFamily(Family):
         return steps_of(config, Costs(config))
 
     def middle(self, blocks: list[Block]) -> Block:
-        """Returns the one between input and output blocks."""
+        """Returns the block between input and output blocks."""
         return middle_of(blocks)
 
     def process(self, pipeline: Pipeline) -> NoiseProcess:
-        """Reads the scheduler; without one it is DDPM's own."""
+        """Reads the scheduler; without one, uses the default of DDPM."""
         path = pipeline.scheduler
         return process_of(read_json(path) if path else {}, str(path or pipeline.root))
 
     def index(self) -> dict[str, Any]:
-        """Returns that of a `DDPMPipeline`."""
+        """Returns the index of a `DDPMPipeline`."""
         return {
             "_class_name": "DDPMPipeline",
             "unet": ["diffusers", "UNet2DModel"],
@@ -58,7 +58,7 @@ class UNetFamily(Family):
     def run(
         self, network: Any, z_BCHW: "torch.Tensor", time_B: "torch.Tensor", condition: "torch.Tensor | None"
     ) -> "torch.Tensor":
-        """Runs the network on image and timestep alone."""
+        """Runs the network; its only inputs are image and timestep."""
         return network(z_BCHW, time_B).sample
 
 
@@ -81,7 +81,7 @@ class Costs:
         self.timestep = self._embedding * (sines + self._embedding)
 
     def residual(self, before: int, after: int, size: int) -> float:
-        """Two 3x3 convolutions, the timestep's projection and, where the width changes, a 1x1 convolution."""
+        """Two 3x3 convolutions, the timestep's projection and, if the width changes, a 1x1 convolution."""
         shortcut = before * after if before != after else 0
         projection = self._embedding * after * (2 if self._scale_shift else 1)
         return (9 * before * after + 9 * after**2 + shortcut) * size**2 + projection
@@ -96,15 +96,15 @@ class Costs:
         return 2 * self.residual(width, width, size) + (self.attention(width, size) if attention else 0)
 
     def resample(self, width: int, size: int, residual: bool) -> float:
-        """A sampler that outputs a map of `size`: a residual block or one 3x3 convolution."""
+        """An up- or downsampler that outputs a map of `size`: a residual block or one 3x3 convolution."""
         return self.residual(width, width, size) if residual else 9 * width**2 * size**2
 
 
 def steps_of(network: Mapping[str, Any], costs: Costs) -> tuple[list[Step], float]:
-    """Returns `Family.steps` of a U-Net whose layers cost what `costs` says.
+    """Returns `Family.steps` of a U-Net with these layer costs.
 
-    Blocks are input blocks, the middle block and output blocks, as in guided-diffusion (ADM): a down-sampler is a
-    block of its own, an up-sampler belongs to its level's last block.
+    Blocks are input blocks, the middle block and output blocks, as in guided-diffusion (ADM): a downsampler is a
+    separate block, an upsampler is part of the last block of its level.
     """
     size = network["sample_size"]
     widths, layers = list(network["block_out_channels"]), network.get("layers_per_block", 2)
@@ -140,7 +140,7 @@ def steps_of(network: Mapping[str, Any], costs: Costs) -> tuple[list[Step], floa
 
 
 def _residual(kind: str, sampler: str | None) -> bool:
-    """Says whether a level's sampler is a residual block: some kinds leave the choice to the configuration."""
+    """Returns whether a level's sampler is a residual block; for some types the configuration decides."""
     return kind.startswith("Resnet") or (kind.startswith("Attn") and sampler == "resnet")
 
 
@@ -149,7 +149,7 @@ def check_unet(
 ) -> None:
     """Raises `UserError` for a U-Net whose blocks cannot be numbered, or that has class labels.
 
-    `down`, `up` and `centre` are the kinds of blocks that can be.
+    `down`, `up` and `centre` are the supported block types.
     """
     widths, layers = unet.get("block_out_channels"), unet.get("layers_per_block", 2)
     if not isinstance(widths, list) or not widths or not all(positive(width) for width in widths):
@@ -171,17 +171,17 @@ def check_unet(
     for name in ("num_class_embeds", "class_embed_type"):
         if unet.get(name) is not None:
             raise UserError(
-                f"{path}: {name} = {unet[name]!r}: a class-conditional {kind} has no null label to be read with; "
-                "only backbones without class labels can be read, or a DiTTransformer2DModel, which has one"
+                f"{path}: {name} = {unet[name]!r}: a class-conditional {kind} has no null label; "
+                "use a backbone without class labels, or a DiTTransformer2DModel, which has one"
             )
 
 
 class UNet(Backbone):
-    """A `UNet2DModel` that the sweep trains. One entry of `block_out_channels` a resolution, finest first."""
+    """A `UNet2DModel` trained by the sweep. `block_out_channels` has one entry per resolution, finest first."""
 
     name: Literal["unet"] = "unet"
     block_out_channels: list[Width] = Field([64, 128, 256], min_length=1, max_length=12)
-    attention: list[bool] | None = None  # one a resolution; None: at all but the finest
+    attention: list[bool] | None = None  # one per resolution; None: at all but the finest
     layers_per_block: int = Field(2, ge=1, le=32)
     attention_head_dim: int = Field(8, ge=1)
     norm_num_groups: int = Field(8, ge=1)
@@ -189,15 +189,17 @@ class UNet(Backbone):
     schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
 
     def plan(self, size: int, channels: int) -> BackbonePlan:
-        """Checks that resolutions and groups divide, and writes the diffusers configuration."""
+        """Checks divisibility of resolutions and groups, and returns the plan with diffusers' configuration."""
         levels = len(self.block_out_channels)
         attention = [level > 0 for level in range(levels)] if self.attention is None else self.attention
         if len(attention) != levels:
-            raise UserError(f"backbone.attention has {len(attention)} entries, block_out_channels {levels}")
+            raise UserError(
+                f"backbone.attention has {len(attention)} entries, but block_out_channels has {levels}"
+            )
         if size % 2 ** (levels - 1):
             raise UserError(
                 f"images of {size} pixels cannot be halved {levels - 1} times; "
-                "give fewer backbone.block_out_channels or another data.size"
+                "use fewer backbone.block_out_channels or another data.size"
             )
         for width in self.block_out_channels:
             if width < 1 or width % self.norm_num_groups or width % self.attention_head_dim:
@@ -207,8 +209,8 @@ class UNet(Backbone):
                 )
         if size == 2 ** (levels - 1) and self.block_out_channels[-1] == self.norm_num_groups:
             raise UserError(
-                f"backbone.norm_num_groups = {self.norm_num_groups}: the smallest map has one pixel and as many "
-                "channels, which leaves nothing to normalise; give fewer groups or fewer block_out_channels"
+                f"backbone.norm_num_groups = {self.norm_num_groups}: the smallest map has one pixel and one "
+                "channel per group, which leaves nothing to normalise; use fewer groups or fewer block_out_channels"
             )
         network = {
             "sample_size": size,

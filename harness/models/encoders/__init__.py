@@ -1,1 +1,1 @@
-"""Encoders: networks beside the backbone that see images."""
+"""Encoders: models other than the backbone that map images to vectors."""

@@ -1,8 +1,8 @@
-"""Encoders as data: networks beside the backbone that see images, named in an experiment. No torch here.
+"""Encoders as configuration: models other than the backbone that map images to vectors. No torch here.
 
-An `Encoder` is configuration. Its `stage` holds the network where workers find it, and `open_encoder(stage, ...)`
-reads that into what runs: `.layers`, `.features(x_BCHW, layers)` and `.pooled(x_BCHW)`. The networks themselves are
-in `harness.models.encoders.vision`.
+An `Encoder` is the configuration. Its `stage` stores the model in the results, and `open_encoder(stage, ...)` returns
+an `OpenEncoder` with `.layers`, `.features(x_BCHW, layers)` and `.pooled(x_BCHW)`. The models themselves are in
+`harness.models.encoders.vision`.
 """
 
 from abc import abstractmethod
@@ -35,25 +35,25 @@ ENCODERS = Registry(
 )
 
 VISION = "harness.models.encoders.vision"
-NETWORK = Code("encoder", 1)  # what encoders make of images
+NETWORK = Code("encoder", 1)  # how encoders compute vectors
 PIXELS = Code("pixels", 1, f"{VISION}:save_pixels", uses=(NETWORK,))
 RANDOM = Code("random encoder", 1, f"{VISION}:save_random", uses=(NETWORK,))
 PRETRAINED = Code("pretrained encoder", 1, f"{VISION}:copy_pretrained", uses=(NETWORK,))
-POOLED = "pooled"  # the layer that stands for the whole image
-FIRST = "embeddings"  # what goes into the first layer; then "layer.1", "layer.2", ...
+POOLED = "pooled"  # the layer with one vector for the whole image
+FIRST = "embeddings"  # the input of the first layer; then "layer.1", "layer.2", ...
 CONFIG = "config.json"
 WEIGHTS = ("*.safetensors", "*.bin")
-PREPROCESSING = ("preprocessor_config.json", "processor_config.json")  # the first that there is
+PREPROCESSING = ("preprocessor_config.json", "processor_config.json")  # the first that exists
 
 
 class OpenEncoder(Protocol):
     """An encoder ready to run: frozen, in evaluation mode.
 
-    The vectors of an image do not depend on the rest of its batch nor on any random state, and carry no gradient. An
-    encoder whose stage was made for grey images sees images of one channel.
+    The vectors of an image depend neither on the rest of its batch nor on any random state, and carry no gradient. An
+    encoder whose stage was made for one channel is given greyscale images.
     """
 
-    layers: list[str]  # from the input on; the last is `POOLED`
+    layers: list[str]  # in order from the input; the last is `POOLED`
 
     def to(self, device: "torch.device") -> Self:
         """Moves it to `device`."""
@@ -61,14 +61,14 @@ class OpenEncoder(Protocol):
     def features(
         self, x_BCHW: "torch.Tensor", layers: Sequence[str] | None = None
     ) -> dict[str, "torch.Tensor"]:
-        """Returns float32 [B, D] by layer, each averaged over places, for images in [-1, 1]; None asks for all."""
+        """Returns float32 [B, D] by layer, averaged over positions, for images in [-1, 1]; None means all layers."""
 
     def pooled(self, x_BCHW: "torch.Tensor") -> "torch.Tensor":
-        """Returns float32 [B, D], one vector an image [B, C, H, W] in [-1, 1]."""
+        """Returns float32 [B, D], one vector per image [B, C, H, W] in [-1, 1]."""
 
 
 def open_encoder(stage: Stage, context: Context, device: "torch.device") -> OpenEncoder:
-    """Reads the encoder of a stage; the last one is kept, for the next trial of the same process."""
+    """Opens the encoder of a stage; the last one opened stays in memory for the next trial in the same process."""
     opener = load_attribute(stage.config["opener"])
     return _opened.get(stage.key, lambda: opener(context.folder(stage))).to(device)
 
@@ -77,28 +77,28 @@ _opened = Recent[OpenEncoder]()
 
 
 class Encoder(Config):
-    """Base of all encoders. An encoder's name in rows and figures is its `label`."""
+    """Base of all encoders. Rows and figures show `display_name`."""
 
     name: str
     label: str | None = Field(None, min_length=1)
-    layers: Literal["all", "last"] | Annotated[list[str], Field(min_length=1)] = "last"  # which are compared
+    layers: Literal["all", "last"] | Annotated[list[str], Field(min_length=1)] = "last"  # those to compare
 
     @property
     def display_name(self) -> str:
-        """The label, or what the encoder is called without one."""
+        """The label, or the name without one."""
         return self.label or self.name
 
     @abstractmethod
     def stage(self, channels: int) -> Stage:
-        """Returns what holds the encoder, for images of `channels`; called once a plan. Raises `UserError`.
+        """Returns the stage with the encoder for images of `channels`; called once per plan. Raises `UserError`.
 
-        Its `config["opener"]`, "module:function", makes an `OpenEncoder` of the artifact's folder. The stage depends
-        on neither `label` nor `layers`, and making it twice gives the same network.
+        Its `config["opener"]`, "module:function", makes an `OpenEncoder` from the artifact's folder. The stage
+        depends on neither `label` nor `layers`, and making it twice gives the same model.
         """
 
 
 def select(given: Literal["all", "last"] | Sequence[str], known: Sequence[str], label: str) -> list[str]:
-    """Returns those of an encoder's layers that are asked for; raises `UserError` with the nearest name."""
+    """Returns the requested layers of an encoder; raises `UserError` with the closest name."""
     if given == "all":
         return list(known)
     if given == "last":
@@ -110,26 +110,26 @@ def select(given: Literal["all", "last"] | Sequence[str], known: Sequence[str], 
 
 
 class Pixels(Encoder):
-    """The images themselves: what every feature is compared with."""
+    """The images themselves, as a baseline."""
 
     name: Literal["pixels"] = "pixels"
 
     def stage(self, channels: int) -> Stage:
-        """Nothing can go wrong but a layer that is not there."""
+        """Raises `UserError` for a missing layer."""
         select(self.layers, [POOLED], self.display_name)
         return _stage(PIXELS, "open_pixels", {})
 
 
 class Random(Encoder):
-    """A small ResNet with random weights: what an architecture sees before it has learnt anything."""
+    """A small ResNet with random weights: the effect of architecture without training."""
 
     name: Literal["random"] = "random"
     widths: list[Annotated[int, Field(ge=1, le=4096)]] = Field([32, 64, 128, 256], min_length=1, max_length=8)
-    size: int = Field(32, ge=4, le=2048)  # images are resized to this
+    size: int = Field(32, ge=4, le=2048)  # images are resized to this many pixels
     seed: int = Field(0, ge=0, lt=2**63)
 
     def stage(self, channels: int) -> Stage:
-        """Nothing can go wrong but a layer that is not there."""
+        """Raises `UserError` for a missing layer."""
         select(self.layers, layer_names(len(self.widths)), self.display_name)
         return _stage(
             RANDOM,
@@ -139,11 +139,11 @@ class Random(Encoder):
 
 
 class PretrainedEncoder(Encoder):
-    """A vision encoder of transformers (ResNet, ViT, DINO, MAE, CLIP, ...), by its id on the Hub or a folder."""
+    """A vision encoder from transformers (ResNet, ViT, DINO, MAE, CLIP, ...), by Hub id or folder."""
 
     name: Literal["pretrained"] = "pretrained"
     path: str = Field(min_length=1)
-    revision: str | None = None  # of the Hub: a commit, a tag or a branch
+    revision: str | None = None  # on the Hub: a commit, tag or branch
 
     @property
     def display_name(self) -> str:
@@ -151,7 +151,7 @@ class PretrainedEncoder(Encoder):
         return self.label or self.path.rstrip("/").rpartition("/")[2] or self.path
 
     def stage(self, channels: int) -> Stage:
-        """Reads the two small configuration files; the weights are fetched when the stage is made."""
+        """Reads the two small configuration files; the weights are downloaded when the stage is made."""
         found = find_pretrained("encoder", self.path, self.revision)
         check_channels(f"encoder {self.display_name!r}", found.config, channels)
         depth = _depth(vision_part(found.config))
@@ -161,15 +161,15 @@ class PretrainedEncoder(Encoder):
 
 
 class Found(NamedTuple):
-    """A pretrained model of transformers whose weights have not been read."""
+    """A pretrained transformers model whose weights have not been read."""
 
     config: dict[str, Any]  # its config.json
-    source: dict[str, Any]  # what names its content: checksums, or a commit
-    options: dict[str, Any]  # what its weights are read by: path and revision
+    source: dict[str, Any]  # identifies its content: checksums, or a commit
+    options: dict[str, Any]  # locates its weights: path and revision
 
 
 def find_pretrained(place: str, path: str, revision: str | None) -> Found:
-    """Returns what a folder or an id of the Hub holds; raises `UserError`, beginning with `place`.path, otherwise."""
+    """Returns the model in a folder or on the Hub; raises `UserError`, beginning with `place`.path, otherwise."""
     folder = config_folder(place, path, revision)
     config = read_json(folder / CONFIG)
     _refuse_remote_code(place, config, path)
@@ -184,7 +184,7 @@ def find_pretrained(place: str, path: str, revision: str | None) -> Found:
 
 
 def config_folder(place: str, path: str, revision: str | None) -> Path:
-    """Returns a folder with the two small configuration files of a model; raises `UserError` where there is none."""
+    """Returns a folder with the two small configuration files of a model; raises `UserError` if there is none."""
     folder = hub.local_folder(place, path)
     if folder is None:
         return hub.files(place, path, revision, CONFIG, PREPROCESSING)
@@ -196,19 +196,19 @@ def config_folder(place: str, path: str, revision: str | None) -> Path:
 
 
 def check_channels(what: str, config: Mapping[str, Any], channels: int) -> None:
-    """Raises `UserError` for images that a model does not read; those of one channel are repeated three times."""
+    """Raises `UserError` for images that a model cannot read; single channels are repeated three times."""
     reads = vision_part(config).get("num_channels", 3)
     if reads not in (3, channels):
-        raise UserError(f"{what} reads images of {reads} channels, the data has {channels}")
+        raise UserError(f"{what} reads images of {reads} channels, but the data has {channels}")
 
 
 def layer_names(depth: int) -> list[str]:
-    """Returns the layers of a network of `depth` layers or stages."""
+    """Returns the layer names of a model with `depth` layers or stages."""
     return [FIRST, *(f"layer.{number}" for number in range(1, depth + 1)), POOLED]
 
 
 def vision_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns what a config.json says about images: CLIP and its kin have a part for text beside it."""
+    """Returns the part of a config.json about images; CLIP and similar models also have one about text."""
     part = config.get("vision_config")
     return part if isinstance(part, dict) else config
 
@@ -226,7 +226,7 @@ def _stage(
 
 
 def _depth(config: Mapping[str, Any]) -> int | None:
-    """Returns the number of layers, or of stages; None if the configuration leaves it to its defaults."""
+    """Returns the number of layers or stages; None if the configuration does not say."""
     for name in ("depths", "num_hidden_layers"):
         if isinstance(config.get(name), list):
             return len(config[name])
@@ -236,7 +236,7 @@ def _depth(config: Mapping[str, Any]) -> int | None:
 
 
 def _refuse_remote_code(place: str, config: Mapping[str, Any], path: str) -> None:
-    """Raises `UserError` for a model whose code lies beside its weights: it would run with the user's rights."""
+    """Raises `UserError` for a model that ships its own code, which would run with the user's permissions."""
     code = config.get("auto_map")
     spec = find_spec("transformers")
     if not isinstance(code, dict) or spec is None:
@@ -245,6 +245,6 @@ def _refuse_remote_code(place: str, config: Mapping[str, Any], path: str) -> Non
     known = [Path(place) / "models" / kind for place in spec.submodule_search_locations or []]
     if not kind or not any(folder.is_dir() for folder in known):
         raise UserError(
-            f"{place}.path {path!r}: the model needs code of its own ({next(iter(code), 'auto_map')}), which is "
-            "never run; choose one that transformers has built in, such as facebook/dinov2-base"
+            f"{place}.path {path!r}: the model requires custom code ({next(iter(code), 'auto_map')}), which is "
+            "never run; choose one built into transformers, such as facebook/dinov2-base"
         )

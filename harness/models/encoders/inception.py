@@ -1,7 +1,7 @@
-"""Inception as the FID has it: an encoder for those who have installed the extra `fid`.
+"""The Inception network of the FID, an encoder that needs the extra `fid`.
 
-Heusel et al. 2017: the Fréchet distance of its 2048 pooled numbers is the FID. The network and its weights, which
-are those of the 2015 TensorFlow graph, come with `pytorch-fid`, which fetches them once a machine.
+Heusel et al. 2017: the Fréchet distance of its 2048 pooled features is the FID. The network and its weights, those of
+the 2015 TensorFlow graph, come with `pytorch-fid`, which downloads them once per machine.
 """
 
 import json
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 INCEPTION = Code("inception", 1, "harness.models.encoders.inception:save_inception")
 LIBRARY = "pytorch_fid"
-WIDTH = 2048  # numbers an image
+WIDTH = 2048  # features per image
 
 
 class Inception(Encoder):
-    """Inception-v3 of the FID."""
+    """The Inception-v3 of the FID."""
 
     name: Literal["inception"] = "inception"
 
     def stage(self, channels: int) -> Stage:
-        """Raises `UserError` where the library is not installed."""
+        """Raises `UserError` if the library is not installed."""
         if find_spec(LIBRARY) is None:
             raise UserError(
                 "encoder 'inception' needs pytorch-fid, which is not installed; pip install 'harness[fid]', or "
@@ -44,7 +44,7 @@ class Inception(Encoder):
 
 
 def save_inception(stage: Stage, folder: Path, context: Context) -> None:
-    """Writes what the encoder is; the library keeps its weights itself."""
+    """Writes metadata only; the library stores the weights."""
     (folder / "encoder.json").write_text(json.dumps(dict(stage.config)))
 
 
@@ -59,21 +59,21 @@ class OpenInception:
 
     layers = [POOLED]
 
-    def __init__(self, network: Any) -> None:
-        self._network = network.eval().requires_grad_(False)
+    def __init__(self, model: Any) -> None:
+        self._model = model.eval().requires_grad_(False)
 
     def to(self, device: "torch.device") -> Self:
         """Moves it to `device`."""
-        self._network.to(device)
+        self._model.to(device)
         return self
 
     def features(
         self, x_BCHW: "torch.Tensor", layers: Sequence[str] | None = None
     ) -> dict[str, "torch.Tensor"]:
-        """Returns the pooled numbers [B, 2048], the only layer."""
+        """Returns the pooled features [B, 2048], the only layer."""
         return {POOLED: self.pooled(x_BCHW)}
 
     def pooled(self, x_BCHW: "torch.Tensor") -> "torch.Tensor":
-        """Returns float32 [B, 2048]; the library resizes images, which it takes in [0, 1], to 299 pixels."""
-        found: torch.Tensor = self._network((x_BCHW.expand(-1, 3, -1, -1) + 1) / 2)[0].flatten(1).float()
+        """Returns float32 [B, 2048]; the library expects images in [0, 1] and resizes them to 299 pixels."""
+        found: torch.Tensor = self._model((x_BCHW.expand(-1, 3, -1, -1) + 1) / 2)[0].flatten(1).float()
         return found

@@ -1,7 +1,7 @@
-"""Encoders that run: a vision network of transformers with its preprocessing, or the pixels themselves.
+"""Encoders ready to run: a vision model from transformers with its preprocessing, or the pixels themselves.
 
-A stage's folder holds `encoder.json`, which says how images are prepared and what the layers are, and a network in
-transformers' format beside it. The configuration is `harness.models.encoders`'s.
+A stage's folder holds `encoder.json`, with the preprocessing and the names of layers, and a model in transformers'
+format. Encoders are configured in `harness.models.encoders.encoder`.
 """
 
 import json
@@ -22,22 +22,22 @@ from harness.core.stages import Context, Stage
 from harness.models.encoders.encoder import POOLED, PREPROCESSING, layer_names
 
 FILE = "encoder.json"
-CROPPED_BELOW = 384  # pixels: where `crop_pct` applies
-MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # of PIL's resampling filters, torch's names
+CROPPED_BELOW = 384  # `crop_pct` applies to sizes below this many pixels
+MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # torch's names of PIL's resampling filters
 
 
 class Preparation(NamedTuple):
-    """What is done to an image in [0, 1] before the network sees it."""
+    """The preprocessing of an image in [0, 1]."""
 
-    size: tuple[int, int] | None  # resized to this height and width; None leaves it
-    crop: tuple[int, int] | None  # then the centre is cut out
+    size: tuple[int, int] | None  # resized to this height and width; None: not resized
+    crop: tuple[int, int] | None  # then centre-cropped to this height and width
     mode: str  # of the resizing
     scale: float  # then multiplied
-    mean: tuple[float, ...]  # then standardised, a number a channel
+    mean: tuple[float, ...]  # then standardised, one value per channel
     deviation: tuple[float, ...]
 
     def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Prepares images [B, C, H, W] in [-1, 1]; a single channel is repeated for networks that read three."""
+        """Prepares images [B, C, H, W] in [-1, 1]; a single channel is repeated for models that read three."""
         x_BCHW = (x_BCHW.float() + 1) / 2
         if x_BCHW.shape[1] == 1:
             x_BCHW = x_BCHW.expand(-1, len(self.mean), -1, -1)
@@ -64,7 +64,7 @@ class PixelEncoder:
         self.layers = [POOLED]
 
     def to(self, device: torch.device) -> Self:
-        """Has nothing to move."""
+        """Does nothing: there are no weights to move."""
         return self
 
     def features(self, x_BCHW: torch.Tensor, layers: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
@@ -77,52 +77,52 @@ class PixelEncoder:
 
 
 class VisionEncoder:
-    """A network of transformers: its hidden states averaged over places, and its vector for the whole image."""
+    """A transformers model: its hidden states averaged over positions, and its vector for the whole image."""
 
     def __init__(
-        self, network: PreTrainedModel, preparation: Preparation, layers: Sequence[str], pooling: str
+        self, model: PreTrainedModel, preparation: Preparation, layers: Sequence[str], pooling: str
     ) -> None:
-        self.network = network.eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
         self.preparation, self.layers, self.pooling = preparation, list(layers), pooling
         self._device = torch.device("cpu")
 
     def to(self, device: torch.device) -> Self:
-        """Moves the network to `device`."""
-        self.network.to(device)
+        """Moves the model to `device`."""
+        self.model.to(device)
         self._device = device
         return self
 
     @torch.no_grad()
     def features(self, x_BCHW: torch.Tensor, layers: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
-        """Returns float32 [B, D] by layer for images [B, C, H, W] in [-1, 1]; None asks for all layers."""
-        output = run(self.network, self.preparation(x_BCHW.to(self._device)))
+        """Returns float32 [B, D] by layer for images [B, C, H, W] in [-1, 1]; None means all layers."""
+        output = run(self.model, self.preparation(x_BCHW.to(self._device)))
         values = [averaged(one) for one in hidden_states(output)]
         found = dict(zip(self.layers, [*values, _pooled(output, self.pooling)], strict=True))
         return {layer: found[layer] for layer in (self.layers if layers is None else layers)}
 
     @torch.no_grad()
     def pooled(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Returns float32 [B, D], one vector an image [B, C, H, W] in [-1, 1]."""
-        return _pooled(run(self.network, self.preparation(x_BCHW.to(self._device))), self.pooling)
+        """Returns float32 [B, D], one vector per image [B, C, H, W] in [-1, 1]."""
+        return _pooled(run(self.model, self.preparation(x_BCHW.to(self._device))), self.pooling)
 
 
-def run(network: PreTrainedModel, x_BCHW: torch.Tensor) -> Any:
-    """Returns the output for prepared images. A masked autoencoder sees all patches, in their order."""
+def run(model: PreTrainedModel, x_BCHW: torch.Tensor) -> Any:
+    """Returns the output for preprocessed images. A masked autoencoder sees all patches, in order."""
     more = {}
-    if network.config.model_type == "vit_mae":
-        patches = network.embeddings.patch_embeddings.num_patches
+    if model.config.model_type == "vit_mae":
+        patches = model.embeddings.patch_embeddings.num_patches
         more["noise"] = torch.arange(patches, device=x_BCHW.device).float().expand(len(x_BCHW), patches)
-    return network(pixel_values=x_BCHW, output_hidden_states=True, **more)
+    return model(pixel_values=x_BCHW, output_hidden_states=True, **more)
 
 
 def hidden_states(output: Any) -> Sequence[torch.Tensor]:
-    """Returns what goes into the first layer and what comes out of each; maps where the network gives both."""
+    """Returns the first layer's input and every layer's output, as maps if the model provides them."""
     maps = getattr(output, "reshaped_hidden_states", None)
     return output.hidden_states if maps is None else maps
 
 
 def averaged(hidden: torch.Tensor) -> torch.Tensor:
-    """Returns [B, D], the mean over the places of a map [B, D, H, W] or over tokens [B, N, D]."""
+    """Returns [B, D], the mean over the positions of a map [B, D, H, W] or over tokens [B, N, D]."""
     if hidden.ndim == 4:
         return hidden.float().mean((2, 3))
     return hidden.float().mean(1) if hidden.ndim == 3 else hidden.float()
@@ -136,46 +136,46 @@ def _pooled(output: Any, pooling: str) -> torch.Tensor:
 
 
 def open_pixels(folder: Path) -> PixelEncoder:
-    """Returns the encoder that leaves images as they are."""
+    """Returns the encoder that outputs the pixels."""
     return PixelEncoder()
 
 
 def open_transformers(folder: Path) -> VisionEncoder:
-    """Reads what `copy_pretrained` or `save_random` wrote."""
+    """Opens what `copy_pretrained` or `save_random` wrote."""
     about = json.loads((folder / FILE).read_text(encoding="utf-8"))
     with quiet():
-        network = AutoModel.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
-    return VisionEncoder(network, _preparation(about["preparation"]), about["layers"], about["pooling"])
+        model = AutoModel.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
+    return VisionEncoder(model, _preparation(about["preparation"]), about["layers"], about["pooling"])
 
 
 def save_pixels(stage: Stage, folder: Path, context: Context) -> None:
-    """Writes that there is nothing to write."""
+    """Writes metadata only."""
     (folder / FILE).write_text(json.dumps({"layers": [POOLED]}), encoding="utf-8")
 
 
 def save_random(stage: Stage, folder: Path, context: Context) -> None:
-    """Draws the weights of a ResNet from the stage's seed."""
+    """Writes a ResNet with random weights from the stage's seed."""
     widths, size = stage.config["widths"], stage.config["size"]
     config = ResNetConfig(
         embedding_size=widths[0], hidden_sizes=widths, depths=[1] * len(widths), layer_type="basic"
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stage.config["seed"])
-        network = ResNetModel(config)
+        model = ResNetModel(config)
     half = (0.5, 0.5, 0.5)
-    _save(network, Preparation((size, size), None, "bilinear", 1.0, half, half), True, folder)
+    _save(model, Preparation((size, size), None, "bilinear", 1.0, half, half), True, folder)
 
 
 def copy_pretrained(stage: Stage, folder: Path, context: Context) -> None:
-    """Writes the part of a pretrained model that sees images to where workers find it. Raises `UserError`."""
+    """Writes the vision part of a pretrained model. Raises `UserError`."""
     path, revision = stage.options["path"], stage.options["revision"]
-    network, trained = load_pretrained(path, revision)
-    preparation = preparation_of(_preprocessing(path, revision), network.config)
-    _save(network, preparation, trained, folder)
+    model, trained = load_pretrained(path, revision)
+    preparation = preparation_of(_preprocessing(path, revision), model.config)
+    _save(model, preparation, trained, folder)
 
 
 def load_pretrained(path: str, revision: str | None = None) -> tuple[PreTrainedModel, bool]:
-    """Returns the part of a model that sees images, and whether its pooler, if it has one, was trained.
+    """Returns the vision part of a model, and whether its pooler, if any, was trained.
 
     Raises `UserError` for a model that does not read images, whose code is not in transformers, or whose weights
     are incomplete.
@@ -186,7 +186,7 @@ def load_pretrained(path: str, revision: str | None = None) -> tuple[PreTrainedM
         if config.model_type == "vit_mae":
             config.mask_ratio = 0.0
         with quiet():
-            network, info = MODEL_MAPPING[type(config)].from_pretrained(
+            model, info = MODEL_MAPPING[type(config)].from_pretrained(
                 path,
                 revision=revision,
                 config=config,
@@ -196,21 +196,21 @@ def load_pretrained(path: str, revision: str | None = None) -> tuple[PreTrainedM
             )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"encoder.path {path!r}: cannot be read by transformers: {error}") from None
-    if network.main_input_name != "pixel_values":
-        raise UserError(f"encoder.path {path!r}: a {type(network).__name__} does not read images")
+    if model.main_input_name != "pixel_values":
+        raise UserError(f"encoder.path {path!r}: a {type(model).__name__} does not read images")
     missing = {key for key in info["missing_keys"] if "mask_token" not in key}
     pooler = {key for key in missing if "pooler" in key}
     if missing - pooler:
         raise UserError(
             f"encoder.path {path!r}: the weights lack {min(missing - pooler)!r} "
-            f"({len(missing - pooler)} tensors in all) of a {type(network).__name__}"
+            f"({len(missing - pooler)} tensors in all) of a {type(model).__name__}"
         )
-    return network, not pooler
+    return model, not pooler
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps transformers from showing bars, and reports of the tensors that are left out on purpose."""
+    """Silences transformers' progress bars and its warnings about tensors that are skipped on purpose."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -222,15 +222,15 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _pooling(network: PreTrainedModel, output: Any, trained: bool) -> str:
-    """Says how one vector an image is had. Checkpoints such as DINO's lack the pooler that their class adds."""
+def _pooling(model: PreTrainedModel, output: Any, trained: bool) -> str:
+    """Returns the pooling that gives one vector per image. DINO's checkpoints, for one, lack their class's pooler."""
     if trained and getattr(output, "pooler_output", None) is not None:
         return "pooler"
-    return "class token" if any("cls_token" in name for name, _ in network.named_parameters()) else "mean"
+    return "class token" if any("cls_token" in name for name, _ in model.named_parameters()) else "mean"
 
 
 def _preprocessing(path: str, revision: str | None) -> dict[str, Any]:
-    """Returns a model's preprocessor_config.json, empty if it has none."""
+    """Returns a model's preprocessor_config.json, or an empty dictionary."""
     for name in PREPROCESSING:
         found = cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
         if found is not None:
@@ -240,7 +240,7 @@ def _preprocessing(path: str, revision: str | None) -> dict[str, Any]:
 
 
 def preparation_of(settings: Mapping[str, Any], config: PretrainedConfig) -> Preparation:
-    """Reads a preprocessor_config.json; what it leaves out is as transformers has it."""
+    """Reads a preprocessor_config.json; missing values have transformers' defaults."""
     settings = {name: value for name, value in settings.items() if value is not None}
     channels = getattr(config, "num_channels", 3)
     size = _side(settings.get("size", getattr(config, "image_size", None)))
@@ -268,13 +268,13 @@ def preparation_of(settings: Mapping[str, Any], config: PretrainedConfig) -> Pre
 
 
 def _crop_share(settings: Mapping[str, Any]) -> float | None:
-    """Returns which share of the resized image a processor such as ConvNeXt's keeps, None for others."""
+    """Returns the share of the resized image that a processor such as ConvNeXt's crops; None for others."""
     kind = settings.get("image_processor_type") or settings.get("feature_extractor_type") or ""
     return settings.get("crop_pct", 0.875 if "ConvNext" in kind else None)
 
 
 def _side(size: Any) -> tuple[int, int] | None:
-    """Returns height and width of the ways in which transformers says them; images here are square."""
+    """Returns height and width from any of transformers' formats; images here are square."""
     if isinstance(size, Mapping):
         size = size.get("shortest_edge") or [size["height"], size["width"]]
     if isinstance(size, list | tuple):
@@ -294,23 +294,23 @@ def _preparation(values: Mapping[str, Any]) -> Preparation:
 
 
 @torch.no_grad()
-def _save(network: PreTrainedModel, preparation: Preparation, trained: bool, folder: Path) -> None:
-    """Writes a network after one image has gone through it, which tells its layers."""
-    side = getattr(network.config, "image_size", None) or 32
+def _save(model: PreTrainedModel, preparation: Preparation, trained: bool, folder: Path) -> None:
+    """Saves a model, after passing one image through it to find its layers."""
+    side = getattr(model.config, "image_size", None) or 32
     height, width = preparation.crop or preparation.size or _side(side) or (32, 32)
-    blank_BCHW = torch.zeros(1, getattr(network.config, "num_channels", 3), height, width)
+    blank_BCHW = torch.zeros(1, getattr(model.config, "num_channels", 3), height, width)
     try:
-        output = run(network.eval(), blank_BCHW)
+        output = run(model.eval(), blank_BCHW)
         layers = layer_names(len(hidden_states(output)) - 1)
-        pooling = _pooling(network, output, trained)
+        pooling = _pooling(model, output, trained)
         _pooled(output, pooling)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
-            f"encoder {type(network).__name__}: an image of {height} x {width} pixels cannot go through it: {error}"
+            f"encoder {type(model).__name__}: fails on an image of {height} x {width} pixels: {error}"
         ) from None
     if not trained:
-        network.pooler = None  # of random weights: nobody reads it
+        model.pooler = None  # untrained and not used
     with quiet():
-        network.save_pretrained(folder)
+        model.save_pretrained(folder)
     about = {"layers": layers, "pooling": pooling, "preparation": preparation._asdict()}
     (folder / FILE).write_text(json.dumps(about), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Noise levels as an experiment names them: by timestep, by a share of all, by sigma or by log-SNR. No torch."""
+"""Noise levels as an experiment names them: by timestep, fraction of T, sigma or log-SNR. No torch."""
 
 from typing import Annotated, Any
 
@@ -9,10 +9,10 @@ from harness.core.errors import did_you_mean
 
 
 class NoiseLevel(Config):
-    """A timestep by what it does: exactly one of these, brought to the nearest step of the process."""
+    """A noise level, given by exactly one of these; it resolves to the nearest step of the process."""
 
     fraction: float | None = Field(None, ge=0, le=1)  # of T
-    sigma: float | None = Field(None, gt=0)  # noise over signal
+    sigma: float | None = Field(None, gt=0)  # noise-to-signal ratio
     log_snr: float | None = None  # ln(signal² / noise²)
 
     @property
@@ -27,7 +27,9 @@ def _timestep(value: Any) -> int | NoiseLevel:
     if isinstance(value, NoiseLevel) or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     if not isinstance(value, dict) or len(value) != 1 or None in value.values():
-        raise ValueError("a timestep is a step, or one of {fraction: 0.09}, {sigma: 0.3}, {log_snr: 2.0}")
+        raise ValueError(
+            "expected a timestep: an integer, or one of {fraction: 0.09}, {sigma: 0.3}, {log_snr: 2.0}"
+        )
     ((name, number),) = value.items()
     if name not in NoiseLevel.model_fields:
         raise ValueError(f"unknown noise level {name!r}; {did_you_mean(name, NoiseLevel.model_fields)}")
@@ -37,4 +39,4 @@ def _timestep(value: Any) -> int | NoiseLevel:
         raise ValueError(f"{name} = {number!r}: {error.errors()[0]['msg']}") from None
 
 
-Timestep = Annotated[int | NoiseLevel, PlainValidator(_timestep)]  # in a list of an experiment
+Timestep = Annotated[int | NoiseLevel, PlainValidator(_timestep)]  # an entry of a list of timesteps

@@ -1,8 +1,8 @@
-"""The contract of a noise process, and how one is found for a scheduler_config.json. No torch at import.
+"""The contract of a noise process, and how the process of a scheduler_config.json is found. No torch at import.
 
-A process has T steps, numbered from 0, the least noise, to T - 1, the most. A step is a place on this grid, whatever
-the process calls its time: experiments name steps, noise draws are addressed by them, rows show them. What the
-network is told at a step is the process's own affair (`time`), a number that need not be an integer.
+A process has T steps, from 0 (least noise) to T - 1 (most). A step is an index on this grid, whatever the process
+calls its time: experiments name steps, noise is addressed by them, and rows show them. The network's time input at a
+step (`time`) is up to the process and need not be an integer.
 """
 
 from abc import ABC, abstractmethod
@@ -28,40 +28,40 @@ NOISE_PROCESSES = Registry(
     },
 )
 SAMPLING = Code("sampling", 1)  # the loop, `harness.models.sampling`
-SIGNIFICANT = 6  # digits of a noise level in tables: the rest differs between machines
-PLACE = Path("scheduler", "scheduler_config.json")  # in the folder of a pipeline
+SIGNIFICANT = 6  # digits of a noise level in tables: further ones differ between machines
+PLACE = Path("scheduler", "scheduler_config.json")  # in a pipeline's folder
 
 
 class Estimates(NamedTuple):
-    """What a network's prediction says of a noised sample, each in its shape [B, ...]."""
+    """The clean sample and the noise implied by a network's prediction, each [B, ...] like the noised sample."""
 
     clean: "torch.Tensor"
     noise: "torch.Tensor"
 
 
 class NoiseProcess(ABC):
-    """How clean samples become Gaussian noise, and the way back.
+    """How clean samples become Gaussian noise, and back.
 
     At every step a noised sample is x_t = signal(t) x_0 + noise(t) epsilon; samples are images [B, C, H, W], latents
-    [B, L] or anything else with a batch in front. No code outside a process knows its coefficients.
+    [B, L] or anything else with a leading batch dimension. No code outside a process knows its coefficients.
 
-    The methods from `time` on work on tensors; all others are called by plans and must not import torch.
+    The methods from `time` on operate on tensors; plans call all others, which must not import torch.
     """
 
-    version: ClassVar[int] = 1  # raise it when the same configuration would give other numbers
+    version: ClassVar[int] = 1  # raise it if the same configuration now gives other numbers
     config: Mapping[
         str, Any
-    ]  # JSON-like: `process_of` makes the same process of it; part of a backbone's key
+    ]  # JSON-like; `process_of` turns it into the same process; part of a backbone's key
 
     @classmethod
     @abstractmethod
     def reads(cls, found: Mapping[str, Any]) -> bool:
-        """Says whether a scheduler's configuration is one of this process; at most one process may say so."""
+        """Returns whether a scheduler's configuration belongs to this process; at most one process may claim it."""
 
     @classmethod
     @abstractmethod
     def from_config(cls, found: Mapping[str, Any], where: str) -> Self:
-        """Returns the process of a configuration that it `reads`.
+        """Returns the process of a configuration for which `reads` is true.
 
         Raises `UserError`, beginning with `where`, for values that contradict each other or are out of range.
         """
@@ -74,10 +74,10 @@ class NoiseProcess(ABC):
     @property
     @abstractmethod
     def log_snr_T(self) -> np.ndarray:
-        """ln(signal² / noise²) at every step, float64 [T], falling; minus infinity where no signal is left."""
+        """ln(signal² / noise²) at every step, float64 [T], decreasing; minus infinity where no signal is left."""
 
     def sigma(self, step: int) -> float | None:
-        """Noise over signal at a step, as tables show it; None where no signal is left."""
+        """The noise-to-signal ratio at a step, as tables show it; None where no signal is left."""
         level = self.log_snr_T[step]
         return None if np.isneginf(level) else _rounded(np.exp(-level / 2))
 
@@ -87,15 +87,15 @@ class NoiseProcess(ABC):
         return _rounded(level) if np.isfinite(level) else None
 
     def step(self, value: int | NoiseLevel, where: str) -> int:
-        """Returns a step as given, or the one nearest to a noise level; raises `UserError` out of range."""
+        """Returns a step as it is, or the step nearest to a noise level; raises `UserError` if out of range."""
         if isinstance(value, NoiseLevel):
             return self._nearest(value, where)
         if not 0 <= value < self.timesteps:
-            raise UserError(f"{where}: {value} is not between 0 and {self.timesteps - 1}, where T ends")
+            raise UserError(f"{where}: {value} is not between 0 and {self.timesteps - 1}")
         return value
 
     def steps(self, values: Sequence[int | NoiseLevel], where: str) -> list[int]:
-        """Returns the steps that a setting names, in its order; raises `UserError` for one named twice."""
+        """Returns the steps that a setting names, in order; raises `UserError` for duplicates."""
         found: list[int] = []
         for value in values:
             step = self.step(value, where)
@@ -106,7 +106,7 @@ class NoiseProcess(ABC):
         return found
 
     def _nearest(self, level: NoiseLevel, where: str) -> int:
-        """Returns the step nearest to a noise level, in log-SNR; raises `UserError` beyond the ends."""
+        """Returns the step nearest to a noise level in log-SNR; raises `UserError` if out of range."""
         ((name, value),) = level.given.items()
         last = self.timesteps - 1
         if name == "fraction":
@@ -119,48 +119,48 @@ class NoiseProcess(ABC):
             ends = np.exp(-ends / 2) if name == "sigma" else ends
             raise UserError(
                 f"{where}: {name} {value:g} is not between {min(ends):.3g} and {max(ends):.3g}, "
-                "what this backbone's schedule reaches"
+                "the range of this backbone's schedule"
             )
         return int(np.argmin(np.abs(levels_T - wanted)))
 
     def spaced(self, steps: int) -> list[int]:
-        """Returns the steps that a sampler takes, evenly spread from the noisiest that it can start at down to 0.
+        """Returns a sampler's steps, evenly spaced from the noisiest usable one down to 0.
 
-        At most `steps`, and as many where there are that many.
+        There are `steps` of them, or as many as the process has.
         """
         return spaced(self.noisiest + 1, min(steps, self.noisiest + 1))
 
     @property
     def noisiest(self) -> int:
-        """The step that sampling starts at: the last with any signal, for without it predicted noise says nothing.
+        """The step where sampling starts: the last with any signal, as predicted noise is uninformative without it.
 
-        Overridden where a prediction tells of the clean sample at every step.
+        Override it if predictions determine the clean sample at every step.
         """
         return int((self.log_snr_T > -np.inf).sum()) - 1
 
     def time(self, steps_B: "torch.Tensor") -> "torch.Tensor":
-        """Returns what the network is told at steps (int64 [B]); the steps themselves unless overridden."""
+        """Returns the network's time input at steps (int64 [B]); the steps themselves unless overridden."""
         return steps_B
 
     @abstractmethod
     def noised(
         self, x_B: "torch.Tensor", epsilon_B: "torch.Tensor", steps_B: "torch.Tensor"
     ) -> "torch.Tensor":
-        """Returns clean samples noised to a step each, with standard normal `epsilon_B` of their shape."""
+        """Returns clean samples, each noised to its step with standard normal `epsilon_B` of the same shape."""
 
     @abstractmethod
     def target(
         self, x_B: "torch.Tensor", epsilon_B: "torch.Tensor", steps_B: "torch.Tensor"
     ) -> "torch.Tensor":
-        """Returns what a network is trained to predict of `noised(x_B, epsilon_B, steps_B)`."""
+        """Returns the training target for the input `noised(x_B, epsilon_B, steps_B)`."""
 
     @abstractmethod
     def estimates(
         self, predicted_B: "torch.Tensor", noised_B: "torch.Tensor", steps_B: "torch.Tensor"
     ) -> Estimates:
-        """Returns the clean samples and the noise that a network's prediction stands for.
+        """Returns the clean samples and the noise that a network's prediction implies.
 
-        Of `target` they are those that it was made of, up to rounding.
+        Inverts `target`, up to rounding.
         """
 
     @abstractmethod
@@ -172,28 +172,28 @@ class NoiseProcess(ABC):
         following: int | None,
         fresh_B: "torch.Tensor | None",
     ) -> "torch.Tensor":
-        """Returns what a sampler has at step `following`, after `step`; None is the clean sample.
+        """Returns the sampler's state at step `following`, after `step`; None means the clean sample.
 
-        `clean_B` is the estimate at `step`, clipped as it may be: the noise that it leaves in `noised_B` counts.
-        Without `fresh_B` the way is deterministic, with it (standard normal) ancestral.
+        `clean_B` is the estimate at `step`, possibly clipped; the noise is recomputed from it and `noised_B`. The
+        step is deterministic without `fresh_B`, ancestral with it (standard normal).
         """
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Writes `PLACE` in the folder of a pipeline so that diffusers and `load_process` read it."""
+        """Writes `PLACE` in a pipeline's folder so that diffusers and `load_process` can read it."""
 
 
 def spaced(timesteps: int, steps: int) -> list[int]:
-    """Returns `steps` of `timesteps` numbers spread evenly from the last down to 0."""
+    """Returns `steps` numbers evenly spaced from `timesteps` - 1 down to 0."""
     import torch
 
     return [round(place) for place in torch.linspace(timesteps - 1, 0, steps, dtype=torch.float64).tolist()]
 
 
 def process_of(found: Mapping[str, Any], where: str = "scheduler_config.json") -> NoiseProcess:
-    """Returns the process that a diffusers scheduler_config.json describes; {} is DDPM's own.
+    """Returns the process that a diffusers scheduler_config.json describes; {} is the default of DDPM.
 
-    Raises `UserError` for a scheduler of which no known process can be read.
+    Raises `UserError` for a scheduler that no known process reads.
     """
     for name in NOISE_PROCESSES.names():
         process: type[NoiseProcess] = NOISE_PROCESSES.load(name)
@@ -201,7 +201,7 @@ def process_of(found: Mapping[str, Any], where: str = "scheduler_config.json") -
             return process.from_config(found, where)
     kind = found.get("_class_name", "DDPMScheduler")
     raise UserError(
-        f"{where}: a {kind} does not fit: its noise levels are no DDPM schedule; give the scheduler that the "
+        f"{where}: {kind} is not supported, as it has no DDPM noise schedule; give the scheduler that the "
         "model was trained with, one with betas (DDPM, DDIM, PNDM, EulerDiscrete, DPMSolverMultistep)"
     )
 

@@ -1,8 +1,8 @@
 """The variance-preserving noise process with discrete steps: x_t = sqrt(a) x_0 + sqrt(1 - a) epsilon.
 
 Ho et al. 2020. `a`, the share of a sample's variance that is signal, is the cumulative product of 1 - beta. A
-scheduler of diffusers is read as the DDPM schedule that it samples from: the betas, and what the network predicts.
-Plans compute in float64 without torch; tensors are noised with diffusers' own float32 numbers.
+diffusers scheduler is read as the DDPM schedule behind it: the betas, and what the network predicts. Plans compute in
+float64 without torch; tensors are noised with diffusers' own float32 values.
 """
 
 from collections.abc import Mapping
@@ -34,19 +34,19 @@ MOST_BETA = 0.999
 class VariancePreserving(NoiseProcess):
     """The process of a `DDPMScheduler`."""
 
-    config: Mapping[str, Any]  # of a DDPMScheduler: betas, number of steps, what is predicted
+    config: Mapping[str, Any]  # of a DDPMScheduler: betas, number of steps, prediction type
     _tensors: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def reads(cls, found: Mapping[str, Any]) -> bool:
-        """Takes every scheduler with betas: diffusers writes all settings of one, whichever it samples with."""
+        """Accepts every scheduler with betas: diffusers writes them whichever sampler is configured."""
         has_betas = found.get("_class_name", "DDPMScheduler") == "DDPMScheduler" or "beta_schedule" in found
         flows = found.get("use_flow_sigmas") or found.get("prediction_type") == "flow_prediction"
         return has_betas and not flows
 
     @classmethod
     def from_config(cls, found: Mapping[str, Any], where: str) -> Self:
-        """Keeps what the schedule follows from; raises `UserError` for numbers that make none."""
+        """Keeps the values that define the schedule; raises `UserError` for invalid ones."""
         kept = {
             name: found[name]
             for name in ("beta_schedule", "beta_start", "beta_end", "trained_betas")
@@ -60,7 +60,7 @@ class VariancePreserving(NoiseProcess):
         return cls(kept)
 
     def in_steps(self, timesteps: int) -> "VariancePreserving":
-        """Returns the same way from data to noise in more or fewer steps: log a is interpolated."""
+        """Returns the same process with more or fewer steps: log a is interpolated."""
         left_S = np.concatenate([[0.0], np.log(self._alphas_cumprod_T)])
         places_T = np.linspace(0, self.timesteps, timesteps + 1)
         betas_T = -np.expm1(np.diff(np.interp(places_T, np.arange(len(left_S)), left_S)))
@@ -68,7 +68,7 @@ class VariancePreserving(NoiseProcess):
 
     @property
     def timesteps(self) -> int:
-        """As many as there are betas."""
+        """The number of betas."""
         return int(self.config["num_train_timesteps"])
 
     @cached_property
@@ -82,7 +82,7 @@ class VariancePreserving(NoiseProcess):
         return _alphas_cumprod(self.config)
 
     def _kept(self, steps_B: "torch.Tensor | int", like_B: "torch.Tensor") -> "torch.Tensor":
-        """Returns `a` at steps, in the dtype of a batch and shaped to multiply it; float32 as diffusers has it."""
+        """Returns `a` at steps, in the dtype of a batch and broadcastable to it, from diffusers' float32 values."""
         from diffusers import DDPMScheduler
 
         if like_B.device not in self._tensors:
@@ -113,7 +113,7 @@ class VariancePreserving(NoiseProcess):
     def estimates(
         self, predicted_B: "torch.Tensor", noised_B: "torch.Tensor", steps_B: "torch.Tensor"
     ) -> Estimates:
-        """Finds the noise, then x_0 = (x_t - sqrt(1 - a) epsilon) / sqrt(a) (Ho et al. 2020, equation 15)."""
+        """Computes the noise, then x_0 = (x_t - sqrt(1 - a) epsilon) / sqrt(a) (Ho et al. 2020, equation 15)."""
         a_B = self._kept(steps_B, noised_B)
         if self._predicts == "epsilon":
             noise_B = predicted_B
@@ -137,8 +137,8 @@ class VariancePreserving(NoiseProcess):
     ) -> "torch.Tensor":
         """Takes a step of DDIM (Song et al. 2021, equation 12).
 
-        Without `fresh_B` its σ = 0, with it σ is equation 16 at η = 1, which is Ho et al. 2020's ancestral step with
-        their smaller variance.
+        Without `fresh_B`, σ = 0; with it, σ is equation 16 at η = 1: the ancestral step of Ho et al. 2020 with the
+        smaller variance.
         """
         a, b = (self._kept_at(place) for place in (step, following))
         variance = (1 - b) / (1 - a) * (1 - a / b) if fresh_B is not None else 0 * a
@@ -177,11 +177,11 @@ def _check(scheduler: Mapping[str, Any], where: str) -> None:
         or len(betas) != steps
         or not all(isinstance(one, float | int) and 0 < one < 1 for one in betas)
     ):
-        raise UserError(f"{where}: trained_betas: expected {steps} numbers between 0 and 1, one a timestep")
+        raise UserError(f"{where}: trained_betas: expected {steps} numbers between 0 and 1, one per timestep")
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise UserError(
-            f"{where}: prediction_type = {prediction!r} does not fit; {did_you_mean(prediction, PREDICTIONS)}"
+            f"{where}: prediction_type = {prediction!r} is not supported; {did_you_mean(prediction, PREDICTIONS)}"
         )
 
 
@@ -210,11 +210,11 @@ def _alphas_cumprod(scheduler: Mapping[str, Any]) -> np.ndarray:
 
 
 def _cosine(time: np.ndarray) -> np.ndarray:
-    """What is left of the image at a share of T (Nichol and Dhariwal 2021, equation 17)."""
+    """The signal's share of the variance at a fraction of T (Nichol and Dhariwal 2021, equation 17)."""
     return np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
 
 
 def _laplace(time: np.ndarray) -> np.ndarray:
-    """The same for Laplace-distributed log-SNR, as diffusers has it (Hang et al. 2024)."""
+    """The same for Laplace-distributed log-SNR, as in diffusers (Hang et al. 2024)."""
     ratio = np.exp(-0.5 * np.copysign(1.0, 0.5 - time) * np.log(1 - 2 * np.abs(0.5 - time) + 1e-6))
     return np.sqrt(ratio / (1 + ratio))

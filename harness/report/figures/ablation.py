@@ -1,4 +1,4 @@
-"""Best, mean and median test accuracy of originals, ensemble and generated networks over whatever was varied."""
+"""Best, mean and median test accuracy of originals, ensemble and generated networks over every varied setting."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,12 +29,12 @@ from harness.report.published.parameter_diffusion import (
     same_location,
     same_network,
 )
-from harness.report.setups import RUNS, SETUP, columns_of, measured, rank, telling
+from harness.report.setups import RUNS, axes, columns_of, measured, rank, setup, telling
 from harness.report.tables import Tables
 from harness.report.words import label, plain
 
 STATISTICS = {"best": "solid", "mean": "dash", "median": "dot"}
-AXES = {
+TITLES = {  # of axes, in the order in which they are offered; others follow under their own name
     "k": "K",
     "subset": "subset of the originals",
     "parameters": "location",
@@ -67,7 +67,7 @@ class Track(NamedTuple):
 
 
 class Ablation(NamedTuple):
-    """The lines of one figure; published ones are offered, and shown where data set and network are the paper's."""
+    """The lines of one figure; published ones are shown at once only for the paper's data set and network."""
 
     axis: str
     tracks: list[Track]
@@ -94,7 +94,7 @@ def tracks(frame: pd.DataFrame, axis: str) -> list[Track]:
 
 
 def ordered(frame: pd.DataFrame, axis: str) -> list[tuple[Any, pd.DataFrame]]:
-    """Returns the rows of each value of an axis, in the axis's order; what is missing last."""
+    """Returns the rows of each value of an axis, in the axis's order; missing values come last."""
     values = levels(frame[axis])
     ranks = rank(frame, axis)
     if ranks is not None:
@@ -105,7 +105,7 @@ def ordered(frame: pd.DataFrame, axis: str) -> list[tuple[Any, pd.DataFrame]]:
 
 
 def published_tracks(axis: str, frame: pd.DataFrame) -> list[Track]:
-    """Returns the paper's lines along K, location or noise, named as the places of `frame` are; else nothing."""
+    """Returns the paper's lines along K, location or noise, places named as in `frame`; nothing for other axes."""
     found: list[Track] = []
     name = {"k": "K", "parameters": "location", "noise": "noise"}.get(axis)
     if name is None or (axis == "parameters" and not _paper_s_network(frame)):
@@ -129,7 +129,7 @@ def _paper_s_network(frame: pd.DataFrame) -> bool:
 
 
 def _places(axis: str, frame: pd.DataFrame) -> Callable[[str], str | None]:
-    """Returns how a published setting is called on the axis; None for what has no place there."""
+    """Returns a function from a published setting to its place on the axis, None if it has none."""
     if axis == "k":
         return lambda setting: setting.removeprefix("K=") if setting.startswith("K=") else None
     if axis == "noise":
@@ -149,7 +149,7 @@ def _places(axis: str, frame: pd.DataFrame) -> Callable[[str], str | None]:
 
 
 def draw(numbers: Ablation) -> Drawing:
-    """Returns the figure; a line's points stand side by side with the others', so that intervals can be read."""
+    """Returns the figure; points at one place are drawn side by side, so that intervals can be read."""
     colours = marks([(track.kind, None) for track in numbers.tracks])
     traces = []
     for track, mark in zip(numbers.tracks, colours, strict=True):
@@ -175,7 +175,7 @@ def draw(numbers: Ablation) -> Drawing:
     ends = [
         value for track in shown for values in (track.accuracy, track.low, track.high) for value in values
     ]
-    title = AXIS_TITLES.get(numbers.axis, AXES[numbers.axis].capitalize())
+    title = AXIS_TITLES.get(numbers.axis, _title(numbers.axis).capitalize())
     places = list(dict.fromkeys(label(place) for track in shown for place in track.places))
     if numbers.axis == "k":
         places.sort(key=lambda place: (not place.isdigit(), int(place) if place.isdigit() else 0))
@@ -183,6 +183,10 @@ def draw(numbers: Ablation) -> Drawing:
     yaxis = {"title": {"text": "Test accuracy (%)"}, "range": axis_range(ends, 0, 100)}
     layout = {"xaxis": xaxis, "yaxis": yaxis, "scattermode": "group", "scattergap": 0.6, "height": 420}
     return Drawing(traces, layout)
+
+
+def _title(axis: str) -> str:
+    return TITLES.get(axis, axis.replace("_", " "))
 
 
 def _trace(track: Track, name: str, line: dict[str, Any], marker: dict[str, Any]) -> dict[str, Any]:
@@ -200,28 +204,30 @@ def _trace(track: Track, name: str, line: dict[str, Any], marker: dict[str, Any]
 def views(tables: Tables) -> list[View] | Absent:
     """Draws one figure for each axis that varies and each choice of the others; seeds and generators are averaged."""
     frame = succeeded(tables.weights)
-    columns = ["original_best_accuracy", "generated_best_accuracy", "ensemble_accuracy"]
-    if frame[columns].notna().sum().sum() == 0:
+    bests = ["original_best_accuracy", "generated_best_accuracy", "ensemble_accuracy"]
+    if frame[bests].notna().sum().sum() == 0:
         return Absent("No trial has the accuracy of original or generated networks.")
-    swept = telling(frame, [*SETUP, "k", "subset"])
+    declared = tables.declared["weights"]
+    columns = [*setup(declared), "k", *axes(declared)]
+    swept = telling(frame, columns)
     if not swept:
         same = "seed and run of the generator" if varied(frame, RUNS) else "setup"
-        return Absent(f"Nothing but the {same} varies: the table above says all.")
+        return Absent(f"Only the {same} varies; see the table above.")
     accuracies = [name for name in frame.columns if "_accuracy" in name]
     frame = frame[
-        [*SETUP, "k", "subset", "parameter_count", "noise_case", *RUNS, *accuracies]
+        [*columns, "parameter_count", "noise_case", *RUNS, *accuracies]
     ]  # each further one costs at every selection
     drawn: list[tuple[str, dict[str, str], pd.DataFrame]] = []
-    for axis in (axis for axis in AXES if axis in swept):
-        others = [column for column in [*SETUP, "k", "subset"] if column != axis]
+    for axis in sorted(swept, key=lambda axis: [*TITLES, axis].index(axis)):
+        others = [column for column in columns if column != axis]
         for choice, rows in split(frame, telling(frame, others, [axis])):
             if rows[axis].nunique(dropna=False) > 1:
                 drawn.append((axis, choice, rows))
     if not drawn:
-        return Absent("No two trials differ in one thing alone: there is no ablation to draw.")
-    names = [column for column in [*SETUP, "k", "subset"] if any(column in choice for _, choice, _ in drawn)]
+        return Absent("No two trials differ in exactly one setting, so there is no ablation to draw.")
+    names = [column for column in columns if any(column in choice for _, choice, _ in drawn)]
     return [
-        View({"axis": AXES[axis], **{name: choice.get(name) for name in names}}, draw(ablation(axis, rows)))
+        View({"axis": _title(axis), **{name: choice.get(name) for name in names}}, draw(ablation(axis, rows)))
         for axis, choice, rows in drawn
     ]
 
@@ -235,10 +241,10 @@ def ablation(axis: str, frame: pd.DataFrame) -> Ablation:
 
 FIGURE = Figure(
     title="What matters: accuracy over each setting",
-    reading="Solid lines follow the best network, chosen on validation. Intervals are of one network's accuracy "
-    "where there is one run, else Student's over seeds or runs of the generator; where they overlap widely, the "
-    "difference may be noise. Published lines of another data set or network wait in the legend: a click "
-    "draws one, a double click on the plot makes room.",
+    reading="Solid lines follow the best network, selected on validation. Intervals are of one network's accuracy "
+    "where there is one run, else Student's t over seeds or runs of the generator; where they overlap widely, the "
+    "difference may be noise. Published lines for another data set or network start hidden: click a legend entry "
+    "to show one, double-click the plot to rescale it.",
     study="weights",
     views=views,
 )

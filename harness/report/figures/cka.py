@@ -10,9 +10,9 @@ from harness.report.figures.figure import Absent, Drawing, Figure, View, levels,
 from harness.report.tables import Tables
 from harness.report.words import label, number, plain
 
-BACKBONE = "backbone"  # what rows call the network that the experiment is about
+BACKBONE = "backbone"  # the name of the experiment's own network in rows
 SIDE = ("model", "block", "block_name", "timestep", "pool")
-MOST_NUMBERED = 12  # rows or columns whose cells still have room for a number
+MOST_NUMBERED = 12  # rows or columns up to which cells have room for a number
 NONE_OF_THEM = "No pair of representations has a CKA."
 TIMESTEP_TITLE = "Timestep (0 is least noise)"
 
@@ -22,7 +22,7 @@ class Matrix(NamedTuple):
 
     rows: list[str]
     columns: list[str]
-    row_names: list[str]  # as pointing at a cell shows them
+    row_names: list[str]  # shown when hovering over a cell
     column_names: list[str]
     cka: list[list[float | None]]
 
@@ -51,7 +51,7 @@ def of_timesteps(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def both_ways(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns pairs with each also the other way round: CKA is symmetric, and rows hold a pair once."""
+    """Returns every pair in both orders: CKA is symmetric, and rows hold each pair once."""
     turned = {f"{a}_{name}": f"{b}_{name}" for name in SIDE for a, b in (("a", "b"), ("b", "a"))}
     return pd.concat([frame, frame.rename(columns=turned)], ignore_index=True)
 
@@ -75,7 +75,7 @@ def matrix(frame: pd.DataFrame, a: str, b: str, symmetric: bool) -> Matrix:
 
 
 def _names(frame: pd.DataFrame, column: str, values: Sequence[Any]) -> list[str]:
-    """Returns the blocks' module paths or layers' names; of another axis nothing."""
+    """Returns the blocks' module paths or layers' names; empty for other axes."""
     if not column.endswith("_block"):
         return [""] * len(values)
     known = frame.dropna(subset=[f"{column}_name"]).groupby(column)[f"{column}_name"].first()
@@ -83,7 +83,7 @@ def _names(frame: pd.DataFrame, column: str, values: Sequence[Any]) -> list[str]
 
 
 def draw(cells: Matrix, x_title: str, y_title: str, named: bool = False) -> Drawing:
-    """Returns the heatmap of a matrix; `named` writes the columns' names below them, not their numbers."""
+    """Returns the heatmap of a matrix; `named` labels columns by name instead of number."""
     numbered = max(len(cells.rows), len(cells.columns)) <= MOST_NUMBERED
     places = [
         [" × ".join(filter(None, (label(row), label(column)))) for column in cells.column_names]
@@ -169,23 +169,23 @@ def timestep_views(tables: Tables) -> list[View] | Absent:
 
 BLOCKS = Figure(
     title="CKA of blocks with blocks",
-    reading="Each cell says how alike two blocks are, 1 the same up to rotation and scale and 0 unrelated. Bright "
-    "squares along the diagonal are stages that change little; at much noise all blocks are alike, because all see "
-    "the same noise.",
+    reading="Each cell shows how similar two blocks are: 1 is equal up to rotation and scale, 0 unrelated. Bright "
+    "squares along the diagonal are stages that change little; at high noise all blocks are similar, because all "
+    "see the same noise.",
     study="cka",
     views=block_views,
 )
 ENCODERS = Figure(
     title="CKA of blocks with other networks",
-    reading="Each cell says how alike a block and a layer of another network are; pixels and random weights are "
-    "the level to be above before it means that they have learnt the same.",
+    reading="Each cell shows how similar a block and a layer of another network are; only values above those of "
+    "pixels and random weights suggest that both have learnt the same.",
     study="cka",
     views=encoder_views,
 )
 TIMESTEPS = Figure(
     title="CKA of a block across timesteps",
-    reading="Each cell says how alike one block's features are at two noise levels; where a square is bright, "
-    "either level will do.",
+    reading="Each cell shows how similar one block's features are at two noise levels; where a cell is bright, "
+    "either level works.",
     study="cka",
     views=timestep_views,
 )

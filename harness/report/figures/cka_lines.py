@@ -130,14 +130,14 @@ def pool_views(tables: Tables) -> list[View] | Absent:
 
 OVER_TIMESTEP = Figure(
     title="CKA over timestep",
-    reading="A line is one block, from blue (near the input) to orange (near the output): how alike it stays, as "
+    reading="A line is one block, from blue (near the input) to orange (near the output): how similar it stays, as "
     "noise grows, to the layer or the noise level that is chosen.",
     study="cka",
     views=timestep_views,
 )
 POOLS = Figure(
     title="CKA across pools",
-    reading="A line is a pair of pools: where it is near 1, the larger pool says little that the smaller does not.",
+    reading="A line is a pair of pools: where it is near 1, the larger pool adds little to the smaller.",
     study="cka",
     views=pool_views,
 )

@@ -12,7 +12,7 @@ from harness.report.words import plain
 CHOICE_NAMES = {"k": "K", "data": "Data", "pool": "Pool", "head": "Head", "axis": "X axis"}
 CHOICE_NAMES |= {"latent": "Latent size", "varied": "Other settings", "space": "Map of"}
 CHOICE_NAMES |= {"generator": "Generator run"}
-# From clean to noisy, from shallow to deep: told apart by colour-blind readers, on white and on black.
+# From clean to noisy, from shallow to deep: distinguishable for colour-blind readers, on white and on black.
 RAMP = ((47, 120, 214), (150, 104, 176), (226, 120, 40))
 GREY = "#85888d"
 
@@ -31,7 +31,7 @@ class Drawing(NamedTuple):
 class View(NamedTuple):
     """One Plotly figure and the choices that show it, such as {"pool": "2", "head": "linear"}.
 
-    A choice of None is one that does not matter to this figure: it is shown whatever the reader picks.
+    A choice of None is one that does not apply to this figure: it is shown whatever the reader picks.
     """
 
     choice: Mapping[str, str | None]
@@ -49,14 +49,16 @@ class Figure:
     """One figure of the page.
 
     `views` is called once, with all rows of the experiment. It returns one view for each choice, all with
-    the same choice names, or says why the rows do not suffice, as when every trial failed. It leaves the rows as
-    they are, and draws None, never NaN, for what is missing. Users' strings go into a plot through
+    the same choice names, or says why the rows are insufficient, for example because every trial failed. It does not
+    change the rows, and draws missing values as None, never NaN. Users' strings go into a plot through
     `words.label`, because Plotly reads most of its texts as HTML.
     """
 
     title: str
     reading: str  # one sentence: how to read it
-    study: str  # whose section it stands in: a key of `harness.report.sections.SECTIONS`
+    study: (
+        str  # its section: a key of `harness.report.sections.SECTIONS`, or the name of another study's table
+    )
     views: Callable[[Tables], list[View] | Absent]
 
 
@@ -85,7 +87,7 @@ def levels(column: pd.Series) -> list[Any]:
 
 
 def percentages(values: Sequence[float | None] | pd.Series) -> list[float | None]:
-    """Returns accuracies in percent, rounded to what a plot can show; missing stays None."""
+    """Returns accuracies in percent, rounded to what a plot can show; missing values stay None."""
     return [None if value is None or value != value else round(100 * float(value), 3) for value in values]
 
 
@@ -102,7 +104,7 @@ def axis_range(values: Iterable[float | None], least: float, most: float) -> lis
 def error_bars(
     value: Sequence[float | None], low: Sequence[float | None], high: Sequence[float | None]
 ) -> dict[str, Any]:
-    """Returns a trace's `error_y`: bars from `low` to `high`, none where an end is missing."""
+    """Returns a trace's `error_y`: bars from `low` to `high`, none if an end is missing."""
 
     def lengths(ends: Sequence[float | None]) -> list[float | None]:
         pairs = zip(ends, value, strict=True)
@@ -133,5 +135,5 @@ def ramp(count: int) -> list[str]:
 
 
 def choice_title(name: str) -> str:
-    """Returns a choice's name as its control shows it."""
+    """Returns the name of a choice as shown by its control."""
     return CHOICE_NAMES.get(name, name.replace("_", " ").capitalize())

@@ -1,4 +1,4 @@
-"""Validation accuracy of a fine-tuned backbone beside the frozen one's, setting by setting."""
+"""Validation accuracy of fine-tuned and frozen backbones, setting by setting."""
 
 from typing import Any, NamedTuple
 
@@ -17,11 +17,9 @@ from harness.report.figures.figure import (
     varied,
 )
 from harness.report.figures.lines import ACCURACY_TITLE
-from harness.report.figures.probes import AXES, WHAT, highest, known
+from harness.report.figures.probes import Columns, columns, highest, known
 from harness.report.tables import Tables, best_row
 from harness.report.words import label, number, plain
-
-SAME = ["backbone", "regulariser", *AXES]  # columns that a fine-tuned row and its frozen twin share
 
 
 class Side(NamedTuple):
@@ -41,12 +39,14 @@ class Pairs(NamedTuple):
     best_frozen: float | None
 
 
-def pairs(frame: pd.DataFrame) -> Pairs:
+def pairs(frame: pd.DataFrame, own: Columns) -> Pairs:
     """Returns the fine-tuned rows of one choice beside the frozen probes at the same settings."""
-    finetuned, frozen = (highest(frame[frame["features"] == kind], SAME) for kind in ("finetuned", "trained"))
-    twins = finetuned[SAME].merge(frozen, on=SAME, how="left")
+    setup = [name for name in own.setup if name != "caching"]  # fine-tuned backbones have none
+    same = [*setup, *own.axes]
+    finetuned, frozen = (highest(frame[frame["features"] == kind], same) for kind in ("finetuned", "trained"))
+    twins = finetuned[same].merge(frozen, on=same, how="left")
     best = best_row(frozen, "validation_accuracy") if len(frozen) else None
-    shown = [*varied(finetuned, SAME[:2]), *AXES]
+    shown = [*varied(finetuned, setup), *own.axes]
     return Pairs(
         [", ".join(f"{name} {plain(row[name])}" for name in shown) for row in finetuned.to_dict("records")],
         _side(twins),
@@ -110,9 +110,9 @@ def views(tables: Tables) -> list[View] | Absent:
     finetuned = frame[frame["features"] == "finetuned"]
     if finetuned.empty:
         return Absent("No fine-tuned backbone was evaluated.")
-    choices = varied(finetuned, WHAT[:1])
+    choices, own = varied(finetuned, ["data"]), columns(tables)
     return [
-        View(choice, draw(pairs(frame[frame["data"].isin(rows["data"])])))
+        View(choice, draw(pairs(frame[frame["data"].isin(rows["data"])], own)))
         for choice, rows in split(finetuned, choices)
     ]
 

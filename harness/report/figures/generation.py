@@ -1,10 +1,11 @@
-"""Samples to look at, and how well networks recognise beside how well they generate."""
+"""Samples to look at, and how well networks recognise and generate."""
 
 import base64
 import binascii
 import struct
 from typing import Any, NamedTuple
 
+from harness.core.tables import Role
 from harness.report.figures.figure import (
     GREY,
     Absent,
@@ -22,15 +23,6 @@ from harness.report.tables import Tables
 from harness.report.unified import Learner, learners
 from harness.report.words import label, plain
 
-SETUP = (
-    "data",
-    "backbone",
-    "regulariser",
-    "sampler",
-    "steps",
-    "samples",
-    "seed",
-)  # what has samples of its own
 PNG = b"\x89PNG\r\n\x1a\n"
 SHEET_HEIGHT = 540  # CSS pixels
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
@@ -63,7 +55,7 @@ class Beside(NamedTuple):
 
 
 def sheet(picture: Any) -> Sheet | None:
-    """Reads the size of a picture; None for what is no PNG in base64: rows may come from anywhere."""
+    """Reads the size of a picture; None for anything but a PNG in base64, because rows may come from anywhere."""
     if not isinstance(picture, str):
         return None
     try:
@@ -77,10 +69,11 @@ def sheet(picture: Any) -> Sheet | None:
 
 
 def sheets(tables: Tables) -> list[tuple[dict[str, str], Sheet]]:
-    """Returns the picture of each set of samples; encoders share them."""
+    """Returns one picture per set of samples; all encoders see the same samples."""
     frame = succeeded(tables.generation)
     frame = frame.assign(sheet=frame["grid"].map(sheet)).dropna(subset=["sheet"])
-    names = ["data", *varied(frame, SETUP[1:])] if len(frame) else []
+    setup = tables.declared["generation"].names(Role.SETUP)
+    names = ["data", *varied(frame, [*setup, "seed"])] if len(frame) else []
     return [(choice, rows["sheet"].iloc[0]) for choice, rows in split(frame, names)] if len(frame) else []
 
 
@@ -119,7 +112,7 @@ def draw_sheet(numbers: Sheet) -> Drawing:
 def sample_views(tables: Tables) -> list[View] | Absent:
     """Shows one set of samples at a time."""
     found = [View(choice, draw_sheet(picture)) for choice, picture in sheets(tables)]
-    return found or Absent("No trial kept a picture of its samples.")
+    return found or Absent("No trial stored a picture of its samples.")
 
 
 def beside(tables: Tables) -> list[tuple[dict[str, str], Beside]]:
@@ -150,7 +143,7 @@ def _name(one: Learner) -> str:
 
 
 def draw_beside(numbers: Beside) -> Drawing:
-    """Returns a point a network: better is up and to the left."""
+    """Returns one point per network: better is up and to the left."""
     names = list(dict.fromkeys(point.name for point in numbers.points))
     traces: list[dict[str, Any]] = []
     for i, (name, colour) in enumerate(zip(names, ramp(len(names)), strict=True)):
@@ -202,19 +195,19 @@ def draw_beside(numbers: Beside) -> Drawing:
 def beside_views(tables: Tables) -> list[View] | Absent:
     """Draws the networks for each data set and encoder."""
     found = [View(choice, draw_beside(numbers)) for choice, numbers in beside(tables)]
-    return found or Absent("It takes two networks that have both a probe's accuracy and samples to compare.")
+    return found or Absent("The comparison needs two networks with both a probe's accuracy and samples.")
 
 
 SAMPLES = Figure(
     title="Samples",
-    reading="The first samples that were drawn, not the best; all trainings start them from the same noise.",
+    reading="The first samples drawn, not the best; all backbones start from the same noise.",
     study="generation",
     views=sample_views,
 )
 BESIDE = Figure(
     title="Recognition beside generation",
-    reading="A point is one network, its probe selected on validation, with the 95 % interval on test; up is better "
-    "features, left is better samples.",
+    reading="Each point is one network, its probe selected on validation, with the 95 % interval on test; higher "
+    "means better features, further left means better samples.",
     study="generation",
     views=beside_views,
 )

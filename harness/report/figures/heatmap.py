@@ -16,11 +16,11 @@ from harness.report.figures.figure import (
     succeeded,
     varied,
 )
-from harness.report.figures.probes import WHAT
+from harness.report.figures.probes import columns
 from harness.report.tables import Tables
 from harness.report.words import label, plain
 
-MOST_NUMBERED = 12  # columns or rows of a grid whose cells still have room for a number
+MOST_NUMBERED = 12  # columns or rows up to which cells have room for a number
 
 
 class Grid(NamedTuple):
@@ -116,16 +116,17 @@ def views(tables: Tables) -> list[View] | Absent:
     scales = ["features", "data"]  # one colour scale for all pools and heads, so that they can be compared
     drawn = []
     ways = varied(frame.dropna(subset=["caching"]), ["caching"])  # fine-tuned backbones have none
-    for choice, rows in split(frame, [*varied(frame, WHAT[:-1]), *ways, "features", "pool", "head"]):
-        alike = frame[(frame[scales] == rows[scales].iloc[0]).all(axis=1)]["validation_accuracy"]
-        drawn.append(View(choice, draw(grid(rows), 100 * alike.min(), 100 * alike.max())))
+    what = [name for name in columns(tables).what if name != "caching"]
+    for choice, rows in split(frame, [*varied(frame, what), *ways, "features", "pool", "head"]):
+        same_scale = frame[(frame[scales] == rows[scales].iloc[0]).all(axis=1)]["validation_accuracy"]
+        drawn.append(View(choice, draw(grid(rows), 100 * same_scale.min(), 100 * same_scale.max())))
     return drawn
 
 
 FIGURE = Figure(
     title="Accuracy over block and timestep",
-    reading="Each cell is one probe: the brighter, the better; bold is the best of the grid shown, × a trial "
-    "that failed, an empty cell a number that is missing or was not asked for.",
+    reading="Each cell is one probe: the brighter, the better. Bold marks the best of the grid shown, × a trial that "
+    "failed; an empty cell is missing or was not requested.",
     study="features",
     views=views,
 )

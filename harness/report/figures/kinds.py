@@ -19,12 +19,12 @@ NAMES = {
     "fine_tuned": "fine-tuned further",
     "other_seed": "another seed",
 }
-EXPLANATIONS = {"ensemble": "the paper's ensemble", "vote": "vote"}  # of names, where there is room
+EXPLANATIONS = {"ensemble": "the paper's ensemble", "vote": "vote"}  # added to names where there is room
 ORDER = tuple(NAMES)
 
 
 class Mark(NamedTuple):
-    """Colour and symbol of a kind; both, so that neither colour-blind readers nor grey print lose it."""
+    """Colour and symbol of a kind; both, so that kinds stay distinct to colour-blind readers and in greyscale."""
 
     colour: str
     symbol: str
@@ -49,7 +49,7 @@ _OTHER = (Mark("#c9a227", "bowtie"), Mark("#56a3d9", "hourglass"), Mark("#8c6bb1
 
 
 def kind_order(kind: str, setting: float | None) -> tuple[int, str, float]:
-    """Returns where a kind stands in tables and legends."""
+    """Returns the sort key of a kind in tables and legends."""
     place = ORDER.index(kind) if kind in ORDER else len(ORDER)
     return place, kind, -1.0 if setting is None else setting
 
@@ -61,7 +61,7 @@ def kind_name(kind: str, setting: float | None) -> str:
 
 
 def short_name(kind: str, setting: float | None) -> str:
-    """Returns the name without what explains it, for legends."""
+    """Returns the name without its explanation, for legends."""
     name = NAMES.get(kind, kind)
     if name.endswith("{}"):
         return kind if setting is None else name.format(plain(setting))
@@ -69,7 +69,7 @@ def short_name(kind: str, setting: float | None) -> str:
 
 
 def marks(kinds: list[tuple[str, float | None]]) -> list[Mark]:
-    """Returns the marks of kinds that stand in one figure together."""
+    """Returns the marks of kinds that appear in the same figure."""
     chosen: list[Mark] = []
     counts: dict[str, int] = {}
     for kind, _ in kinds:

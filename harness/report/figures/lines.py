@@ -16,11 +16,11 @@ from harness.report.figures.figure import (
     split,
     varied,
 )
-from harness.report.figures.probes import NO_PROBES, WHAT, known
+from harness.report.figures.probes import NO_PROBES, columns, known
 from harness.report.tables import Tables, best_row
 from harness.report.words import label, number, plain
 
-MOST_NAMED = 12  # lines that can be told apart
+MOST_NAMED = 12  # lines that can be distinguished
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 AXIS_TITLES = {
     "block": "Block (from the input)",
@@ -56,10 +56,10 @@ class Lines(NamedTuple):
 
 
 def averaged(rows: pd.DataFrame, x: str, by: str) -> list[Curve]:
-    """Returns a line for each value of `by` through the mean at each x; an interval where that is one row."""
+    """Returns a line for each value of `by` through the mean at each x; with an interval if that is one row."""
     groups = rows.groupby([by, x])
     mean = groups["validation_accuracy"].mean()
-    alone = (groups.size() == 1).to_numpy()  # several, such as seeds, have no common interval
+    alone = (groups.size() == 1).to_numpy()  # several rows, such as seeds, have no common interval
     low, high = (groups[f"validation_accuracy_{end}"].first().where(alone) for end in ("low", "high"))
     numbers = [percentages(column) for column in (mean, low, high)]
     values, places = (mean.index.get_level_values(place).tolist() for place in (0, 1))
@@ -109,7 +109,7 @@ def controls(frame: pd.DataFrame, chosen: dict[str, str], x: str, places: list[f
 
 
 def _matching(rows: pd.DataFrame, chosen: dict[str, str]) -> pd.DataFrame:
-    """Returns the control's rows with the same choices, as far as it has them: pixels have no backbone."""
+    """Returns the control's rows with the same choices, as far as it has them (pixels have no backbone)."""
     for column, value in chosen.items():
         same = rows[rows[column].map(plain) == value]
         rows = rows if same.empty else same
@@ -142,7 +142,7 @@ def draw(numbers: Lines, x: str) -> Drawing:
         trace = _trace(
             curve, {"color": colours[i]}, {"color": colours[i], "symbol": SYMBOLS[i % len(SYMBOLS)]}, x
         )
-        if step > 1:  # too many to tell apart: a legend of some shows the order, pointing names the rest
+        if step > 1:  # too many to distinguish: the legend names some, hovering names the rest
             trace |= {"mode": "lines", "showlegend": i % step == 0}
             trace["line"]["width"] = 1.2
         traces.append(trace)
@@ -161,7 +161,7 @@ def draw(numbers: Lines, x: str) -> Drawing:
 
 
 def published_trace(curve: Curve, place: int, x: str) -> dict[str, Any]:
-    """Returns the trace of published numbers, grey and hollow, which one switch of the page hides."""
+    """Returns the trace of published numbers, grey and hollow, which a switch on the page hides."""
     line = {"color": GREY, "width": 1.5, "dash": "longdashdot"}
     symbol = f"{SYMBOLS[place % len(SYMBOLS)]}-open"
     trace = _trace(curve, line, {"color": GREY, "symbol": symbol, "size": 9}, x)
@@ -191,19 +191,19 @@ def along(
 ) -> list[View] | Absent:
     """Draws lines along `x` for each pool and head, of the trained backbone where there is one.
 
-    Where all rows know their noise level, timesteps may be read as that: a choice. `beside` is called with a
-    figure's rows, its choices and its axis, and returns the published lines that correspond.
+    If all rows have a noise level, the reader may choose it as the axis instead of the timestep. `beside` is called
+    with a figure's rows, its choices and its axis, and returns the published lines that correspond.
     """
     frame = known(tables)
     shown = frame[frame["features"] == "trained"].dropna(subset=[x, by])
     if shown.empty:
         return Absent(NO_PROBES)
     if shown[x].nunique() < 2:
-        return Absent(f"All probes are at {x} {plain(shown[x].iloc[0])}: a line needs two.")
+        return Absent(f"All probes are at {x} {plain(shown[x].iloc[0])}; a line needs at least two values.")
     axes = _axes(shown, x)
     data = dict(tuple(frame.groupby("data", dropna=False)))
     drawn = []
-    for choice, rows in split(shown, [*varied(shown, WHAT), "pool", "head"]):
+    for choice, rows in split(shown, [*varied(shown, columns(tables).what), "pool", "head"]):
         for name, axis in axes.items():
             numbers = lines(data[rows["data"].iloc[0]], rows, choice, axis, by)
             numbers = numbers._replace(published=beside(rows, choice, axis))

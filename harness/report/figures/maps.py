@@ -2,7 +2,7 @@
 
 from harness.report.figures.figure import Absent, Drawing, Figure, View, split, succeeded
 from harness.report.figures.scatter import Cloud, clouds, most_a_view, narrow, thinned, traces
-from harness.report.setups import RUNS, SETUP, telling
+from harness.report.setups import RUNS, axes, setup, telling
 from harness.report.tables import Tables
 
 SPACES = {"latents": "latent", "weights": "weight"}  # choices, and how their columns begin
@@ -11,7 +11,7 @@ HOVER = "network %{customdata}"
 
 
 def draw(found: list[Cloud]) -> Drawing:
-    """Returns the map; its axes have no unit, so they show none."""
+    """Returns the map; its axes have no units."""
     axis = {"showticklabels": False, "ticks": "", "title": {"text": ""}}
     layout = {"height": 520, "xaxis": axis, "yaxis": axis, **thinned(found)}
     return Drawing(traces(found, HOVER), layout)
@@ -20,7 +20,8 @@ def draw(found: list[Cloud]) -> Drawing:
 def views(tables: Tables) -> list[View] | Absent:
     """Draws one map of each space for each trial: K, subset, setup and run."""
     frame = succeeded(tables.networks)
-    choices = [*telling(frame, [*SETUP, *RUNS, "subset"]), "k"]
+    declared = tables.declared["weights"]
+    choices = [*telling(frame, [*setup(declared), *RUNS, *axes(declared)]), "k"]
     parts = [
         ({**choice, "space": space}, rows, column)
         for choice, rows in split(narrow(frame, choices, *PLACES), choices)
@@ -28,7 +29,9 @@ def views(tables: Tables) -> list[View] | Absent:
         if rows[[f"{column}_x", f"{column}_y"]].notna().all(axis=1).any()
     ]
     if not parts:
-        return Absent("No network has a place on a map: it takes ten networks and more than one number each.")
+        return Absent(
+            "No network has a place on a map, which needs at least ten networks of more than one parameter."
+        )
     most = most_a_view(len(parts))
     return [
         View(choice, draw(clouds(rows, f"{column}_x", f"{column}_y", most))) for choice, rows, column in parts
@@ -37,8 +40,8 @@ def views(tables: Tables) -> list[View] | Absent:
 
 FIGURE = Figure(
     title="Maps of latents and of weights",
-    reading="Networks that lie together are near each other, but t-SNE keeps neighbours and no distances: it is for "
-    "looking; the numbers above are for judging.",
+    reading="Networks drawn close together are similar, but t-SNE preserves neighbours, not distances: use the map "
+    "to explore and the numbers above to judge.",
     study="weights",
     views=views,
 )

@@ -1,4 +1,4 @@
-"""Validation accuracy against what a head learns: each head at its best setting, the published heads beside them."""
+"""Validation accuracy against a head's parameters: each head at its best setting, with the published heads."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from harness.report.figures.figure import (
     varied,
 )
 from harness.report.figures.lines import ACCURACY_TITLE, Curve, published_trace
-from harness.report.figures.probes import NO_PROBES, WHAT, highest, known
+from harness.report.figures.probes import NO_PROBES, columns, highest, known
 from harness.report.published import ATTENTION_PARAMETERS, LINEAR_CHANNELS, LINEAR_CLASSES, of_figure
 from harness.report.tables import Tables
 from harness.report.words import label, plain
@@ -81,7 +81,7 @@ def published_heads() -> list[Curve]:
 
 
 def draw(found: list[Heads], published: list[Curve]) -> Drawing:
-    """Returns the figure; heads without parameters, such as nearest neighbours, stand at 1 on the log axis."""
+    """Returns the figure; heads without parameters, such as nearest neighbours, are drawn at 1 on the log axis."""
     traces = []
     for heads, colour in zip(found, ramp(len(found)), strict=True):
         details = [
@@ -119,12 +119,12 @@ def views(tables: Tables) -> list[View] | Absent:
     if frame.empty:
         return Absent(NO_PROBES)
     if frame["parameter_count"].isna().all():
-        return Absent("No head has its number of parameters in the table.")
+        return Absent("The table has no numbers of parameters.")
     if frame.dropna(subset=["parameter_count"])["head"].nunique() < 2:
-        return Absent("All probes use one head: nothing to compare.")
+        return Absent("All probes use the same head, so there is nothing to compare.")
     return [
         View(choice, draw(best_heads(rows), published_heads()))
-        for choice, rows in split(frame, varied(frame, WHAT))
+        for choice, rows in split(frame, varied(frame, columns(tables).what))
         if rows["parameter_count"].notna().any()
     ]
 
@@ -132,7 +132,7 @@ def views(tables: Tables) -> list[View] | Absent:
 FIGURE = Figure(
     title="Heads against their parameters",
     reading="Each mark is a head at the setting where it does best on validation, with its 95 % interval; a large "
-    "head pays only where its interval lies above the small ones'.",
+    "head is worth its cost only if its interval is above those of the small ones.",
     study="features",
     views=views,
 )

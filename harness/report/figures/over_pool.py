@@ -4,7 +4,7 @@ import pandas as pd
 
 from harness.report.figures.figure import Absent, Figure, View, levels, split, varied
 from harness.report.figures.lines import Curve, Lines, controls, draw, highest, published_curve
-from harness.report.figures.probes import NO_PROBES, WHAT, known
+from harness.report.figures.probes import NO_PROBES, columns, known
 from harness.report.published import NAME, of_figure
 from harness.report.tables import Tables
 from harness.report.words import plain
@@ -36,17 +36,17 @@ def views(tables: Tables) -> list[View] | Absent:
     if shown.empty:
         return Absent(NO_PROBES)
     if shown["pool"].nunique() < 2 and shown["head"].nunique() < 2:
-        return Absent("All probes use one pool and one head: nothing to compare.")
+        return Absent("All probes use the same pool and head, so there is nothing to compare.")
     return [
         View(choice, draw(best_over_pool(frame[frame["data"].isin(rows["data"])], rows, choice), "pool"))
-        for choice, rows in split(shown, varied(shown, WHAT))
+        for choice, rows in split(shown, varied(shown, columns(tables).what))
     ]
 
 
 FIGURE = Figure(
     title="Accuracy over pool and head",
-    reading="Each point is the best block and timestep for that pool and head; where the lines lie together, "
-    "the cheaper head or the smaller pool will do.",
+    reading="Each point is the best block and timestep for that pool and head; where the lines "
+    "coincide, the cheaper head or the smaller pool is sufficient.",
     study="features",
     views=views,
 )

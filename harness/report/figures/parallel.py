@@ -1,4 +1,4 @@
-"""Parallel coordinates: every setting of study 1 as a line through its values to its accuracy."""
+"""Parallel coordinates: every setting of study 1 as a line from its values to its accuracy."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from harness.report.figures.figure import (
     succeeded,
     varied,
 )
-from harness.report.figures.probes import AXES, WHAT
+from harness.report.figures.probes import Columns, columns
 from harness.report.tables import Tables
 from harness.report.words import short
 
@@ -35,14 +35,14 @@ class Settings(NamedTuple):
     accuracy: list[float]
 
 
-def settings(frame: pd.DataFrame) -> Settings:
-    """Returns the settings; an axis is numbered by level, so that uneven steps stay readable."""
-    frame = frame.dropna(subset=["validation_accuracy", "block", "timestep", "pool", "head"])
+def settings(frame: pd.DataFrame, own: Columns) -> Settings:
+    """Returns the settings; an axis is numbered by level, so that uneven steps remain readable."""
+    frame = frame.dropna(subset=["validation_accuracy", *own.axes])
     frame = frame.sort_values("validation_accuracy", kind="stable")
     axes = []
-    for name in (*varied(frame, WHAT[1:]), *AXES):
+    for name in (*varied(frame, own.setup), *own.axes):
         known = levels(frame[name])
-        if name in AXES or len(known) > 1:
+        if name in own.axes or len(known) > 1:
             place = {level: i for i, level in enumerate(known)}
             axes.append(Axis(name, known, [place.get(value, -1) for value in frame[name]]))
     return Settings(axes, [value for value in percentages(frame["validation_accuracy"]) if value is not None])
@@ -73,13 +73,14 @@ def views(tables: Tables) -> list[View] | Absent:
     frame = frame[frame["features"] == "trained"].dropna(subset=["validation_accuracy"])
     if len(frame) < 2:
         return Absent("Parallel coordinates need at least two settings with a validation accuracy.")
-    return [View(choice, draw(settings(rows))) for choice, rows in split(frame, varied(frame, ["data"]))]
+    own = columns(tables)
+    return [View(choice, draw(settings(rows, own))) for choice, rows in split(frame, varied(frame, ["data"]))]
 
 
 FIGURE = Figure(
     title="All settings at once",
-    reading="A line is one setting, the stronger its colour the better on validation; drag along an axis to "
-    "keep only the settings that pass there, click the axis to let go.",
+    reading="Each line is one setting; the stronger its colour, the better on validation. Drag along an axis to "
+    "keep only the settings in that range; click the axis to reset.",
     study="features",
     views=views,
 )

@@ -1,28 +1,54 @@
-"""Study 1's rows as its figures take them: which kinds of features there are, and what tells rows apart."""
+"""Study 1's rows in the form that its figures need: kinds of features, and what distinguishes rows."""
+
+from typing import NamedTuple
 
 import pandas as pd
 
+from harness.core.tables import Role
 from harness.report.figures.figure import succeeded
 from harness.report.tables import Tables
 
-AXES = ("block", "timestep", "pool", "head")
-WHAT = (
-    "data",
-    "backbone",
-    "regulariser",
-    "caching",
-)  # beside the axes; rows that differ in them are not averaged
 ESTIMATES = [
     f"{split}_accuracy{end}" for split in ("validation", "test") for end in ("", "_low", "_high", "_n")
 ]
-COLUMNS = ["features", *WHAT, *AXES, "block_name", "sigma", "log_snr", "parameter_count", *ESTIMATES]
-COLUMNS += ["seed", "began_at", "train_n", "image_passes"]  # and no others: each costs at every selection
+MEASURED = ["block_name", "sigma", "log_snr", "parameter_count", *ESTIMATES]
+MEASURED += [
+    "seed",
+    "began_at",
+    "train_n",
+    "image_passes",
+]  # only what figures use: each costs at every selection
 NO_PROBES = "No probe on a trained backbone's features has a validation accuracy."
+
+
+class Columns(NamedTuple):
+    """The columns that distinguish results of study 1, as the table `features` declares them."""
+
+    setup: list[str]  # apart from the data set; rows that differ in these are not averaged
+    axes: list[str]
+
+    @property
+    def what(self) -> list[str]:
+        """The data set and the set-up."""
+        return ["data", *self.setup]
+
+    @property
+    def setting(self) -> list[str]:
+        """The set-up and the axes."""
+        return [*self.setup, *self.axes]
+
+
+def columns(tables: Tables) -> Columns:
+    """Returns the set-up columns and the axes of study 1."""
+    declared = tables.declared["features"]
+    return Columns(declared.names(Role.SETUP), declared.names(Role.AXIS))
 
 
 def known(tables: Tables, *kinds: str) -> pd.DataFrame:
     """Returns the rows of these kinds of features that have a validation accuracy; of all kinds if none is given."""
-    frame = succeeded(tables.features)[COLUMNS].dropna(subset=["validation_accuracy"])
+    own = columns(tables)
+    frame = succeeded(tables.features)[["features", *own.what, *own.axes, *MEASURED]]
+    frame = frame.dropna(subset=["validation_accuracy"])
     return frame[frame["features"].isin(kinds)] if kinds else frame
 
 

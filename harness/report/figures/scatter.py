@@ -12,7 +12,7 @@ from harness.report.words import label, number, plain
 MOST_A_VIEW = 3000  # points; the page draws them as SVG
 MOST_IN_ALL = 60_000  # points of all views of a figure together: every one is embedded in the page
 LEAST_A_VIEW = 300
-FEW = 3  # networks of a kind that are drawn larger, and never left out
+FEW = 3  # kinds with at most this many networks are drawn larger, and never thinned
 
 
 class Cloud(NamedTuple):
@@ -29,7 +29,7 @@ class Cloud(NamedTuple):
 def clouds(frame: pd.DataFrame, x: str, y: str, most: int = MOST_A_VIEW, factor: float = 1.0) -> list[Cloud]:
     """Returns the networks that have both numbers, by kind and setting; `factor` multiplies y.
 
-    Of more than `most` networks each kind gives its evenly spaced share.
+    If there are more than `most` networks, each kind is thinned evenly in proportion.
     """
     frame = frame[["kind", "setting", "index", x, y]].dropna(subset=[x, y, "kind"])
     share = min(1.0, most / max(1, len(frame)))
@@ -48,13 +48,13 @@ def clouds(frame: pd.DataFrame, x: str, y: str, most: int = MOST_A_VIEW, factor:
 
 
 def narrow(frame: pd.DataFrame, choices: list[str], *numbers: str) -> pd.DataFrame:
-    """Returns the columns that clouds are made of, and no others: each costs at every selection."""
+    """Returns only the columns that clouds need, because each column costs time at every selection."""
     columns = dict.fromkeys([*choices, *ALWAYS, "kind", "setting", "index", *numbers])
     return frame[list(columns)].astype({"kind": object})
 
 
 def most_a_view(views: int) -> int:
-    """Returns how many points a view of so many may have."""
+    """Returns how many points each of this many views may have."""
     return max(LEAST_A_VIEW, min(MOST_A_VIEW, MOST_IN_ALL // max(1, views)))
 
 
@@ -80,7 +80,7 @@ def traces(found: list[Cloud], hover: str) -> list[dict[str, Any]]:
 
 
 def thinned(found: list[Cloud]) -> dict[str, Any]:
-    """Returns the part of a layout that says how many networks are not drawn, nothing if all are."""
+    """Returns the part of a layout that says how many networks are drawn; nothing if all are."""
     left_out, shown = sum(cloud.left_out for cloud in found), sum(len(cloud.names) for cloud in found)
     if not left_out:
         return {}

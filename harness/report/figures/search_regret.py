@@ -1,4 +1,4 @@
-"""How fast the best setting was found: validation accuracy still to be gained against what had been spent."""
+"""How fast the best setting was found: remaining gain in validation accuracy against the cost so far."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 from harness.report.figures.figure import Absent, Drawing, Figure, View, levels, ramp, split, varied
 from harness.report.figures.lines import SYMBOLS
-from harness.report.figures.probes import NO_PROBES, WHAT, known
+from harness.report.figures.probes import NO_PROBES, columns, known
 from harness.report.tables import Tables
 from harness.report.words import label, plain
 
@@ -32,7 +32,7 @@ SCREEN = "screen"
 
 
 class Regret(NamedTuple):
-    """The steps of one search: what had been spent, and points of accuracy below the best known; it never rises."""
+    """The steps of one search: the cost so far, and points of accuracy below the best known, which never rise."""
 
     name: str
     cost: list[int]
@@ -40,7 +40,7 @@ class Regret(NamedTuple):
 
 
 def regret(frame: pd.DataFrame, cost: str, name: str) -> Regret:
-    """Returns the steps of one search in the order in which trials began; screens cost, but are no candidates."""
+    """Returns the steps of one search in the order in which trials began; screens only add cost."""
     frame = frame.sort_values("began_at", kind="stable")
     screen = frame["features"] == SCREEN
     if cost == "image passes":
@@ -80,11 +80,11 @@ def views(tables: Tables) -> list[View] | Absent:
     if candidates.empty:
         return Absent(NO_PROBES)
     if candidates["began_at"].nunique() < 2:
-        return Absent("The order of the trials is not known, or there is one alone.")
+        return Absent("The order of the trials is unknown, or there is only one.")
     costs = [cost for cost in COSTS if cost != "image passes" or frame["image_passes"].notna().all()]
     if not (frame["features"] == SCREEN).any():
         costs = [cost for cost in costs if cost != WITHOUT_SCREENS]
-    choices = varied(candidates, WHAT)
+    choices = varied(candidates, columns(tables).what)
     drawn = []
     for choice, rows in split(frame[frame["data"].isin(candidates["data"])], choices):
         if not (rows["features"] == "trained").any():
@@ -104,8 +104,8 @@ def _of_seed(rows: pd.DataFrame, seed: int, cost: str) -> Regret | None:
 
 FIGURE = Figure(
     title="Regret against cost",
-    reading="How far the best setting found so far is below the best of all that are in the table, in the order in "
-    "which trials began; a search that stays above 0 for long pays for little.",
+    reading="How far the best setting found so far is below the best in the table, in the order in which trials "
+    "began; a search that stays above 0 for long gains little for its cost.",
     study="features",
     views=views,
 )

@@ -7,7 +7,7 @@ import pandas as pd
 from harness.report.figures.figure import GREY, Absent, Drawing, Figure, View, split, succeeded
 from harness.report.figures.scatter import Cloud, clouds, most_a_view, narrow, thinned, traces
 from harness.report.published.parameter_diffusion import is_ablated, of_figure
-from harness.report.setups import RUNS, SETUP, telling
+from harness.report.setups import RUNS, axes, setup, telling
 from harness.report.tables import Tables
 
 HOVER = "network %{customdata}<br>similarity %{x:.3f}<br><b>%{y:.2f} %</b>"
@@ -48,7 +48,8 @@ def views(tables: Tables) -> list[View] | Absent:
     frame = frame.dropna(subset=[f"{name}_accuracy"])
     if frame.empty:
         return Absent("No network has both an accuracy and a max similarity.")
-    choices = [*telling(frame, [*SETUP, *RUNS, "subset"]), "k"]
+    declared = tables.declared["weights"]
+    choices = [*telling(frame, [*setup(declared), *RUNS, *axes(declared)]), "k"]
     parts = list(split(narrow(frame, choices, "max_similarity", f"{name}_accuracy"), choices))
     most = most_a_view(len(parts))
     return [View(choice, _view(rows, name, most)) for choice, rows in parts]
@@ -62,8 +63,8 @@ def _view(rows: pd.DataFrame, name: str, most: int) -> Drawing:
 
 FIGURE = Figure(
     title="Accuracy against similarity",
-    reading="Each mark is one network; far right means that it errs exactly where some original errs, so a "
-    "network that is new and good stands high and to the left. A click on a legend entry leaves that kind out.",
+    reading="Each mark is one network; far right means that it makes exactly the errors of some original, so a "
+    "network that is new and good is at the top left. Click a legend entry to hide that kind.",
     study="weights",
     views=views,
 )

@@ -18,11 +18,11 @@ from harness.report.figures.figure import (
     succeeded,
 )
 from harness.report.published.parameter_diffusion import EDITIONS, of_figure
-from harness.report.setups import SETUP, columns_of, measured, telling
+from harness.report.setups import axes, columns_of, measured, setup, telling
 from harness.report.tables import Tables
 from harness.report.words import plain
 
-CASES = {  # columns, and how the paper calls what they hold
+CASES = {  # columns, and the paper's name for their content
     "similarity_original": ("among<br>originals", "original-original"),
     "similarity_generated": ("among<br>generated", "generated-generated"),
     "similarity_across": ("across", "original-generated"),
@@ -110,14 +110,16 @@ def views(tables: Tables) -> list[View] | Absent:
     frame = frame[frame["k"].notna() & frame[list(CASES)].notna().any(axis=1)]
     if frame.empty:
         return Absent("No trial has the similarity of its networks.")
-    choices = telling(frame, [*SETUP, "subset"])
+    declared = tables.declared["weights"]
+    choices = telling(frame, [*setup(declared), *axes(declared)])
     return [View(choice, draw([*bars(rows), *published_bars()])) for choice, rows in split(frame, choices)]
 
 
 FIGURE = Figure(
     title="Similarity in four cases",
     reading="Across are pairs of a generated and an original network; largest across is the mean over generated "
-    "networks of their most similar original. Generated more alike than originals are drawn together.",
+    "networks of their most similar original. If generated networks are more similar to each other than "
+    "originals are, they are less diverse.",
     study="weights",
     views=views,
 )

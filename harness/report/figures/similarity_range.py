@@ -18,7 +18,7 @@ from harness.report.figures.figure import (
 )
 from harness.report.figures.kinds import marks
 from harness.report.published.parameter_diffusion import EDITIONS, of_figure
-from harness.report.setups import SETUP, telling
+from harness.report.setups import axes, setup, telling
 from harness.report.tables import Tables
 from harness.report.words import plain
 
@@ -26,7 +26,7 @@ KINDS = ("original", "generated")
 
 
 class Range(NamedTuple):
-    """Least, mean and greatest max similarity at each K, from 0 to 1; None is missing."""
+    """Minimum, mean and maximum of max similarity at each K, from 0 to 1; None is missing."""
 
     kind: str
     k: list[int]
@@ -61,7 +61,7 @@ def published_range() -> Range:
 
 
 def draw(found: list[Range], published: Range) -> Drawing:
-    """Returns the means as lines, with bars from the least to the greatest; the published ends are hollow."""
+    """Returns the means as lines, with bars from minimum to maximum; published ranges are hollow."""
     traces = []
     for row, mark in zip(found, marks([(row.kind, None) for row in found]), strict=True):
         pairs = zip(row.low, row.high, strict=True)
@@ -113,19 +113,20 @@ def draw(found: list[Range], published: Range) -> Drawing:
 
 
 def views(tables: Tables) -> list[View] | Absent:
-    """Draws one figure for each subset and setup; runs stand together."""
+    """Draws one figure for each subset and setup; runs are pooled."""
     frame = succeeded(tables.networks).dropna(subset=["max_similarity", "k"])
     frame = frame[frame["kind"].isin(KINDS)]
     if frame.empty:
         return Absent("No original or generated network has a max similarity.")
     published = published_range()
-    choices = telling(frame, [*SETUP, "subset"])
+    declared = tables.declared["weights"]
+    choices = telling(frame, [*setup(declared), *axes(declared)])
     return [View(choice, draw(ranges(rows), published)) for choice, rows in split(frame, choices)]
 
 
 FIGURE = Figure(
     title="Range of max similarity over K",
-    reading="Marks are means, bars run from the least to the greatest; generated above original means that "
+    reading="Marks are means, bars run from minimum to maximum; generated above original means that "
     "generated networks are nearer to an original than originals are to each other.",
     study="weights",
     views=views,

@@ -1,4 +1,4 @@
-"""Several data sets: accuracy by head, how alike they rank settings, what choosing on another costs."""
+"""Several data sets: accuracy by head, how similarly they rank settings, and the cost of choosing on another."""
 
 from typing import NamedTuple
 
@@ -19,14 +19,14 @@ from harness.report.figures.figure import (
     varied,
 )
 from harness.report.figures.lines import SYMBOLS
-from harness.report.figures.probes import WHAT, highest, known
+from harness.report.figures.probes import columns, highest, known
 from harness.report.published import ADM, of_figure
 from harness.report.tables import Tables
 from harness.report.transfer import transfer
 from harness.report.words import label, plain
 
-ALONE = Absent("All probes are on one data set: transfer needs two.")
-# What the name of a user's data set contains where it is one of the paper's.
+ALONE = Absent("All probes are on one data set; transfer needs at least two.")
+# Part of a user's data set name that identifies one of the paper's data sets.
 PUBLISHED_DATA = {
     "aircraft": "fgvc-aircraft",
     "cars": "stanford-cars",
@@ -59,7 +59,7 @@ def by_head(frame: pd.DataFrame) -> list[ByHead]:
 
 
 def published_by_head(data: list[str]) -> list[ByHead]:
-    """Returns the published series, of heads and of rival networks, for those data sets that are the paper's."""
+    """Returns the published series, of heads and of rival networks, for data sets that are also the paper's."""
     names = {name: twin for name in data for part, twin in PUBLISHED_DATA.items() if part in name.lower()}
     rows = of_figure("transfer")
     rows = rows[rows["dataset"].isin(names.values())]
@@ -75,7 +75,7 @@ def published_by_head(data: list[str]) -> list[ByHead]:
 
 
 def draw_by_head(found: list[ByHead], published: list[ByHead]) -> Drawing:
-    """Returns the marks of every head beside each other, data set by data set."""
+    """Returns the marks of all heads side by side, data set by data set."""
     series = [
         (row, colour, SYMBOLS[i % len(SYMBOLS)], False) for i, (row, colour) in enumerate(_coloured(found))
     ]
@@ -148,7 +148,7 @@ def accuracy_views(tables: Tables) -> list[View] | Absent:
         return ALONE
     return [
         View(choice, draw_by_head(by_head(rows), published_by_head(levels(rows["data"]))))
-        for choice, rows in split(frame, varied(frame, WHAT[1:]))
+        for choice, rows in split(frame, varied(frame, columns(tables).setup))
     ]
 
 
@@ -181,22 +181,22 @@ def regret_views(tables: Tables) -> list[View] | Absent:
 
 ACCURACY = Figure(
     title="Transfer: accuracy by data set",
-    reading="Each mark is one head at its best setting on that data set, chosen on validation and told on test with "
-    "its 95 % interval.",
+    reading="Each mark is one head at its best setting on that data set, selected on validation; the accuracy is on "
+    "test, with its 95 % interval.",
     study="features",
     views=accuracy_views,
 )
 RANKS = Figure(
-    title="Transfer: do data sets rank settings alike?",
-    reading="Spearman correlation of all settings' validation accuracies: 1 means that what is good on one is good "
-    "on the other, so a setting may be chosen on the cheaper one.",
+    title="Transfer: do data sets rank settings similarly?",
+    reading="Spearman correlation of all settings' validation accuracies: 1 means that both data sets rank "
+    "settings identically, so a setting may be selected on the cheaper one.",
     study="features",
     views=rank_views,
 )
 REGRET = Figure(
     title="Transfer: what another data set's setting costs",
-    reading="Validation accuracy that is lost, in points, when the best setting of the row's data set is used on the "
-    "column's instead of that one's own best.",
+    reading="Validation accuracy lost, in points, when the column's data set uses the best setting of the row's data "
+    "set instead of its own.",
     study="features",
     views=regret_views,
 )

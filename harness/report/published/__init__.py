@@ -1,4 +1,4 @@
-"""The published numbers of study 1 (arXiv 2307.08702), to be drawn beside measured ones and never mixed with them.
+"""The published numbers of study 1 (arXiv 2307.08702), drawn beside the measured ones and never mixed with them.
 
 `diffusion_features.csv` holds them with their source and precision: the figure, the data set, the backbone, the head,
 block, timestep and pool (empty where the paper does not say), and a top-1 accuracy in percent or an FID. The paper's

@@ -1,1 +1,1 @@
-"""Says what would go wrong with a sweep here or on a running cluster: facts of every machine, findings, remedies."""
+"""Checks this machine or a running cluster for problems: facts about every machine, findings, remedies."""

@@ -14,14 +14,14 @@ LEVELS: tuple[Level, ...] = ("bad", "warning", "ok")
 
 
 class Diagnosis(NamedTuple):
-    """All findings, the bad ones first, and the machines that were looked at."""
+    """All findings, the bad ones first, and the machines that were checked."""
 
     nodes: list[Facts]
     findings: list[Finding]
 
     @property
     def bad(self) -> bool:
-        """Says whether a sweep should not be started like this."""
+        """Whether a sweep should not be started as things are."""
         return any(finding.level == "bad" for finding in self.findings)
 
     def summary(self) -> Facts:
@@ -29,37 +29,39 @@ class Diagnosis(NamedTuple):
         return {"nodes": self.nodes, "findings": [finding._asdict() for finding in self.findings]}
 
     def lines(self) -> list[str]:
-        """Returns what people read: a line a finding, a line a remedy, and the count of each level."""
+        """Returns the lines to print: one per finding, one per remedy, and the number of findings of each level."""
         lines = []
         for finding in self.findings:
             lines.append(f"{finding.level:<8} {finding.where}: {finding.what}")
             lines += [f"{'':<8} → {finding.remedy}"] if finding.remedy else []
         counts = [f"{sum(f.level == level for f in self.findings)} {level}" for level in LEVELS]
         seen = f"{len(self.nodes)} nodes" if len(self.nodes) > 1 else self.nodes[0]["name"]
-        return [*lines, f"{seen} looked at: {', '.join(counts)}"]
+        return [*lines, f"{seen} checked: {', '.join(counts)}"]
 
 
 def doctor(results: str, address: str | None) -> Diagnosis:
-    """Looks at a results folder and the cluster at `address`, or the one that runs here, or this machine alone.
+    """Checks a results folder and the cluster at `address`, else the one running here, else this machine alone.
 
-    Starts no cluster, leaves nothing behind, and ends in minutes whatever hangs. Raises `UserError`.
+    Starts no cluster, leaves nothing behind, and ends within minutes whatever hangs. Raises `UserError`.
     """
     if address == "local":
-        raise UserError("--address local starts a cluster; doctor needs one that runs: leave --address out")
-    storage = Storage(results)  # bad URLs end here
+        raise UserError(
+            "--address local would start a cluster, but doctor checks a running one: omit --address"
+        )
+    storage = Storage(results)  # raises for invalid URLs
     facts = gather(str(storage.local or storage.url), address)
     machines = facts.get("nodes") or [facts.get("driver", {"name": HERE})]
     return Diagnosis([_shown(seen) for seen in machines], merged(diagnose(facts) + placeholders(Path.cwd())))
 
 
 def _shown(machine: Facts) -> Facts:
-    """Returns the facts of a machine without the token's digest."""
+    """Returns the facts about a machine without the token's digest."""
     token = {key: value for key, value in machine.get("token", {}).items() if key != "digest"}
     return {**machine, "token": token}
 
 
 def merged(findings: list[Finding]) -> list[Finding]:
-    """Returns findings by level; those that say the same of several machines become one. Hides credentials."""
+    """Returns findings sorted by level; equal findings of several machines become one. Masks credentials."""
     places: dict[tuple[Level, str, str], list[str]] = {}
     for level, where, what, remedy in findings:
         names = places.setdefault((level, _without_credentials(what), remedy), [])
@@ -73,17 +75,19 @@ def _without_credentials(text: str) -> str:
 
 
 def placeholders(folder: Path) -> list[Finding]:
-    """Returns the values that nobody set in the cluster files of `folder`."""
+    """Returns findings on placeholders left in the cluster files of `folder`."""
     found = []
     for path in (folder / "cluster.yaml", *sorted((folder / "clusters").glob("*.yaml"))):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         values = [re.sub(r"(^|\s)#.*", "", line) for line in lines]
         unset = [
-            f"{word} in line {number}"
+            f"{word} on line {number}"
             for number, value in enumerate(values, start=1)
             for word in re.findall(r"SET-[A-Z]+", value)
         ]
         if unset:
             where, what = str(path.relative_to(folder)), f"not set: {', '.join(unset)}"
-            found.append(Finding("warning", where, what, "write your values there before you use it"))
+            found.append(
+                Finding("warning", where, what, "replace them with your values before you use the file")
+            )
     return found

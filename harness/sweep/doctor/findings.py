@@ -1,7 +1,7 @@
-"""Findings: what facts mean, each with its remedy. Functions of facts alone.
+"""Findings: what the facts mean, each with a remedy. Pure functions of the facts.
 
-Facts are {"driver": of this machine, "nodes": [of each node], "cluster": whether one answers, "storage": ...}, as
-`gather` returns them. Those of a machine have its name, and what `examine` found or the `error` why it is not known.
+Facts are {"driver": this machine's, "nodes": [each node's], "cluster": whether one responds, "storage": ...}, as
+`gather` returns them. Those about a machine hold its name, and what `examine` found or an `error` that prevented it.
 """
 
 import ipaddress
@@ -13,21 +13,21 @@ from harness.sweep.doctor.machine import Facts
 Level = Literal["bad", "warning", "ok"]
 
 HERE = "this machine"
-FREE = 5.0  # GB: below it, a disk may be full before a sweep ends
-SHARED = "name a folder that all nodes share, or a URL such as s3://bucket/results"
-ACCESS = "check its name, the credentials (on nodes an instance role, say) and the network"
+FREE = 5.0  # GB: with less, a disk may fill up before a sweep ends
+SHARED = "give a folder that all nodes share, or a URL such as s3://bucket/results"
+ACCESS = "check its name, the credentials (on nodes, an instance role, for example) and the network"
 ONE_TOKEN = (
-    "put one token in ~/.ray/auth_token on every node (`ray get-auth-token --generate` makes it, `chmod 600` shuts "
-    "it) and set RAY_AUTH_MODE=token both for `ray start` and where sweeps are started"
+    "put the same token in ~/.ray/auth_token on every node (`ray get-auth-token --generate` creates it, `chmod 600` "
+    "protects it) and set RAY_AUTH_MODE=token both for `ray start` and where sweeps are started"
 )
-OPTIONS = {  # what should not listen to the world, and how to make it stop
-    "dashboard": "`ray start --dashboard-host=127.0.0.1`, and reach it through ssh -L or `ray dashboard`",
-    "client server": "`ray start --node-ip-address` of a private network; harness does not need ray://",
+OPTIONS = {  # what should not be reachable from outside, and how to prevent it
+    "dashboard": "use `ray start --dashboard-host=127.0.0.1` and reach it through ssh -L or `ray dashboard`",
+    "client server": "use `ray start --node-ip-address` with a private address; harness does not need ray://",
 }
 
 
 class Finding(NamedTuple):
-    """One line of a diagnosis: where it holds, what is the matter, and what to do about it."""
+    """One line of a diagnosis: which machine it concerns, what it is, and what to do about it."""
 
     level: Level
     where: str
@@ -42,42 +42,44 @@ def diagnose(facts: Facts) -> list[Finding]:
 
 
 def some(names: list[str], shown: int = 4) -> str:
-    """Returns the first few names and how many there are beside them."""
+    """Returns the first few names and the number of the others."""
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def _nodes(facts: Facts) -> list[Facts]:
-    """Returns the facts of the nodes that answered."""
+    """Returns the facts about the nodes that responded."""
     return [node for node in facts.get("nodes", []) if "error" not in node]
 
 
 def _machines(facts: Facts) -> list[Facts]:
-    """Returns the facts of this machine, where sweeps are started, and of the nodes that answered."""
+    """Returns the facts about this machine, where sweeps are started, and the nodes that responded."""
     return [*([facts["driver"]] if "driver" in facts else []), *_nodes(facts)]
 
 
 def connection(facts: Facts) -> Iterator[Finding]:
-    """Whether a cluster answers, and each of its nodes."""
+    """Whether a cluster and each of its nodes respond."""
     if "stopped" in facts:
         yield Finding("bad", HERE, facts["stopped"], facts["remedy"])
     elif facts.get("refused"):
-        yield Finding("bad", HERE, facts["refused"], "check --address, RAY_ADDRESS, and that it runs")
+        yield Finding(
+            "bad", HERE, facts["refused"], "check --address, RAY_ADDRESS, and that the cluster is running"
+        )
     elif not facts.get("cluster"):
-        yield Finding("ok", HERE, "no Ray cluster runs here; looked at this machine alone")
+        yield Finding("ok", HERE, "no Ray cluster is running here; checked only this machine")
     for node in facts.get("nodes", []):
         if "error" in node:
-            remedy = "see that it runs and has this package: `ray status`, /tmp/ray/session_latest/logs there"
-            yield Finding("bad", node["name"], f"could not be looked at: {node['error']}", remedy)
+            remedy = "check that it is running and has this package: `ray status`, /tmp/ray/session_latest/logs there"
+            yield Finding("bad", node["name"], f"could not be checked: {node['error']}", remedy)
         else:
             yield Finding("ok", node["name"], f"Ray counts CPU {node['cpus']:g}, GPU {node['gpus']:g}")
     for seen in _machines(facts):
         for failure in seen["failures"]:
-            yield Finding("warning", seen["name"], f"not known in part: {failure}", "look there by hand")
+            yield Finding("warning", seen["name"], f"check failed: {failure}", "check this by hand")
 
 
 def versions(facts: Facts) -> Iterator[Finding]:
-    """Whether Python, Ray, torch, what else numbers depend on, and this package are the same everywhere."""
+    """Whether Python, Ray, torch, other libraries that affect numbers, and this package are the same everywhere."""
     told = {seen["name"]: seen["versions"] for seen in _machines(facts) if "versions" in seen}
     same = []
     for what in next(iter(told.values()), {}):
@@ -89,33 +91,33 @@ def versions(facts: Facts) -> Iterator[Finding]:
             continue
         patch = what == "python" and len({value.rpartition(".")[0] for value in names}) == 1
         where = "; ".join(f"{value} on {some(there)}" for value, there in names.items())
-        remedy = "install the same everywhere: set the nodes up again, or change the environment here"
+        remedy = "install the same version everywhere: set up the nodes again, or change the environment here"
         yield Finding("warning" if patch else "bad", "cluster", f"{what} differs: {where}", remedy)
     if same:
         yield Finding("ok", "cluster" if len(told) > 1 else HERE, ", ".join(same))
 
 
 def gpus(facts: Facts) -> Iterator[Finding]:
-    """Whether Ray and torch see the GPUs that a machine has."""
+    """Whether Ray and torch see the GPUs of a machine."""
     for seen in _nodes(facts) or _machines(facts):
         name, gpu, counted = seen["name"], seen.get("gpu", {}), seen.get("gpus")
         there, works = gpu.get("devices", 0), gpu.get("torch_sees", 0)
         if not there and not counted:
             yield Finding("ok", name, "no GPU")
         elif not works:
-            has = f"Ray counts {counted:g} GPUs" if counted else f"there are {there} GPUs"
+            has = f"Ray counts {counted:g} GPUs" if counted else f"{there} GPUs are installed"
             remedy = (
-                "see that nvidia-smi works, that torch is built for the GPU (pytorch.org/get-started), and that "
+                "check that nvidia-smi works, that torch is built for the GPU (pytorch.org/get-started), and that "
                 "CUDA_VISIBLE_DEVICES does not hide it from `ray start`"
             )
             yield Finding("bad" if counted else "warning", name, f"{has}, but {gpu.get('why')}", remedy)
         elif counted is None or counted == works:
             yield Finding("ok", name, f"{'' if counted is None else 'Ray and '}torch sees {works} GPUs")
         elif counted > works:
-            remedy = "leave --num-gpus out of `ray start`, or give the number that torch sees"
+            remedy = "omit --num-gpus from `ray start`, or give the number that torch sees"
             yield Finding("bad", name, f"Ray counts {counted:g} GPUs, but torch sees {works}", remedy)
         else:
-            remedy = f"`ray start --num-gpus={works}`, or leave it: the others stay idle"
+            remedy = f"use `ray start --num-gpus={works}`, or the other GPUs stay idle"
             yield Finding("warning", name, f"torch sees {works} GPUs, but Ray counts {counted:g}", remedy)
 
 
@@ -126,27 +128,29 @@ def storing(facts: Facts) -> Iterator[Finding]:
         return
     place, faults = f"results {seen['place']}", [node for node in seen["nodes"] if node["error"]]
     if seen["error"]:
-        remedy = "choose a folder that you may write" if seen["local"] else ACCESS
+        remedy = "choose a folder that you can write to" if seen["local"] else ACCESS
         yield Finding("bad", HERE, f"{place}: {seen['error']}", remedy)
         return
     for node in faults:
         yield Finding("bad", node["name"], f"{place}: {node['error']}", SHARED if seen["local"] else ACCESS)
     if seen["nodes"] and not faults:
-        what = f"{place}: this machine and {len(seen['nodes'])} nodes read what the other wrote"
+        what = f"{place}: this machine and {len(seen['nodes'])} nodes can read each other's files"
         yield Finding("ok", "cluster", what)
     elif not seen["nodes"]:
-        yield Finding("ok", HERE, f"{place}: written here and read back")
+        yield Finding("ok", HERE, f"{place}: can be written and read")
 
 
 def tokens(facts: Facts) -> Iterator[Finding]:
-    """Whether strangers are kept out by one token that only its owner reads."""
+    """Whether access is protected by one token that only its owner can read."""
     known: dict[str, list[str]] = {}
     told = [(seen["name"], seen["token"]) for seen in _machines(facts) if "token" in seen]
     for name, token in told:
         if token["digest"]:
             known.setdefault(token["digest"], []).append(name)
         if int(token.get("mode", "0"), 8) & 0o077:
-            what = f"token file {token['file']} has mode {token['mode']}: other accounts may use it"
+            what = (
+                f"token file {token['file']} has mode {token['mode']}: other accounts may be able to use it"
+            )
             yield Finding("bad" if token["on"] else "warning", name, what, f"chmod 600 {token['file']}")
         elif token["on"] and token["digest"]:
             kept = f"in {token['file']}, mode {token['mode']}" if token["file"] else "in RAY_AUTH_TOKEN"
@@ -155,33 +159,41 @@ def tokens(facts: Facts) -> Iterator[Finding]:
             yield Finding("bad", name, f"RAY_AUTH_MODE=token, but no token in {token['file']}", ONE_TOKEN)
     if any(token["on"] for _, token in told) and len(known) > 1:
         first, *others = known.values()
-        what = f"another token than on {some(first)}: what is started there anew is turned away"
+        what = f"the token differs from that on {some(first)}: processes started there from now on will be rejected"
         yield Finding("bad", some([name for names in others for name in names]), what, ONE_TOKEN)
 
 
 def ports(facts: Facts) -> Iterator[Finding]:
-    """Whether Ray's sockets are out of strangers' reach, or guarded by a token."""
+    """Whether Ray's sockets are unreachable from outside, or protected by a token."""
     for seen in _nodes(facts):
         name, sockets, on = seen["name"], seen.get("ports", []), seen.get("token", {}).get("on")
         outside = [s for s in sockets if not ipaddress.ip_address(s["address"]).is_loopback]
         for kind, remedy in OPTIONS.items():
             if world := [_socket(s) for s in outside if s["kind"] == kind and _public(s["address"])]:
-                guard = "only its token keeps strangers out, in plain text" if on else "no token is asked"
+                guard = (
+                    "protected only by its token, which is sent in plain text"
+                    if on
+                    else "no token is required"
+                )
                 what = f"Ray's {kind} listens on {some(sorted(set(world)))}: {guard}"
                 yield Finding("warning" if on else "bad", name, what, remedy)
         if not sockets:
-            what = "no listening socket of Ray was found: not Linux, or another account's processes"
-            yield Finding("warning", name, what, "look with `ss -ltnp` as the account that runs Ray")
+            what = "found no listening socket of Ray: not Linux, or the processes belong to another account"
+            yield Finding("warning", name, what, "run `ss -ltnp` as the account that runs Ray")
         elif not outside:
-            yield Finding("ok", name, "Ray listens for this machine alone")
+            yield Finding("ok", name, "Ray listens only on this machine")
         elif on:
-            yield Finding("ok", name, "Ray listens for other machines; the token guards all but metrics")
+            yield Finding(
+                "ok",
+                name,
+                "Ray can be reached from other machines; the token protects everything except metrics",
+            )
         else:
             what = (
-                "Ray listens for other machines without token authentication: whoever reaches its ports runs "
-                f"code as {seen.get('user')}"
+                "Ray can be reached from other machines without token authentication: anyone who reaches its ports "
+                f"can run code as {seen.get('user')}"
             )
-            yield Finding("bad", name, what, f"{ONE_TOKEN}; until then, let a firewall keep strangers out")
+            yield Finding("bad", name, what, f"{ONE_TOKEN}; until then, block the ports with a firewall")
 
 
 def _public(address: str) -> bool:
@@ -194,9 +206,9 @@ def _socket(listening: Facts) -> str:
 
 
 def disks(facts: Facts) -> Iterator[Finding]:
-    """Whether each machine has room for results, caches and Ray's own files."""
+    """Whether each machine has enough space for results, caches and Ray's own files."""
     for seen in _machines(facts):
         for disk in seen.get("disks", []):
             if disk["free"] < FREE:
-                what = f"{disk['free']:.1f} GB free at {disk['path']}"
-                yield Finding("warning", seen["name"], what, f"make room for {FREE:g} GB at least")
+                what = f"only {disk['free']:.1f} GB free at {disk['path']}"
+                yield Finding("warning", seen["name"], what, f"free at least {FREE:g} GB")

@@ -1,4 +1,4 @@
-"""Facts of one machine: what is installed, its GPUs, its token, the ports that Ray opened, its disks."""
+"""Facts about one machine: what is installed, its GPUs, its token, the ports that Ray opened, its disks."""
 
 import getpass
 import hashlib
@@ -24,9 +24,9 @@ Facts = dict[str, Any]
 
 
 def examine(salt: str, places: list[str]) -> Facts:
-    """Returns the facts of the machine that calls it; what fails is named in `failures`, the rest is there.
+    """Returns the facts about the machine that it runs on; checks that fail are listed in `failures`.
 
-    `places` are paths whose disks are looked at; the token is told as a digest with `salt`.
+    `places` are paths whose disks are checked; the token is reported as a digest with `salt`.
     """
     parts: dict[str, Callable[[], Any]] = {
         "versions": versions,
@@ -40,13 +40,13 @@ def examine(salt: str, places: list[str]) -> Facts:
     for name, part in parts.items():
         try:
             facts[name] = part()
-        except Exception as error:  # one that fails hides none of the others
+        except Exception as error:  # a failed check must not hide the others
             facts["failures"].append(f"{name}: {reason(error)}")
     return facts
 
 
 def reason(error: Exception) -> str:
-    """Returns an error as one line, without what this machine's environment holds as secrets."""
+    """Returns an error as one line, with secrets from this machine's environment masked."""
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     return without_secrets(" ".join(f"{kind}{error}".split()))
 
@@ -54,7 +54,7 @@ def reason(error: Exception) -> str:
 def versions() -> dict[str, str]:
     """Returns the versions that rows record, and a fingerprint of this package's files."""
     told = {name: value for name, value in provenance().items() if name.endswith("_version")}
-    # The build of torch, as in 2.13.0+cpu, may differ: a head needs none for GPUs.
+    # The build of torch, as in 2.13.0+cpu, may differ: a head node needs no GPU build.
     known = {name.removesuffix("_version"): str(value).partition("+")[0] for name, value in told.items()}
     return {**known, "source": _source()}
 
@@ -72,10 +72,10 @@ TORCH = "import torch; print(torch.cuda.device_count(), torch.version.cuda or to
 
 
 def gpu() -> Facts:
-    """Returns how many GPUs have a device file and how many torch sees; if none, why."""
+    """Returns how many GPUs have a device file, how many torch sees and, if none, why."""
     kinds = ("nvidia[0-9]*", "kfd", "dxg")  # NVIDIA, AMD, Windows
     devices = sum(len(list(Path("/dev").glob(kind))) for kind in kinds)
-    told = _torch_sees() if devices else {"torch_sees": 0, "why": "there is no device"}
+    told = _torch_sees() if devices else {"torch_sees": 0, "why": "there is no GPU device"}
     return {"devices": devices, **told}
 
 
@@ -86,7 +86,7 @@ def _torch_sees() -> Facts:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         return {"torch_sees": 0, "why": f"torch fails: {last}"}
     count, built = done.stdout.split()[-2:]
-    why = "torch is built for CPUs" if built == "None" else f"torch for {built} sees none"
+    why = "torch is a CPU build" if built == "None" else f"torch for {built} sees none"
     return {"torch_sees": int(count), "why": why}
 
 
@@ -100,7 +100,7 @@ def _environment() -> dict[str, str]:
 
 
 def token(salt: str) -> Facts:
-    """Returns the mode of authentication, the token's file and its mode, and a digest of the token.
+    """Returns whether token authentication is on, the token's file and its mode, and a digest of the token.
 
     The order is Ray's: RAY_AUTH_TOKEN, the file at RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token.
     """
@@ -124,33 +124,33 @@ SERVERS = {"dashboard": "dashboard/dashboard.py", "client server": "ray.util.cli
 
 
 def ports() -> list[Facts]:
-    """Returns the listening sockets of the Ray cluster that runs the caller, as far as they are on this machine."""
+    """Returns the listening sockets of the Ray cluster that runs the caller, those on this machine."""
     raylet = int(os.environ.get("RAY_RAYLET_PID", "0"))
     if not raylet:
         return []
-    importlib.import_module("ray")  # which carries psutil
+    importlib.import_module("ray")  # bundles psutil
     psutil = importlib.import_module("psutil")
     commands = {it: " ".join(it.info["cmdline"] or []) for it in psutil.process_iter(["ppid", "cmdline"])}
     started = next((command for it, command in commands.items() if it.pid == raylet), "")
     marks = re.findall(r"--(?:session-name=|gcs-)(\S+)", started)
     sockets = []
-    for process, command in commands.items():  # those of workers, which Ray renames, have neither mark
+    for process, command in commands.items():  # workers, which Ray renames, are found as children
         if process.info["ppid"] == raylet or any(mark in command for mark in marks):
-            with suppress(psutil.Error):  # ended, or another account's
+            with suppress(psutil.Error):  # exited, or belongs to another account
                 found = process.net_connections(kind="tcp")
                 sockets += [_socket(command, entry.laddr) for entry in found if entry.status == "LISTEN"]
     return sockets
 
 
 def _socket(command: str, local: Any) -> Facts:
-    served = f"--port={local.port} " in f"{command} "  # a dashboard's other ports are for metrics
+    served = f"--port={local.port} " in f"{command} "  # the dashboard's other ports serve metrics
     kind = next((kind for kind, program in SERVERS.items() if served and program in command), "node")
     ip = ipaddress.ip_address(local.ip)
     return {"kind": kind, "address": str(getattr(ip, "ipv4_mapped", None) or ip), "port": local.port}
 
 
 def disks(places: list[str]) -> list[Facts]:
-    """Returns the free space in GB where `places`, the home and temporary files lie, each disk once."""
+    """Returns the free space in GB on the disks of `places`, the home and the temporary folder, each disk once."""
     found: dict[int, Facts] = {}
     for place in (*places, tempfile.gettempdir(), str(Path.home())):
         there = next(path for path in (Path(place), *Path(place).parents) if path.exists())

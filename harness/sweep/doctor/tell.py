@@ -1,4 +1,4 @@
-"""What the process of its own does: looks at this machine, the cluster and the results, and prints facts."""
+"""Runs in the separate process: checks this machine, the cluster and the results, and prints facts."""
 
 import json
 import logging
@@ -18,16 +18,16 @@ from harness.sweep.doctor.gather import FACT
 from harness.sweep.doctor.machine import Facts, examine, reason
 from harness.sweep.nodes import Node, NodeError, alive, on_every_node
 
-CONNECTING, LOOKING = 40.0, 100.0  # seconds that a step may take before it is given up
+CONNECTING, LOOKING = 40.0, 100.0  # seconds that a step may take
 STORING = 45.0  # seconds for all nodes to read and write
 
 
 def tell() -> None:
-    """Prints facts as lines of JSON, each as soon as it is known. Reads the request on standard input."""
+    """Prints facts as lines of JSON, each as soon as it is known. Reads the request from standard input."""
     request = json.loads(sys.stdin.read())
     storage = Storage(request["results"])
     examining = (secrets.token_hex(16), [str(storage.local)] if storage.local else [])
-    _step("what is installed here")
+    _step("the check of this machine")
     _say(driver={"name": HERE, **examine(*examining)})
     _step(f"the results folder {storage.describe()}")
     _say(storage=exchange(storage, []))
@@ -47,7 +47,7 @@ def _step(what: str, seconds: float = LOOKING) -> None:
 
 
 def _connect(address: str | None) -> list[Node]:
-    """Connects to the cluster that a sweep would take and returns its nodes; tells why if there is none."""
+    """Connects to the cluster that a sweep would use and returns its nodes; reports why if there is none."""
     _step("the search for a Ray cluster")
     try:
         found = find_cluster(address)
@@ -63,7 +63,7 @@ def _connect(address: str | None) -> list[Node]:
 
 
 def _tell_nodes(nodes: list[Node], examining: tuple[str, list[str]]) -> list[Node]:
-    """Tells the facts of all nodes; returns those that answered."""
+    """Reports the facts about all nodes; returns the nodes that responded."""
     _step(f"one of {len(nodes)} nodes")
     told, answered = [], []
     for node, seen in on_every_node(examine, *examining, nodes=nodes):
@@ -78,7 +78,7 @@ def _tell_nodes(nodes: list[Node], examining: tuple[str, list[str]]) -> list[Nod
 
 
 def exchange(storage: Storage, nodes: Sequence[Node]) -> Facts:
-    """Writes files in the results folder and reads them, here and on `nodes`. Leaves it as it was."""
+    """Writes files to the results folder and reads them, here and on `nodes`, then removes them."""
     local = storage.local
     facts: Facts = {"place": storage.describe(), "local": bool(local), "error": None, "nodes": []}
     folder, text, made = f".doctor-{uuid.uuid4().hex}", secrets.token_bytes(16), []
@@ -86,10 +86,12 @@ def exchange(storage: Storage, nodes: Sequence[Node]) -> Facts:
         made = [path for path in (local, *local.parents) if not path.exists()] if local else []
         storage.write(f"{folder}/driver", text)
         facts["error"] = _unlike(storage, f"{folder}/driver", text)
-        for node, answer in on_every_node(meet, storage, folder, text, seconds=STORING, nodes=nodes):
+        for node, answer in on_every_node(
+            exchange_on_node, storage, folder, text, seconds=STORING, nodes=nodes
+        ):
             error = str(answer) if isinstance(answer, NodeError) else answer["error"]
             if error is None:
-                error = _unlike(storage, answer["wrote"], text, "what this node wrote")
+                error = _unlike(storage, answer["wrote"], text, "a file that this node wrote")
             facts["nodes"].append({"name": node.name, "error": error})
     except Exception as error:
         facts["error"] = reason(error)
@@ -100,9 +102,9 @@ def exchange(storage: Storage, nodes: Sequence[Node]) -> Facts:
     return facts
 
 
-def meet(storage: Storage, folder: str, text: bytes) -> Facts:
-    """On a node: reads what the driver wrote, then writes a file for it to read."""
-    error = _unlike(storage, f"{folder}/driver", text, "on this node, what the driver wrote")
+def exchange_on_node(storage: Storage, folder: str, text: bytes) -> Facts:
+    """Runs on a node: reads the driver's file, then writes one for the driver to read."""
+    error = _unlike(storage, f"{folder}/driver", text, "on this node, a file written by the driver")
     name = f"{folder}/{uuid.uuid4().hex}"
     try:
         if error is None:
@@ -112,11 +114,11 @@ def meet(storage: Storage, folder: str, text: bytes) -> Facts:
     return {"wrote": name, "error": error}
 
 
-def _unlike(storage: Storage, path: str, text: bytes, what: str = "what was written") -> str | None:
-    """Says why a file does not hold `text`, or None."""
+def _unlike(storage: Storage, path: str, text: bytes, what: str = "a file just written") -> str | None:
+    """Returns why a file does not hold `text`, None if it does."""
     try:
-        return None if storage.read(path) == text else f"{what} is read otherwise"
+        return None if storage.read(path) == text else f"{what} has different content"
     except FileNotFoundError:
-        return f"{what} is not there"
+        return f"{what} is missing"
     except Exception as error:
         return f"{what} cannot be read: {reason(error)}"

@@ -154,7 +154,7 @@ def test_the_fingerprint_of_a_plan_names_its_settings(change):
         (
             {"block_out_channels": [8, 8], "attention": [True]},
             8,
-            "attention has 1 entries, block_out_channels 2",
+            "attention has 1 entries, but block_out_channels has 2",
         ),
     ],
 )

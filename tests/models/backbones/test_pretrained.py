@@ -94,7 +94,7 @@ def write(folder, **values):
         (lambda folder: write(folder, sample_size=8), "config.json: has no 'in_channels'"),
         (
             lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
-            "diffusion_pytorch_model.safetensors: not there; save the model with",
+            "diffusion_pytorch_model.safetensors: no such file; save the model with",
         ),
         (
             lambda folder: (folder / "scheduler" / "scheduler_config.json").write_text("{"),
@@ -297,7 +297,9 @@ def test_a_hub_id_in_the_cache_is_read_without_a_network(cache, models):
 
 
 def test_a_hub_id_out_of_reach_is_one_line_that_says_what_to_do(cache):
-    with pytest.raises(UserError, match=r"'somebody/other': no such folder here.*hf download somebody/other"):
+    with pytest.raises(
+        UserError, match=r"'somebody/other': no such folder, and the Hub.*hf download somebody/other"
+    ):
         PretrainedBackbone(path="somebody/other").plan(PIXELS, 3)
     with pytest.raises(UserError, match=r"hf download somebody/tiny"):
         PretrainedBackbone(path="somebody/tiny", revision="b" * 40).plan(PIXELS, 3)
@@ -366,12 +368,12 @@ SPOILT = {
     "no null label": (
         "dit",
         lambda at: edit(at / "transformer/config.json", num_embeds_ada_norm=6),
-        "its last row would be the null label, which this checkpoint was trained without",
+        "the missing last row is the null label: this checkpoint was trained without one",
     ),
     "no labels": (
         "dit",
         lambda at: edit(at / "transformer/config.json", num_embeds_ada_norm=None),
-        "without it there is no null label",
+        "expected a positive integer for the null label",
     ),
     "class-conditional": (
         "ddpm",
@@ -381,9 +383,9 @@ SPOILT = {
     "more conditions": (
         "sd",
         lambda at: edit(at / "unet/config.json", addition_embed_type="text_time"),
-        "addition_embed_type = 'text_time': asks for more than a prompt",
+        "addition_embed_type = 'text_time': requires a condition other than the prompt",
     ),
-    "no VAE": ("sd", lambda at: shutil.rmtree(at / "vae"), "denoises latents, and there is no folder vae"),
+    "no VAE": ("sd", lambda at: shutil.rmtree(at / "vae"), "denoises latents, but there is no folder vae"),
     "other VAE": ("dit", lambda at: edit(at / "vae/config.json", latent_channels=16), "latent_channels = 16"),
     "no schedule": (
         "sd",
@@ -395,7 +397,7 @@ SPOILT = {
         lambda at: (at / "scheduler/scheduler_config.json").write_text(
             json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler"})
         ),
-        "FlowMatchEulerDiscreteScheduler does not fit",
+        "FlowMatchEulerDiscreteScheduler is not supported",
     ),
     "no prompt": (
         "sd",
@@ -405,7 +407,7 @@ SPOILT = {
     "other text encoder": (
         "sd",
         lambda at: edit(at / "text_encoder/config.json", hidden_size=32),
-        "hidden_size = 32, the network has cross_attention_dim = 16",
+        "hidden_size = 32, but the network has cross_attention_dim = 16",
     ),
     "patches": (
         "dit",

@@ -302,7 +302,7 @@ def test_a_start_is_named_by_its_content(tmp_path):
     saved(tmp_path / "one", "resnet")
     saved(tmp_path / "two", "resnet")
     one, two = (PretrainedNetwork(path=str(tmp_path / name)).start(3, 16, 5) for name in ("one", "two"))
-    assert one.here
+    assert one.local
     assert one.key == two.key
     assert one.key != PretrainedNetwork(path=str(tmp_path / "one")).start(3, 16, 6).key
     other = CHECKPOINTS["resnet"](5)

@@ -80,7 +80,7 @@ def test_a_masked_autoencoder_sees_every_patch_where_it_is(tmp_path, context, im
         expected = vit(pixel_values=prepared).last_hidden_state
     from harness.models.encoders.vision import run
 
-    torch.testing.assert_close(run(encoder.network, prepared).last_hidden_state, expected)
+    torch.testing.assert_close(run(encoder.model, prepared).last_hidden_state, expected)
     torch.testing.assert_close(encoder.pooled(images), encoder.pooled(images), rtol=0, atol=0)
 
 
@@ -167,7 +167,7 @@ class TestContract(EncoderContract):
 def test_a_stage_is_named_by_its_weights(tmp_path):
     tiny_encoders.saved(tmp_path, "vit", seed=0)
     first = PretrainedEncoder(path=str(tmp_path)).stage(3)
-    assert first.here
+    assert first.local
     assert PretrainedEncoder(path=str(tmp_path)).stage(3).key == first.key
     tiny_encoders.saved(tmp_path, "vit", seed=1)
     assert PretrainedEncoder(path=str(tmp_path)).stage(3).key != first.key
@@ -190,7 +190,7 @@ def test_an_id_of_the_hub_is_read_from_its_cache(tmp_path, monkeypatch, context,
     torch.testing.assert_close(encoder.pooled(images), expected)
     with pytest.raises(
         UserError,
-        match=r"encoder\.path 'owner/other': no such folder here, and the Hub cannot be reached .*; go online once",
+        match=r"encoder\.path 'owner/other': no such folder, and the Hub cannot be reached .*; go online once",
     ):
         PretrainedEncoder(path="owner/other").stage(3)
     (snapshot / "preprocessor_config.json").unlink()
@@ -203,7 +203,9 @@ class TestBadInput:
 
     @pytest.mark.parametrize("path", ["/no/such/folder", "~nobody/x", "a b", "x" * 5000, "a/b/c"])
     def test_no_folder_and_no_id(self, path):
-        with pytest.raises(UserError, match=r"no such folder; give one that save_pretrained wrote, or an id"):
+        with pytest.raises(
+            UserError, match=r"no such folder; give one that save_pretrained wrote, or a Hub id"
+        ):
             PretrainedEncoder(path=path).stage(3)
 
     def test_a_folder_without_a_model(self, tmp_path):
@@ -222,7 +224,7 @@ class TestBadInput:
         )
         (tmp_path / "evil.py").write_text("raise SystemExit('run')")
         with pytest.raises(
-            UserError, match=r"needs code of its own \(AutoModel\), which is never run; choose one"
+            UserError, match=r"requires custom code \(AutoModel\), which is never run; choose one"
         ):
             PretrainedEncoder(path=str(tmp_path)).stage(3)
         (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": code}))  # built in as well
@@ -263,7 +265,7 @@ class TestBadInput:
         tiny_encoders.saved(tmp_path, "vit")
         config = json.loads((tmp_path / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps(config | {"num_channels": 4}))
-        with pytest.raises(UserError, match="reads images of 4 channels, the data has 3"):
+        with pytest.raises(UserError, match="reads images of 4 channels, but the data has 3"):
             PretrainedEncoder(path=str(tmp_path)).stage(3)
 
 

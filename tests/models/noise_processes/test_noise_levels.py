@@ -55,15 +55,18 @@ def test_a_sampler_is_read_as_the_schedule_that_it_samples_from(kind, tmp_path):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (dict(FlowMatchEulerDiscreteScheduler().config), "FlowMatchEulerDiscreteScheduler does not fit"),
-        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler does not fit"),
-        ({"_class_name": "ScoreSdeVeScheduler"}, "no DDPM schedule"),
-        ({"_class_name": "KarrasVeScheduler"}, "no DDPM schedule"),
+        (dict(FlowMatchEulerDiscreteScheduler().config), "FlowMatchEulerDiscreteScheduler is not supported"),
+        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler is not supported"),
+        ({"_class_name": "ScoreSdeVeScheduler"}, "no DDPM noise schedule"),
+        ({"_class_name": "KarrasVeScheduler"}, "no DDPM noise schedule"),
         (
             {"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "flow_prediction"},
-            "does not fit",
+            "is not supported",
         ),
-        ({"prediction_type": "epsilo"}, "prediction_type = 'epsilo' does not fit; did you mean 'epsilon'"),
+        (
+            {"prediction_type": "epsilo"},
+            "prediction_type = 'epsilo' is not supported; did you mean 'epsilon'",
+        ),
         ({"trained_betas": [0.1, 0.2]}, "trained_betas: expected 1000 numbers"),
         ({"num_train_timesteps": 2, "trained_betas": [0.1, "x"]}, "trained_betas: expected 2 numbers"),
         ({"beta_end": 1.5}, "beta_end = 1.5"),
@@ -143,13 +146,13 @@ class Steps(Config):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({}, "timesteps.0: a timestep is a step, or one of {fraction"),
-        ({"sigma": 1.0, "fraction": 0.5}, "a timestep is a step, or one of"),
+        ({}, "timesteps.0: expected a timestep: an integer, or one of {fraction"),
+        ({"sigma": 1.0, "fraction": 0.5}, "expected a timestep: an integer, or one of"),
         ({"sigma": -1.0}, "timesteps.0.sigma = -1.0: Input should be greater than 0"),
         ({"fraction": 2}, "timesteps.0.fraction = 2: "),
         ({"snr": 1.0}, "unknown noise level 'snr'; did you mean 'log_snr'?"),
-        (1.5, "timesteps.0 = 1.5: a timestep is a step"),
-        (True, "timesteps.0 = true: a timestep is a step"),
+        (1.5, "timesteps.0 = 1.5: expected a timestep: an integer"),
+        (True, "timesteps.0 = true: expected a timestep: an integer"),
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""How bright an image is, and how much that varies: an encoder of two numbers a channel."""
+"""The mean and deviation of brightness: an encoder with two features per channel."""
 
 import json
 from typing import Literal
@@ -15,29 +15,29 @@ class Brightness(Encoder):
     name: Literal["brightness"] = "brightness"
 
     def stage(self, channels: int) -> Stage:
-        """Nothing can go wrong but a layer that is not there."""
+        """Raises `UserError` for a missing layer."""
         select(self.layers, [POOLED], self.display_name)
         config = {"opener": "my_parts.encoder:open_brightness"}
         return Stage("encoder", BRIGHTNESS, config)
 
 
 def save_brightness(stage, folder, context):
-    """Writes what the encoder is; it has no weights."""
+    """Writes metadata only: there are no weights."""
     (folder / "encoder.json").write_text(json.dumps(dict(stage.config)))
 
 
 def open_brightness(folder):
-    """Returns what runs."""
+    """Returns the encoder."""
     return OpenBrightness()
 
 
 class OpenBrightness:
-    """Has no weights, so that it is frozen as it is."""
+    """The encoder, frozen as it has no weights."""
 
     layers = [POOLED]
 
     def to(self, device):
-        """Has nothing to move."""
+        """Does nothing: there are no weights to move."""
         return self
 
     def features(self, x_BCHW, layers=None):

@@ -1,4 +1,4 @@
-"""The class whose mean is nearest, as a linear layer."""
+"""A nearest-mean classifier, as a linear layer."""
 
 import math
 from typing import TYPE_CHECKING, Literal
@@ -18,23 +18,23 @@ class NearestMean(Head):
 
     name: Literal["nearest_mean"] = "nearest_mean"
 
-    def network(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
+    def module(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
         """Returns a linear layer on flattened features."""
         from torch import nn
 
         return nn.Sequential(nn.Flatten(), nn.utils.skip_init(nn.Linear, math.prod(shape), classes))
 
     def fit(self, train: Labelled, validation: Labelled, classes: int, seed: int, device: str) -> Fitted:
-        """Has nothing to choose and draws nothing."""
+        """Computes the means; makes no choices and uses no randomness."""
         import torch
 
         from harness.features.heads.least_squares import refuse_infinite
 
         refuse_infinite(train.x)
-        network = self.network(train.x.shape[1:], classes).requires_grad_(False)
+        module = self.module(train.x.shape[1:], classes).requires_grad_(False)
         for number in range(classes):
             of_class = train.x_ND[train.labels_N == number]
             mean_D = of_class.mean(0) if len(of_class) else np.zeros(train.x_ND.shape[1], np.float32)
-            network[1].weight[number] = torch.from_numpy(mean_D)
-            network[1].bias[number] = float(-np.square(mean_D).sum() / 2) if len(of_class) else NEVER
-        return Fitted(network.to(device), None)
+            module[1].weight[number] = torch.from_numpy(mean_D)
+            module[1].bias[number] = float(-np.square(mean_D).sum() / 2) if len(of_class) else NEVER
+        return Fitted(module.to(device), None)

@@ -1,7 +1,7 @@
-"""A screen: a ridge probe on some of the labelled and validation images. Test images are left alone.
+"""A screening probe: a ridge probe on some of the labelled and validation images. Test images are not used.
 
-Each image is predicted by the probe of all others, which closed form gives for nothing: every image that was paid
-for with a pass both teaches and judges.
+Each image is predicted by the probe fitted on all others (leave-one-out), which the closed form yields at no extra
+cost, so every image passed serves both training and evaluation.
 """
 
 import math
@@ -20,7 +20,7 @@ from harness.features.probe import image_passes, read_features
 from harness.features.standardise import scale_of
 from harness.metrics.accuracy import accuracy
 
-SMALLEST = 1e-9  # of 1 - leverage: below, an image is predicted by itself alone
+SMALLEST = 1e-9  # floor of 1 - leverage, which is zero if an image is predicted by itself alone
 
 
 def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
@@ -49,7 +49,7 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
 def best_left_out(
     x_MD: np.ndarray, labels_M: np.ndarray, classes: int, strengths: Sequence[float]
 ) -> tuple[np.ndarray, float]:
-    """Returns which images are predicted rightly by the others, bool [M], and the strength that does it best."""
+    """Returns which images the others predict correctly, bool [M], at the best strength, and that strength."""
     y_MC = targets(labels_M, classes)
     best, best_mark = (np.zeros(0, bool), math.nan), (-1.0, 0.0)
     for strength, scores_MC in zip(strengths, left_out(x_MD, y_MC, strengths), strict=True):
@@ -61,10 +61,10 @@ def best_left_out(
 
 
 def left_out(x_MD: np.ndarray, y_MC: np.ndarray, strengths: Sequence[float]) -> Iterator[np.ndarray]:
-    """Yields for each strength the scores [M, C] of each sample by a ridge probe of all others, intercept free.
+    """Yields for each strength the scores [M, C] of each sample by a ridge probe on all others, intercept free.
 
-    Features are standardised over all samples. With the fit's scores f and leverages h, a sample's score without
-    it is y - (y - f) / (1 - h), for alpha = strength * M in scikit-learn's words. Raises `FloatingPointError` for
+    Features are standardised over all samples. With the fit's scores f and leverages h, a sample's
+    left-out score is y - (y - f) / (1 - h). scikit-learn's alpha is strength * M. Raises `FloatingPointError` for
     features that are not finite.
     """
     refuse_infinite(x_MD)
