@@ -1,14 +1,25 @@
 """What all tests share: an empty context, and hypothesis without clocks or a database."""
 
+import gc
 import os
+import sys
 
 import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the networks here are too small to share out
+# Otherwise every run rewrites all tests anew, and every process that a test starts compiles the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 settings.register_profile("harness", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("harness")
+
+
+def pytest_collection_finish():
+    """Spares the garbage collector the objects of all libraries: each full collection would take half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

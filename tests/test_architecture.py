@@ -44,7 +44,7 @@ def imports(module):
     """Returns everything that a module imports, in functions too, as dotted names."""
     found = set()
     package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -174,6 +174,7 @@ LOADING = {  # who follows a string that it was given
 }
 
 
+@cache
 def tree(module):
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
@@ -189,6 +190,7 @@ def strings(node):
     return {value for value in constants if isinstance(value, str) and WHERE.fullmatch(value)}
 
 
+@cache
 def followed_while_planning(module):
     """Returns the strings of a module that a plan may import."""
     calls = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
@@ -291,7 +293,7 @@ def test_strings_are_followed_in_known_places():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_says_what_it_is_for(module):
-    text = ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+    text = ast.get_docstring(tree(module))
     assert text
     assert text.splitlines()[0].rstrip().endswith((".", "?", ":")), "the first line is a sentence"
 
@@ -390,7 +392,7 @@ ALONE = (
 def without(gone, folder):
     """Copies the package into a folder without a study's folder and the studies in it; returns the copy."""
     copy = folder / "harness"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, copy)  # with compiled files, which hold for the copy
     shutil.rmtree(copy / gone)
     registry = copy / "sweep" / "studies.py"
     lines = registry.read_text().splitlines(keepends=True)

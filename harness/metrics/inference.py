@@ -3,7 +3,9 @@
 Intervals are two-sided, at 95 %. Pairs are boolean arrays [N]: whether two classifiers are right on the same samples.
 """
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -66,8 +68,22 @@ def paired_difference_interval(first_N: ArrayLike, second_N: ArrayLike) -> tuple
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Returns p-values adjusted for multiple comparisons by Holm's method; None stays None and is not counted."""
     known = [p for p in p_values if p is not None]
-    left = iter(multipletests(known, method="holm")[1].tolist() if known else [])
+    with _nothing_to_collect():
+        left = iter(multipletests(known, method="holm")[1].tolist() if known else [])
     return [None if p is None else next(left) for p in p_values]
+
+
+@contextmanager
+def _nothing_to_collect() -> Iterator[None]:
+    """Hides all objects from the garbage collector: statsmodels collects garbage in each call of Holm's method.
+
+    With torch imported, that takes up to half a second, and a page makes hundreds of calls.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _paired_table(first_N: ArrayLike, second_N: ArrayLike) -> np.ndarray:
