@@ -75,7 +75,11 @@ def read_tables(storage: Storage, experiment: str, declared: Mapping[str, Table]
         ]
         names += [name for name in files if name not in declared]
     contents = storage.read_many([f"{experiment}/{name}.parquet" for name in names]) if experiment else []
-    written = {name: content for name, content in zip(names, contents, strict=False) if content is not None}
+    written = {
+        name: content
+        for name, content in zip(names, contents, strict=False)
+        if content is not None and (name in declared or _is_declared(content))
+    }
     if not written:
         raise UserError(
             f"no tables of experiment {experiment!r} in {storage.describe()}; "
@@ -138,6 +142,15 @@ def experiments(storage: Storage) -> list[str]:
     return [
         name for name in storage.names("") if any(one.endswith(".parquet") for one in storage.names(name))
     ]
+
+
+def _is_declared(content: bytes) -> bool:
+    """Returns whether a file holds a table with its declaration: other Parquet files are the user's own."""
+    try:
+        Table.of(pq.read_schema(io.BytesIO(content)))
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+    return True
 
 
 def _read(content: bytes, where: str, declared: Table | None) -> pa.Table:

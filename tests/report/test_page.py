@@ -8,6 +8,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import synthetic_results as synthetic
@@ -397,3 +398,13 @@ def test_import_is_light() -> None:
     program = f"import sys, harness.report; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_users_own_file_beside_the_tables_is_left_out(storage: Storage, small_features: dict) -> None:
+    synthetic.write(storage, "study", small_features)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"mine": [1]}), sink)
+    storage.write("study/mine.parquet", sink.getvalue().to_pybytes())
+    storage.write("study/broken.parquet", b"PAR1")
+    write_report(storage, "study", studies.tables())
+    assert "mine" not in storage.read("study/report.html").decode().split("</main>")[0]
