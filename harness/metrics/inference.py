@@ -20,7 +20,7 @@ LEVEL = 0.95  # of all intervals
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     """Returns the Wilson score interval of a proportion of `n` > 0 samples, within 0 to 1."""
     low, high = proportion_confint(successes, n, alpha=1 - LEVEL, method="wilson")
-    return max(0.0, float(low)), min(1.0, float(high))
+    return 0.0 if successes == 0 else float(low), 1.0 if successes == n else float(high)  # without rounding
 
 
 def student_interval(values: ArrayLike) -> tuple[float | None, float | None]:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from pydantic_core import PydanticUndefined
 
 from harness.core.config import Config
 from harness.core.errors import UserError, unknown
-from harness.core.registry import Registry
+from harness.core.registry import GROUP, Registry
 from harness.core.tables import COMMON, Column, Table
 from harness.data.config import SOURCES, DataConfig
 from harness.data.dataset import SPLITS, load
+from harness.models.backbones.family import FAMILIES
+from harness.models.noise_processes.process import NOISE_PROCESSES
 from harness.sweep.experiment import find_experiment, known_experiments, load_experiment
 from harness.sweep.studies import STUDIES, studies, tables
 
@@ -20,13 +23,19 @@ from harness.sweep.studies import STUDIES, studies, tables
 def registries() -> list[Registry]:
     """Returns the registries of everything that experiments can use; studies may share one."""
     parts = [registry for study in studies() for registry in study.registries]
-    return [STUDIES, SOURCES, *dict.fromkeys(parts)]
+    return [STUDIES, SOURCES, *dict.fromkeys(parts), FAMILIES, NOISE_PROCESSES]
 
 
 def catalogue() -> dict[str, list[str]]:
     """Returns names by kind."""
     parts = {one.kind: one.names() for one in registries()}
-    return {"experiment": sorted(known_experiments()), **parts, "table": list(tables())}
+    strange = [
+        entry.name
+        for entry in entry_points(group=GROUP)
+        if not entry.name.startswith((*(one.prefix for one in registries()), "figure."))
+    ]
+    found = {"experiment": sorted(known_experiments()), **parts, "table": list(tables())}
+    return {**found, "entry points of no known kind": strange} if strange else found
 
 
 def describe(name: str) -> str:

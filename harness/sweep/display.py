@@ -16,6 +16,7 @@ from harness.core.progress import Progress
 from harness.core.rows import Outcome
 from harness.core.stages import Trial, objective, short_name
 from harness.sweep.plan import Plan, duration
+from harness.sweep.studies import study
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -29,7 +30,7 @@ class State:
     failed: int = 0
     running: int = 0
     began: float | None = None  # when trials began
-    best: dict[str, tuple[float, str]] = field(default_factory=dict)  # by study: objective and setting
+    best: dict[tuple[str, str], tuple[float, str]] = field(default_factory=dict)  # by study and objective
     work: dict[tuple[str, str], Progress | str] = field(default_factory=dict)  # by the stage's kind and key
     stages_total: int = 0
     stages_done: int = 0
@@ -42,12 +43,17 @@ class State:
         pace = (time.monotonic() - self.began) / (self.done + self.failed)
         return duration(pace * (self.total - self.done - self.failed))
 
+    @property
+    def bests(self) -> list[str]:
+        """The best trial of each study so far, by its objective."""
+        return [
+            f"best {study} by {objective}: {_measured(study, objective, value)} ({where})"
+            for (study, objective), (value, where) in self.best.items()
+        ]
+
     def line(self) -> str:
         """Everything in one line."""
-        best = "".join(
-            f"; best on validation: {study} {value:.1%} ({where})"
-            for study, (value, where) in self.best.items()
-        )
+        best = "".join(f"; {text}" for text in self.bests)
         stages = (
             f"stages {self.stages_done}/{self.stages_total}; " if self.stages_done < self.stages_total else ""
         )
@@ -55,6 +61,13 @@ class State:
             f"{stages}trials {self.done}/{self.total} done, {self.running} running, {self.failed} failed{best}; "
             f"{self.left} left"
         )
+
+
+def _measured(name: str, objective: str, value: float) -> str:
+    """Returns an objective's value as its column declares it: shares in percent."""
+    columns = {column.name: column for table in study(name).tables for column in table.columns}
+    unit = columns[objective].unit if objective in columns else ""
+    return f"{value:.1%}" if unit.startswith("share") else f"{value:.4g} {unit}".rstrip()
 
 
 class Display:
@@ -112,8 +125,9 @@ class Display:
             state.done += 1
             value = objective(trial, outcome)
             if value is not None and trial.searchable:
-                best = state.best.get(trial.study, (-1.0, ""))
-                state.best[trial.study] = max(best, (value, describe(trial.axes)), key=lambda pair: pair[0])
+                name = trial.study, trial.objective
+                best = state.best.get(name, (float("-inf"), ""))
+                state.best[name] = max(best, (value, describe(trial.axes)), key=lambda pair: pair[0])
         self._paced(("trials", ""), state.line(), last=state.done + state.failed == state.total)
 
     def _paced(self, what: tuple[str, str], line: str, last: bool) -> None:
@@ -156,10 +170,7 @@ class LiveDisplay(Display):
             Text(working_line(*stage, update), overflow="ellipsis", no_wrap=True)
             for stage, update in state.work.items()
         ]
-        best = [
-            Text(f"best {study} on validation: {value:.1%} at {where}")
-            for study, (value, where) in state.best.items()
-        ]
+        best = [Text(text) for text in state.bests]
         return Group(stages, *work, table, *best)
 
 

@@ -49,8 +49,17 @@ class _Base(Config):
     search: Annotated[SearchConfig, BeforeValidator(_by_name)] = SearchConfig()
 
 
-_sections: dict[str, Any] = {study.name: (study.Config | None, None) for study in studies()}
-Experiment = create_model("Experiment", __base__=_Base, **_sections)
+def _sections() -> dict[str, Any]:
+    """Returns the optional section of each study; raises `UserError` for a name that experiments use otherwise."""
+    for study in studies():
+        if study.name in _Base.model_fields:
+            raise UserError(
+                f"study {study.name!r}: every experiment has a key of that name; rename the study"
+            )
+    return {study.name: (study.Config | None, None) for study in studies()}
+
+
+Experiment = create_model("Experiment", __base__=_Base, **_sections())
 
 
 def load_experiment(name: str, settings: list[str]) -> _Base:
@@ -91,6 +100,9 @@ def find_experiment(name: str) -> Path:
     if path.suffix in (".yaml", ".yml"):
         raise UserError(f"experiment {name}: no such file; {did_you_mean(path.stem, known)}")
     if name not in known:
+        nearby = path.with_name(f"{path.name}.yaml")
+        if nearby.is_file():
+            raise UserError(f"experiment {name}: not in ./experiments; to use the file here, write {nearby}")
         raise unknown("experiment", name, known)
     return known[name]
 

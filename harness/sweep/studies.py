@@ -18,8 +18,16 @@ STUDIES = Registry(
 
 
 def study(name: str) -> Study:
-    """Returns the study called `name`; raises `UserError` with the closest name."""
+    """Returns the study called `name`.
+
+    Raises `UserError` with the closest name, or for what another package registered that is no study of that name.
+    """
     found: Study = STUDIES.load(name)
+    if Study not in type(found).__mro__ or getattr(found, "name", None) != name:
+        raise UserError(
+            f"study {name!r}: {STUDIES.where(name)} is not an object of a subclass of harness.core.study.Study whose "
+            "name is that of the entry point"
+        )
     return found
 
 

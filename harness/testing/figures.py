@@ -10,8 +10,10 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
+import pyarrow as pa
 import pytest
 
+from harness.core.tables import Role
 from harness.report.figures.figure import Absent, Figure, View
 from harness.report.sections import sections
 from harness.report.tables import Tables
@@ -30,6 +32,14 @@ NAMES = {
     "varied",
 }
 NAMES |= {"a_model", "a_block_name", "b_model", "b_block_name"}
+OURS = {
+    "caching",
+    "subset",
+    "buffers",
+    "preset",
+    "optimizer",
+    "sampler",
+}  # columns with a fixed set of values
 RESERVED = ("backbone", "none")  # our own values in these columns
 AS_THEY_ARE = {"parcoords"}  # traces whose text Plotly does not read as HTML
 
@@ -44,9 +54,20 @@ def failed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(status="failed")
 
 
-def hostile(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows with HTML in every name that users choose; different names stay different."""
-    for column in NAMES & set(frame.columns):
+def hostile(tables: Tables) -> Tables:
+    """Returns the tables with HTML in every name that users choose; different names stay different."""
+    roles = (Role.AXIS, Role.SETUP)
+    found = {
+        column.name
+        for table in tables.declared.values()
+        for column in table.columns
+        if column.role in roles and pa.types.is_string(column.type) and column.name not in OURS
+    }
+    return with_frames(tables, lambda frame: _hostile(frame, NAMES | found))
+
+
+def _hostile(frame: pd.DataFrame, names: set[str]) -> pd.DataFrame:
+    for column in names & set(frame.columns):
         told = frame[column].map(
             lambda name: f"{HOSTILE}{name}" if isinstance(name, str) and name not in RESERVED else name
         )
@@ -131,7 +152,7 @@ class FigureContract:
             assert frame.equals(tables.frames[name]), f"a figure must not change the rows of {name!r}"
 
     def test_names_are_escaped(self, figure: Figure, tables: Tables) -> None:
-        for view in drawn(figure, with_frames(tables, hostile)):
+        for view in drawn(figure, hostile(tables)):
             drawing = view.figure.to_plotly_json()
             bad = [text for text in texts(drawing) if HOSTILE[:9] in text]
             assert not bad, (

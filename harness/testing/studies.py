@@ -16,7 +16,9 @@ from harness.core.study import Study
 from harness.core.tables import CORRECTNESS, Role, Table
 from harness.data.config import DataConfig
 from harness.data.dataset import Images
+from harness.sweep.studies import STUDIES
 
+RESERVED = ("name", "seed", "data", "search")
 DATA = {"max_train": 100, "max_validation": 30, "max_test": 40}
 
 
@@ -48,12 +50,18 @@ class StudyContract:
         """Its name is that of its section, its docstring is the question, its tables are declared."""
         assert study.name.isidentifier()
         assert study.name == study.name.lower(), "the name must be lower case"
+        assert study.name not in RESERVED, f"every experiment has a key {study.name!r}: choose another name"
         assert (study.__doc__ or "").strip(), (
             "the class needs a docstring with its question, which `describe` shows"
         )
         assert study.tables, "a study needs at least one table for its rows"
         for table in study.tables:
             assert table.title or table.detail, f"{table.name}: a table of results needs a title for the page"
+
+    def test_it_is_registered_under_its_name(self, study: Study) -> None:
+        """Experiments find it by an entry point, or by a line in `harness.sweep.studies`."""
+        assert study.name in STUDIES.names(), f"there is no entry point study.{study.name} = {self.where!r}"
+        assert STUDIES.load(study.name) is study, f"study.{study.name} is another object than {self.where!r}"
 
     def test_every_column_says_what_it_is(self, study: Study) -> None:
         """Names are unique, and meanings are one line."""

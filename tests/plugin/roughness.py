@@ -12,6 +12,7 @@ from harness.core.stages import Code, Stage, Trial
 from harness.core.study import Study
 from harness.core.tables import Column, Role, Table, estimate
 from harness.data.dataset import open_dataset
+from harness.metrics.accuracy import accuracy
 
 BLURRED = Code("blurred", 1, "roughness:make_blurred")
 ROUGHNESS = Code("roughness", 1, "roughness:run")
@@ -100,7 +101,5 @@ def run(trial, context):
     images = np.load(context.file(trial.needs["blurred"], "images.npy"))
     chosen = images[dataset.splits[trial.axes["split"]]]
     gradients = np.abs(np.diff(chosen, axis=3)).mean((1, 2, 3))
-    share, n = float((gradients > trial.config["threshold"]).mean()), len(gradients)
-    row = {"gradient": float(gradients.mean()), "rough_share": share, "rough_share_n": n}
-    interval = {"rough_share_low": max(0.0, share - 0.1), "rough_share_high": min(1.0, share + 0.1)}
-    return {"roughness": [row | interval]}
+    rough = accuracy(gradients > trial.config["threshold"])  # a share with its interval
+    return {"roughness": [{"gradient": float(gradients.mean()), **rough.columns("rough_share")}]}

@@ -10,6 +10,7 @@ import pytest
 import roughness
 
 from harness.core.tables import Role, Table
+from harness.sweep import studies
 from harness.testing.studies import StudyContract
 
 ENTRY_POINTS = "[harness.plugins]\nstudy.roughness = roughness:STUDY\n"
@@ -20,6 +21,11 @@ class TestRoughness(StudyContract):
     where = "roughness:STUDY"
     section = {"blurs": [1, 2], "splits": ["test"]}
     refused = {"blurs": [2, 2]}
+
+    @pytest.fixture(autouse=True)
+    def installed(self, monkeypatch):
+        """Stands for the entry point that pip would install."""
+        monkeypatch.setitem(studies.STUDIES._known, "roughness", self.where)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +89,6 @@ def test_the_page_is_written_where_the_study_is_not_installed(swept, tmp_path):
     """A colleague has the results alone: the tables say themselves what they hold."""
     from harness.core.storage import Storage
     from harness.report.page import write_report
-    from harness.sweep import studies
 
     assert "roughness" not in studies.tables()
     write_report(Storage(str(swept[0] / "results")), "mine", studies.tables())

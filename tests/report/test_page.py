@@ -358,7 +358,7 @@ def test_newer_schema_is_refused(storage: Storage, small_features: dict) -> None
     table = pq.read_table(path)
     newer = {**table.schema.metadata, b"harness_schema_version": str(SCHEMA_VERSION + 1).encode()}
     pq.write_table(table.replace_schema_metadata(newer), path)
-    with pytest.raises(UserError, match=f"schema version {SCHEMA_VERSION + 1}.*install a newer harness"):
+    with pytest.raises(UserError, match=f"schema version {SCHEMA_VERSION + 1}.*install a newer"):
         write_report(storage, "study", studies.tables())
 
 
