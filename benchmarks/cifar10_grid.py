@@ -231,7 +231,7 @@ def main() -> None:
         context = Context(ArtifactStore(Storage(folder)), {}, ray=False)
         streamed, cached = grid.trials(protocol="published"), grid.trials(caching="cached")
         denoiser = open_denoiser(cached[0].needs["backbone"], context)
-        context.ensure(grid.stage)
+        context.ensure(grid.images.stage)
         order = rng(chosen.seed, "published").permutation(len(cached))[: chosen.published]
         ways = {"cached": ours(cached, context)}
         print(f"cached: {ways['cached'].seconds:.1f} s", flush=True)

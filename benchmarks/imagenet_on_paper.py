@@ -24,7 +24,7 @@ from harness.core.fingerprint import fingerprint
 from harness.core.row_store import RowStore
 from harness.core.stages import Context
 from harness.core.storage import Storage
-from harness.data.dataset import Dataset
+from harness.data.dataset import Dataset, Images, dataset_stage
 from harness.models.backbones.adm import ADM
 from harness.models.backbones.backbone import BackbonePlan, multiplications
 from harness.models.backbones.family import blocks
@@ -67,6 +67,13 @@ def images(count: int) -> Dataset:
     return dataset
 
 
+def stand_in(experiment: Any, count: int) -> Images:
+    """Returns `images` with what an experiment needs beside them."""
+    dataset = images(count)
+    stage = dataset_stage(experiment.data, experiment.seed, dataset.fingerprint)
+    return Images(experiment.data, dataset, stage)
+
+
 def plan(count: int, folder: Path, shard: int) -> Plan:
     """Returns the plan of the published grid over `count` training images."""
     features: dict[str, Any] = {
@@ -85,7 +92,9 @@ def plan(count: int, folder: Path, shard: int) -> Plan:
     experiment = experiment.model_copy(update={"features": on_paper})
     storage = Storage(str(folder / "results"))
     context = Context(ArtifactStore(storage), {})
-    return make_plan(experiment, images(count), RowStore(storage, studies.tables()).tables(), context)
+    return make_plan(
+        experiment, stand_in(experiment, count), RowStore(storage, studies.tables()).tables(), context
+    )
 
 
 def one_pass() -> float:

@@ -30,7 +30,7 @@ from harness.core.row_store import RowStore
 from harness.core.seeds import rng
 from harness.core.stages import Context, Trial, objective, run
 from harness.core.storage import Storage
-from harness.data.dataset import load
+from harness.data.dataset import Images
 from harness.sweep import studies
 from harness.sweep.experiment import load_experiment
 from harness.sweep.plan import make_plan
@@ -122,7 +122,7 @@ def searches(pair: dict[str, Any], seed: int, results: str) -> list[Found]:
     context = Context(ArtifactStore(storage), provenance(), ray=False)
     rows = RowStore(storage, studies.tables()).tables()
     auto = experiment(pair, seed, "auto")
-    (search,) = make_plan(auto, load(auto.data, seed), rows, context).searches
+    (search,) = make_plan(auto, Images.read(auto.data, seed), rows, context).searches
     columns = ("key", "test_accuracy", "fit_seconds")
     measured = {
         key: Measured(*rest)

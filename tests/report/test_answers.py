@@ -202,7 +202,9 @@ def test_effects_are_shares_of_the_variance_that_is_explained() -> None:
     assert block.share + timestep.share == pytest.approx(1)
     said = text(answer_features.to_html(answer, named=False))
     assert "Block matters most: the mean validation accuracy changes by 10.0 points" in said
-    assert re.search(r"; block accounts for 9\d % of the importance\. Then timestep \(2.0 points, \d %\)", said)
+    assert re.search(
+        r"; block accounts for 9\d % of the importance\. Then timestep \(2.0 points, \d %\)", said
+    )
 
 
 def test_a_half_measured_grid_is_a_hint(small_features: dict) -> None:

@@ -32,7 +32,9 @@ def stages(name):
 
 def trials(name):
     values = {"seed": 0, "data": "d", "data_fingerprint": "f", "config": {"of": name}}
-    cell = partial(Trial, "features", "features", "validation_accuracy", 1, "noted:run", **values)
+    cell = partial(
+        Trial, "features", "features", "validation_accuracy", Code("noted", 1, "noted:run"), **values
+    )
     return [cell(axes={"block": number}) for number in range(TRIALS)]
 
 
