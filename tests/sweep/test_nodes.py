@@ -54,7 +54,11 @@ def test_every_node_runs_the_function_and_errors_are_entries(cluster):
     assert on_every_node(twice, 21) == [(node, 42) for node in here]
     assert on_every_node(twice, 21, nodes=here[1:]) == [(here[1], 42)]
     assert on_every_node(twice, 21, nodes=[]) == []
-    for function, text in ((fails, "ValueError: not here"), (dies, "died"), (sleeps, "no response within 1 s")):
+    for function, text in (
+        (fails, "ValueError: not here"),
+        (dies, "died"),
+        (sleeps, "no response within 1 s"),
+    ):
         answers = on_every_node(function, seconds=60 if function is not sleeps else 1)
         assert all(isinstance(answer, NodeError) and text in str(answer) for _, answer in answers), answers
     assert [answer for _, answer in on_every_node(twice, 1)] == [2, 2]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from regularised_crew import train_with
+from regularised_training import train_with
 from torch import nn
 
 from harness.core.config import parse

@@ -3,10 +3,10 @@
 from functools import partial
 
 import torch
-from diffusers import DDPMScheduler
 from safetensors.torch import load_file, save_file
 from torch import distributed, multiprocessing, nn
 
+from harness.models.noise_processes.process import process_of
 from harness.training.config import TrainConfig
 from harness.training.loop import ProcessGroup, fit
 from harness.training.regularisers import Dispersive, SelfConditioning
@@ -55,7 +55,10 @@ def _train(rank, size, folder, steps):
     )
     for name, chosen in REGULARISERS.items():
         task = Denoising(
-            partial(Net, 1 + chosen.reads_its_estimate), images, DDPMScheduler(num_train_timesteps=50), chosen
+            partial(Net, 1 + chosen.reads_its_estimate),
+            images,
+            process_of({"num_train_timesteps": 50}),
+            chosen,
         )
         config = TrainConfig(steps=steps, batch=7, optimizer="sgd", learning_rate=0.02)
         progress = fit(
