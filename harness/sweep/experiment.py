@@ -100,7 +100,7 @@ def find_experiment(name: str) -> Path:
     if path.suffix in (".yaml", ".yml"):
         raise UserError(f"experiment {name}: no such file; {did_you_mean(path.stem, known)}")
     if name not in known:
-        nearby = path.with_name(f"{path.name}.yaml")
+        nearby = path.parent / f"{path.name}.yaml"
         if nearby.is_file():
             raise UserError(f"experiment {name}: not in ./experiments; to use the file here, write {nearby}")
         raise unknown("experiment", name, known)

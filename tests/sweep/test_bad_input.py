@@ -108,10 +108,11 @@ def test_a_file_that_is_no_experiment_is_refused(refuse, tmp_path, text, words):
         ("quikstart", ["unknown experiment 'quikstart'", "did you mean 'quickstart'?"]),
         ("quikstart.yaml", ["no such file", "did you mean 'quickstart'?"]),
         ("", "unknown experiment ''"),
+        ("/", "unknown experiment '/'"),
         ("a\0b", "unknown experiment"),
         ("x" * 5000, "too long"),
     ],
-    ids=["near", "near file", "empty", "null character", "long"],
+    ids=["near", "near file", "empty", "root", "null character", "long"],
 )
 def test_an_experiment_that_does_not_exist_is_refused_with_the_nearest(refuse, name, words):
     refuse("plan", name, words=words)
