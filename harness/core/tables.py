@@ -47,7 +47,7 @@ class Column(NamedTuple):
     @classmethod
     def of(cls, field: pa.Field) -> Self:
         """Reads a column back from a file's schema; a column without metadata has the role identity."""
-        about = {name.decode(): text.decode() for name, text in (field.metadata or {}).items()}
+        about = _texts(field.metadata)
         role = Role(about.get("role", Role.IDENTITY))
         expected = about.get("expected") == "true"
         return cls(field.name, field.type, role, about.get("meaning", ""), about.get("unit", ""), expected)
@@ -73,7 +73,7 @@ class Table(NamedTuple):
     @classmethod
     def of(cls, schema: pa.Schema) -> Self:
         """Reads a declaration back from a file's schema. Raises `ValueError` if the schema has none."""
-        about = {name.decode(): text.decode() for name, text in (schema.metadata or {}).items()}
+        about = _texts(schema.metadata)
         if "table" not in about:
             raise ValueError("the schema does not declare a table")
         common = {column.name for column in COMMON}
@@ -106,6 +106,10 @@ class Table(NamedTuple):
         return pa.Table.from_pylist(
             [{**row, "schema_version": SCHEMA_VERSION} for row in rows], schema=schema
         )
+
+
+def _texts(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
+    return {name.decode(): text.decode() for name, text in (metadata or {}).items()}
 
 
 def estimate(name: str, meaning: str, expected: bool = False) -> tuple[Column, ...]:

@@ -40,7 +40,7 @@ def _by_name(search: Any) -> Any:
     return {"name": search} if isinstance(search, str) else search
 
 
-class _Base(Config):
+class BaseExperiment(Config):
     """The sections of every experiment; each study adds the section of its name."""
 
     name: Name
@@ -52,17 +52,17 @@ class _Base(Config):
 def _sections() -> dict[str, Any]:
     """Returns the optional section of each study; raises `UserError` for a name that experiments use otherwise."""
     for study in studies():
-        if study.name in _Base.model_fields:
+        if study.name in BaseExperiment.model_fields:
             raise UserError(
                 f"study {study.name!r}: every experiment has a key of that name; rename the study"
             )
     return {study.name: (study.Config | None, None) for study in studies()}
 
 
-Experiment = create_model("Experiment", __base__=_Base, **_sections())
+Experiment = create_model("Experiment", __base__=BaseExperiment, **_sections())
 
 
-def load_experiment(name: str, settings: list[str]) -> _Base:
+def load_experiment(name: str, settings: list[str]) -> BaseExperiment:
     """Reads an experiment by path or name, applies `--set` and checks everything that does not need data.
 
     Raises `UserError`.

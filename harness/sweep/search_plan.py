@@ -1,6 +1,7 @@
 """Searches as data: which trials a search may run and how many, what is known already, and what chooses."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from harness.core.stages import Trial
@@ -89,16 +90,17 @@ def plan_searches(
 def _groups(trials: Iterable[Trial]) -> dict[tuple[Any, ...], list[Trial]]:
     """Groups trials by what a search does not choose: study, data set, seed and the set-up columns of the table."""
     groups: dict[tuple[Any, ...], list[Trial]] = {}
+    columns = cache(_columns)  # once a table, not once a trial
     for trial in trials:
-        apart = _columns(trial, Role.SETUP)
+        apart = columns(trial.study, trial.table, Role.SETUP)
         group = (trial.study, trial.data_fingerprint, trial.seed, *(trial.axes.get(name) for name in apart))
         groups.setdefault(group, []).append(trial)
     return groups
 
 
-def _columns(trial: Trial, role: Role) -> list[str]:
-    """Returns the columns with this role of the table with one row per trial."""
-    (table,) = (table for table in study(trial.study).tables if table.name == trial.table)
+def _columns(study_name: str, table_name: str, role: Role) -> list[str]:
+    """Returns the columns with this role of a study's table."""
+    (table,) = (table for table in study(study_name).tables if table.name == table_name)
     return table.names(role)
 
 
@@ -115,7 +117,7 @@ def _search(
         most = [by_key[key] for key in chooser.longest()]
         budget = _left(chooser, known)
     first = grid[0]
-    axes = tuple(axis for axis in _columns(first, Role.AXIS) if axis in first.axes)
+    axes = tuple(axis for axis in _columns(first.study, first.table, Role.AXIS) if axis in first.axes)
     return Search(first.study, config.name, axes, candidates, known, budget, most, grid, chooser)
 
 

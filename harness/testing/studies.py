@@ -16,9 +16,9 @@ from harness.core.study import Study
 from harness.core.tables import CORRECTNESS, Role, Table
 from harness.data.config import DataConfig
 from harness.data.dataset import Images
+from harness.sweep.experiment import BaseExperiment
 from harness.sweep.studies import STUDIES
 
-RESERVED = ("name", "seed", "data", "search")
 DATA = {"max_train": 100, "max_validation": 30, "max_test": 40}
 
 
@@ -50,7 +50,9 @@ class StudyContract:
         """Its name is that of its section, its docstring is the question, its tables are declared."""
         assert study.name.isidentifier()
         assert study.name == study.name.lower(), "the name must be lower case"
-        assert study.name not in RESERVED, f"every experiment has a key {study.name!r}: choose another name"
+        assert study.name not in BaseExperiment.model_fields, (
+            f"every experiment has a key {study.name!r}: choose another name"
+        )
         assert (study.__doc__ or "").strip(), (
             "the class needs a docstring with its question, which `describe` shows"
         )

@@ -268,11 +268,11 @@ def test_a_broken_figure(tables):
     nan = figure(lambda rows: [View({}, bar("x", float("nan")))])
     fails(
         "must be JSON, with None for what is missing",
-        suite.test_views_are_json_that_plotly_knows,
+        suite.test_its_views,
         nan,
         tables,
     )
     fails("without rows a figure must return Absent", suite.test_without_rows_it_is_absent, nan, tables)
     fails("if every trial failed", suite.test_if_every_trial_failed_it_is_absent, nan, tables)
     unlike = figure(lambda rows: [View({"pool": "1"}, bar("x", 1)), View({"head": "a"}, bar("x", 1))])
-    fails("the same choice names", suite.test_views_have_the_same_choices, unlike, tables)
+    fails("the same choice names", suite.test_its_views, unlike, tables)
