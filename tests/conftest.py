@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the networks here
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-settings.register_profile("harness", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.register_profile("harness", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("harness")
 
 

@@ -331,6 +331,7 @@ def test_an_experiment_is_read_and_planned_without_torch_and_ray(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_users_networks_are_planned_and_described_without_torch(tmp_path):
     import torch
     from safetensors.torch import save_file
@@ -402,6 +403,7 @@ def without(gone, folder):
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gone", "left"), [("weights", "features"), ("features", "weights")])
 def test_deleting_one_study_leaves_the_other_working(tmp_path, gone, left):
     copy = without(gone, tmp_path)

@@ -148,17 +148,16 @@ def measured(rows: pd.DataFrame, column: str) -> Mean:
     same seed share their originals. If all runs have the same value, such as the accuracy of shared originals, the
     interval is that value's own (`column_low`, `column_high`), if there is one.
     """
-    columns = [name for name in (column, f"{column}_low", f"{column}_high", "seed") if name in rows]
-    known = rows[columns].dropna(subset=[column])
-    if known.empty:
+    known = rows[column].notna().to_numpy()
+    if not known.any():
         return Mean(None, None, None, 0)
-    if known[column].nunique() == 1:
-        row = known.iloc[0]
-        low, high = (
-            number(row[f"{column}_{end}"]) if f"{column}_low" in row else None for end in ("low", "high")
-        )
-        return Mean(float(row[column]), low, high, len(known))
-    mean = mean_over_runs(known[column], known["seed"])
+    values = rows[column][known]
+    if values.nunique() == 1:
+        first = int(known.argmax())
+        bounds = [f"{column}_{end}" for end in ("low", "high")]
+        low, high = (number(rows[bound].iloc[first]) if bound in rows else None for bound in bounds)
+        return Mean(float(values.iloc[0]), low, high, len(values))
+    mean = mean_over_runs(values, rows["seed"][known])
     if not column.endswith("_accuracy"):
         return mean
     low, high = (None if end is None else min(1.0, max(0.0, end)) for end in (mean.low, mean.high))

@@ -13,7 +13,7 @@ from harness.features.heads.linear import Linear
 from harness.features.heads.mlp import MLP
 from harness.testing.heads import HeadContract, blobs, maps
 
-QUICK = {"steps": 60, "batch": 32, "learning_rate": 0.01}
+QUICK = {"steps": 40, "batch": 32, "learning_rate": 0.015}
 CASES = {
     "linear": {"name": "linear", "strengths": [1e-2]},
     "ridge": {"name": "ridge"},

@@ -95,6 +95,7 @@ def test_the_page_is_written_where_the_study_is_not_installed(swept, tmp_path):
     assert '<section id="roughness"' in (swept[0] / "results" / "mine" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_it_is_described(swept):
     text = harness(swept[0], "describe", "roughness")
     assert "How rough are the images" in text

@@ -121,6 +121,7 @@ def test_figures_registered_for_it_are_drawn_in_it(monkeypatch: pytest.MonkeyPat
     assert 'id="figure-mine"' in section[: section.index("</section>")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["features", "weights", "features weights"])
 def test_the_page_is_written_where_a_built_in_study_is_gone(
     storage: Storage, small_features: dict, small_weights: dict, folder: str

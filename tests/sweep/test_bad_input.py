@@ -544,6 +544,7 @@ def test_a_pretrained_backbone_that_cannot_be_used_is_refused(refuse, saved, tmp
 # As it is started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path, address):
     command = [sys.executable, "-m", "harness.sweep", *SMALL, "--address", address]
@@ -553,6 +554,7 @@ def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path, address):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

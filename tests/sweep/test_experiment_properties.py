@@ -164,7 +164,7 @@ def outcome(path, given=()):
     return trials
 
 
-@settings(PROFILE, max_examples=300)
+@settings(PROFILE, max_examples=150)
 @given(values=mutated())
 def test_a_mutated_experiment_is_planned_or_refused_in_one_line(tmp_path, values):
     path = tmp_path / "mutated.yaml"
@@ -172,7 +172,7 @@ def test_a_mutated_experiment_is_planned_or_refused_in_one_line(tmp_path, values
     outcome(path)
 
 
-@settings(PROFILE, max_examples=150)
+@settings(PROFILE, max_examples=75)
 @given(
     text=st.text(max_size=60)
     | st.text(alphabet="ab:-[]{}&*!?|>'\"#%@`,.0123456789 \n\t", max_size=60)
@@ -204,7 +204,7 @@ def test_any_text_is_planned_or_refused_in_one_line(tmp_path, text):
     outcome(path)
 
 
-@settings(PROFILE, max_examples=100)
+@settings(PROFILE, max_examples=50)
 @given(content=st.binary(max_size=40))
 def test_any_bytes_are_refused_in_one_line(tmp_path, content):
     path = tmp_path / "bytes.yaml"
@@ -212,7 +212,7 @@ def test_any_bytes_are_refused_in_one_line(tmp_path, content):
     outcome(path)
 
 
-@settings(PROFILE, max_examples=150)
+@settings(PROFILE, max_examples=75)
 @given(
     step=st.sampled_from(sorted(".".join(map(str, place)) for place in places(RICH))),
     value=junk.map(lambda value: yaml.safe_dump(value, default_flow_style=True, width=10**6))

@@ -45,6 +45,7 @@ def run(site, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_each_part_passes_its_suite(site):
     done = run(site, "-m", "pytest", "-p", "no:cacheprovider", "-q", "contracts_of_my_parts.py")
     assert done.returncode == 0, done.stdout[-5000:]

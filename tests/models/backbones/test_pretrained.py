@@ -225,6 +225,7 @@ def test_a_stored_empty_prompt_stands_for_the_text_encoder(models, tmp_path, noi
     assert torch.equal(denoiser(*noised), with_text(*noised))
 
 
+@pytest.mark.slow
 def test_a_model_is_planned_without_torch(models):
     """Its tensors are checked in another process."""
     program = (
