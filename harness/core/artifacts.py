@@ -10,6 +10,7 @@ store through a bounded cache on its disk.
 
 import errno
 import json
+import shutil
 import tempfile
 import time
 import uuid
@@ -23,6 +24,7 @@ from filelock import FileLock
 from harness.core.cache import NodeCache, cache_bytes, cache_folder
 from harness.core.fingerprint import checksum, fingerprint
 from harness.core.lease import lease
+from harness.core.leftovers import scratch_folder
 from harness.core.storage import Storage
 
 MANIFEST = "manifest.json"
@@ -182,14 +184,15 @@ class ArtifactStore:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """Yields a folder for work in progress, which is removed afterwards."""
-        parent = None
-        if self.storage.local is not None:
-            parent = self.storage.local / "artifacts" / ".scratch"
-            parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as folder:
-            work = Path(folder) / "work"
+        local = self.storage.local
+        parent = Path(tempfile.gettempdir()) if local is None else local / "artifacts" / ".scratch"
+        folder = scratch_folder(parent, "harness-")
+        try:
+            work = folder / "work"
             work.mkdir()
             yield work
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def lock(self, kind: str, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:

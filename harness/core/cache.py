@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from harness.core.errors import UserError
+from harness.core.leftovers import latest
 
 DEFAULT_GIGABYTES = 50.0
 ABANDONED_SECONDS = 3600.0  # a download that has not grown for this long belongs to a dead process
@@ -80,11 +81,11 @@ class NodeCache:
         for place in self.folder.iterdir():
             if place.name == "locks":
                 continue
-            if place.suffix == ".part" and time.time() - _latest(place) > ABANDONED_SECONDS:
+            if place.suffix == ".part" and time.time() - latest(place) > ABANDONED_SECONDS:
                 shutil.rmtree(place, ignore_errors=True)
                 continue
             held = int(place.name.split(".")[-3]) if place.suffix == ".part" else _size(place)
-            found.append((place.suffix == ".part", _latest(place), held, place))
+            found.append((place.suffix == ".part", latest(place), held, place))
         used = sum(held for _, _, held, _ in found)
         for under_way, _, held, place in sorted(found):
             if used + size <= self.limit or under_way:
@@ -104,11 +105,3 @@ class NodeCache:
 
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _latest(folder: Path) -> float:
-    """Returns when a folder was last used or written."""
-    try:
-        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-    except FileNotFoundError:
-        return 0.0

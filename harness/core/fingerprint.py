@@ -16,6 +16,11 @@ def fingerprint(values: Any) -> str:
     return hashlib.sha256(canonical(values).encode()).hexdigest()[:20]
 
 
+def digest(content: bytes) -> dict[str, Any]:
+    """Returns size and SHA-256 of a file's content, as manifests hold them."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
 def checksum(path: Path) -> str:
     """Returns the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:

@@ -12,8 +12,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from harness.core.processes import machine, started
 from harness.core.storage import Storage
 
 RENEW_SECONDS = 10.0
@@ -36,7 +36,7 @@ class _Lease:
     def __init__(self, storage: Storage, path: str) -> None:
         self._storage, self._path = storage, path
         self._owner = uuid.uuid4().hex
-        self._process = [*_machine(), os.getpid(), _born(os.getpid())]
+        self._process = [*machine(), os.getpid(), started(os.getpid())]
         self._beat = 0
         self._ended = threading.Event()
         self._renewing = threading.Thread(target=self._renew, daemon=True)
@@ -89,27 +89,10 @@ class _Lease:
             return
 
 
-def _machine() -> list[str]:
-    """Returns what identifies the machine and PID namespace of this process; empty if the system does not tell."""
-    try:
-        return [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
-    except OSError:
-        return []
-
-
-def _born(pid: int) -> str | None:
-    """Returns when a process of this machine started, None if it has exited: process ids are reused."""
-    try:
-        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else numbers[18]
-
-
 def _died(content: bytes) -> bool:
     """Returns whether a lease belongs to a process of this machine that has exited."""
     try:
-        *machine, pid, born = json.loads(content)["process"]
+        *where, pid, born = json.loads(content)["process"]
     except (ValueError, KeyError, TypeError):
         return False
-    return bool(machine) and machine == _machine() and _born(pid) != born
+    return bool(where) and where == machine() and started(pid) != born

@@ -5,16 +5,18 @@
     rows/RUN/PART.jsonl            its journal, one line per trial: one part on a disk; on an object store, which
                                    cannot append, a part every few seconds
     rows/RUN/TABLE.parquet         the same rows, once the run has ended
-    rows/RUN/tables.json           how many rows each of its tables has: written last, then the journal is removed
+    rows/RUN/tables.json           rows, size and SHA-256 of each of its tables: written last, then the journal is
+                                   removed
     EXPERIMENT/TABLE.parquet       the rows of one experiment, for people and for the report
+    EXPERIMENT/checksums.json      size and SHA-256 of each of them
 
-Rows belong to a trial's key: if two runs recorded the same trial, a success wins over a failure, then the earlier
-over the later. Listings are never relied on.
+Rows belong to a trial's key: if two runs recorded the same trial, a success wins over a failure, then the earliest
+success, or the latest failure. Every JSON file and every line of a journal holds its own checksum. What is damaged is
+named and left out, so that its trials are missing and run again. Listings are never relied on.
 """
 
 import io
 import itertools
-import json
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,9 +27,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.core.errors import UserError
+from harness.core.fingerprint import digest
 from harness.core.rows import Outcome
+from harness.core.sealed import older, sealed, unsealed
 from harness.core.storage import Storage
-from harness.core.tables import SCHEMA_VERSION, Table, check_schema_version
+from harness.core.tables import CHECKSUMS, SCHEMA_VERSION, Table, check_schema_version
 
 FLUSH_SECONDS = 5.0  # an outcome is written to an object store within this time
 AT_ONCE = 32  # files of a counted sequence requested together; a gap this large ends it
@@ -40,6 +44,7 @@ class RowStore:
     def __init__(self, storage: Storage, declared: Mapping[str, Table]) -> None:
         """`declared` are tables by name."""
         self.storage, self.declared = storage, declared
+        self.damage: list[str] = []  # what `tables` left out the last time, one line each
 
     def check_version(self) -> None:
         """Raises `UserError` if the results here have another schema version."""
@@ -47,7 +52,7 @@ class RowStore:
         if content is None:
             return
         try:
-            found = int(json.loads(content)["schema_version"])
+            found = int((older(content) or unsealed(content))["schema_version"])
         except (ValueError, KeyError, TypeError, OverflowError):
             raise self._unreadable("rows/SCHEMA.json") from None
         check_schema_version(found, self.storage.describe())
@@ -55,13 +60,14 @@ class RowStore:
     def tables(self) -> dict[str, pa.Table]:
         """Returns all recorded rows by table, including journals of dead and running sweeps."""
         self.check_version()
+        self.damage = []
         runs = self._runs()
         ended = self._ended(runs)
         outcomes = {run: self._journal_of(run) for run in runs if run not in ended}
         ended |= self._ended([*outcomes])  # those that ended while their journals were read
+        parts = self._parts(ended)
         tables: dict[str, pa.Table] = {}
         for name, declared in self.declared.items():
-            parts = self._parts(name, ended)
             rows = [
                 row
                 for run, found in outcomes.items()
@@ -69,15 +75,15 @@ class RowStore:
                 for outcome in found
                 for row in outcome.tables.get(name, [])
             ]
-            parts.append(self._journalled(name, rows))
-            tables[name] = declared.adopted(pa.concat_tables(parts, promote_options="permissive"))
-        return _first_success(tables)
+            mine = [*parts[name], self._journalled(name, rows)]
+            tables[name] = declared.adopted(pa.concat_tables(mine, promote_options="permissive"))
+        return _one_outcome(tables)
 
     def _runs(self) -> list[str]:
         runs = []
         for path, content in self._counted("rows/runs/{:06d}.json"):
             try:
-                runs.append(str(json.loads(content)["run"]))
+                runs.append(str((older(content) or unsealed(content))["run"]))
             except (ValueError, KeyError, TypeError):
                 raise self._unreadable(path) from None
         return runs
@@ -93,26 +99,35 @@ class RowStore:
             if not any(content is not None for content in found):
                 return
 
-    def _ended(self, runs: list[str]) -> dict[str, dict[str, int]]:
-        """Returns how many rows each table has, by run, for runs that have ended."""
+    def _ended(self, runs: list[str]) -> dict[str, dict[str, Any]]:
+        """Returns size and checksum of each table, by run, for runs that have ended."""
         paths = [f"rows/{run}/tables.json" for run in runs]
-        ended = {}
+        ended: dict[str, dict[str, Any]] = {}
         for run, path, content in zip(runs, paths, self.storage.read_many(paths), strict=True):
             if content is not None:
                 try:
-                    ended[run] = {str(name): int(count) for name, count in json.loads(content).items()}
-                except (ValueError, AttributeError, TypeError):
-                    raise self._unreadable(path) from None
+                    ended[run] = unsealed(content)["tables"]
+                except (ValueError, KeyError):
+                    ended[run] = {}
+                    self._leave_out(path, f"the trials that only run {run} recorded")
         return ended
+
+    def _leave_out(self, path: str, what: str) -> None:
+        """Notes that a file is damaged."""
+        self.damage.append(f"{self.storage.describe(path)} is damaged: {what} count as missing")
 
     def _journal_of(self, run: str) -> list[Outcome]:
         outcomes = []
         for path, content in self._counted(f"rows/{run}/{{:06d}}.jsonl"):
-            for line in content.decode("utf-8", errors="replace").splitlines():
+            *whole, last = content.decode("utf-8", errors="replace").split("\n")
+            lost = 0
+            for place, line in enumerate([*whole, last]):
                 try:
                     outcomes.append(Outcome.from_json(line, self.storage.describe(path)))
                 except (ValueError, KeyError, TypeError, AttributeError):
-                    continue  # the line that was being written when the process died
+                    lost += place < len(whole)  # the last was being written when the process died
+            if lost:
+                self._leave_out(path, f"the trials of {lost} of its {len(whole)} lines")
         return outcomes
 
     def _journalled(self, name: str, rows: list[dict[str, Any]]) -> pa.Table:
@@ -124,18 +139,28 @@ class RowStore:
                 f"{place}: a journal (*.jsonl) does not hold valid {name} rows: {error}; move it elsewhere"
             ) from None
 
-    def _parts(self, name: str, ended: Mapping[str, Mapping[str, int]]) -> list[pa.Table]:
-        """Returns one table per run that has rows in it."""
-        paths = [f"rows/{run}/{name}.parquet" for run, counts in ended.items() if counts.get(name)]
-        return [
-            self._parsed(name, path, content)
-            for path, content in zip(paths, self.storage.read_many(paths), strict=True)
+    def _parts(self, ended: Mapping[str, Mapping[str, Any]]) -> dict[str, list[pa.Table]]:
+        """Returns the tables of the runs that have ended, by name; a run with a damaged file is left out."""
+        places = [
+            (run, name, file) for run, files in ended.items() for name, file in files.items() if file["rows"]
         ]
+        contents = self.storage.read_many([f"rows/{run}/{name}.parquet" for run, name, _ in places])
+        damaged = set()
+        for (run, name, file), content in zip(places, contents, strict=True):
+            if content is None or digest(content) != {"bytes": file["bytes"], "sha256": file["sha256"]}:
+                damaged.add(run)
+                self._leave_out(
+                    f"rows/{run}/{name}.parquet",
+                    f"the trials that only this run recorded ({file['rows']} rows)",
+                )
+        parts: dict[str, list[pa.Table]] = {name: [] for name in self.declared}
+        for (run, name, _), content in zip(places, contents, strict=True):
+            if content is not None and run not in damaged and name in parts:
+                parts[name].append(self._parsed(name, f"rows/{run}/{name}.parquet", content))
+        return parts
 
-    def _parsed(self, name: str, path: str, content: bytes | None) -> pa.Table:
+    def _parsed(self, name: str, path: str, content: bytes) -> pa.Table:
         place = self.storage.describe(path)
-        if content is None:
-            raise UserError(f"{place}: missing; restore it, or remove its folder to run its trials again")
         try:
             table = pq.read_table(io.BytesIO(content))
             if table.schema.metadata:
@@ -151,7 +176,7 @@ class RowStore:
     def begin(self) -> None:
         """Writes the schema version, by which other machines recognise the results folder."""
         if self.storage.first_read("rows/SCHEMA.json") is None:
-            version = json.dumps({"schema_version": SCHEMA_VERSION}).encode()
+            version = sealed({"schema_version": SCHEMA_VERSION}).encode()
             self.storage.write("rows/SCHEMA.json", version)
 
     def journal(self, run: str) -> "Journal":
@@ -159,20 +184,22 @@ class RowStore:
         self.begin()
         taken = [int(path[-11:-5]) for path, _ in self._counted("rows/runs/{:06d}.json")]
         number = max(taken, default=0) + 1
-        while not self.storage.create(f"rows/runs/{number:06d}.json", json.dumps({"run": run}).encode()):
+        while not self.storage.create(f"rows/runs/{number:06d}.json", sealed({"run": run}).encode()):
             number += 1
         return Journal(self.storage, run, self.declared)
 
     def write_experiment(self, experiment: str, keys: Iterable[str], tables: Mapping[str, pa.Table]) -> None:
         """Writes `EXPERIMENT/TABLE.parquet`: the rows of the trials `keys`, in their order."""
         order = {key: place for place, key in enumerate(keys)}
+        files = {}
         for name, table in tables.items():
             places = np.array([order.get(key, -1) for key in table["key"].to_pylist()], np.int64)
             chosen = np.argsort(places, kind="stable")
             chosen = chosen[places[chosen] >= 0]
-            self.storage.write(
-                f"{experiment}/{name}.parquet", _parquet(table.take(pa.array(chosen, pa.int64())))
-            )
+            content = _parquet(table.take(pa.array(chosen, pa.int64())))
+            self.storage.write(f"{experiment}/{name}.parquet", content)
+            files[f"{name}.parquet"] = digest(content)
+        self.storage.write(f"{experiment}/{CHECKSUMS}", sealed({"files": files}, indent=1).encode())
 
 
 class Journal:
@@ -239,12 +266,13 @@ class Journal:
         self.flush()
         if self._file is not None:
             self._file.close()
-        counts = {}
+        files = {}
         for name, table in self._tables().items():
-            counts[name] = len(table)
             if len(table):
-                self.storage.write(f"rows/{self.run}/{name}.parquet", _parquet(table))
-        self.storage.write(f"rows/{self.run}/tables.json", json.dumps(counts).encode())
+                content = _parquet(table)
+                files[name] = {"rows": len(table), **digest(content)}
+                self.storage.write(f"rows/{self.run}/{name}.parquet", content)
+        self.storage.write(f"rows/{self.run}/tables.json", sealed({"tables": files}, indent=1).encode())
         for number in range(1, self._parts + 1):
             self.storage.remove(self._part(number))
 
@@ -264,17 +292,22 @@ def _parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _first_success(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-    """Keeps, for each key, the rows of the run that recorded it first, preferring successes."""
+def _one_outcome(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    """Keeps, for each key, the rows of one run: that of the earliest success, or else of the latest failure."""
     best: dict[str, tuple[bool, float, str]] = {}
     columns = ("key", "status", "began_at", "run")
     for table in tables.values():
-        for key, status, began_at, run in zip(*(table[name].to_pylist() for name in columns), strict=True):
-            rank = (status != "ok", began_at, run)
+        for key, *outcome in zip(*(table[name].to_pylist() for name in columns), strict=True):
+            rank = _rank(*outcome)
             best[key] = min(best.get(key, rank), rank)
     chosen = {}
     for name, table in tables.items():
-        ranks = zip(*(table[name].to_pylist() for name in columns), strict=True)
-        keep = [best[key] == (status != "ok", began_at, run) for key, status, began_at, run in ranks]
+        outcomes = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        keep = [best[key] == _rank(*outcome) for key, *outcome in outcomes]
         chosen[name] = table.filter(pa.array(keep, pa.bool_()))
     return chosen
+
+
+def _rank(status: str, began_at: float, run: str) -> tuple[bool, float, str]:
+    failed = status != "ok"
+    return failed, -began_at if failed else began_at, run

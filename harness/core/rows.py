@@ -1,13 +1,13 @@
 """The outcome of a trial as rows, and their form in a journal. `harness.core.row_store` stores them."""
 
 import base64
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from harness.core.sealed import older, sealed, unsealed
 from harness.core.tables import SCHEMA_VERSION, check_schema_version
 
 
@@ -23,7 +23,7 @@ class Outcome:
     def to_json(self) -> str:
         """Returns one line of a journal."""
         tables = {name: [_packed(row) for row in rows] for name, rows in self.tables.items()}
-        return json.dumps(
+        return sealed(
             {
                 "v": SCHEMA_VERSION,
                 "key": self.key,
@@ -35,8 +35,9 @@ class Outcome:
 
     @staticmethod
     def from_json(line: str, where: str = "a journal") -> "Outcome":
-        """Reads one line of a journal; raises `ValueError` if it is incomplete."""
-        values = json.loads(line)
+        """Reads one line of a journal; raises `ValueError` if it is incomplete or damaged."""
+        check_schema_version(older(line).get("v", SCHEMA_VERSION), where)
+        values = unsealed(line)
         check_schema_version(values["v"], where)
         tables = {name: [_unpacked(row) for row in rows] for name, rows in values["tables"].items()}
         return Outcome(values["key"], values["study"], values["failed"], tables)

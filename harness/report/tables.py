@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.core.errors import UserError, did_you_mean
+from harness.core.fingerprint import digest
+from harness.core.sealed import unsealed
 from harness.core.storage import Storage
-from harness.core.tables import CORRECTNESS, Table, check_schema_version
+from harness.core.tables import CHECKSUMS, CORRECTNESS, Table, check_schema_version
 from harness.report.setups import complete, setup
 
-AGAIN = "remove it and run the sweep again"
+AGAIN = "run the same sweep again, which writes it anew"
 
 
 class Tables(NamedTuple):
@@ -75,6 +77,7 @@ def read_tables(storage: Storage, experiment: str, declared: Mapping[str, Table]
         ]
         names += [name for name in files if name not in declared]
     contents = storage.read_many([f"{experiment}/{name}.parquet" for name in names]) if experiment else []
+    checksums = _checksums(storage, experiment) if experiment else {}
     written = {
         name: content
         for name, content in zip(names, contents, strict=False)
@@ -85,11 +88,25 @@ def read_tables(storage: Storage, experiment: str, declared: Mapping[str, Table]
             f"no tables of experiment {experiment!r} in {storage.describe()}; "
             f"{did_you_mean(experiment, experiments(storage))}"
         )
-    tables = {
-        name: _read(content, storage.describe(f"{experiment}/{name}.parquet"), declared.get(name))
-        for name, content in written.items()
-    }
+    tables = {}
+    for name, content in written.items():
+        place = storage.describe(f"{experiment}/{name}.parquet")
+        if checksums.get(f"{name}.parquet", digest(content)) != digest(content):
+            raise UserError(f"{place}: does not match its checksum; {AGAIN}")
+        tables[name] = _read(content, place, declared.get(name))
     return from_arrow({**{name: table.empty() for name, table in declared.items()}, **tables})
+
+
+def _checksums(storage: Storage, experiment: str) -> dict[str, dict[str, Any]]:
+    """Returns size and SHA-256 of the experiment's tables by file name; raises `UserError` if these are damaged."""
+    [content] = storage.read_many([f"{experiment}/{CHECKSUMS}"])
+    if content is None:
+        return {}
+    try:
+        found: dict[str, dict[str, Any]] = unsealed(content)["files"]
+    except (ValueError, KeyError):
+        raise UserError(f"{storage.describe(f'{experiment}/{CHECKSUMS}')}: is damaged; {AGAIN}") from None
+    return found
 
 
 def from_arrow(tables: dict[str, pa.Table]) -> Tables:

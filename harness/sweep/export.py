@@ -1,6 +1,5 @@
 """Exports the best classifier or generated networks of an experiment: chooses the trial and writes a folder."""
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from harness.core.artifacts import ArtifactStore
 from harness.core.errors import UserError, did_you_mean, full_disk_explained
+from harness.core.leftovers import scratch_folder
 from harness.core.provenance import provenance
 from harness.core.registry import load_attribute
 from harness.core.row_store import RowStore
@@ -50,7 +50,8 @@ def export(
     if there is nothing to export or the folder is not empty.
     """
     folder = _free(target)
-    tables = RowStore(storage, declared_tables()).tables()
+    rows = RowStore(storage, declared_tables())
+    tables = rows.tables()
     trials = all_trials(experiment, Images.read(experiment.data, experiment.seed))
     kind = "more networks" if more else "classifier" if networks is None else "networks"
     if kind == "classifier" and not any(_writer(trial, kind) for trial in trials):
@@ -59,10 +60,9 @@ def export(
         trials, tables, data or experiment.data.display_name, experiment.name, storage.describe(), kind
     )
     context = Context(ArtifactStore(storage), provenance(), ray=False)
-    part = folder.with_name(f".{folder.name}.part{os.getpid()}")
+    part = _part(folder, target)
     try:
         with full_disk_explained(str(folder)):
-            _make(part, target)
             about = {
                 "experiment": experiment.name,
                 "settings": chosen.settings,
@@ -77,7 +77,11 @@ def export(
             part.replace(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return [*lines, f"written to {folder}; in Python: import harness; harness.load({str(folder)!r})(images)"]
+    return [
+        *rows.damage,
+        *lines,
+        f"written to {folder}; in Python: import harness; harness.load({str(folder)!r})(images)",
+    ]
 
 
 def load(folder: str | Path, device: Any = None) -> Any:
@@ -172,11 +176,11 @@ def _free(target: str) -> Path:
     return folder
 
 
-def _make(part: Path, target: str) -> None:
-    """Creates the folder in which an export is built; raises `UserError` if that fails."""
+def _part(folder: Path, target: str) -> Path:
+    """Creates a hidden folder beside `folder`, in which an export is built; raises `UserError` if that fails."""
     try:
         with full_disk_explained(target):
-            part.mkdir(parents=True)
+            return scratch_folder(folder.parent, f".{folder.name}.part-")
     except (OSError, ValueError) as error:
         raise _unusable(target, error) from None
 

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -33,6 +33,7 @@ class Plan:
     stage_seconds: float
     trial_seconds: float
     slots: int  # tasks that run in parallel, for the estimate
+    damage: list[str] = field(default_factory=list)  # recorded rows that were left out, one line each
 
     @property
     def to_run(self) -> int:
@@ -71,6 +72,7 @@ class Plan:
             "by_study": dict(Counter(trial.study for trial in self.trials)),
             "stages_to_make": dict(Counter(stage.kind for stage in self.stages)),
             "notes": self.notes,
+            "damage": self.damage,
             "searches": [search.summary() for search in self.searches],
             "image_passes": self.image_passes,
             "stored_bytes": self.stored_bytes,
@@ -86,6 +88,7 @@ class Plan:
             f"{facts['done']} done, {facts['missing']} missing"
             + (f", {self.failed_before} of them failed before" if self.failed_before else "")
         ]
+        lines += self.damage
         lines += [search.line() for search in self.searches]
         lines += self.notes
         if self.stages or self.search_stages:

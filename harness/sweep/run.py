@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from harness.core.artifacts import ArtifactStore
@@ -28,7 +29,8 @@ def plan_experiment(experiment: Any, storage: Storage) -> Plan:
 
 def _plan(experiment: Any, rows: RowStore, context: Context) -> Plan:
     tables = rows.tables()  # first, since it checks that the results can be read
-    return make_plan(experiment, Images.read(experiment.data, experiment.seed), tables, context)
+    plan = make_plan(experiment, Images.read(experiment.data, experiment.seed), tables, context)
+    return replace(plan, damage=rows.damage)
 
 
 def _context(storage: Storage, debug: bool) -> Context:

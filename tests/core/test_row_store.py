@@ -1,7 +1,7 @@
 """Where rows are kept: recorded once, kept through crashes, one pinned schema, readable by anything."""
 
 import io
-import json
+import random
 import threading
 import uuid
 
@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from harness.core import row_store
 from harness.core.errors import UserError
+from harness.core.fingerprint import digest
 from harness.core.row_store import RowStore
 from harness.core.rows import Outcome
+from harness.core.sealed import sealed, unsealed
 from harness.core.storage import Storage
 from harness.core.tables import SCHEMA_VERSION
 from harness.sweep import studies
@@ -43,7 +45,14 @@ JOURNAL = "rows/run-1/000001.jsonl"
 
 
 def claim(storage, run, number=1):
-    storage.write(f"rows/runs/{number:06d}.json", json.dumps({"run": run}).encode())
+    storage.write(f"rows/runs/{number:06d}.json", sealed({"run": run}).encode())
+
+
+def put(storage, run, features):
+    """Writes a table as if the run had ended with it."""
+    storage.write(f"rows/{run}/features.parquet", features)
+    tables = {"features": {"rows": 1, **digest(features)}}
+    storage.write(f"rows/{run}/tables.json", sealed({"tables": tables}).encode())
 
 
 def record(storage, run, outcomes, compact=False):
@@ -258,10 +267,10 @@ def test_the_first_success_stands_before_failures_and_repetitions(
     assert len(RowStore(storage, studies.tables()).tables()["correctness"]) == 1
 
 
-def test_of_failures_alone_one_stays(storage):
+def test_of_failures_alone_the_latest_stays(storage):
     record(storage, "run-1", [outcome("a", "failed", began_at=2)])
     record(storage, "run-2", [outcome("a", "failed", began_at=1, run="run-2")])
-    assert values(storage, "run") == {"a": "run-2"}
+    assert values(storage, "run") == {"a": "run-1"}
 
 
 def test_a_trial_keeps_the_rows_of_one_run_in_every_table(storage):
@@ -291,11 +300,22 @@ def test_one_row_a_trial_whatever_was_recorded(recorded):
         if mine:
             record(storage, f"run-{number}", mine, compact=number != 1).flush()
     expected = {
-        key: min((status != "ok", began, f"run-{run}") for k, status, began, run in recorded if k == key)
+        key: min(
+            (status != "ok", -began if status != "ok" else began, f"run-{run}")
+            for k, status, began, run in recorded
+            if k == key
+        )
         for key in {one[0] for one in recorded}
     }
     found = RowStore(storage, studies.tables()).tables()["features"].to_pylist()
-    got = {row["key"]: (row["status"] != "ok", row["began_at"], row["run"]) for row in found}
+    got = {
+        row["key"]: (
+            row["status"] != "ok",
+            row["began_at"] * (-1 if row["status"] != "ok" else 1),
+            row["run"],
+        )
+        for row in found
+    }
     assert got == expected
     assert len(found) == len(expected)
     storage.remove("")
@@ -310,13 +330,13 @@ def test_missing_numbers_are_null(storage):
 
 
 def newer_folder(storage):
-    storage.write("rows/SCHEMA.json", json.dumps({"schema_version": SCHEMA_VERSION + 1}).encode())
+    storage.write("rows/SCHEMA.json", sealed({"schema_version": SCHEMA_VERSION + 1}).encode())
 
 
 def newer_journal(storage):
-    line = json.loads(outcome("a").to_json())
+    line = unsealed(outcome("a").to_json())
     claim(storage, "run-9", 2)
-    storage.write("rows/run-9/000001.jsonl", json.dumps({**line, "v": SCHEMA_VERSION + 1}).encode())
+    storage.write("rows/run-9/000001.jsonl", sealed({**line, "v": SCHEMA_VERSION + 1}).encode())
 
 
 def newer_table(storage):
@@ -325,8 +345,7 @@ def newer_table(storage):
     sink = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(newer), sink)
     claim(storage, "run-9", 2)
-    storage.write("rows/run-9/features.parquet", sink.getvalue())
-    storage.write("rows/run-9/tables.json", b'{"features": 1}')
+    put(storage, "run-9", sink.getvalue())
 
 
 @pytest.mark.parametrize("write", [newer_folder, newer_journal, newer_table])
@@ -344,11 +363,62 @@ def test_an_unreadable_schema_file_is_refused(storage, content):
         RowStore(storage, studies.tables()).tables()
 
 
-def test_a_broken_table_is_refused_with_its_name(storage):
-    record(storage, "run-1", [outcome("a")], compact=True)
-    storage.write("rows/run-1/features.parquet", b"PAR1 and then nothing")
-    with pytest.raises(UserError, match=r"run-1/features\.parquet: not a readable Parquet file"):
-        RowStore(storage, studies.tables()).tables()
+@pytest.mark.parametrize("content", [b"PAR1 and then nothing", None])
+def test_a_broken_table_is_named_and_its_trials_are_missing(storage, content):
+    record(storage, "run-1", [outcome("a"), outcome("b")], compact=True)
+    record(storage, "run-2", [outcome("c", run="run-2")], compact=True)
+    path = "rows/run-1/features.parquet"
+    if content is None:
+        storage.remove(path)
+    else:
+        storage.write(path, content)
+    rows = RowStore(storage, studies.tables())
+    tables = rows.tables()
+    assert tables["features"]["key"].to_pylist() == ["c"]
+    assert tables["correctness"]["key"].to_pylist() == ["c"]  # a trial has all of its rows or none
+    (line,) = rows.damage
+    assert f"{path} is damaged" in line
+    assert "(2 rows) count as missing" in line
+
+
+def test_a_damaged_line_of_a_journal_is_named_and_its_trial_is_missing(storage):
+    record(storage, "run-1", [outcome("a"), outcome("b", accuracy=0.25), outcome("c")]).flush()
+    storage.write(JOURNAL, storage.read(JOURNAL).replace(b"0.25", b"0.75", 1))
+    rows = RowStore(storage, studies.tables())
+    assert rows.tables()["features"]["key"].to_pylist() == ["a", "c"]
+    (line,) = rows.damage
+    assert "000001.jsonl is damaged: the trials of 1 of its 3 lines count as missing" in line
+
+
+def read(storage):
+    """Returns the rows of each table, and what is said about damage."""
+    rows = RowStore(storage, studies.tables())
+    try:
+        return {name: table.to_pylist() for name, table in rows.tables().items()}, " ".join(rows.damage)
+    except UserError as error:
+        return {}, str(error)
+
+
+def test_a_flipped_bit_anywhere_changes_no_row(tmp_path):
+    storage = Storage(str(tmp_path))
+    ended = [outcome("a"), outcome("b", accuracy=0.482), outcome("c", "failed")]
+    record(storage, "run-1", ended, compact=True)
+    record(storage, "run-2", [outcome("d", run="run-2"), outcome("e", run="run-2", accuracy=0.3)])
+    sound, _ = read(storage)
+    files = [path for path in sorted((tmp_path / "rows").rglob("*")) if path.is_file()]
+    assert len(files) == 7
+    draw = random.Random(0)
+    for _ in range(150):
+        path = draw.choice(files)
+        content = path.read_bytes()
+        place = draw.randrange(len(content))
+        path.write_bytes(
+            content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :]
+        )
+        found, said = read(storage)
+        assert all(row in sound[name] for name, table in found.items() for row in table)
+        assert found == sound or path.name in said
+        path.write_bytes(content)
 
 
 def test_tables_of_an_older_run_with_fewer_columns_are_read(storage):
@@ -359,8 +429,8 @@ def test_tables_of_an_older_run_with_fewer_columns_are_read(storage):
     )
     sink = io.BytesIO()
     pq.write_table(table, sink)
-    record(storage, "run-0", [outcome("old", run="run-0")], compact=True)
-    storage.write("rows/run-0/features.parquet", sink.getvalue())
+    claim(storage, "run-0")
+    put(storage, "run-0", sink.getvalue())
     record(storage, "run-1", [outcome("a")])
     assert sorted(keys(storage)) == ["a", "old"]
     assert values(storage, "head") == {"a": None, "old": None}
@@ -382,7 +452,7 @@ def experiment(tmp_path):
 
 
 def test_an_experiments_tables_hold_its_own_trials_in_the_order_of_its_plan(experiment):
-    assert sorted(path.stem for path in experiment.iterdir()) == sorted(studies.tables())
+    assert sorted(path.stem for path in experiment.glob("*.parquet")) == sorted(studies.tables())
     assert pq.read_table(experiment / "features.parquet")["key"].to_pylist() == ["a", "b", "c"]
     assert pq.read_table(experiment / "correctness.parquet")["key"].to_pylist() == ["a", "b", "c"]
 

@@ -47,7 +47,9 @@ def one_by_one(base, chosen, vectors):
 @pytest.mark.parametrize(
     ("patterns", "count"),
     [(["norm"], 1), (["conv1"], 3)]
-    + [(patterns, 20) for patterns in (["norm2"], ["norm"], ["conv1"], ["conv2", "fc.bias"], ["fc"], ["all"])],
+    + [
+        (patterns, 20) for patterns in (["norm2"], ["norm"], ["conv1"], ["conv2", "fc.bias"], ["fc"], ["all"])
+    ],
 )
 def test_predictions_are_those_of_networks_loaded_one_by_one(monkeypatch, patterns, count):
     monkeypatch.setattr(evaluate, "NETWORKS_AT_ONCE", 8)
