@@ -9,7 +9,6 @@ store through a bounded cache on its disk.
 """
 
 import errno
-import json
 import shutil
 import tempfile
 import time
@@ -25,6 +24,7 @@ from harness.core.cache import NodeCache, cache_bytes, cache_folder
 from harness.core.fingerprint import checksum, fingerprint
 from harness.core.lease import lease
 from harness.core.leftovers import scratch_folder
+from harness.core.sealed import sealed, unsealed
 from harness.core.storage import Storage
 
 MANIFEST = "manifest.json"
@@ -42,7 +42,7 @@ class ArtifactStore:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self._manifests: dict[str, dict[str, Any]] = {}
-        self._verified: dict[str, Path] = {}
+        self._verified: dict[str, tuple[Any, ...] | None] = {}  # identity of the verified file, by path
 
     def __getstate__(self) -> dict[str, Any]:
         return {"storage": self.storage, "_manifests": {}, "_verified": {}}
@@ -78,23 +78,24 @@ class ArtifactStore:
                     self._manifests[path] = manifest
 
     def file(self, kind: str, key: str, name: str) -> Path:
-        """Returns a local path to one file of an artifact, its checksum verified once per process.
+        """Returns a local path to one file of an artifact.
 
-        Raises `Damaged` if it does not match the manifest.
+        Its checksum is verified the first time, and whenever the file is another one than the verified one or has
+        been written to since. Raises `Damaged` if it does not match the manifest.
         """
         path = f"{self.path(kind, key)}/{name}"
         manifest = self.manifest(kind, key)
         if manifest is None or name not in manifest["files"]:
             raise Damaged(f"{path} is missing")
         place = self._place(kind, key, manifest)
-        if self._verified.get(path) != place / name:
+        if path not in self._verified or self._verified[path] != _identity(place / name):
             if self.storage.local is None and not _matches(place / name, manifest["files"][name]):
                 # this machine's copy is bad: the original may be good
                 self._cache().forget(place.name)
                 place = self._place(kind, key, manifest)
             if not _matches(place / name, manifest["files"][name]):
                 raise Damaged(f"{path} does not match its checksum")
-            self._verified[path] = place / name
+            self._verified[path] = _identity(place / name)
         return place / name
 
     def _place(self, kind: str, key: str, manifest: Mapping[str, Any]) -> Path:
@@ -134,7 +135,7 @@ class ArtifactStore:
             if file.is_file()
         }
         manifest = {**about, "files": files, "made_at": time.time(), "place": uuid.uuid4().hex[:12]}
-        content = json.dumps(manifest, indent=1).encode()
+        content = sealed(manifest, indent=1).encode()
         if self.storage.local is None:
             self._publish_remote(self.path(kind, key), folder, manifest, content)
             return
@@ -165,7 +166,7 @@ class ArtifactStore:
         """Removes an artifact that was found damaged, unless it has been made again since."""
         path = self.path(kind, key)
         seen = self._manifests.pop(path, None)
-        self._verified = {p: local for p, local in self._verified.items() if not p.startswith(f"{path}/")}
+        self._verified = {p: known for p, known in self._verified.items() if not p.startswith(f"{path}/")}
         [content] = self.storage.read_many([f"{path}/{MANIFEST}"])
         now = None if content is None else _parsed(content)
         if seen is not None and now is not None and now["place"] != seen["place"]:
@@ -225,12 +226,21 @@ class ArtifactStore:
 
 
 def _parsed(content: bytes) -> dict[str, Any] | None:
-    """Returns a manifest, or None if it is truncated."""
+    """Returns a manifest, or None if it is truncated or altered."""
     try:
-        manifest = json.loads(content)
+        manifest = unsealed(content)
         return manifest if {"files", "place"} <= set(manifest) else None
     except (ValueError, TypeError):
         return None
+
+
+def _identity(file: Path) -> tuple[Any, ...] | None:
+    """Returns what changes when a file is replaced or written to; None if it does not exist."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return file, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _matches(file: Path, expected: Mapping[str, Any]) -> bool:

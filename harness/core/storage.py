@@ -1,5 +1,6 @@
 """Storage of results: any fsspec URL, with atomic writes."""
 
+import errno
 import inspect
 import os
 import shutil
@@ -7,6 +8,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ FINAL = (
     PermissionError,
     UserError,
 )
+# Errors of a file system without hard links.
+NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EINVAL)
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between retries, on top of the file system's own
 
 
@@ -194,7 +198,7 @@ class Storage:
             if self.local is None:
                 self._patiently(lambda: self._create_remote(self.full(path), content))
             else:
-                self._write_local(path, content, lambda scratch, full: os.link(scratch, full))
+                self._write_local(path, content, _link_or_copy)
         except FileExistsError:
             return self.local is None and self._read_or_none(path) == content
         return True
@@ -293,12 +297,16 @@ class Storage:
                 raise UserError(
                     f"results folder {self.local} cannot be written: {name} inside it is not a folder"
                 )
-        probe = place / f".{uuid.uuid4().hex}.probe"
+        probes = [place / f".{uuid.uuid4().hex}.probe" for _ in range(2)]
         try:
-            probe.touch()
-            probe.unlink()
+            probes[0].touch()
+            _link_or_copy(probes[0], str(probes[1]))
         except OSError as error:
             raise UserError(f"results folder {self.local} cannot be written: {error.strerror}") from None
+        finally:
+            for probe in probes:
+                with suppress(OSError):
+                    probe.unlink()
 
     def check_seen(self) -> None:
         """Raises `UserError` if this machine does not see the results that a sweep has started to write."""
@@ -319,6 +327,21 @@ class Storage:
             raise UserError(
                 f"--results {self.url}: cannot be written: {error or type(error).__name__}"
             ) from None
+
+
+def _link_or_copy(scratch: Path, full: str) -> None:
+    """Gives a file a second name unless that is taken; copies it where the file system has no hard links."""
+    try:
+        os.link(scratch, full)
+    except FileExistsError:
+        raise
+    except OSError as error:  # exFAT, SMB and many FUSE file systems; the error differs
+        if error.errno not in NO_LINKS:
+            raise
+        with open(full, "xb") as file:
+            file.write(scratch.read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def has_password(url: str) -> bool:

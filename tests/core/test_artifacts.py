@@ -113,6 +113,31 @@ def test_a_file_that_was_altered_truncated_or_removed_is_never_handed_out(store,
         again(store).file("kind", "key", "a")
 
 
+def test_a_file_that_was_replaced_after_it_was_verified_is_not_handed_out(store):
+    publish(store, {"a": b"one"})
+    path = store.file("kind", "key", "a")
+    assert store.file("kind", "key", "a") == path
+    other = path.with_name("other")
+    other.write_bytes(b"two")
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))  # same size, same time
+    other.replace(path)
+    if store.storage.local is None:  # this machine's copy is fetched again
+        assert store.file("kind", "key", "a").read_bytes() == b"one"
+    else:
+        with pytest.raises(Damaged, match="kind/key/a does not match its checksum"):
+            store.file("kind", "key", "a")
+
+
+def test_an_artifact_with_an_altered_manifest_does_not_exist(store):
+    publish(store, {"a": b"one"}, seconds=3)
+    path = place_of(store, "manifest.json")
+    content = store.storage.read(path)
+    store.storage.write(path, content.replace(b'"seconds": 3', b'"seconds": 2'))
+    assert again(store).manifest("kind", "key") is None
+    store.storage.write(path, content)
+    assert again(store).manifest("kind", "key")["seconds"] == 3
+
+
 def test_a_file_that_the_manifest_lacks_is_not_there(store):
     publish(store, {"a": b"one"})
     with pytest.raises(Damaged, match="is missing"):

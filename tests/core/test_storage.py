@@ -1,7 +1,9 @@
 """Storage: writes are whole or absent, paths stay inside, on a disk and on an object store alike."""
 
+import errno
 import os
 import pickle
+import threading
 import uuid
 from pathlib import Path
 
@@ -109,6 +111,42 @@ def test_readers_never_see_a_part_of_a_write(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda number: (seen.append(storage.read("file")), fsync(number)))
     storage.write("file", b"new" * 1000)
     assert seen == [b"old"]
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_hard_links_still_lets_one_writer_win(tmp_path, monkeypatch, error):
+    def refuse(*arguments):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "link", refuse)
+    storage = Storage(str(tmp_path))
+    storage.check_writable()
+    assert os.listdir(tmp_path) == []
+    barrier, won = threading.Barrier(6), []
+
+    def create(number):
+        barrier.wait()
+        if storage.create("file", f"writer {number}".encode()):
+            won.append(number)
+
+    threads = [threading.Thread(target=create, args=[number]) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = won
+    assert storage.read("file") == f"writer {winner}".encode()
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_full_disk_is_not_taken_for_a_file_system_without_hard_links(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(OSError, match="No space"):
+        Storage(str(tmp_path)).create("file", b"content")
+    assert os.listdir(tmp_path) == []
 
 
 def test_an_unknown_protocol_is_refused_with_the_nearest():
