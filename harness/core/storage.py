@@ -292,7 +292,7 @@ class Storage:
             place = place.parent
         if not place.is_dir():
             raise UserError(f"results folder {self.local} cannot be written: {place} is not a folder")
-        for name in ("artifacts", "rows", "training"):
+        for name in ("artifacts", "rows"):
             if (self.local / name).exists() and not (self.local / name).is_dir():
                 raise UserError(
                     f"results folder {self.local} cannot be written: {name} inside it is not a folder"

@@ -12,7 +12,7 @@ from harness.core.errors import UserError, did_you_mean, unknown
 from harness.data.config import DataConfig
 from harness.sweep.studies import STUDIES, studies
 
-RESERVED = ("artifacts", "rows", "training")  # folders of the results that are not experiments
+RESERVED = ("artifacts", "rows")  # folders of the results that are not experiments
 
 
 def _names_a_folder(name: str) -> str:

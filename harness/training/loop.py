@@ -14,6 +14,7 @@ from torch import nn
 from harness.core.progress import Progress
 from harness.core.seeds import derive_seed, rng
 from harness.training import checkpoint
+from harness.training.checkpoints import Checkpoints
 from harness.training.config import TrainConfig
 from harness.training.randomness import StepRandomness
 from harness.training.tasks import Task
@@ -31,12 +32,12 @@ class ProcessGroup:
     def __init__(
         self,
         device: torch.device,
-        folder: Path | None = None,
+        checkpoints: Checkpoints | None = None,
         say: Callable[[Progress], None] = lambda progress: None,
     ):
-        """Checkpoints go to `folder`, if there is one; `say(progress)` shows progress."""
+        """Without `checkpoints` none are kept; `say(progress)` shows progress."""
         self.device = device
-        self._folder = folder
+        self._checkpoints = checkpoints
         self.say = say
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -49,22 +50,12 @@ class ProcessGroup:
 
     def saved(self) -> AbstractContextManager[Path | None]:
         """Context manager that yields the folder of the newest checkpoint, or None."""
-        found = self._folder is not None and (self._folder / "state.json").exists()
-        return nullcontext(self._folder if found else None)
+        return nullcontext() if self._checkpoints is None else self._checkpoints.newest()
 
-    def save(self, write: Callable[[Path], None], loss: float) -> None:
-        """Stores a checkpoint that `write(folder)` writes. Called by every process at the same step."""
-        if self._folder is None:
-            return
-        fresh = self._folder.with_name(f"{self._folder.name}.part")
-        fresh.mkdir(parents=True, exist_ok=True)
-        write(fresh)
-        self._folder.mkdir(exist_ok=True)
-        # A checkpoint is valid only with state.json: removing it first and writing it last avoids mixing old and new.
-        (self._folder / "state.json").unlink(missing_ok=True)
-        for name in sorted((path.name for path in fresh.iterdir()), key=lambda name: name == "state.json"):
-            (fresh / name).replace(self._folder / name)
-        fresh.rmdir()
+    def save(self, progress: checkpoint.Progress) -> None:
+        """Stores a checkpoint; called by every process at the same step, and the first of them writes it."""
+        if self._checkpoints is not None and self.rank == 0:
+            self._checkpoints.save(lambda folder: checkpoint.save(progress, folder), progress.step)
 
 
 @torch.enable_grad()  # the caller may have gradients disabled, e.g. when it remakes a damaged artifact
@@ -78,8 +69,14 @@ def fit(task: Task, config: TrainConfig, seed: int, processes: ProcessGroup) -> 
     with processes.saved() as folder:
         if folder is not None:
             checkpoint.restore(progress, folder)
+    if (
+        progress.step
+        and processes.mean(torch.tensor(float(progress.step), device=processes.device)) != progress.step
+    ):
+        raise RuntimeError("the processes found different checkpoints")
     if progress.step >= config.steps:  # nothing to train, or a run that died after its last step
-        processes.save(lambda folder: checkpoint.save(progress, folder), math.nan)
+        if not progress.step:
+            processes.save(progress)
         return progress
     model = processes.wrap(progress.model)
     batches = _batches(task.examples, config.batch, seed, progress.step)
@@ -219,7 +216,7 @@ def _after_step(
         progress.history.append({"step": progress.step, "loss": mean})
     pace.show(progress, last)
     if saving:
-        processes.save(lambda folder: checkpoint.save(progress, folder), progress.history[-1]["loss"])
+        processes.save(progress)
 
 
 class _Pace:

@@ -1,4 +1,4 @@
-"""Ray Train's checkpoints on S3: training that was cut off goes on where it was."""
+"""Checkpoints of training on S3: training that was cut off goes on where it was."""
 
 import re
 import time
@@ -12,7 +12,7 @@ from harness.core.storage import Storage
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 STEPS, EVERY, KEPT = 60, 5, 4
-CHECKPOINT = re.compile(r"/results/(training/backbone-\w+/checkpoint_[^/]+)/state\.json$")
+CHECKPOINT = re.compile(r"/results/(artifacts/checkpoint/backbone-\w+-[ab]/\w+)/state\.json$")
 SETTINGS = [
     "weights=null",
     "features.controls=[]",
@@ -51,4 +51,4 @@ def test_training_whose_driver_was_killed_continues_from_its_checkpoint(proxy, s
     assert written.index(continued) <= before
     assert STEPS // EVERY <= len(written) < STEPS // EVERY + KEPT
     assert_equal(rows(storage), rows(disk), "features", "correctness")
-    assert storage.names("training") == []
+    assert storage.names("artifacts/checkpoint") == []

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from harness.core.artifacts import ArtifactStore
 from harness.core.config import parse
 from harness.core.errors import UserError
+from harness.core.storage import Storage
 from harness.training import checkpoint
+from harness.training.checkpoints import Checkpoints
 from harness.training.config import TrainConfig
 from harness.training.loop import ProcessGroup, fit, learning_rate
 from harness.training.randomness import StepRandomness
@@ -58,6 +62,11 @@ def config(**settings):
     return TrainConfig(**{"steps": 12, "batch": 6, "checkpoint_every": 5, **settings})
 
 
+def kept(folder, name="kept"):
+    """Returns the checkpoints of a run, as a process that has just started sees them."""
+    return Checkpoints(ArtifactStore(Storage(str(folder))), name)
+
+
 def same(one, other):
     return all(
         torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
@@ -69,9 +78,9 @@ def same(one, other):
 def test_an_interrupted_run_ends_in_the_same_weights_to_the_bit(tmp_path, settings, died_after):
     whole = fit(Probe(), config(**settings), 3, ProcessGroup(CPU))
     with pytest.raises(KeyboardInterrupt):
-        fit(Probe(until=died_after), config(**settings), 3, ProcessGroup(CPU, tmp_path / "kept"))
+        fit(Probe(until=died_after), config(**settings), 3, ProcessGroup(CPU, kept(tmp_path)))
     rest = Probe()
-    resumed = fit(rest, config(**settings), 3, ProcessGroup(CPU, tmp_path / "kept"))
+    resumed = fit(rest, config(**settings), 3, ProcessGroup(CPU, kept(tmp_path)))
     assert rest.steps == 12 - died_after // 5 * 5
     assert same(whole.model, resumed.model)
     assert (whole.ema is None) == (resumed.ema is None)
@@ -81,40 +90,80 @@ def test_an_interrupted_run_ends_in_the_same_weights_to_the_bit(tmp_path, settin
     assert whole.history == resumed.history
 
 
-@pytest.mark.parametrize("dies_at", range(6))
-def test_a_run_that_dies_while_it_saves_ends_in_the_same_weights(tmp_path, monkeypatch, dies_at):
-    """A checkpoint's files are moved into place one by one; whichever is the last, nothing is mixed up."""
+@pytest.mark.parametrize("step", ["write", "fsync", "discard", "rename"])
+@pytest.mark.parametrize("which", [1, 2, 3])
+def test_a_run_that_dies_while_it_saves_ends_in_the_same_weights(tmp_path, monkeypatch, step, which):
     settings = config(**CONFIGS["ema and clipping"])
     whole = fit(Probe(), settings, 3, ProcessGroup(CPU))
-    replace, moved = Path.replace, []
+    owner, name = {
+        "write": (checkpoint, "save"),
+        "fsync": (os, "fsync"),
+        "discard": (ArtifactStore, "discard"),
+        "rename": (Path, "rename"),
+    }[step]
+    real, calls = getattr(owner, name), []
 
-    def die(source, target):
-        moved.append(source)
-        if len(moved) > 5 + dies_at:  # the first checkpoint has five files
+    def die(*arguments):
+        calls.append(arguments)
+        if len(calls) == which:
             raise KeyboardInterrupt
-        return replace(source, target)
+        return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", die)
+        patch.setattr(owner, name, die)
         with pytest.raises(KeyboardInterrupt):
-            fit(Probe(), settings, 3, ProcessGroup(CPU, tmp_path / "kept"))
-    resumed = fit(Probe(), settings, 3, ProcessGroup(CPU, tmp_path / "kept"))
+            fit(Probe(), settings, 3, ProcessGroup(CPU, kept(tmp_path)))
+    resumed = fit(Probe(), settings, 3, ProcessGroup(CPU, kept(tmp_path)))
     assert same(whole.model, resumed.model)
     assert same(whole.ema, resumed.ema)
 
 
+@pytest.mark.parametrize("damaged", [1, 2])
+@pytest.mark.parametrize("how", ["flip", "cut", "empty", "remove"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "state.json", "optimizer.safetensors", "manifest.json"]
+)
+def test_a_damaged_checkpoint_is_not_trained_on(tmp_path, damaged, how, name):
+    """Training falls back to the checkpoint before, or to the start."""
+    settings = config(**CONFIGS["adamw"], checkpoint_every=3)
+    whole = fit(Probe(), settings, 3, ProcessGroup(CPU))
+    with pytest.raises(KeyboardInterrupt):
+        fit(Probe(until=8), settings, 3, ProcessGroup(CPU, kept(tmp_path)))
+    manifests = sorted(
+        (tmp_path / "artifacts").rglob("manifest.json"), key=lambda path: json.loads(path.read_text())["step"]
+    )
+    assert [json.loads(path.read_text())["step"] for path in manifests] == [3, 6]
+    for manifest in manifests[-damaged:]:
+        file = manifest.with_name(name)
+        content = file.read_bytes()
+        middle = len(content) // 2
+        if how == "remove":
+            file.unlink()
+        else:
+            flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+            file.write_bytes({"flip": flipped, "cut": content[:middle], "empty": b""}[how])
+    said, rest = [], Probe()
+    checkpoints = Checkpoints(ArtifactStore(Storage(str(tmp_path))), "kept", said.append)
+    resumed = fit(rest, settings, 3, ProcessGroup(CPU, checkpoints))
+    assert rest.steps == {1: 9, 2: 12}[damaged]
+    assert same(whole.model, resumed.model)
+    assert len(said) == (0 if name == "manifest.json" else damaged)  # without its manifest there is none
+    assert all("is damaged" in line for line in said)
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path):
-    first = fit(Probe(), config(), 0, ProcessGroup(CPU, tmp_path / "kept"))
+    first = fit(Probe(), config(), 0, ProcessGroup(CPU, kept(tmp_path)))
     again = Probe()
-    second = fit(again, config(), 0, ProcessGroup(CPU, tmp_path / "kept"))
+    second = fit(again, config(), 0, ProcessGroup(CPU, kept(tmp_path)))
     assert again.steps == 0
     assert same(first.model, second.model)
 
 
 def test_no_steps_leave_the_network_as_it_was_initialised_and_save_it(tmp_path):
-    progress = fit(Probe(), config(steps=0), 0, ProcessGroup(CPU, tmp_path / "kept"))
+    progress = fit(Probe(), config(steps=0), 0, ProcessGroup(CPU, kept(tmp_path)))
     assert progress.history == []
-    assert checkpoint.read_state(tmp_path / "kept") == {"step": 0, "history": []}
+    with kept(tmp_path).newest() as folder:
+        assert checkpoint.read_state(folder) == {"step": 0, "history": []}
     assert same(progress.model, fit(Probe(), config(steps=0), 0, ProcessGroup(CPU)).model)
 
 
@@ -287,8 +336,8 @@ def test_a_run_with_rates_of_their_own_continues_to_the_same_weights(tmp_path):
     )
     whole = fit(Probe(), settings, 3, ProcessGroup(CPU))
     with pytest.raises(KeyboardInterrupt):
-        fit(Probe(until=7), settings, 3, ProcessGroup(CPU, tmp_path / "kept"))
-    assert same(whole.model, fit(Probe(), settings, 3, ProcessGroup(CPU, tmp_path / "kept")).model)
+        fit(Probe(until=7), settings, 3, ProcessGroup(CPU, kept(tmp_path)))
+    assert same(whole.model, fit(Probe(), settings, 3, ProcessGroup(CPU, kept(tmp_path))).model)
 
 
 def test_the_rate_reaches_the_optimizer(monkeypatch):
@@ -305,27 +354,36 @@ def test_the_rate_reaches_the_optimizer(monkeypatch):
 @pytest.mark.parametrize("spoil_at", [1, 3])
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path, spoil_at):
     with pytest.raises(FloatingPointError, match=f"loss is nan at step {spoil_at}; lower the learning rate"):
-        fit(Probe(spoil_at=spoil_at), config(), 0, ProcessGroup(CPU, tmp_path / "kept"))
-    assert not (tmp_path / "kept").exists(), "no checkpoint of a broken network"
+        fit(Probe(spoil_at=spoil_at), config(), 0, ProcessGroup(CPU, kept(tmp_path)))
+    with kept(tmp_path).newest() as folder:
+        assert folder is None, "no checkpoint of a broken network"
 
 
 def test_a_checkpoint_is_safetensors_and_json_alone(tmp_path):
-    fit(Probe(), config(ema=0.9), 0, ProcessGroup(CPU, tmp_path / "kept"))
-    names = {path.name for path in (tmp_path / "kept").iterdir()}
+    fit(Probe(), config(ema=0.9), 0, ProcessGroup(CPU, kept(tmp_path)))
     tensors = {f"{name}.safetensors" for name in ("model", "ema", "optimizer", "snapshots")}
-    assert names == {*tensors, "state.json"}
-    for name in tensors:
-        content = (tmp_path / "kept" / name).read_bytes()
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        assert header, name
-    assert not list(tmp_path.glob("*.part"))
+    with kept(tmp_path).newest() as folder:
+        assert {path.name for path in folder.iterdir()} == {*tensors, "state.json", "manifest.json"}
+        for name in tensors:
+            content = (folder / name).read_bytes()
+            assert json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]), name
+    assert list((tmp_path / "artifacts" / ".scratch").iterdir()) == []
+
+
+def test_the_two_newest_checkpoints_are_kept_until_they_are_removed(tmp_path):
+    fit(Probe(), config(checkpoint_every=2), 0, ProcessGroup(CPU, kept(tmp_path)))
+    manifests = [json.loads(path.read_text()) for path in (tmp_path / "artifacts").rglob("manifest.json")]
+    assert sorted(manifest["step"] for manifest in manifests) == [10, 12]
+    kept(tmp_path).remove()
+    assert not list((tmp_path / "artifacts").rglob("manifest.json"))
 
 
 def test_trained_weights_are_the_average_where_there_is_one(tmp_path):
-    plain = fit(Probe(), config(), 0, ProcessGroup(CPU, tmp_path / "plain"))
-    averaged = fit(Probe(), config(ema=0.9), 0, ProcessGroup(CPU, tmp_path / "averaged"))
-    for kept, expected in (("plain", plain.model), ("averaged", averaged.ema)):
-        found = checkpoint.trained_weights(tmp_path / kept)
+    plain = fit(Probe(), config(), 0, ProcessGroup(CPU, kept(tmp_path, "plain")))
+    averaged = fit(Probe(), config(ema=0.9), 0, ProcessGroup(CPU, kept(tmp_path, "averaged")))
+    for name, expected in (("plain", plain.model), ("averaged", averaged.ema)):
+        with kept(tmp_path, name).newest() as folder:
+            found = checkpoint.trained_weights(folder)
         assert {name: value.tolist() for name, value in found.items()} == {
             name: value.tolist() for name, value in expected.state_dict().items()
         }

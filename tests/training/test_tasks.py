@@ -143,7 +143,7 @@ def test_training_in_this_process_leaves_weights_and_history_and_tidies_up(conte
         "state.json",
     }
     assert checkpoint.read_state(tmp_path / "out")["step"] == 4
-    assert context.store.storage.names("training") == []
+    assert context.store.storage.names("artifacts/checkpoint") == []
     assert lines[-1][:2] == ("network", stage.key)
     assert lines[-1][2].finished
 
@@ -164,7 +164,7 @@ def test_training_that_died_goes_on_where_it_was(context, tmp_path, monkeypatch)
     monkeypatch.setattr(Classification, "loss", counted)
     with pytest.raises(KeyboardInterrupt):
         train("test_tasks:classifier", stage, config, 0, tmp_path / "out", context)
-    assert context.store.storage.names("training") == [f"network-{stage.key}"]
+    assert context.store.storage.names("artifacts/checkpoint") == [f"network-{stage.key}-a"]
     train("test_tasks:classifier", stage, config, 0, tmp_path / "out", context)
     assert len(calls) == 4 + 4
-    assert context.store.storage.names("training") == []
+    assert context.store.storage.names("artifacts/checkpoint") == []
