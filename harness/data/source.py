@@ -14,6 +14,10 @@ from harness.core.errors import UserError
 from harness.core.paths import path_of
 from harness.data.config import DataConfig
 
+# What is opened, whatever a file is called. Pillow also knows programs (EPS starts Ghostscript), documents and
+# containers of other formats; no camera or data set stores images in them.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
 
 class Record(NamedTuple):
     """One image as stored in the source."""
@@ -101,16 +105,17 @@ def _open(record: Record) -> Image.Image:
             with warnings.catch_warnings():
                 # large images are fine, huge ones raise an error
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                image = Image.open(io.BytesIO(record.image))
+                image = Image.open(io.BytesIO(record.image), formats=FORMATS)
                 image.load()
             return eight_bits(image)
         return Image.fromarray(record.image)
     except UnidentifiedImageError:
         raise UserError(
-            f"{record.where}: the image cannot be read: not an image format that Pillow knows"
+            f"{record.where}: the image cannot be read: not one of {', '.join(FORMATS)}; convert or remove it"
         ) from None
-    except (OSError, ValueError, TypeError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"{record.where}: the image cannot be read: {error}") from None
+    except Exception as error:  # decoders of hostile bytes raise whatever they like
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{record.where}: the image cannot be read: {reason}") from None
 
 
 def _cropped(image: Image.Image, size: int | None) -> Image.Image:

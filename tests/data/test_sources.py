@@ -14,7 +14,7 @@ from PIL import Image
 from harness.core.errors import UserError
 from harness.data.config import SOURCES, DataConfig
 from harness.data.dataset import load
-from harness.data.source import Record, decode
+from harness.data.source import FORMATS, Record, decode
 from harness.testing.datasets import DataSetContract
 
 
@@ -319,6 +319,40 @@ def test_a_size_shrinks_the_shorter_side_and_cuts_the_centre():
         decoded(encoded(Image.fromarray(bands.T)), size=8)[0, 0], np.full((8, 8), 200)
     )
     assert decoded(png(0, (50, 31)), png(1, (7, 90)), size=16).shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "ICO", "TGA", "PDF"])
+def test_programs_documents_and_rare_formats_are_not_opened_whatever_they_are_called(kind, monkeypatch):
+    started = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: started.append(kind))
+    record = Record(encoded(Image.new("RGB", (16, 16)), kind), 0, None, "cats/bad.png")
+    with pytest.raises(
+        UserError, match=r"cats/bad\.png: the image cannot be read: not one of AVIF, BMP, GIF, JPEG"
+    ):
+        decode([record], DataConfig())
+    assert started == []
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_formats_of_cameras_and_data_sets_are_opened(kind):
+    record = Record(encoded(Image.new("RGB", (16, 16), (200, 100, 50)), kind), 0, None, "cats/good")
+    assert decode([record], DataConfig()).shape == (1, 3, 16, 16)
+
+
+def test_an_image_that_would_fill_the_memory_is_refused():
+    bomb = encoded(Image.new("1", (20_000, 20_000)))
+    assert len(bomb) < 100_000
+    with pytest.raises(UserError, match=r"bomb\.png: the image cannot be read: .*exceeds limit"):
+        decode([Record(bomb, 0, None, "bomb.png")], DataConfig())
+
+
+def test_whatever_a_decoder_raises_is_one_line(monkeypatch):
+    def fail(*arguments, **options):
+        raise IndexError("index out of range")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(UserError, match=r"^odd\.png: the image cannot be read: index out of range$"):
+        decode([Record(png(0), 0, None, "odd.png")], DataConfig())
 
 
 def test_images_of_several_sizes_need_a_size():
