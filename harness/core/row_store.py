@@ -294,20 +294,26 @@ def _parquet(table: pa.Table) -> bytes:
 
 def _one_outcome(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
     """Keeps, for each key, the rows of one run: that of the earliest success, or else of the latest failure."""
+    columns = ("key", "began_at", "run")
+    outcomes = {
+        name: list(zip(*(table[column].to_pylist() for column in columns), strict=True))
+        for name, table in tables.items()
+    }
+    failed = {  # outcomes with a failed row
+        outcome
+        for name, table in tables.items()
+        for outcome, status in zip(outcomes[name], table["status"].to_pylist(), strict=True)
+        if status != "ok"
+    }
     best: dict[str, tuple[bool, float, str]] = {}
-    columns = ("key", "status", "began_at", "run")
-    for table in tables.values():
-        for key, *outcome in zip(*(table[name].to_pylist() for name in columns), strict=True):
-            rank = _rank(*outcome)
-            best[key] = min(best.get(key, rank), rank)
-    chosen = {}
-    for name, table in tables.items():
-        outcomes = zip(*(table[name].to_pylist() for name in columns), strict=True)
-        keep = [best[key] == _rank(*outcome) for key, *outcome in outcomes]
-        chosen[name] = table.filter(pa.array(keep, pa.bool_()))
-    return chosen
 
+    def rank(outcome: tuple[str, float, str]) -> tuple[bool, float, str]:
+        _, began_at, run = outcome
+        return (True, -began_at, run) if outcome in failed else (False, began_at, run)
 
-def _rank(status: str, began_at: float, run: str) -> tuple[bool, float, str]:
-    failed = status != "ok"
-    return failed, -began_at if failed else began_at, run
+    for outcome in itertools.chain.from_iterable(outcomes.values()):
+        best[outcome[0]] = min(best.get(outcome[0], rank(outcome)), rank(outcome))
+    return {
+        name: table.filter(pa.array([best[one[0]] == rank(one) for one in outcomes[name]], pa.bool_()))
+        for name, table in tables.items()
+    }

@@ -2,13 +2,13 @@
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from harness.core.sealed import older, sealed, unsealed
-from harness.core.tables import SCHEMA_VERSION, check_schema_version
+from harness.core.tables import SCHEMA_VERSION, Role, Table, check_schema_version
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,28 @@ class Outcome:
         check_schema_version(values["v"], where)
         tables = {name: [_unpacked(row) for row in rows] for name, rows in values["tables"].items()}
         return Outcome(values["key"], values["study"], values["failed"], tables)
+
+
+def with_finite_metrics(outcome: Outcome, declared: Mapping[str, Table]) -> Outcome:
+    """Returns an outcome in which rows with a metric that is NaN or infinite have failed, and say so."""
+    tables = {
+        name: [_checked(row, declared[name]) for row in rows] if name in declared else rows
+        for name, rows in outcome.tables.items()
+    }
+    failed = any(row.get("status") == "failed" for rows in tables.values() for row in rows)
+    return replace(outcome, failed=failed or outcome.failed, tables=tables)
+
+
+def _checked(row: dict[str, Any], table: Table) -> dict[str, Any]:
+    bad = [
+        name
+        for name in table.names(Role.METRIC, Role.INTERVAL)
+        if isinstance(value := row.get(name), float | np.floating) and not np.isfinite(value)
+    ]
+    if not bad or row.get("status") != "ok":
+        return row
+    error = f"FloatingPointError: {', '.join(bad)} of this result: not a finite number"
+    return {**row, **dict.fromkeys(bad), "status": "failed", "error": error}
 
 
 def _packed(row: Mapping[str, Any]) -> dict[str, Any]:

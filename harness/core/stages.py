@@ -265,4 +265,5 @@ def outcome(
         table: [{**common, **(trial.axes if table == trial.table else {}), **row} for row in table_rows]
         for table, table_rows in rows.items()
     }
-    return Outcome(key=trial.key, study=trial.study, failed=error is not None, tables=tables)
+    failed = any(row["status"] != "ok" for found in tables.values() for row in found)
+    return Outcome(key=trial.key, study=trial.study, failed=failed, tables=tables)

@@ -12,8 +12,9 @@ from harness.core.stages import Context, Stage
 from harness.data.dataset import open_dataset
 from harness.models.backbones.adm_weights import convert
 from harness.models.backbones.checkpoint import copy_pipeline
-from harness.models.backbones.denoiser import save_frame, save_pipeline
+from harness.models.backbones.denoiser import load_denoiser, save_frame, save_pipeline
 from harness.models.backbones.family import build_network, family_of
+from harness.models.finite import refuse_infinite_weights
 from harness.models.noise_processes.process import NoiseProcess, process_of
 from harness.training import checkpoint
 from harness.training.config import TrainConfig
@@ -53,12 +54,19 @@ def regulariser_of(stage: Stage) -> Regulariser:
 
 
 def copy_backbone(stage: Stage, folder: Path, context: Context) -> None:
-    """Copies a pretrained backbone to the results in diffusers' format; an ADM `.pt` is converted."""
+    """Copies a pretrained backbone to the results in diffusers' format; an ADM `.pt` is converted.
+
+    Raises `FloatingPointError` for weights that are not finite.
+    """
     source, network = Path(stage.options["source"]), stage.config["network"]
     if source.is_file():
         convert(source, network, folder)
         save_frame(family_of(network), process_in(stage), folder)
-        return
-    seed = stage.config.get("random")
-    seed = None if seed is None else derive_seed(seed, "untrained")
-    copy_pipeline(source, network, process_in(stage), folder, seed)
+    else:
+        seed = stage.config.get("random")
+        seed = None if seed is None else derive_seed(seed, "untrained")
+        copy_pipeline(source, network, process_in(stage), folder, seed)
+    copied = load_denoiser(folder)
+    for module in (copied.network, copied.autoencoder):
+        if module is not None:
+            refuse_infinite_weights(module.state_dict(), str(source))

@@ -19,6 +19,7 @@ from harness.features.heads.head import Fitted, Labelled, head_of
 from harness.features.standardise import scale_of
 from harness.features.tables import correctness
 from harness.metrics.accuracy import accuracy
+from harness.models.finite import refuse_infinite
 from harness.training.device import pick_device
 
 
@@ -64,6 +65,7 @@ def read_features(trial: Trial, context: Context, dataset: Dataset) -> tuple[np.
     """Returns the features of the probed images [M, C, P, P] and of further views of the labelled ones [V, C, P, P].
 
     Both are pooled from what is stored; the views are concatenated. Pixels are [M, C, H, W] and have no views.
+    Raises `FloatingPointError` for features that are not finite.
     """
     if trial.axes["features"] == "pixels":
         index_M = dataset.probed(trial.config["labels_per_class"])
@@ -78,7 +80,10 @@ def read_features(trial: Trial, context: Context, dataset: Dataset) -> tuple[np.
         ]
 
     x_MCPP, views = _side_by_side(pooled("features")), pooled("views")
-    return x_MCPP, _side_by_side(views) if views else x_MCPP[:0]
+    views_VCPP = _side_by_side(views) if views else x_MCPP[:0]
+    for x in (x_MCPP, views_VCPP):
+        refuse_infinite(x, "images' features")
+    return x_MCPP, views_VCPP
 
 
 def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:

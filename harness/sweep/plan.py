@@ -159,7 +159,7 @@ def _recorded(trials: Iterable[Trial], tables: Mapping[str, pa.Table]) -> dict[s
     for table, column in {(trial.table, trial.objective) for trial in trials}:
         rows = (tables[table][name].to_pylist() for name in ("key", "status", column))
         for key, status, value in zip(*rows, strict=True):
-            if key in wanted:
+            if key in wanted and found.get(key, {}).get("status") != "failed":  # one failed row is enough
                 found[key] = {"status": status, "objective": value}
     return found
 

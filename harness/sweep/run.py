@@ -10,7 +10,7 @@ from harness.core.artifacts import ArtifactStore
 from harness.core.errors import UserError, full_disk_explained
 from harness.core.provenance import provenance
 from harness.core.row_store import Journal, RowStore
-from harness.core.rows import Outcome
+from harness.core.rows import Outcome, with_finite_metrics
 from harness.core.stages import Context, Trial, failure
 from harness.core.storage import Storage
 from harness.data.dataset import Images
@@ -83,6 +83,7 @@ def _recorder(plan: Plan, journal: Journal, display: Display) -> Record:
     trials = {trial.key: trial for trial in plan.trials}
 
     def record(outcome: Outcome) -> None:
+        outcome = with_finite_metrics(outcome, journal.declared)
         journal.record(outcome)
         display.outcome(trials[outcome.key], outcome)
 

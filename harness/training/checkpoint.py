@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from harness.models.finite import refuse_infinite_weights
+
 FILES_FOR_RESUMING = ("optimizer.safetensors",)
 
 
@@ -32,7 +34,12 @@ class Progress:
 
 
 def save(progress: Progress, folder: Path) -> None:
-    """Writes a checkpoint into an existing `folder`."""
+    """Writes a checkpoint into an existing `folder`; raises `FloatingPointError` for weights that are not finite."""
+    for module in (progress.model, progress.ema):
+        if module is not None:
+            refuse_infinite_weights(
+                module.state_dict(), f"the weights after step {progress.step} (lower the learning rate)"
+            )
     save_file(_on_cpu(progress.model.state_dict()), folder / "model.safetensors")
     if progress.ema is not None:
         save_file(_on_cpu(progress.ema.state_dict()), folder / "ema.safetensors")

@@ -258,3 +258,36 @@ def test_the_study_is_found_and_shares_the_backbone():
     assert STUDIES.load("cka") is STUDY
     assert STUDY.shared.section == "features"
     assert {"backbone", "train"} <= set(STUDY.shared.fields) <= set(CKAConfig.model_fields)
+
+
+def test_a_block_that_is_not_finite_fails_its_own_rows_alone(context):
+    _, trials = trials_of(**UNTRAINED, against=["blocks"])
+    for stage in trials[0].stages:
+        context.ensure(stage)
+    import safetensors.torch as st
+
+    from harness.features.cka import compare
+
+    real, spoilt = st.load_file, []
+
+    def with_one_infinity(path, **options):
+        found = real(path, **options)
+        if found["features"].shape[1] == 16:
+            spoilt.append(path)
+            found["features"][3, 0, 0, 0] = torch.inf
+        return found
+
+    sound = stages.run(trials[0], context, "cpu").tables["similarity"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "load_file", with_one_infinity)
+        outcome = stages.run(trials[0], context, "cpu")
+    rows = outcome.tables["similarity"]
+    assert outcome.failed
+    assert spoilt
+    assert len(rows) == len(sound)
+    wrong = [row for row in rows if row["status"] == "failed"]
+    assert 0 < len(wrong) < len(rows)
+    assert all(row["cka"] is None and "are not finite" in row["error"] for row in wrong)
+    for row, before in zip(rows, sound, strict=True):
+        if row["status"] == "ok":
+            assert row["cka"] == pytest.approx(before["cka"], abs=1e-9)

@@ -95,6 +95,6 @@ def recordings(storage: Storage):
     ended = store._ended(runs)
     assert set(ended) == set(runs)
     keys = [
-        key for name in ("features", "weights") for part in store._parts(name, ended) for key in part["key"]
+        key for name in ("features", "weights") for part in store._parts(ended)[name] for key in part["key"]
     ]
     return pd.Series([key.as_py() for key in keys]).value_counts()

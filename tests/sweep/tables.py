@@ -31,7 +31,7 @@ def recordings(results):
     ended = store._ended(runs)
     keys = [one.key for run in runs if run not in ended for one in store._journal_of(run) if not one.failed]
     for table in ("features", "weights"):
-        for part in store._parts(table, ended):
+        for part in store._parts(ended)[table]:
             keys += [
                 key
                 for key, status in zip(part["key"].to_pylist(), part["status"].to_pylist(), strict=True)

@@ -1,6 +1,7 @@
 """A CKA trial: reads representations of the same images and compares them pairwise."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
@@ -43,19 +44,40 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
 
 
 def compared(a: Sequence[Representation], b: Sequence[Representation]) -> list[dict[str, Any]]:
-    """Returns one row per pair of an `a` and a `b`; if `b` is empty, per pair within `a`."""
+    """Returns one row per pair of an `a` and a `b`; if `b` is empty, per pair within `a`.
+
+    The rows of a representation that is not finite are failed ones; those of a constant one have no value.
+    """
     everything = [*a, *b]
-    cka_KK = cka([one.x_ND for one in everything])
+    errors = [_error(one) for one in everything]
+    sound = [place for place, error in enumerate(errors) if error is None]
+    cka_KK = np.full((len(everything), len(everything)), np.nan)
+    if sound:
+        cka_KK[np.ix_(sound, sound)] = cka([everything[place].x_ND for place in sound])
     pairs = product(range(len(a)), range(len(a), len(everything))) if b else combinations(range(len(a)), 2)
     return [
         {
             **{f"a_{name}": value for name, value in everything[first].columns.items()},
             **{f"b_{name}": value for name, value in everything[second].columns.items()},
-            "cka": float(cka_KK[first, second]),
+            **_value(float(cka_KK[first, second]), errors[first] or errors[second]),
             "images": len(everything[first].x_ND),
         }
         for first, second in pairs
     ]
+
+
+def _value(value: float, error: str | None) -> dict[str, Any]:
+    """Returns the value's column, null where it is undefined, or the columns of a failed row."""
+    known = {"cka": None if math.isnan(value) else value}
+    return known if error is None else {"cka": None, "status": "failed", "error": error}
+
+
+def _error(one: Representation) -> str | None:
+    """Returns what is wrong with a representation, None if nothing is."""
+    name = " ".join(str(one.columns[name]) for name in ("model", "block_name") if one.columns[name])
+    if not np.isfinite(one.x_ND).all():
+        return f"FloatingPointError: the features of {name} are not finite"
+    return None
 
 
 def read(place: Mapping[str, Any], held: Sequence[Stage], context: Context) -> list[Representation]:

@@ -20,6 +20,7 @@ from harness.data.transforms import as_input
 from harness.features.generation.sample import FILE
 from harness.metrics.frechet import Moments, frechet, kernel_distance
 from harness.models.encoders.encoder import OpenEncoder, open_encoder
+from harness.models.finite import refuse_infinite
 from harness.training.device import pick_device
 
 ENCODED = "encoded.safetensors"
@@ -76,6 +77,7 @@ def encode(batches: Iterable[np.ndarray], encoder: "_Encoder") -> Encoded:
     for images_NCHW in batches:
         x_NCHW = as_input(torch.from_numpy(np.ascontiguousarray(images_NCHW)).to(encoder.device))
         vectors_ND = encoder.model.pooled(x_NCHW).float().cpu().numpy()
+        refuse_infinite(vectors_ND, "encoded images")
         found = Moments.of(vectors_ND)
         moments = found if moments is None else moments + found
         if held < KERNEL_IMAGES:

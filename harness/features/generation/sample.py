@@ -16,6 +16,7 @@ from harness.core.stages import Context, Stage
 from harness.features.extract import open_denoiser
 from harness.models import sampling
 from harness.models.backbones.denoiser import Denoiser
+from harness.models.finite import refuse_infinite
 from harness.training import noise
 
 FILE = "samples.safetensors"
@@ -39,6 +40,7 @@ def make_samples(stage: Stage, folder: Path, context: Context) -> None:
             ancestral=settings["sampler"] == "ddpm",
             seed=settings["seed"],
         )
+        refuse_infinite(x_BCHW, "samples")
         parts.append(as_grey_levels(x_BCHW).cpu())
     save_file({"samples": torch.cat(parts).contiguous()}, folder / FILE)
 

@@ -18,6 +18,7 @@ from harness.features.streaming.streamed_head import StreamedHead, publish
 from harness.features.streaming.sums import RunningSums
 from harness.training.config import Augment
 
+NOT_FINITE = "features of training images are not finite; the backbone overflows or is poorly trained"
 Read = Callable[..., Iterator[tuple[int, dict[ModulePool, torch.Tensor]]]]
 
 
@@ -29,6 +30,7 @@ class Probes(NamedTuple):
     strengths: Sequence[float]
     weights_SDC: np.ndarray
     intercept_C: np.ndarray
+    error: str | None = None  # why there is none; its numbers are zeros then
 
     def scores(self, x_BD: np.ndarray) -> np.ndarray:
         """Returns scores [S, B, C] of features that are not standardised."""
@@ -111,7 +113,14 @@ def learn(
 
 
 def solved(sums: Sums, strengths: Sequence[float]) -> Probes:
-    """Returns the probes of standardised features, from the sums of the original features."""
+    """Returns the probes of standardised features, from the sums of the original features.
+
+    Features that are not finite give probes with an error: those of other blocks are not affected.
+    """
+    if not all(np.isfinite(one).all() for one in (sums.x_D, sums.xx_DD, sums.xy_DC)):
+        zeros_D, zeros_C = np.zeros_like(sums.mean_D), np.zeros_like(sums.y_C)
+        nothing = np.zeros((len(strengths), len(zeros_D), len(zeros_C)))
+        return Probes(zeros_D, zeros_D + 1, strengths, nothing, zeros_C, NOT_FINITE)
     scale_D = scale_of(sums.deviation_D)
     gram_DD, cross_DC = sums.centred()
     gram_DD /= scale_D
@@ -149,6 +158,7 @@ def evaluate(
             right_test=right_test[cell][0],
             regularisation=probe.strengths[0],
             parameters=probe.weights_SDC[0].size + probe.intercept_C.size,
+            error=probe.error,
         )
         for cell, probe in enumerate(chosen)
     ]
