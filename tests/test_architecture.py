@@ -375,6 +375,7 @@ def test_users_networks_are_planned_and_described_without_torch(tmp_path):
     assert python(program) == "[]"
 
 
+@pytest.mark.slow
 def test_the_report_reads_rows_without_torch_and_ray():
     loaded = python(f"import harness.report.page; print({HEAVY})")
     assert "torch" not in loaded

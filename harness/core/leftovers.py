@@ -1,5 +1,6 @@
 """Scratch folders that name their process, so that those of killed processes are recognised and removed."""
 
+import errno
 import os
 import shutil
 import time
@@ -20,7 +21,10 @@ def scratch_folder(parent: Path, prefix: str) -> Path:
     A process of another machine, which cannot be asked for, counts as dead once nothing in its folder has changed for
     three days. Raises `OSError`.
     """
-    parent.mkdir(parents=True, exist_ok=True)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent)) from None
     for left in parent.iterdir():
         if left.name.startswith(prefix) and _abandoned(left, left.name.removeprefix(prefix).split("-")):
             shutil.rmtree(left, ignore_errors=True)

@@ -165,6 +165,7 @@ def test_failures_are_passed_over(failing):
         )
 
 
+@pytest.mark.slow
 @given(surfaces(), st.integers(0, 400))
 def test_what_is_known_in_part_changes_nothing_of_what_follows(case, cut):
     surface, count = case

@@ -76,6 +76,7 @@ def test_the_parts_follow_each_other_along_the_channels(context, views):
     assert one.config["head"]["parts"] == [part[0].shape[1] for part in parts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [QUICK, "ridge"])
 def test_a_combined_head_gives_one_row(context, head):
     _, trials = trials_of(combined=[{**PAIR, "head": head}])

@@ -145,6 +145,7 @@ def test_an_empty_folder_is_filled(swept, tmp_path, capsys):
     assert (tmp_path / "there" / "extractor.json").exists()
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_encoder_is_taken_home(tmp_path, capsys):
     path, results = written(tmp_path, TUNED_ALONE), str(tmp_path / "results")
     assert main(["sweep", path, "--debug", "--results", results]) == 0
@@ -269,6 +270,7 @@ def test_an_export_works_in_a_fresh_process_elsewhere(exported, tmp_path):
     np.testing.assert_array_equal(right, correct_of(tables, best.key))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("head", "protocol"),
     [

@@ -238,6 +238,7 @@ def test_siblings_hold_what_they_would_hold_if_made_alone(context):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", [1, 32, 50, 96])
 def test_features_do_not_depend_on_how_they_are_cut_to_the_bit(context, passes, shard):
     settings = {"blocks": [2, 5], "timesteps": [50], "pools": [1], "controls": [], "draws": 2}

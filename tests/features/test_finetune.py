@@ -89,6 +89,7 @@ def test_a_step_down_the_gradient_reduces_the_loss(augment):
     assert losses(task, model, range(12)).mean() < before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["conv_in", "down_blocks.0.resnets.0", "mid_block", "up_blocks.0.upsamplers.0"]
 )
@@ -227,6 +228,7 @@ def test_the_encoder_that_was_kept_gives_the_predictions_that_were_recorded(cont
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 7])
 def test_predictions_do_not_depend_on_the_batch(context, batch):
     dataset, (trial,) = tuned_trials()
@@ -242,6 +244,7 @@ def test_predictions_do_not_depend_on_the_batch(context, batch):
     )
 
 
+@pytest.mark.slow
 def test_the_same_experiment_gives_the_same_rows(context, tmp_path):
     _, (trial,) = tuned_trials(heads=[MLP])
     elsewhere = replace(context, store=type(context.store)(Storage(str(tmp_path / "elsewhere"))))

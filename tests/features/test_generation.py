@@ -220,6 +220,7 @@ def by_eigenvalues(images, others):
     return np.square(x.mean(0) - y.mean(0)).sum() + np.trace(a) + np.trace(b) - 2 * overlap
 
 
+@pytest.mark.slow
 def test_samples_of_other_shards_and_batches_are_the_same_trials_and_the_same_images(context):
     settings = {"encoders": ["pixels"], "sampler": "ddpm"}
     (whole,), (cut,) = (

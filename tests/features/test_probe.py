@@ -61,6 +61,7 @@ def test_a_small_experiment_runs_from_plan_to_rows(context):
     }
 
 
+@pytest.mark.slow
 def test_the_same_experiment_gives_the_same_rows(context, tmp_path):
     _, trials = trials_of(blocks=[5], timesteps=[50], pools=[1])
     elsewhere = replace(context, store=type(context.store)(Storage(str(tmp_path / "elsewhere"))))
@@ -73,6 +74,7 @@ def test_the_same_experiment_gives_the_same_rows(context, tmp_path):
                     np.testing.assert_array_equal(one[column], other[column], err_msg=f"{name}.{column}")
 
 
+@pytest.mark.slow
 def test_an_object_store_gives_the_same_rows_as_a_disk(context, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     _, trials = trials_of(blocks=[5], timesteps=[50], pools=[1])

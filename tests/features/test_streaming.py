@@ -71,6 +71,7 @@ def test_a_pool_that_does_not_nest_is_refused():
         RunningSums(1, 4, 2, torch.device("cpu")).at(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -64,6 +64,7 @@ def test_rows_of_streamed_heads(context):
     assert len({stage_of(trial).job for trial in trials}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["ours", "published"])
 def test_a_head_learns_the_same_whatever_stands_beside_it(context, tmp_path, protocol):
     given = {"protocol": protocol, "caching": "auto" if protocol == "published" else "streamed"}
@@ -183,6 +184,7 @@ def test_ours_standardises_what_heads_see_and_the_published_protocol_does_not(co
     assert stage_of(published[0]).config["augment"] == {"crop": 0.8, "flip": True}
 
 
+@pytest.mark.slow
 def test_a_head_that_diverges_fails_alone(context, monkeypatch):
     _, trials = trials_of(**PUBLISHED, heads=["linear"], blocks=[2], pools=[1, 2])
     one, other = (stage_of(pick(trials, pool=pool)) for pool in (1, 2))
@@ -198,6 +200,7 @@ def test_a_head_that_diverges_fails_alone(context, monkeypatch):
     assert name in bad.tables["features"][0]["error"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_short_continues_where_it_was(context, monkeypatch):
     _, trials = trials_of(**PUBLISHED, heads=["linear"])
     stage, loss, steps = stage_of(trials[0]), SideBySide.loss, []

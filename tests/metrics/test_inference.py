@@ -110,6 +110,7 @@ def test_no_samples_have_no_difference():
         paired_difference_interval([], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "shares"),
     [

@@ -58,6 +58,7 @@ def harness(folder, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_it_is_planned_and_run(swept):
     folder, printed = swept
     facts = json.loads(printed)
@@ -66,6 +67,7 @@ def test_it_is_planned_and_run(swept):
     assert (again["done"], again["missing"], again["by_study"]) == (6, 0, {"roughness": 6})
 
 
+@pytest.mark.slow
 def test_its_table_lands_in_parquet_with_its_meanings(swept):
     table = pq.read_table(swept[0] / "results" / "mine" / "roughness.parquet")
     declared = Table.of(table.schema)
@@ -78,6 +80,7 @@ def test_its_table_lands_in_parquet_with_its_meanings(swept):
     assert by_blur[1] > by_blur[2] > by_blur[3]
 
 
+@pytest.mark.slow
 def test_it_appears_on_the_page(swept):
     page = (swept[0] / "results" / "mine" / "report.html").read_text()
     assert '<section id="roughness"' in page
@@ -85,6 +88,7 @@ def test_it_appears_on_the_page(swept):
         assert text in page, text
 
 
+@pytest.mark.slow
 def test_the_page_is_written_where_the_study_is_not_installed(swept, tmp_path):
     """A colleague has the results alone: the tables say themselves what they hold."""
     from harness.core.storage import Storage

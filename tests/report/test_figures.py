@@ -199,6 +199,7 @@ def test_rows_without_noise_levels_have_one_axis(small_features: dict) -> None:
     assert all(set(view.choice) == {"pool", "head"} for view in views)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["block_by_timestep", "over_block", "over_timestep", "over_pool", "over_parameters"]
 )

@@ -92,6 +92,7 @@ def test_page_is_alone(storage: Storage, small_features: dict) -> None:
     assert len(page) < 5.5e6
 
 
+@pytest.mark.slow
 def test_nothing_that_users_write_becomes_markup(
     storage: Storage, study_one: dict, small_features: dict, small_weights: dict
 ) -> None:
@@ -159,6 +160,7 @@ def test_embedded_json_stays_inside_its_script() -> None:
     assert json.loads(text)["a"] == HOSTILE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["features", "weights"])
 def test_either_study_alone(storage: Storage, small_features: dict, small_weights: dict, study: str) -> None:
     page = written(storage, {"features": small_features, "weights": small_weights}[study])
@@ -206,6 +208,7 @@ def test_published_numbers_are_marked_and_can_be_hidden(storage: Storage, small_
     assert "over_timestep" in marked
 
 
+@pytest.mark.slow
 def test_each_study_has_its_own_switch_for_published_numbers(
     storage: Storage, small_features: dict, small_weights: dict
 ) -> None:
@@ -275,6 +278,7 @@ def minimal() -> dict:
     return {name: [row for part in parts for row in part.get(name, [])] for name in studies.tables()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "column", "value"),
     [
@@ -347,8 +351,22 @@ def test_unknown_experiment_names_the_nearest(storage: Storage, small_features: 
 
 def test_unreadable_and_foreign_tables(storage: Storage, small_features: dict) -> None:
     synthetic.write(storage, "study", small_features)
+    storage.remove("study/checksums.json")
     storage.write("study/weights.parquet", b"PAR1 but not really")
     with pytest.raises(UserError, match=r"weights\.parquet: not a readable table"):
+        write_report(storage, "study", studies.tables())
+
+
+@pytest.mark.parametrize("name", ["features.parquet", "checksums.json"])
+def test_a_table_that_does_not_match_its_checksum_is_refused(
+    storage: Storage, small_features: dict, name: str
+) -> None:
+    synthetic.write(storage, "study", small_features)
+    content = storage.read(f"study/{name}")
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+    storage.write(f"study/{name}", flipped)
+    with pytest.raises(UserError, match=rf"{name}: .*; run the same sweep again, which writes it anew"):
         write_report(storage, "study", studies.tables())
 
 
@@ -358,6 +376,7 @@ def test_newer_schema_is_refused(storage: Storage, small_features: dict) -> None
     table = pq.read_table(path)
     newer = {**table.schema.metadata, b"harness_schema_version": str(SCHEMA_VERSION + 1).encode()}
     pq.write_table(table.replace_schema_metadata(newer), path)
+    storage.remove("study/checksums.json")
     with pytest.raises(UserError, match=f"schema version {SCHEMA_VERSION + 1}.*install a newer"):
         write_report(storage, "study", studies.tables())
 

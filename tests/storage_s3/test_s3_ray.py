@@ -11,7 +11,7 @@ from harness.core.storage import Storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-STEPS, EVERY, KEPT = 60, 5, 4
+STEPS, EVERY, KEPT = 30, 5, 2
 CHECKPOINT = re.compile(r"/results/(artifacts/checkpoint/backbone-\w+-[ab]/\w+)/state\.json$")
 SETTINGS = [
     "weights=null",

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from harness.cli import main
+from harness.core.fingerprint import digest
+from harness.core.sealed import sealed
 from harness.core.tables import SCHEMA_VERSION
 from harness.sweep import studies
 
@@ -362,7 +364,6 @@ def part(table, metadata):
         ("SCHEMA.json/x", "", "restore or remove"),
         ("run/000001.jsonl", f'{{"v": {NEWER}}}\n', ["000001.jsonl", f"version {NEWER}"]),
         ("runs/000001.json", "{", ["000001.json", "restore or remove"]),
-        ("run/tables.json", "[]", ["tables.json", "restore or remove"]),
         (
             "run/features.parquet",
             part(studies.tables()["features"].schema, {"harness_schema_version": str(NEWER)}),
@@ -375,14 +376,14 @@ def part(table, metadata):
         ),
         ("run/features.parquet", part(pa.schema({"block": pa.string()}), {}), ["features.parquet", "block"]),
         ("run/features.parquet", b"junk", ["features.parquet", "not a readable Parquet file"]),
-        ("run/features.parquet", b"", "not a readable Parquet file"),
     ],
 )
 def test_results_of_a_newer_or_broken_schema_are_left_alone(refuse, tmp_path, name, content, words):
     path = tmp_path / "results" / "rows" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    for beside, text in (("runs/000001.json", '{"run": "run"}'), ("run/tables.json", '{"features": 1}')):
+    ended = sealed({"tables": {"features": {"rows": 1, **digest(path.read_bytes())}}})
+    for beside, text in (("runs/000001.json", sealed({"run": "run"})), ("run/tables.json", ended)):
         other = tmp_path / "results" / "rows" / beside
         if (
             name.startswith("run/")
@@ -393,6 +394,28 @@ def test_results_of_a_newer_or_broken_schema_are_left_alone(refuse, tmp_path, na
             other.write_text(text)
     refuse("plan", "quickstart", words=words)
     refuse("sweep", "quickstart", "--debug", words=words)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("run/tables.json", "[]"), ("run/features.parquet", "junk"), ("run/000001.jsonl", "junk\n")],
+)
+def test_damaged_rows_are_named_in_the_plan_and_their_trials_are_missing(tmp_path, capsys, name, content):
+    rows = tmp_path / "rows"
+    ended = sealed({"tables": {"features": {"rows": 1, **digest(b"other")}}})
+    files = {"runs/000001.json": sealed({"run": "run"}), name: content}
+    if not name.endswith("jsonl"):
+        files = {"run/tables.json": ended, **files}
+    for path, text in files.items():
+        (rows / path).parent.mkdir(parents=True, exist_ok=True)
+        (rows / path).write_text(text)
+    assert main(["plan", "quickstart", "--results", str(tmp_path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    (line,) = facts["damage"]
+    assert f"{rows / name} is damaged" in line
+    assert facts["missing"] == facts["trials"]
+    assert main(["plan", "quickstart", "--results", str(tmp_path)]) == 0
+    assert line in capsys.readouterr().out
 
 
 # Data sets

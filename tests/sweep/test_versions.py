@@ -260,6 +260,7 @@ def expected(patterns, labels):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEPENDENTS)
 def test_a_raised_version_makes_what_depends_on_it_missing_and_nothing_else(name, planned):
     code = codes()[name]
@@ -271,6 +272,7 @@ def test_a_raised_version_makes_what_depends_on_it_missing_and_nothing_else(name
     assert changed(planned.before, after) == expected(DEPENDENTS[name], planned.before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_a_raised_version_of_a_part_makes_what_uses_it_missing_and_nothing_else(name, planned, monkeypatch):
     part = parts()[name]

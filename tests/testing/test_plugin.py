@@ -12,6 +12,7 @@ import pytest
 
 import harness
 
+pytestmark = pytest.mark.slow  # processes, a second or more each
 PLUGIN = Path(__file__).parent / "plugin"
 
 
@@ -45,7 +46,6 @@ def run(site, *arguments):
     )
 
 
-@pytest.mark.slow
 def test_each_part_passes_its_suite(site):
     done = run(site, "-m", "pytest", "-p", "no:cacheprovider", "-q", "contracts_of_my_parts.py")
     assert done.returncode == 0, done.stdout[-5000:]

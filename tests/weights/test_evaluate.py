@@ -44,6 +44,7 @@ def one_by_one(base, chosen, vectors):
     return np.stack(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patterns", "count"),
     [(["norm"], 1), (["conv1"], 3)]

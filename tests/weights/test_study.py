@@ -155,6 +155,7 @@ def test_a_whole_network_of_another_seed_is_not_run_with_this_ones_running_stati
         assert trials_of(**values)[1]
 
 
+@pytest.mark.slow
 def test_a_description_counts_what_varies_and_what_lies_before():
     config = parse(WeightsConfig, {**WEIGHTS, "vary": {"parameters": [["norm2"], ["conv1"]]}}, "weights")
     text = "\n".join(STUDY.describe(config, 8, 1))

@@ -103,6 +103,7 @@ def prefixed(state):
     return {f"module.{name}": value for name, value in state.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "ending", "change"),
     [

@@ -85,6 +85,7 @@ def counted(run):
     return counter.get_total_flops() / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 def test_costs_are_what_pytorch_counts(config):
     denoiser, table = denoiser_of(config), blocks(config)

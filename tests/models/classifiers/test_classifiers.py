@@ -104,6 +104,7 @@ def opened(network, context, channels=3, size=16, classes=5):
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "channels", "size", "classes"),
     [
@@ -182,6 +183,7 @@ def test_a_network_can_be_copied_and_run_with_other_parameters(name):
     torch.testing.assert_close(both, torch.stack([expected, changed(IMAGES).detach()]), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_a_network_can_be_exported(name):
     network = built(TINY[name])

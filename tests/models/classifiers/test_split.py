@@ -54,6 +54,7 @@ def some(names, networks, seed=2):
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(st.sets(st.sampled_from(NAMES), min_size=1))
 def test_both_parts_together_are_the_network_for_any_varied_parameters(names):
@@ -69,6 +70,7 @@ def test_both_parts_together_are_the_network_for_any_varied_parameters(names):
                 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["bn1.weight", "bn2.bias"], ["conv2.weight"], ["bn2.running_var"], NAMES])
 def test_many_networks_in_one_batch_are_those_networks(names):
     split, varied = Split(NETWORK, names, X), some(names, 5)
