@@ -6,16 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.core.sealed import sealed, unsealed
+from harness.core.sealed import older, sealed, unsealed
 
+PLAIN = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
+PLAIN |= st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.dictionaries(
     st.text(max_size=5).filter(lambda name: name != "checksum"),
     st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text(),
+        PLAIN,
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
         max_leaves=6,
     ),
@@ -50,3 +48,8 @@ def test_anything_else_is_refused(content):
 
 def test_it_is_json_for_people():
     assert json.loads(sealed({"a": [1, 2]}, indent=1))["a"] == [1, 2]
+
+
+def test_what_has_no_checksum_is_older():
+    assert older('{"v": 1}') == {"v": 1}
+    assert older(sealed({"v": 1})) == older("{") == older("[]") == {}
