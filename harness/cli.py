@@ -1,6 +1,7 @@
 """The command line: `python -m harness`, installed as `harness`. Starting it imports neither torch nor ray."""
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -9,7 +10,8 @@ from typing import Any, NoReturn
 
 from harness.core.errors import Terminated, UserError
 
-OK, SOME_FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
+OK, SOME_FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)  # a file or folder that this user may not read or write
 
 
 class _Parser(argparse.ArgumentParser):
@@ -103,6 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
     except BrokenPipeError:
         return OK
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"harness: {place}{error.strerror}; nothing recorded is lost", file=sys.stderr)
+        return BAD_INPUT
 
 
 def _sweep(chosen: argparse.Namespace) -> int:

@@ -170,7 +170,7 @@ LOADING = {  # who follows a string that it was given
     "harness.models.classifiers.build": {"build"},
     "harness.models.encoders.encoder": {"open_encoder"},
     "harness.sweep.export": {"export", "load"},
-    "harness.training.launch": {"_train_here", "_work"},
+    "harness.training.launch": {"_work", "train"},
 }
 
 

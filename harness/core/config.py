@@ -125,9 +125,18 @@ def _problem(error: yaml.YAMLError) -> str:
     return f"{getattr(error, 'context', None) or ''} {problem}".strip()
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e20 and 1.0e20 as numbers, as JSON and YAML 1.2 do; YAML 1.1 wants 1.0e+20."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 def _plain_yaml(text: str) -> Any:
     """Returns mappings, lists, strings and numbers; raises `YAMLError` for anything else in YAML."""
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
         if node is None:
@@ -318,8 +327,6 @@ def _wanted(model: type[BaseModel], place: tuple[Any, ...], problem: Any) -> str
         return "Input should be a list" + ("" if isinstance(given, dict | list) else f", such as [{given}]")
     if kind == "model_type":
         return f"expected a mapping of keys to values; known: {', '.join(_fields_at(model, place))}"
-    if kind == "float_type" and isinstance(given, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", given):
-        return f"YAML reads this as text; write {re.sub('[eE]', '.0e', given)}"
     return problem["msg"].removeprefix("Value error, ")
 
 

@@ -8,7 +8,7 @@
     rows/RUN/tables.json           rows, size and SHA-256 of each of its tables: written last, then the journal is
                                    removed
     EXPERIMENT/TABLE.parquet       the rows of one experiment, for people and for the report
-    EXPERIMENT/checksums.json      size and SHA-256 of each of them
+    EXPERIMENT/about.json          size and SHA-256 of each of them, and what the page warns of
 
 Rows belong to a trial's key: if two runs recorded the same trial, a success wins over a failure, then the earliest
 success, or the latest failure. Every JSON file and every line of a journal holds its own checksum. What is damaged is
@@ -19,7 +19,7 @@ import io
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from harness.core.fingerprint import digest
 from harness.core.rows import Outcome
 from harness.core.sealed import older, sealed, unsealed
 from harness.core.storage import Storage
-from harness.core.tables import CHECKSUMS, SCHEMA_VERSION, Table, check_schema_version
+from harness.core.tables import ABOUT, SCHEMA_VERSION, Table, check_schema_version
 
 FLUSH_SECONDS = 5.0  # an outcome is written to an object store within this time
 AT_ONCE = 32  # files of a counted sequence requested together; a gap this large ends it
@@ -188,8 +188,17 @@ class RowStore:
             number += 1
         return Journal(self.storage, run, self.declared)
 
-    def write_experiment(self, experiment: str, keys: Iterable[str], tables: Mapping[str, pa.Table]) -> None:
-        """Writes `EXPERIMENT/TABLE.parquet`: the rows of the trials `keys`, in their order."""
+    def write_experiment(
+        self,
+        experiment: str,
+        keys: Iterable[str],
+        tables: Mapping[str, pa.Table],
+        warnings: Sequence[str] = (),
+    ) -> None:
+        """Writes `EXPERIMENT/TABLE.parquet`: the rows of the trials `keys`, in their order.
+
+        `warnings` are what the page says before its results.
+        """
         order = {key: place for place, key in enumerate(keys)}
         files = {}
         for name, table in tables.items():
@@ -199,7 +208,8 @@ class RowStore:
             content = _parquet(table.take(pa.array(chosen, pa.int64())))
             self.storage.write(f"{experiment}/{name}.parquet", content)
             files[f"{name}.parquet"] = digest(content)
-        self.storage.write(f"{experiment}/{CHECKSUMS}", sealed({"files": files}, indent=1).encode())
+        about = {"files": files, "warnings": list(warnings)}
+        self.storage.write(f"{experiment}/{ABOUT}", sealed(about, indent=1).encode())
 
 
 class Journal:

@@ -22,6 +22,7 @@ from harness.core.fingerprint import fingerprint
 from harness.core.progress import Progress
 from harness.core.registry import load_attribute
 from harness.core.rows import Outcome
+from harness.core.threads import one_thread
 
 MAKE_ATTEMPTS = 3
 
@@ -166,8 +167,9 @@ class Context:
             if self.has(stage):
                 return
             began = time.monotonic()
-            with self.store.scratch() as folder:
-                load_attribute(stage.code.function)(stage, folder, self)
+            make = load_attribute(stage.code.function)
+            with self.store.scratch() as folder, one_thread():
+                make(stage, folder, self)
                 self.publish(stage, folder, time.monotonic() - began)
 
     def publish(self, stage: Stage, folder: Path, seconds: float) -> None:
@@ -227,7 +229,9 @@ def run(trial: Trial, context: Context, device: str) -> Outcome:
     rows: dict[str, list[dict[str, Any]]] = {}
     error = None
     try:
-        rows = load_attribute(trial.code.function)(trial, context)
+        function = load_attribute(trial.code.function)
+        with one_thread():
+            rows = function(trial, context)
     except Exception:
         error = traceback.format_exc()
     return outcome(trial, context.provenance, device, rows, error, began_at, time.monotonic() - began)

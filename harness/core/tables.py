@@ -14,7 +14,7 @@ import pyarrow as pa
 from harness.core.errors import UserError
 
 SCHEMA_VERSION = 2
-CHECKSUMS = "checksums.json"  # beside the tables of an experiment: size and SHA-256 of each
+ABOUT = "about.json"  # beside the tables of an experiment: size and SHA-256 of each, and warnings
 
 
 class Role(StrEnum):

@@ -21,6 +21,7 @@ from harness.core.seeds import rng
 from harness.core.stages import Code, Context, Stage
 from harness.data.config import SOURCES, DataConfig
 from harness.data.source import Record, Source, decode
+from harness.data.traps import traps
 
 SPLITS = ("train", "validation", "test")
 DATASET = Code("dataset", 1, "harness.data.dataset:make")  # reading, splitting
@@ -157,7 +158,9 @@ class Images(NamedTuple):
     def read(cls, config: DataConfig, seed: int) -> Self:
         """Reads a data set; raises `UserError` if it cannot be read."""
         dataset = load(config, seed)
-        return cls(config, dataset, dataset_stage(config, seed, dataset.fingerprint))
+        found = traps(dataset.images, dataset.labels, dataset.classes, dataset.splits)
+        warnings = [f"{config.display_name}: {one}" for one in found]
+        return cls(config, dataset, dataset_stage(config, seed, dataset.fingerprint, warnings))
 
 
 def further(first: Images, others: Sequence[DataConfig], seed: int, where: str) -> list[Images]:
@@ -169,13 +172,16 @@ def further(first: Images, others: Sequence[DataConfig], seed: int, where: str) 
     return found
 
 
-def dataset_stage(config: DataConfig, seed: int, fingerprint: str) -> Stage:
-    """Returns the stage that stores the data set for workers. It runs where the images can be read."""
+def dataset_stage(config: DataConfig, seed: int, fingerprint: str, warnings: Sequence[str] = ()) -> Stage:
+    """Returns the stage that stores the data set for workers. It runs where the images can be read.
+
+    `warnings` are what plan and page say about the data.
+    """
     return Stage(
         kind="dataset",
         code=DATASET,
         config={"fingerprint": fingerprint},
-        options={"data": config.model_dump(mode="json"), "seed": seed},
+        options={"data": config.model_dump(mode="json"), "seed": seed, "warnings": list(warnings)},
         local=True,
     )
 

@@ -37,8 +37,9 @@ def make_features(stage: Stage, folder: Path, context: Context) -> None:
     began = time.monotonic()
     wanted = [stage, *(sibling for sibling in stage.siblings if not context.has(sibling))]
     wanted.sort(key=lambda one: one.config["block"])
+    denoiser = open_denoiser(stage.needs["backbone"], context)
     features = extract(
-        open_denoiser(stage.needs["backbone"], context),
+        denoiser,
         open_dataset(stage.needs["dataset"], context).images,
         images_of(stage, context),
         timestep=stage.config["timestep"],
@@ -53,7 +54,11 @@ def make_features(stage: Stage, folder: Path, context: Context) -> None:
     for one in wanted:
         place = folder if one is stage else folder.parent / one.key
         place.mkdir(exist_ok=True)
-        save_file({"features": features.pop((one.config["module"], one.part["pool"]))}, place / FILE)
+        save_file(
+            {"features": features.pop((one.config["module"], one.part["pool"]))},
+            place / FILE,
+            metadata={"precision": used_precision(stage.config["precision"], denoiser.device)},
+        )
         if one is not stage:
             context.publish(one, place, time.monotonic() - began)
 
@@ -156,12 +161,19 @@ def batches(
             yield begin, as_input(chosen.to(device, non_blocking=True))
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Returns the autocast context of a frozen backbone: "auto" is bfloat16 on a GPU that supports it."""
+def used_precision(precision: str, device: torch.device) -> str:
+    """Returns the precision of a frozen backbone's passes: "auto" is bfloat16 on a GPU that supports it."""
     wanted = precision == "bfloat16" or (
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
-    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+    return "bfloat16" if wanted else "float32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Returns the autocast context of a frozen backbone."""
+    if used_precision(precision, device) == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def addresses(index_B: torch.Tensor, timestep: int, draw: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from harness.core.recent import Recent
@@ -36,6 +37,8 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
     right_test = fitted.predict(test.x) == test.labels_N
     row = {
         "caching": "cached",
+        "precision": precision_of(trial, context),
+        "constant_share": constant_share(train.x),
         "dimensions": math.prod(x_MCPP.shape[1:]),
         "parameter_count": sum(one.numel() for one in fitted.module.parameters()),
         "regularisation": fitted.regularisation,
@@ -53,6 +56,23 @@ def fit_head(trial: Trial, train: Labelled, validation: Labelled, classes: int, 
     setting = (trial.axes[name] for name in ("features", "block", "timestep", "pool"))
     seed = derive_seed(trial.seed, "head", *setting)
     return head_of(trial.config["head"]).fit(train, validation, classes, seed, pick_device(context).type)
+
+
+def constant_share(x_N: np.ndarray) -> float:
+    """Returns the share of features that are the same for all samples."""
+    return float((x_N == x_N[:1]).all(0).mean())
+
+
+def precision_of(trial: Trial, context: Context) -> str | None:
+    """Returns the precision of the passes behind the features that a trial reads, both names if they are mixed.
+
+    None for pixels.
+    """
+    used = set()
+    for stage in (one for shards in trial.reads.values() for one in shards):
+        with safe_open(context.file(stage, FILE), framework="numpy") as file:
+            used.add((file.metadata() or {}).get("precision", "unknown"))
+    return " and ".join(sorted(used)) or None
 
 
 def image_passes(trial: Trial) -> int:

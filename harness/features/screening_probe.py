@@ -16,7 +16,7 @@ from harness.core.stages import Context, Trial
 from harness.data.dataset import open_dataset
 from harness.features.heads.head import HEADS
 from harness.features.heads.least_squares import refuse_infinite, targets
-from harness.features.probe import image_passes, read_features
+from harness.features.probe import constant_share, image_passes, precision_of, read_features
 from harness.features.standardise import scale_of
 from harness.metrics.accuracy import accuracy
 
@@ -35,6 +35,8 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
     right_M, strength = best_left_out(x_MD, labels_M, len(dataset.classes), strengths)
     row = {
         "caching": "cached",
+        "precision": precision_of(trial, context),
+        "constant_share": constant_share(x_MD),
         "dimensions": x_MD.shape[1],
         "parameter_count": (x_MD.shape[1] + 1) * len(dataset.classes),
         "regularisation": strength,

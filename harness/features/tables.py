@@ -49,6 +49,12 @@ FEATURES = Table(
         Column("pool", INTEGER, Role.AXIS, "feature maps are average-pooled to pool x pool; null for pixels"),
         Column("head", TEXT, Role.AXIS, "name or label of the head"),
         Column("caching", TEXT, Role.SETUP, "cached or streamed: whether features were stored"),
+        Column(
+            "precision",
+            TEXT,
+            Role.IDENTITY,
+            "of the passes through the backbone: float32 or bfloat16, both if mixed; null for pixels and finetuned",
+        ),
         Column("dimensions", INTEGER, Role.METRIC, "features per image that the head reads"),
         Column(
             "parameter_count",
@@ -58,6 +64,13 @@ FEATURES = Table(
         ),
         Column(
             "regularisation", FLOAT, Role.METRIC, "strength chosen on validation; null for heads without one"
+        ),
+        Column(
+            "constant_share",
+            FLOAT,
+            Role.METRIC,
+            "features that are the same for all training samples; null for streamed and finetuned",
+            "share, 0 to 1",
         ),
         Column("train_n", INTEGER, Role.METRIC, "labelled samples that the head was trained on", "samples"),
         Column(

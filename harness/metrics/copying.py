@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import rankdata, tiecorrect
 
 NEW_SHARE_OF_HELD_OUT = 0.05  # fraction of held-out vectors nearer than one that counts as new
+ROUNDING = 1e-4  # relative margin of the threshold: distances on different machines differed by up to 3e-5
 NUMBERS_AT_ONCE = 2**24  # numbers in float64 at a time
 RANK_TOLERANCE = 1e-10  # relative to the largest eigenvalue: smaller ones are rounding
 LENGTH_TOLERANCE = 1e-3  # relative to the originals' spread: a vector nearer to their mean has no direction
@@ -35,6 +36,11 @@ def copying_z(generated_G: np.ndarray, held_out_H: np.ndarray) -> float:
 def newness_threshold(held_out_H: np.ndarray) -> float:
     """Returns the 5 % quantile of held-out distances to the nearest original; NaN if there are none."""
     return float(np.quantile(held_out_H, NEW_SHARE_OF_HELD_OUT)) if len(held_out_H) else float("nan")
+
+
+def is_new(distance_N: np.ndarray | float, threshold: float) -> np.ndarray:
+    """Returns whether distances reach the threshold, within a margin: one equal to it does, whatever the rounding."""
+    return np.asarray(distance_N) >= threshold * (1 - ROUNDING)
 
 
 def variance_ratio(generated_GP: np.ndarray, originals_KP: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from harness.core.storage import Storage
 from harness.core.tables import Table
-from harness.report import answer_features, answer_weights, failures, provenance, transfer
+from harness.report import answer_features, answer_weights, failures, provenance, transfer, trust
 from harness.report.correctness import Correctness
 from harness.report.figures import FIGURES
 from harness.report.figures.figure import Absent, Figure, View, choice_title, levels, succeeded
@@ -109,6 +109,7 @@ def page(tables: Tables, experiment: str) -> str:
         style=asset("style.css"),
         summary=_summary(tables),
         answer=_answer(own, tables, results, correctness),
+        trust=trust.to_html(tables),
         studies=studies,
         failures=failures.to_html(tables),
         provenance=provenance.to_html(tables),

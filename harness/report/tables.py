@@ -1,7 +1,7 @@
 """Reads one experiment's Parquet tables, with clear errors if that fails."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -13,7 +13,7 @@ from harness.core.errors import UserError, did_you_mean
 from harness.core.fingerprint import digest
 from harness.core.sealed import unsealed
 from harness.core.storage import Storage
-from harness.core.tables import CHECKSUMS, CORRECTNESS, Table, check_schema_version
+from harness.core.tables import ABOUT, CORRECTNESS, Table, check_schema_version
 from harness.report.setups import complete, setup
 
 AGAIN = "run the same sweep again, which writes it anew"
@@ -28,6 +28,7 @@ class Tables(NamedTuple):
     frames: Mapping[str, pd.DataFrame]  # all tables but `correctness`, by name, in the order of declaration
     correctness: pa.Table  # stays in Arrow: each row holds a list of booleans
     declared: Mapping[str, Table]
+    warnings: tuple[str, ...] = ()  # traps in the data sets
 
     @property
     def features(self) -> pd.DataFrame:
@@ -77,7 +78,6 @@ def read_tables(storage: Storage, experiment: str, declared: Mapping[str, Table]
         ]
         names += [name for name in files if name not in declared]
     contents = storage.read_many([f"{experiment}/{name}.parquet" for name in names]) if experiment else []
-    checksums = _checksums(storage, experiment) if experiment else {}
     written = {
         name: content
         for name, content in zip(names, contents, strict=False)
@@ -88,25 +88,33 @@ def read_tables(storage: Storage, experiment: str, declared: Mapping[str, Table]
             f"no tables of experiment {experiment!r} in {storage.describe()}; "
             f"{did_you_mean(experiment, experiments(storage))}"
         )
-    tables = {}
+    tables, about = {}, _about(storage, experiment)
     for name, content in written.items():
         place = storage.describe(f"{experiment}/{name}.parquet")
-        if checksums.get(f"{name}.parquet", digest(content)) != digest(content):
+        if about.files.get(f"{name}.parquet", digest(content)) != digest(content):
             raise UserError(f"{place}: does not match its checksum; {AGAIN}")
         tables[name] = _read(content, place, declared.get(name))
-    return from_arrow({**{name: table.empty() for name, table in declared.items()}, **tables})
+    everything = {**{name: table.empty() for name, table in declared.items()}, **tables}
+    return from_arrow(everything)._replace(warnings=tuple(about.warnings))
 
 
-def _checksums(storage: Storage, experiment: str) -> dict[str, dict[str, Any]]:
-    """Returns size and SHA-256 of the experiment's tables by file name; raises `UserError` if these are damaged."""
-    [content] = storage.read_many([f"{experiment}/{CHECKSUMS}"])
+class _About(NamedTuple):
+    """What a sweep wrote about an experiment's tables."""
+
+    files: Mapping[str, Mapping[str, Any]]  # size and SHA-256 by file name
+    warnings: Sequence[str]
+
+
+def _about(storage: Storage, experiment: str) -> _About:
+    """Reads `about.json`, empty if there is none; raises `UserError` if it is damaged."""
+    [content] = storage.read_many([f"{experiment}/{ABOUT}"])
     if content is None:
-        return {}
+        return _About({}, [])
     try:
-        found: dict[str, dict[str, Any]] = unsealed(content)["files"]
+        found = unsealed(content)
+        return _About(found["files"], found["warnings"])
     except (ValueError, KeyError):
-        raise UserError(f"{storage.describe(f'{experiment}/{CHECKSUMS}')}: is damaged; {AGAIN}") from None
-    return found
+        raise UserError(f"{storage.describe(f'{experiment}/{ABOUT}')}: is damaged; {AGAIN}") from None
 
 
 def from_arrow(tables: dict[str, pa.Table]) -> Tables:

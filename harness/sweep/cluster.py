@@ -3,18 +3,21 @@
 import logging
 import os
 import re
+import secrets
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, NamedTuple
 
 import ray
 import yaml
+from ray._private import ray_constants
 from ray._private.services import get_ray_address_from_environment
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -39,6 +42,7 @@ CRASHES = 3  # how often a stage or trial is retried after its process died
 LOSSES = 100  # how often a stage is retried after its machine was lost, as spot machines are
 SECONDS_FOR_PROGRESS = 5.0  # the driver waits no longer for what is only shown
 Update = tuple[str, str, Progress | str]  # a stage's kind and key, and how far the work on it is
+LONGEST_FOLDER = 40  # characters: the paths of sockets below it must not exceed 107
 BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # where `ray up` stores the cluster's configuration on the head
 
 
@@ -52,7 +56,8 @@ def connected(address: str | None) -> Iterator[None]:
     on_main = threading.current_thread() is threading.main_thread()
     terminate = signal.getsignal(signal.SIGTERM)
     try:
-        find_cluster(address)
+        if find_cluster(address) is None:
+            prepare_local()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         if on_main:
             signal.signal(signal.SIGTERM, terminate)  # Ray installs its own handler
@@ -64,6 +69,50 @@ def connected(address: str | None) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def prepare_local() -> None:
+    """Makes a cluster that `ray.init` is about to start here private, and its socket paths short enough.
+
+    It listens on the loopback interface where Ray can, and other accounts cannot read its token. Raises `UserError`
+    for a temporary folder that Ray cannot use.
+    """
+    ray_constants.ENABLE_RAY_CLUSTER = False  # the address of this machine is then 127.0.0.1
+    _choose_temporary_folder()
+    token = Path.home() / ".ray" / "auth_token"
+    mode = os.environ.get(
+        "RAY_AUTH_MODE", "token"
+    ).lower()  # token is Ray's default for a cluster that it starts
+    if mode == "token" and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        with suppress(OSError):  # it exists, or there is no home: Ray says what it needs
+            token.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(file, "w") as opened:
+                opened.write(secrets.token_hex(32))
+
+
+def _choose_temporary_folder() -> None:
+    """Uses /tmp for Ray's sockets where TMPDIR, as SLURM sets it, is too long for them."""
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get(name)
+    if folder is None:
+        return
+    if len(folder) > LONGEST_FOLDER:
+        if name == "RAY_TMPDIR":
+            raise UserError(
+                f"RAY_TMPDIR={folder}: {len(folder)} characters, but Ray's sockets leave room for {LONGEST_FOLDER}; "
+                "set a shorter one, such as /tmp"
+            )
+        os.environ["RAY_TMPDIR"] = "/tmp"
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{name}={folder}: cannot be written: {error.strerror}; set RAY_TMPDIR=/tmp"
+        ) from None
 
 
 def find_cluster(address: str | None) -> str | None:

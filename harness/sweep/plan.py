@@ -61,6 +61,17 @@ class Plan:
         candidates = (trial for search in self.searches for trial in search.candidates)
         return [note for note in dict.fromkeys(trial.note for trial in [*self.missing, *candidates]) if note]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What makes results mean less than they seem to: traps in the data sets, each once."""
+        found = [
+            warning
+            for trial in self.trials
+            for stage in trial.stages
+            for warning in stage.options.get("warnings", ())
+        ]
+        return list(dict.fromkeys(found))
+
     def summary(self) -> dict[str, Any]:
         """Returns the plan as plain data, for `--json`."""
         return {
@@ -73,6 +84,7 @@ class Plan:
             "stages_to_make": dict(Counter(stage.kind for stage in self.stages)),
             "notes": self.notes,
             "damage": self.damage,
+            "warnings": self.warnings,
             "searches": [search.summary() for search in self.searches],
             "image_passes": self.image_passes,
             "stored_bytes": self.stored_bytes,
@@ -89,6 +101,7 @@ class Plan:
             + (f", {self.failed_before} of them failed before" if self.failed_before else "")
         ]
         lines += self.damage
+        lines += [f"before you trust this: {warning}" for warning in self.warnings]
         lines += [search.line() for search in self.searches]
         lines += self.notes
         if self.stages or self.search_stages:

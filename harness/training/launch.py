@@ -18,6 +18,7 @@ from harness.core.artifacts import MANIFEST
 from harness.core.leftovers import scratch_folder
 from harness.core.registry import load_attribute
 from harness.core.stages import Context, Stage
+from harness.core.threads import one_thread
 from harness.training import checkpoint
 from harness.training.checkpoints import Checkpoints
 from harness.training.config import TrainConfig
@@ -104,12 +105,9 @@ def _work(settings: dict[str, Any]) -> str | None:
     context, stage = settings["context"], settings["stage"]
     processes = _RayProcessGroup(ray.train.torch.get_device(), stage, context)
     try:
-        fit(
-            load_attribute(settings["factory"])(stage, context),
-            settings["config"],
-            settings["seed"],
-            processes,
-        )
+        task = load_attribute(settings["factory"])(stage, context)
+        with one_thread():
+            fit(task, settings["config"], settings["seed"], processes)
     except Exception as error:
         # A non-finite mean loss stops all workers at the same step. Other errors may hit one worker only, and only
         # raising releases the others, which wait for it.

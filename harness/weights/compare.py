@@ -19,6 +19,7 @@ from harness.metrics.copying import (
     copying_z,
     distance_to_mean,
     distance_to_mean_of_others,
+    is_new,
     newness_threshold,
     off_span,
     off_span_of_others,
@@ -330,7 +331,7 @@ def novelty(generated: Group, originals: Group, fresh: Group, threshold: float) 
     New are those at least `threshold` away from all originals; good those at least as accurate as the median one.
     """
     found, usual = generated.columns, fresh.columns
-    new_G = found["distance"] >= threshold
+    new_G = is_new(found["distance"], threshold)
     good_G = generated.right_test_NM.mean(1) >= np.median(originals.right_test_NM.mean(1))
     median = np.median(usual["distance"])
     return {
@@ -383,7 +384,7 @@ def _network_rows(group: Group, threshold: float) -> Iterator[Row]:
             **accuracy(group.right_validation_NM[index]).columns("validation_accuracy"),
             **accuracy(group.right_test_NM[index]).columns("test_accuracy"),
             **row,
-            "new": None if distance is None or np.isnan(threshold) else distance >= threshold,
+            "new": None if distance is None or np.isnan(threshold) else bool(is_new(distance, threshold)),
         }
 
 

@@ -28,7 +28,7 @@ RECONSTRUCTION = Code(
 DENOISER = Code("denoiser", 2, "harness.weights.generate:make_denoiser", uses=(TRAINING,))
 GENERATED = Code("generated", 2, "harness.weights.generate:make_generated", uses=(SAMPLING,))
 CONTENDERS = Code("contenders", 3, "harness.weights.compare:make_contenders")
-COMPARISON = Code("weights", 4, "harness.weights.compare:run")
+COMPARISON = Code("weights", 5, "harness.weights.compare:run")
 SECONDS_A_STEP = 0.01  # guesses for one CPU core, until there are measurements
 SECONDS_A_NETWORK = 0.02
 SECONDS_A_COMPARISON = 0.002

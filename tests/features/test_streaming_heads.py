@@ -246,6 +246,7 @@ def test_heads_learn_something(context):
     assert outcome.tables["features"][0]["test_accuracy"] > 0.5
 
 
+@pytest.mark.slow
 def test_the_task_is_trained_by_the_common_loop(context):
     _, trials = trials_of(**PUBLISHED, heads=["linear"], blocks=[2], pools=[1])
     from harness.core.config import parse

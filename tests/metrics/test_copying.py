@@ -10,6 +10,7 @@ from harness.metrics.copying import (
     copying_z,
     distance_to_mean,
     distance_to_mean_of_others,
+    is_new,
     newness_threshold,
     off_span,
     off_span_of_others,
@@ -233,3 +234,11 @@ def test_originals_compared_with_each_other_stand_in_for_fresh_draws(draw):
     assert abs(copying_z(root_mean_square_distance(generated, originals).min(1), left_out)) < 3
     copies = root_mean_square_distance(originals + 0.01 * generated, originals).min(1)
     assert copying_z(copies, left_out) < -8
+
+
+def test_a_distance_equal_to_the_threshold_is_new_whatever_the_rounding():
+    threshold = 0.3
+    near = threshold * (1 + np.array([-3e-5, -1e-12, 0, 1e-12, 3e-5]))
+    assert is_new(near, threshold).all()
+    assert not is_new(threshold * (1 - 1e-3), threshold)
+    assert not is_new(np.array([np.nan, 1.0]), float("nan")).any()

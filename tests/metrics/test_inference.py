@@ -146,6 +146,7 @@ def test_the_interval_of_a_mean_is_student_s():
     assert student_interval([1.0]) == student_interval([2.0, 2.0]) == (None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 5, 40])
 def test_holm_is_that_of_statsmodels(count):
     p_values = np.random.default_rng(count).beta(0.2, 2, count)

@@ -228,6 +228,7 @@ def test_unlike_rows_are_never_averaged(small_features: dict, name: str, column:
     assert accuracies(first, second) == accuracies(first) | accuracies(second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["over_block", "over_timestep", "over_pool", "parallel", "transfer_ranks"])
 def test_grids_leave_other_kinds_out(study_one: dict, whole: Tables, name: str) -> None:
     grid_rows = [

@@ -29,6 +29,7 @@ def shares_of_variance(levels: pd.DataFrame, values: pd.Series) -> np.ndarray:
     return np.array(between) / sum(between)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("sizes", [(2, 2, 2, 2), (4, 6, 3, 2), (12, 10, 3, 3)])
 def test_on_a_complete_grid_it_is_the_share_of_the_variance(sizes: tuple[int, ...], seed: int) -> None:

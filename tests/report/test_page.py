@@ -70,9 +70,11 @@ def test_page_has_everything_in_order(storage: Storage, small_features: dict, sm
     page = written(storage, small_features, small_weights)
     reader = Reader(page)
     sections = [
-        name for name in reader.ids if name in ("answer", "features", "weights", "failures", "provenance")
+        name
+        for name in reader.ids
+        if name in ("answer", "trust", "features", "weights", "failures", "provenance")
     ]
-    assert sections == ["answer", "features", "weights", "failures", "provenance"]
+    assert sections == ["answer", "trust", "features", "weights", "failures", "provenance"]
     assert len(set(reader.ids)) == len(reader.ids)
     assert reader.tags.count("script") == 3
     assert set(data(page)["figures"]) == {
@@ -351,13 +353,13 @@ def test_unknown_experiment_names_the_nearest(storage: Storage, small_features: 
 
 def test_unreadable_and_foreign_tables(storage: Storage, small_features: dict) -> None:
     synthetic.write(storage, "study", small_features)
-    storage.remove("study/checksums.json")
+    storage.remove("study/about.json")
     storage.write("study/weights.parquet", b"PAR1 but not really")
     with pytest.raises(UserError, match=r"weights\.parquet: not a readable table"):
         write_report(storage, "study", studies.tables())
 
 
-@pytest.mark.parametrize("name", ["features.parquet", "checksums.json"])
+@pytest.mark.parametrize("name", ["features.parquet", "about.json"])
 def test_a_table_that_does_not_match_its_checksum_is_refused(
     storage: Storage, small_features: dict, name: str
 ) -> None:
@@ -376,7 +378,7 @@ def test_newer_schema_is_refused(storage: Storage, small_features: dict) -> None
     table = pq.read_table(path)
     newer = {**table.schema.metadata, b"harness_schema_version": str(SCHEMA_VERSION + 1).encode()}
     pq.write_table(table.replace_schema_metadata(newer), path)
-    storage.remove("study/checksums.json")
+    storage.remove("study/about.json")
     with pytest.raises(UserError, match=f"schema version {SCHEMA_VERSION + 1}.*install a newer"):
         write_report(storage, "study", studies.tables())
 

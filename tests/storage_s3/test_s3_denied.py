@@ -13,6 +13,7 @@ def refuse(code, *methods):
     return lambda request: Fault(code) if not methods or request.method in methods else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"])
 @pytest.mark.parametrize("command", ["sweep", "plan", "report"])
 def test_a_store_that_refuses_is_reported_in_one_line(proxy, url, tmp_path, capsys, code, command):

@@ -86,7 +86,7 @@ def settings(*values):
         ("seed: " + "9" * 5000, "5000 digits"),
         ("seed: 99999999999999999999\nfeatures: {}", ["seed = 99999999999999999999", "64 bits"]),
         ("features: {train: {learning_rate: .inf}}", ["learning_rate = Infinity", "finite"]),
-        ("features: {train: {learning_rate: 1e-3}}", ["learning_rate", "write 1.0e-3"]),
+        ("features: {train: {learning_rate: 1e-3x}}", ["learning_rate", "valid number"]),
         ("seed: 1", ["no study", "features, cka, finetune, generation, weights"]),
         ("features: null", "no study"),
         ("featurs: {}", ["unknown key 'featurs'", "did you mean 'features'?"]),
@@ -554,6 +554,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_pretrained_backbone_that_cannot_be_used_is_refused(refuse, saved, tmp_path, damage):
     folder = tmp_path / "backbone"

@@ -164,6 +164,7 @@ def outcome(path, given=()):
     return trials
 
 
+@pytest.mark.slow
 @settings(PROFILE, max_examples=150)
 @given(values=mutated())
 def test_a_mutated_experiment_is_planned_or_refused_in_one_line(tmp_path, values):

@@ -121,6 +121,7 @@ def test_a_study_that_does_not_choose_is_run_whole(tmp_path):
     assert sum(trial.study == "weights" for trial in plan.missing) == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_by_auto_keeps_to_its_plan_and_has_nothing_to_do_the_second_time(tmp_path, capsys):
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump({**SMALL, "search": {"name": "auto"}}))

@@ -11,6 +11,8 @@ from harness.cli import main
 from harness.core.artifacts import ArtifactStore
 from harness.core.storage import Storage
 
+pytestmark = pytest.mark.slow
+
 
 def sweep(experiment, results, *options):
     return main(["sweep", str(experiment), "--results", str(results), "--debug", *options])
@@ -82,7 +84,6 @@ def test_a_plan_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.slow
 def test_a_failed_trial_is_a_row_with_its_traceback_and_is_tried_again(swept, monkeypatch, capsys):
     from harness.features.heads.linear import Linear
 
@@ -106,7 +107,6 @@ def test_a_failed_trial_is_a_row_with_its_traceback_and_is_tried_again(swept, mo
     assert facts["failed_before"] == facts["done_now"] == 18
 
 
-@pytest.mark.slow
 def test_a_failed_stage_fails_its_trials_and_spares_the_rest(tmp_path):
     settings = [
         "--set",
@@ -123,7 +123,6 @@ def test_a_failed_stage_fails_its_trials_and_spares_the_rest(tmp_path):
     assert (features.status == "ok").all()
 
 
-@pytest.mark.slow
 def test_results_on_an_object_store_are_those_on_a_disk(swept):
     from fsspec.implementations.memory import MemoryFileSystem
 

@@ -40,6 +40,7 @@ def test_checkpoints_are_held_out_evenly_and_no_original_is_one(context):
         assert set(some) <= set(places[12])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subset", ["first", "strided", "random"])
 def test_subsets_are_nested(context, subset):
     _, checkpoints, _ = checkpoints_of(context)

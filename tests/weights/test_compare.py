@@ -537,6 +537,7 @@ def test_a_single_original_has_no_other_to_be_compared_with(done):
     assert tables["weights"][0]["ensemble_accuracy"] == row["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_the_same_experiment_gives_the_same_rows(done, tmp_path):
     _, _, context, tables = done
     elsewhere = replace(context, store=type(context.store)(Storage(str(tmp_path))))

@@ -93,6 +93,7 @@ def test_more_classes_than_a_byte_counts_are_told_apart():
     np.testing.assert_array_equal(found, 333)
 
 
+@pytest.mark.slow
 def test_memory_bounds_how_many_images_go_through_at_once(monkeypatch):
     base, chosen = network(1), layout(["norm2"])
     vectors = flatten(base.state_dict(), chosen) + torch.randn(20, chosen.length)

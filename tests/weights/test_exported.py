@@ -18,6 +18,8 @@ from harness.data.config import DataConfig
 from harness.data.dataset import load as load_dataset
 from harness.models.classifiers.convnet import ConvNet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):

@@ -10,7 +10,7 @@ import torch
 
 from harness.core.stages import Context, Stage
 from harness.data.dataset import Dataset, open_dataset
-from harness.features.extract import ModulePool, open_denoiser, read_blocks
+from harness.features.extract import ModulePool, open_denoiser, read_blocks, used_precision
 from harness.features.heads.least_squares import Sums, solve, targets
 from harness.features.stages import stored_pool
 from harness.features.standardise import scale_of
@@ -69,7 +69,8 @@ def make_probes(stage: Stage, folder: Path, context: Context) -> None:
 
     probes = learn([one.config for one in wanted], taps, dataset, read, denoiser.device)
     evaluated = evaluate([one.config for one in wanted], taps, probes, dataset, read)
-    publish(wanted, evaluated, folder, context, began)
+    precision = used_precision(config["precision"], denoiser.device)
+    publish(wanted, evaluated, folder, context, began, precision)
 
 
 def summed_taps(cells: Sequence[Mapping[str, Any]]) -> dict[ModulePool, ModulePool]:

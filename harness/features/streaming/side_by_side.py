@@ -19,7 +19,7 @@ from harness.core.seeds import derive_seed
 from harness.core.stages import Context, Stage
 from harness.data.dataset import Dataset, open_dataset
 from harness.data.transforms import as_input
-from harness.features.extract import ModulePool, autocast, open_denoiser, read_blocks
+from harness.features.extract import ModulePool, autocast, open_denoiser, read_blocks, used_precision
 from harness.features.heads.head import head_of
 from harness.features.standardise import scale_of
 from harness.features.streaming.stages import head_key
@@ -211,7 +211,8 @@ def make_heads(stage: Stage, folder: Path, context: Context) -> None:
         )
         for name in heads
     }
-    publish(wanted, [kept[name_of(one.config)] for one in wanted], folder, context, began)
+    precision = used_precision(cells[0]["precision"], open_denoiser(stage.needs["backbone"], context).device)
+    publish(wanted, [kept[name_of(one.config)] for one in wanted], folder, context, began, precision)
 
 
 DIVERGED = "head {} (head/block/pool) diverged: its weights grew without bound; lower its learning rate"

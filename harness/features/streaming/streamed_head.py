@@ -30,9 +30,17 @@ class StreamedHead(NamedTuple):
 
 
 def publish(
-    wanted: Sequence[Stage], kept: Sequence[StreamedHead], folder: Path, context: Context, began: float
+    wanted: Sequence[Stage],
+    kept: Sequence[StreamedHead],
+    folder: Path,
+    context: Context,
+    began: float,
+    precision: str,
 ) -> None:
-    """Writes the first of `wanted` to `folder` and publishes the others. `began` is a `time.monotonic()`."""
+    """Writes the first of `wanted` to `folder` and publishes the others.
+
+    `began` is a `time.monotonic()`, `precision` that of the passes.
+    """
     for stage, head in list(zip(wanted, kept, strict=True))[::-1]:
         place = folder if stage is wanted[0] else folder.parent / stage.key
         place.mkdir(exist_ok=True)
@@ -40,31 +48,33 @@ def publish(
         arrays = {f"{CORRECT}{name}": right.astype(np.uint8) for name, right in correct.items()}
         save_file({**head.weights, **arrays}, place / WEIGHTS)
         seconds = time.monotonic() - began
-        about = {
+        noted = {
             "regularisation": head.regularisation,
             "parameters": head.parameters,
             "error": head.error,
+            "precision": precision,
             "fit_seconds": seconds / len(wanted),  # the head's share of the run
         }
-        (place / ABOUT).write_text(json.dumps(about))
+        (place / ABOUT).write_text(json.dumps(noted))
         if stage is not wanted[0]:
             context.publish(stage, place, seconds)
 
 
 def read(stage: Stage, context: Context) -> StreamedHead:
     """Returns what `publish` stored."""
-    about: dict[str, Any] = json.loads(context.file(stage, ABOUT).read_text())
+    noted = about(stage, context)
     arrays = load_file(context.file(stage, WEIGHTS))
     return StreamedHead(
         {name: array for name, array in arrays.items() if not name.startswith(CORRECT)},
         arrays[f"{CORRECT}validation"].astype(bool),
         arrays[f"{CORRECT}test"].astype(bool),
-        about["regularisation"],
-        about["parameters"],
-        about["error"],
+        noted["regularisation"],
+        noted["parameters"],
+        noted["error"],
     )
 
 
-def fit_seconds(stage: Stage, context: Context) -> float:
-    """Returns a head's share of its run's time."""
-    return float(json.loads(context.file(stage, ABOUT).read_text())["fit_seconds"])
+def about(stage: Stage, context: Context) -> dict[str, Any]:
+    """Returns what was noted of a head: its share of the run's time in `fit_seconds`, the passes' `precision`."""
+    found: dict[str, Any] = json.loads(context.file(stage, ABOUT).read_text())
+    return found

@@ -5,7 +5,7 @@ from typing import Any
 
 from harness.core.stages import Context, Trial
 from harness.data.dataset import open_dataset
-from harness.features.streaming.streamed_head import fit_seconds, read
+from harness.features.streaming.streamed_head import about, read
 from harness.features.tables import correctness
 from harness.metrics.accuracy import accuracy
 
@@ -17,8 +17,10 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
     kept = read(stage, context)
     if kept.error is not None:
         raise FloatingPointError(kept.error)
+    noted = about(stage, context)
     row = {
         "caching": "streamed",
+        "precision": noted["precision"],
         "dimensions": math.prod((stage.config["channels"], stage.config["pool"], stage.config["pool"])),
         "parameter_count": kept.parameters,
         "regularisation": kept.regularisation,
@@ -26,6 +28,6 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
         "image_passes": stage.work.image_passes,
         **accuracy(kept.right_validation).columns("validation_accuracy"),
         **accuracy(kept.right_test).columns("test_accuracy"),
-        "fit_seconds": fit_seconds(stage, context),
+        "fit_seconds": noted["fit_seconds"],
     }
     return {"features": [row], "correctness": [correctness(trial, kept.right_test)]}
