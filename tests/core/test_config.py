@@ -164,7 +164,7 @@ def test_settings_reach_into_mappings_and_lists_and_leave_the_original_alone():
     assert changed == {
         "a": {"b": 2, "new": {"deep": [1, "x"]}},
         "list": [{"c": None}, "text"],
-        "top": 0.001,  # YAML 1.1: a float needs a dot; the schema then says so
+        "top": 0.001,
     }
     assert values == {"a": {"b": 1}, "list": [{"c": 1}, 5]}
 

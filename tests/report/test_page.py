@@ -1,6 +1,8 @@
 """The page as a whole: whole, escaped, self-contained, for any rows; and clear errors."""
 
+import errno
 import json
+import os
 import re
 import resource
 import subprocess
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import synthetic_results as synthetic
 
+from harness.cli import main
 from harness.core.errors import UserError
 from harness.core.storage import Storage
 from harness.core.tables import SCHEMA_VERSION
@@ -429,3 +432,18 @@ def test_a_users_own_file_beside_the_tables_is_left_out(storage: Storage, small_
     storage.write("study/broken.parquet", b"PAR1")
     write_report(storage, "study", studies.tables())
     assert "mine" not in storage.read("study/report.html").decode().split("</main>")[0]
+
+
+def test_a_page_that_may_not_be_written_is_one_line(
+    storage: Storage, small_features: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    synthetic.write(storage, "study", small_features)
+
+    def refuse(self: Storage, path: str, content: bytes) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), self.full(path))
+
+    monkeypatch.setattr(Storage, "write", refuse)
+    assert main(["report", "study", "--results", storage.url]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "study/report.html: Read-only file system" in said

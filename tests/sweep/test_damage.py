@@ -1,11 +1,14 @@
 """Artifacts that are damaged on the disk are found by their checksums, made again, and never read."""
 
+import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 from disturbed import expected, sweeping, undisturbed, write_small
 from tables import assert_equal, rows
 
+from harness.cli import main
 from harness.core.artifacts import ArtifactStore
 from harness.core.storage import Storage
 
@@ -58,3 +61,34 @@ def test_artifacts_whose_manifests_were_cut_off_are_made_again(copied, tmp_path,
     for kind, key in {(kind, key) for kind, key, _ in files(copied)}:
         cut(copied / "artifacts" / kind / key / "manifest.json")
     sweep_again(tmp_path, tmp_path_factory)
+
+
+class Trap:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.mark),)
+
+
+def test_nothing_in_a_stranger_s_results_is_run(tmp_path, tmp_path_factory):
+    """Every stored file holds a pickle that would leave a mark."""
+    results, mark = tmp_path / "results", tmp_path / "mark"
+    trap = pickle.dumps(Trap(mark))
+    pickle.loads(trap)
+    assert mark.exists()
+    mark.unlink()
+    shutil.copytree(undisturbed(tmp_path_factory), results)
+    for path in results.rglob("*"):
+        if path.is_file():
+            path.write_bytes(trap)
+    experiment = write_small(tmp_path)
+    for command in ("plan", "report", "sweep", "export"):
+        more = {"sweep": ["--debug"], "export": ["--to", str(tmp_path / "out")]}.get(command, [])
+        assert main([command, str(experiment), "--results", str(results), *more]) == 2
+    (results / "rows" / "SCHEMA.json").unlink()
+    shutil.rmtree(results / "rows" / "runs")
+    sweep_again(tmp_path, tmp_path_factory)
+    assert not mark.exists()

@@ -14,7 +14,11 @@ from harness.training.config import TrainConfig
 from harness.training.launch import train
 from harness.training.tasks import Classification
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore"),  # Ray warns of itself
+]
 CONFIG = {"steps": 9, "batch": 4, "checkpoint_every": 2, "ema": 0.5}
 
 
