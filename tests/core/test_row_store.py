@@ -113,7 +113,7 @@ def test_a_journal_whose_last_line_was_cut_off_keeps_the_others(storage, cut):
     assert keys(storage) == ["a", "b"] if cut > 1 else ["a", "b", "c"]
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.integers(0, 1_500))
 def test_a_journal_cut_off_anywhere_keeps_its_whole_lines(cut):
     storage = Storage(f"memory://{uuid.uuid4().hex}")
@@ -280,6 +280,7 @@ def test_a_trial_keeps_the_rows_of_one_run_in_every_table(storage):
     assert values(storage, "correct", "correctness") == {"a": [True, False]}
 
 
+@settings(max_examples=20)
 @given(
     st.lists(
         st.tuples(
@@ -408,7 +409,7 @@ def test_a_flipped_bit_anywhere_changes_no_row(tmp_path):
     files = [path for path in sorted((tmp_path / "rows").rglob("*")) if path.is_file()]
     assert len(files) == 7
     draw = random.Random(0)
-    for _ in range(150):
+    for _ in range(100):
         path = draw.choice(files)
         content = path.read_bytes()
         place = draw.randrange(len(content))

@@ -176,6 +176,7 @@ def test_large_samples_are_made_smaller_and_one_is_a_grid_too():
     assert (decoded(grid(images)) == 90).all()
 
 
+@pytest.mark.slow
 def test_a_small_experiment_runs_from_plan_to_rows(context):
     dataset, trials = generation_of(regularisers=["none", "self_conditioning"], shard=8)
     assert [(trial.axes["regulariser"], trial.axes["encoder"]) for trial in trials] == [

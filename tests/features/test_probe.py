@@ -316,6 +316,7 @@ def test_the_study_searches_over_its_axes_and_not_over_its_controls():
         assert trial.objective in studies.tables()["features"].names(Role.METRIC)
 
 
+@pytest.mark.slow
 def test_another_data_set_is_probed_with_the_same_backbone(context):
     other = {"name": "digits", "label": "fewer", "labels_per_class": 3, "max_test": 20, "max_validation": 10}
     dataset, trials = trials_of(blocks=[5], timesteps=[50], pools=[1], transfer=[other])

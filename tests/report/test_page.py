@@ -174,6 +174,7 @@ def test_either_study_alone(storage: Storage, small_features: dict, small_weight
     assert {"features": "weights", "weights": "features"}[study] not in reader.ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["cka", "generation"])
 def test_a_study_appears_with_rows_of_its_table(storage: Storage, study_one: dict, study: str) -> None:
     table = SECTIONS[study].table
@@ -230,6 +231,7 @@ def test_each_study_has_its_own_switch_for_published_numbers(
         assert not any("published" in (trace.get("name") or "") for trace in traces if trace not in old)
 
 
+@pytest.mark.slow
 def test_the_paper_s_own_setting_of_study_2_needs_no_warning(storage: Storage, small_weights: dict) -> None:
     rows = [{**row, "data": "CIFAR-100"} for row in small_weights["weights"]]
     text = Reader(written(storage, {**small_weights, "weights": rows})).text
@@ -237,6 +239,7 @@ def test_the_paper_s_own_setting_of_study_2_needs_no_warning(storage: Storage, s
     assert "They come from another data set" not in text
 
 
+@pytest.mark.slow
 def test_the_paper_s_own_setting_needs_no_warning(storage: Storage, small_features: dict) -> None:
     rows = [
         {**row, "data": "imagenet-1k", "backbone": row["backbone"] and "adm"}

@@ -126,6 +126,7 @@ def test_an_outline_is_what_is_built(name, channels, size, classes):
         assert module(torch.zeros(2, channels, size, size)).shape == (2, classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "classes", "parameters"),
     [
