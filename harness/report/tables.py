@@ -28,7 +28,7 @@ class Tables(NamedTuple):
     frames: Mapping[str, pd.DataFrame]  # all tables but `correctness`, by name, in the order of declaration
     correctness: pa.Table  # stays in Arrow: each row holds a list of booleans
     declared: Mapping[str, Table]
-    warnings: tuple[str, ...] = ()  # traps in the data sets
+    warnings: tuple[str, ...] | None = None  # traps in the data sets; None if nobody looked
 
     @property
     def features(self) -> pd.DataFrame:
@@ -95,21 +95,22 @@ def read_tables(storage: Storage, experiment: str, declared: Mapping[str, Table]
             raise UserError(f"{place}: does not match its checksum; {AGAIN}")
         tables[name] = _read(content, place, declared.get(name))
     everything = {**{name: table.empty() for name, table in declared.items()}, **tables}
-    return from_arrow(everything)._replace(warnings=tuple(about.warnings))
+    found = None if about.warnings is None else tuple(about.warnings)
+    return from_arrow(everything)._replace(warnings=found)
 
 
 class _About(NamedTuple):
     """What a sweep wrote about an experiment's tables."""
 
     files: Mapping[str, Mapping[str, Any]]  # size and SHA-256 by file name
-    warnings: Sequence[str]
+    warnings: Sequence[str] | None
 
 
 def _about(storage: Storage, experiment: str) -> _About:
     """Reads `about.json`, empty if there is none; raises `UserError` if it is damaged."""
     [content] = storage.read_many([f"{experiment}/{ABOUT}"])
     if content is None:
-        return _About({}, [])
+        return _About({}, None)
     try:
         found = unsealed(content)
         return _About(found["files"], found["warnings"])

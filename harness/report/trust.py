@@ -14,7 +14,7 @@ FEW = 30  # samples below which an interval is too wide to say much
 
 def warnings(tables: Tables) -> list[str]:
     """Returns one sentence per reason for caution."""
-    found = list(tables.warnings)
+    found = list(tables.warnings or ())
     for name in tables.results:
         frame = succeeded(tables.frames[name])
         title = tables.declared[name].title or name
@@ -59,4 +59,4 @@ def _features(frame: pd.DataFrame) -> list[str]:
 
 def to_html(tables: Tables) -> Markup:
     """Returns the section's content."""
-    return render("trust.html", warnings=warnings(tables))
+    return render("trust.html", warnings=warnings(tables), checked=tables.warnings is not None)

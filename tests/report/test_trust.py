@@ -5,7 +5,7 @@ import synthetic_results as synthetic
 from harness.core.storage import Storage
 from harness.report.page import write_report
 from harness.report.tables import Tables, from_arrow, read_tables
-from harness.report.trust import warnings
+from harness.report.trust import to_html, warnings
 from harness.sweep import studies
 
 
@@ -60,3 +60,12 @@ def test_what_the_sweep_found_in_its_data_comes_first_and_is_escaped(
     section = page[page.index('id="trust"') :].partition("</section>")[0]
     assert "exact copies of &lt;b&gt;training" in section
     assert page.index('id="answer"') < page.index('id="trust"') < page.index('id="features"')
+
+
+def test_what_nobody_checked_is_not_said_to_be_sound(small_features: dict) -> None:
+    tables = tables_of(small_features["features"])
+    assert "about.json" in to_html(tables)
+    assert "Nothing was found" not in to_html(tables)
+    checked = to_html(tables._replace(warnings=()))
+    assert "Nothing was found" in checked
+    assert "about.json" not in checked
