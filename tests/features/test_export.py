@@ -22,6 +22,9 @@ from harness.sweep.experiment import load_experiment
 from harness.sweep.export import choose
 from harness.sweep.plan import all_trials
 
+pytestmark = pytest.mark.slow
+
+
 TUNE = {"steps": 3, "batch": 16, "optimizer": "sgd", "learning_rate": 0.01, "workers": 0}
 EXPERIMENT = {
     "data": DATA,
@@ -145,7 +148,6 @@ def test_an_empty_folder_is_filled(swept, tmp_path, capsys):
     assert (tmp_path / "there" / "extractor.json").exists()
 
 
-@pytest.mark.slow
 def test_a_fine_tuned_encoder_is_taken_home(tmp_path, capsys):
     path, results = written(tmp_path, TUNED_ALONE), str(tmp_path / "results")
     assert main(["sweep", path, "--debug", "--results", results]) == 0
@@ -251,7 +253,6 @@ def test_failed_trials_and_other_data_sets_are_not_chosen(swept):
         choose(everything, rows(everything, [0.5, 0.9], status="failed"), "digits", "tiny", "here")
 
 
-@pytest.mark.slow
 def test_an_export_works_in_a_fresh_process_elsewhere(exported, tmp_path):
     (trials, dataset, tables), folder = exported
     best, _ = best_of(trials, tables)
@@ -270,7 +271,6 @@ def test_an_export_works_in_a_fresh_process_elsewhere(exported, tmp_path):
     np.testing.assert_array_equal(right, correct_of(tables, best.key))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("head", "protocol"),
     [

@@ -40,7 +40,12 @@ CASES = {
 class TestHeads(HeadContract):
     """Every registered head."""
 
-    @pytest.fixture(params=HEADS.names())
+    @pytest.fixture(
+        params=[
+            pytest.param(name, marks=pytest.mark.slow if name in ("attention", "difformer") else ())
+            for name in HEADS.names()
+        ]
+    )
     def head(self, request):
         assert request.param in CASES, f"add a line for head {request.param!r} to CASES"
         return parse(FeaturesConfig, {"heads": [CASES[request.param]]}, "features").heads[0]

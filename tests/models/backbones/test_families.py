@@ -11,10 +11,12 @@ class TestUNet(BackboneFamilyContract):
     save = staticmethod(lambda folder, seed: save_ddpm(folder, seed=seed))
 
 
+@pytest.mark.slow
 class TestConditionalUNet(BackboneFamilyContract):
     save = staticmethod(lambda folder, seed: save_stable_diffusion(folder, seed=seed))
 
 
+@pytest.mark.slow
 class TestDiT(BackboneFamilyContract):
     save = staticmethod(lambda folder, seed: save_dit(folder, seed=seed))
 
