@@ -8,7 +8,7 @@
     rows/RUN/tables.json           rows, size and SHA-256 of each of its tables: written last, then the journal is
                                    removed
     EXPERIMENT/TABLE.parquet       the rows of one experiment, for people and for the report
-    EXPERIMENT/about.json          size and SHA-256 of each of them, and what the page warns of
+    EXPERIMENT/about.json          size and SHA-256 of each of them, and what the page says of the data
 
 Rows belong to a trial's key: if two runs recorded the same trial, a success wins over a failure, then the earliest
 success, or the latest failure. Every JSON file and every line of a journal holds its own checksum. What is damaged is
@@ -20,6 +20,7 @@ import itertools
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -193,11 +194,11 @@ class RowStore:
         experiment: str,
         keys: Iterable[str],
         tables: Mapping[str, pa.Table],
-        warnings: Sequence[str] = (),
+        about: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         """Writes `EXPERIMENT/TABLE.parquet`: the rows of the trials `keys`, in their order.
 
-        `warnings` are what the page says before its results.
+        `about` is what the page says of the data: {"data": what was read, "warnings": traps}.
         """
         order = {key: place for place, key in enumerate(keys)}
         files = {}
@@ -208,8 +209,7 @@ class RowStore:
             content = _parquet(table.take(pa.array(chosen, pa.int64())))
             self.storage.write(f"{experiment}/{name}.parquet", content)
             files[f"{name}.parquet"] = digest(content)
-        about = {"files": files, "warnings": list(warnings)}
-        self.storage.write(f"{experiment}/{ABOUT}", sealed(about, indent=1).encode())
+        self.storage.write(f"{experiment}/{ABOUT}", sealed({"files": files, **about}, indent=1).encode())
 
 
 class Journal:

@@ -21,9 +21,9 @@ from harness.core.seeds import rng
 from harness.core.stages import Code, Context, Stage
 from harness.data.config import SOURCES, DataConfig
 from harness.data.source import Record, Source, decode
+from harness.data.splits import SPLITS as SPLITS
 from harness.data.traps import traps
 
-SPLITS = ("train", "validation", "test")
 DATASET = Code("dataset", 1, "harness.data.dataset:make")  # reading, splitting
 
 
@@ -38,6 +38,18 @@ class Dataset:
     labels: np.ndarray  # int64 [N]
     classes: tuple[str, ...]
     splits: dict[str, np.ndarray]  # "train", "validation", "test": int64 indices, disjoint
+    notes: tuple[str, ...] = ()  # what was left out when it was read
+
+    @property
+    def about(self) -> str:
+        """What was read, in one line: images, pixels, splits, classes, and the accuracy of a constant answer."""
+        count, channels, height, width = self.images.shape
+        sizes = ", ".join(f"{name} {len(self.splits[name]):,}" for name in SPLITS)
+        tested = np.bincount(self.labels[self.splits["test"]], minlength=1)
+        return (
+            f"{count:,} images of {width}x{height} pixels, {'grey' if channels == 1 else 'colour'} ({sizes}); "
+            f"{len(self.classes)} classes, {tested.max() / max(1, tested.sum()):.1%} of test images in the largest"
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -107,6 +119,7 @@ def load(config: DataConfig, seed: int) -> Dataset:
         labels=labels[used],
         classes=tuple(source.classes),
         splits=splits,
+        notes=tuple(source.notes),
     )
 
 
@@ -120,7 +133,7 @@ def kept(source: Source, classes: Sequence[str] | None) -> Source:
     refuse_duplicates(classes, "data.classes")
     number = {source.classes.index(name): place for place, name in enumerate(classes)}
     chosen = (one._replace(label=number[one.label]) for one in source.records if one.label in number)
-    return Source(chosen, classes)
+    return source._replace(records=chosen, classes=classes)
 
 
 def split(records: Sequence[Record], config: DataConfig, seed: int) -> dict[str, np.ndarray]:
@@ -159,8 +172,11 @@ class Images(NamedTuple):
         """Reads a data set; raises `UserError` if it cannot be read."""
         dataset = load(config, seed)
         found = traps(dataset.images, dataset.labels, dataset.classes, dataset.splits)
-        warnings = [f"{config.display_name}: {one}" for one in found]
-        return cls(config, dataset, dataset_stage(config, seed, dataset.fingerprint, warnings))
+        warnings, about = (
+            [f"{config.display_name}: {one}" for one in said]
+            for said in (found, [dataset.about, *dataset.notes])
+        )
+        return cls(config, dataset, dataset_stage(config, seed, dataset.fingerprint, warnings, about))
 
 
 def further(first: Images, others: Sequence[DataConfig], seed: int, where: str) -> list[Images]:
@@ -172,16 +188,23 @@ def further(first: Images, others: Sequence[DataConfig], seed: int, where: str) 
     return found
 
 
-def dataset_stage(config: DataConfig, seed: int, fingerprint: str, warnings: Sequence[str] = ()) -> Stage:
+def dataset_stage(
+    config: DataConfig, seed: int, fingerprint: str, warnings: Sequence[str] = (), about: Sequence[str] = ()
+) -> Stage:
     """Returns the stage that stores the data set for workers. It runs where the images can be read.
 
-    `warnings` are what plan and page say about the data.
+    `about` is what was read and left out, `warnings` are traps: plan and page say both.
     """
     return Stage(
         kind="dataset",
         code=DATASET,
         config={"fingerprint": fingerprint},
-        options={"data": config.model_dump(mode="json"), "seed": seed, "warnings": list(warnings)},
+        options={
+            "data": config.model_dump(mode="json"),
+            "seed": seed,
+            "warnings": [*warnings],
+            "about": [*about],
+        },
         local=True,
     )
 

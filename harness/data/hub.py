@@ -8,6 +8,7 @@ from harness.core.errors import UserError
 from harness.data.config import DataConfig
 from harness.data.parquet import LABEL_NAMES
 from harness.data.source import Record, Source
+from harness.data.splits import split_at_start, split_of
 
 WITHHELD = (
     -1
@@ -44,12 +45,21 @@ def read(config: DataConfig) -> Source:
     names = getattr(features[label], "names", None)
     if names is None:
         raise UserError(f"data.path {config.path}: column {label!r} has no class names")
-    raw = {
-        name: split.cast_column(image, datasets.Image(decode=False))
-        for name, split in splits.items()
-        if any(number != WITHHELD for number in split[label])
-    }
-    return Source(_records(raw, image, label, len(names), config.path), names)
+    raw, notes = {}, []
+    for name, split in splits.items():
+        if all(number == WITHHELD for number in split[label]):
+            notes.append(f"left out split {name!r} ({len(split)} images): its labels are not published")
+        elif len(splits) > 1 and _split(name) is None:
+            notes.append(
+                f"left out split {name!r} ({len(split)} images): not called train, validation or test, or like them"
+            )
+        else:
+            raw[name] = split.cast_column(image, datasets.Image(decode=False))
+    return Source(_records(raw, image, label, len(names), config.path), names, notes)
+
+
+def _split(name: str) -> str | None:
+    return split_of(name) or split_at_start(name)
 
 
 def _records(splits: dict[str, Any], image: str, label: str, classes: int, path: str) -> Iterator[Record]:
@@ -65,4 +75,4 @@ def _records(splits: dict[str, Any], image: str, label: str, classes: int, path:
                 content = picture["bytes"] or Path(picture["path"]).read_bytes()
             except OSError as error:
                 raise UserError(f"{where}: the image cannot be read: {error}") from None
-            yield Record(content, number, name, where)
+            yield Record(content, number, _split(name), where)

@@ -1,7 +1,7 @@
 """Image data sets in the Hugging Face Hub's Parquet layout.
 
-A folder, at any depth, of files whose names start with their split ("train-00000-of-00002.parquet",
-"test.parquet"), or a single file. Images are structs {bytes, path} or plain bytes.
+A folder, at any depth, of files whose names start with their split ("train-00000-of-00002.parquet", "test.parquet"),
+or that lie in its folder ("train/0000.parquet"); or a single file. Images are structs {bytes, path} or bytes.
 """
 
 import json
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from harness.core.errors import UserError, did_you_mean
 from harness.data.config import DataConfig
 from harness.data.source import Record, Source, place_of
+from harness.data.splits import split_at_start, split_of
 
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
 
@@ -26,6 +27,8 @@ def read(config: DataConfig) -> Source:
     files = sorted(file for file in root.rglob("*.parquet") if file.is_file()) if root.is_dir() else [root]
     if not files:
         raise UserError(f"data.path {config.path}: no *.parquet files in this folder")
+    if root.is_dir():
+        _one_configuration(files, root)
     tables = [(file, _open(file)) for file in files]
     first = tables[0][1].schema
     image_column, label_column = find_columns(first, config, str(files[0]))
@@ -36,7 +39,8 @@ def read(config: DataConfig) -> Source:
         _check_types(opened.schema, image_column, label_column, str(file))
     classes = next((names for _, opened in tables if (names := class_names(opened.schema, label_column))), [])
     return Source(
-        _records(tables, image_column, label_column, classes), classes or _numbered(tables, label_column)
+        _records(tables, root, image_column, label_column, classes),
+        classes or _numbered(tables, label_column),
     )
 
 
@@ -98,20 +102,35 @@ def _numbered(tables: Sequence[tuple[Path, pa.Table]], label: str) -> list[str]:
     return [str(number) for number in range(highest + 1)]
 
 
-def split_of(file: Path) -> str | None:
-    """Returns the split that a file's name starts with, None if it names no split."""
-    stem = file.stem.lower()
-    for name, split in (("train", "train"), ("val", "validation"), ("dev", "validation"), ("test", "test")):
-        if stem.startswith(name):
-            return split
-    return None
+def split_in(path: Path) -> str | None:
+    """Returns the split that a path names: by the beginning of the file's name, else by its nearest folder."""
+    places = (split_of(part) for part in reversed(path.parts[:-1]))
+    return split_at_start(path.stem) or next((split for split in places if split), None)
+
+
+def _one_configuration(files: Sequence[Path], root: Path) -> None:
+    """Raises `UserError` if the files belong to several configurations, which repeat images."""
+    found: dict[tuple[str, ...], set[str | None]] = {}
+    for file in files:
+        path = file.relative_to(root)
+        folders = tuple(part for part in path.parts[:-1] if split_of(part) is None)
+        found.setdefault(folders, set()).add(split_in(path))
+    shared = [
+        split for split in ("train", "validation", "test") if sum(split in s for s in found.values()) > 1
+    ]
+    if len(found) > 1 and shared:
+        names = ", ".join("/".join(folders) or "." for folders in sorted(found))
+        raise UserError(
+            f"data.path {root}: several configurations have a {shared[0]} split ({names}), and may repeat images; "
+            "set data.path to the folder of one"
+        )
 
 
 def _records(
-    tables: Sequence[tuple[Path, pa.Table]], image: str, label: str, classes: Sequence[str]
+    tables: Sequence[tuple[Path, pa.Table]], root: Path, image: str, label: str, classes: Sequence[str]
 ) -> Iterator[Record]:
     for file, table in tables:
-        split = split_of(file)
+        split = split_in(file.relative_to(root)) if root.is_dir() else split_in(Path(file.name))
         for row, (picture, number) in enumerate(zip(table[image], table[label], strict=True)):
             where = f"{file}, row {row}"
             content, value = picture.as_py(), number.as_py()

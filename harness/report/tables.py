@@ -28,6 +28,7 @@ class Tables(NamedTuple):
     frames: Mapping[str, pd.DataFrame]  # all tables but `correctness`, by name, in the order of declaration
     correctness: pa.Table  # stays in Arrow: each row holds a list of booleans
     declared: Mapping[str, Table]
+    data: tuple[str, ...] = ()  # what was read of the data sets
     warnings: tuple[str, ...] | None = None  # traps in the data sets; None if nobody looked
 
     @property
@@ -96,13 +97,14 @@ def read_tables(storage: Storage, experiment: str, declared: Mapping[str, Table]
         tables[name] = _read(content, place, declared.get(name))
     everything = {**{name: table.empty() for name, table in declared.items()}, **tables}
     found = None if about.warnings is None else tuple(about.warnings)
-    return from_arrow(everything)._replace(warnings=found)
+    return from_arrow(everything)._replace(data=tuple(about.data), warnings=found)
 
 
 class _About(NamedTuple):
     """What a sweep wrote about an experiment's tables."""
 
     files: Mapping[str, Mapping[str, Any]]  # size and SHA-256 by file name
+    data: Sequence[str]
     warnings: Sequence[str] | None
 
 
@@ -110,10 +112,10 @@ def _about(storage: Storage, experiment: str) -> _About:
     """Reads `about.json`, empty if there is none; raises `UserError` if it is damaged."""
     [content] = storage.read_many([f"{experiment}/{ABOUT}"])
     if content is None:
-        return _About({}, None)
+        return _About({}, [], None)
     try:
         found = unsealed(content)
-        return _About(found["files"], found["warnings"])
+        return _About(found["files"], found.get("data", []), found.get("warnings"))
     except (ValueError, KeyError):
         raise UserError(f"{storage.describe(f'{experiment}/{ABOUT}')}: is damaged; {AGAIN}") from None
 

@@ -59,4 +59,6 @@ def _features(frame: pd.DataFrame) -> list[str]:
 
 def to_html(tables: Tables) -> Markup:
     """Returns the section's content."""
-    return render("trust.html", warnings=warnings(tables), checked=tables.warnings is not None)
+    return render(
+        "trust.html", warnings=warnings(tables), data=tables.data, checked=tables.warnings is not None
+    )

@@ -62,15 +62,18 @@ class Plan:
         return [note for note in dict.fromkeys(trial.note for trial in [*self.missing, *candidates]) if note]
 
     @property
+    def data(self) -> list[str]:
+        """What was read of each data set, and what was left out, each once."""
+        return self._of_stages("about")
+
+    @property
     def warnings(self) -> list[str]:
         """What makes results mean less than they seem to: traps in the data sets, each once."""
-        found = [
-            warning
-            for trial in self.trials
-            for stage in trial.stages
-            for warning in stage.options.get("warnings", ())
-        ]
-        return list(dict.fromkeys(found))
+        return self._of_stages("warnings")
+
+    def _of_stages(self, option: str) -> list[str]:
+        stages = {id(stage): stage for trial in self.trials for stage in trial.stages}
+        return list(dict.fromkeys(one for stage in stages.values() for one in stage.options.get(option, ())))
 
     def summary(self) -> dict[str, Any]:
         """Returns the plan as plain data, for `--json`."""
@@ -84,6 +87,7 @@ class Plan:
             "stages_to_make": dict(Counter(stage.kind for stage in self.stages)),
             "notes": self.notes,
             "damage": self.damage,
+            "data": self.data,
             "warnings": self.warnings,
             "searches": [search.summary() for search in self.searches],
             "image_passes": self.image_passes,
@@ -100,7 +104,7 @@ class Plan:
             f"{facts['done']} done, {facts['missing']} missing"
             + (f", {self.failed_before} of them failed before" if self.failed_before else "")
         ]
-        lines += self.damage
+        lines += [*self.data, *self.damage]
         lines += [f"before you trust this: {warning}" for warning in self.warnings]
         lines += [search.line() for search in self.searches]
         lines += self.notes

@@ -66,7 +66,11 @@ def _sweep(
         if plan.to_run:
             executor = stack.enter_context(_executor(context, rows, display, address, debug))
             journal = rows.journal(str(context.provenance["run"]))
-        stack.callback(lambda: rows.write_experiment(experiment.name, keys, rows.tables(), plan.warnings))
+        stack.callback(
+            lambda: rows.write_experiment(
+                experiment.name, keys, rows.tables(), {"data": plan.data, "warnings": plan.warnings}
+            )
+        )
         if plan.to_run:
             stack.callback(journal.compact)
             _fill(plan, context, _recorder(plan, journal, display), display, executor)

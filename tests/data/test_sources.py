@@ -1,8 +1,8 @@
 """Where images come from: Parquet in the Hub's layout, a folder, the Hub; and how they become one array."""
 
+import io
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -296,10 +296,72 @@ def test_grey_is_made_of_colour_by_the_usual_weights():
     np.testing.assert_allclose(decoded(png(1), channels=1)[0, 0], expected, atol=1)
 
 
-def test_images_of_16_bit_keep_their_contrast():
-    levels = np.linspace(0, 65535, 36).astype(np.uint16).reshape(6, 6)
-    found = decoded(encoded(Image.fromarray(levels)))
-    np.testing.assert_allclose(found[0, 0], levels / 257, atol=1)
+def levels(low, high, kind):
+    return encoded(Image.fromarray(np.linspace(low, high, 36).astype(kind).reshape(6, 6)), "TIFF")
+
+
+@pytest.mark.parametrize(
+    ("kind", "high", "white"),
+    [
+        (np.float32, 1.0, 1.0),
+        (np.float32, 0.5, 1.0),
+        (np.float32, 200.0, 255.0),
+        (np.int32, 200, 255.0),
+        (np.int32, 1, 255.0),
+        (np.int32, 40_000, 65_535.0),
+        (np.uint16, 4095, 4095.0),
+        (np.uint16, 3000, 4095.0),
+        (np.uint16, 65_535, 65_535.0),
+    ],
+)
+def test_deep_grey_levels_keep_their_contrast(kind, high, white):
+    found = decoded(levels(0, high, kind))
+    np.testing.assert_allclose(found[0, 0].ravel(), np.linspace(0, high, 36) * 255 / white, atol=1)
+
+
+def test_all_deep_images_of_a_data_set_are_scaled_alike():
+    dark, bright = levels(0, 2000, np.uint16), levels(0, 65_535, np.uint16)
+    assert decoded(dark).max() == round(2000 * 255 / 4095)
+    assert decoded(dark, bright)[0].max() == round(2000 * 255 / 65_535)
+    assert decoded(bright, dark)[1].max() == round(2000 * 255 / 65_535)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1e6), (0.0, np.nan), (0.0, np.inf)])
+def test_levels_that_no_rule_covers_are_refused(low, high):
+    picture = np.full((6, 6), low, np.float32)
+    picture[0, 0] = high
+    with pytest.raises(UserError, match=r"image 0: grey levels from .* expected 0 to 1, 255, 4095 or 65535"):
+        decoded(encoded(Image.fromarray(picture), "TIFF"))
+
+
+def test_a_photograph_stands_upright():
+    picture = Image.fromarray(pixels(0, (8, 8)))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    file = io.BytesIO()
+    picture.save(file, "PNG", exif=exif)
+    np.testing.assert_array_equal(
+        decoded(file.getvalue())[0], np.rot90(pixels(0, (8, 8)), -1).transpose(2, 0, 1)
+    )
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(mode):
+    black = Image.new("RGBA", (6, 6), (0, 0, 0, 0))
+    black.paste((0, 0, 0, 255), (0, 0, 3, 6))
+    image = black.convert(mode) if mode != "P" else black.quantize(4)
+    found = decoded(encoded(image))
+    assert (found[..., :3] == 0).all()
+    assert (found[..., 3:] == 255).all()
+
+
+def test_all_unreadable_images_are_named_at_once(tmp_path):
+    tree(tmp_path, [f"{kind}/{number}.png" for kind in ("cat", "dog") for number in range(10)])
+    for place in ("cat/3.png", "cat/7.png", "dog/0.png"):
+        (tmp_path / place).write_bytes(b"x")
+    with pytest.raises(UserError) as caught:
+        load(config(tmp_path, name="folder"), 0)
+    assert str(caught.value).count("the image cannot be read") == 3
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
@@ -364,50 +426,6 @@ def test_images_of_several_sizes_need_a_size():
 def test_images_that_are_not_square_need_a_size():
     with pytest.raises(UserError, match=r"images are 5x7 pixels; set data\.size"):
         decoded(png(0, (5, 7)))
-
-
-class FakeSplit(list):
-    """A split of the library `datasets`, as far as it is used."""
-
-    def __init__(self, examples, features):
-        super().__init__(examples)
-        self.features = features
-
-    def cast_column(self, name, feature):
-        return self
-
-    def __getitem__(self, place):
-        return [example[place] for example in self] if isinstance(place, str) else super().__getitem__(place)
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A module in place of `datasets`, and a function that says what it will load."""
-
-    class FakeImage:
-        def __init__(self, decode=True):
-            self.decode = decode
-
-    asked = {}
-
-    def publish(splits, names=("cat", "dog"), image="img"):
-        label = SimpleNamespace(names=list(names)) if names else SimpleNamespace()
-        features = {image: FakeImage(), "label": label}
-
-        def load_dataset(path, revision=None):
-            asked.update(path=path, revision=revision)
-            if path != "someone/pets":
-                raise FileNotFoundError(f"no such data set: {path}")
-            if isinstance(splits, Exception):
-                raise splits
-            return {name: FakeSplit(rows, features) for name, rows in splits.items()}
-
-        monkeypatch.setitem(
-            sys.modules, "datasets", SimpleNamespace(Image=FakeImage, load_dataset=load_dataset)
-        )
-        return asked
-
-    return publish
 
 
 def row(number, label, **changed):

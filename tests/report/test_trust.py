@@ -53,12 +53,15 @@ def test_what_the_sweep_found_in_its_data_comes_first_and_is_escaped(
     from harness.core.row_store import RowStore
 
     found = ["digits: 12 of 12 test images are exact copies of <b>training</b> images"]
-    RowStore(storage, declared).write_experiment("study", keys, tables, found)
+    RowStore(storage, declared).write_experiment(
+        "study", keys, tables, {"data": ["digits: 3 images"], "warnings": found}
+    )
     assert warnings(read_tables(storage, "study", declared)) == found
     write_report(storage, "study", declared)
     page = storage.read("study/report.html").decode()
     section = page[page.index('id="trust"') :].partition("</section>")[0]
     assert "exact copies of &lt;b&gt;training" in section
+    assert "digits: 3 images" in section
     assert page.index('id="answer"') < page.index('id="trust"') < page.index('id="features"')
 
 
