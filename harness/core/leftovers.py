@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from harness.core.fingerprint import fingerprint
@@ -48,7 +49,11 @@ def _abandoned(folder: Path, name: list[str]) -> bool:
 
 def latest(folder: Path) -> float:
     """Returns when a folder was last used or written, in seconds since 1970; 0 if it does not exist."""
-    try:
-        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-    except FileNotFoundError:
-        return 0.0
+    newest = 0.0
+    with suppress(FileNotFoundError):  # of the folder itself
+        newest = folder.stat().st_mtime
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            with suppress(FileNotFoundError):  # removed meanwhile
+                newest = max(newest, os.stat(os.path.join(place, name)).st_mtime)
+    return newest
