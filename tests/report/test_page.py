@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import re
 import resource
 import subprocess
@@ -312,6 +313,29 @@ def test_any_group_may_have_failed_or_have_no_numbers(
         said, figures = page_module.page(tables, "study").split('id="page-data">')
         assert "NaN" not in figures.partition("</script>")[0]
         assert " nan" not in Reader(said).text.lower()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_any_trials_may_have_failed(minimal: dict, seed: int) -> None:
+    draw = random.Random(seed)
+    share = draw.choice([0.1, 0.5, 0.9, 1.0])
+    keys = sorted({row["key"] for rows in minimal.values() for row in rows})
+    bad = {key for key in keys if draw.random() < share}
+    rows = {
+        name: [
+            synthetic.failed(row, "Traceback: no & <b>luck</b>") if row["key"] in bad else row
+            for row in found
+        ]
+        for name, found in minimal.items()
+        if name != "correctness"
+    }
+    rows["correctness"] = [row for row in minimal["correctness"] if row["key"] not in bad]
+    said, figures = page_module.page(from_arrow(synthetic.arrow(rows)), "study").split('id="page-data">')
+    assert "NaN" not in figures.partition("</script>")[0]
+    text = Reader(said).text
+    assert " nan" not in text.lower()
+    assert "no &amp; &lt;b&gt;luck&lt;/b&gt;" in said or not bad
 
 
 def test_no_rows_at_all(storage: Storage) -> None:
