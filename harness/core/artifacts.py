@@ -109,16 +109,38 @@ class ArtifactStore:
         path = self.path(kind, key)
 
         def fill(folder: Path) -> None:
-            for name, expected in manifest["files"].items():
-                try:
-                    self.storage.download(f"{path}/{manifest['place']}/{name}", folder / name)
-                except FileNotFoundError:
-                    raise Damaged(f"{path}/{name} is missing") from None
-                if not _matches(folder / name, expected):
-                    raise Damaged(f"{path}/{name} does not match its checksum")
+            self._download(path, manifest, list(manifest["files"]), folder)
 
         size = sum(expected["bytes"] for expected in manifest["files"].values())
         return self._cache().folder_of(f"{kind}-{key}-{manifest['place']}", size, fill)
+
+    def _download(self, path: str, manifest: Mapping[str, Any], names: Sequence[str], folder: Path) -> None:
+        """Downloads files of an artifact on an object store; raises `Damaged` if one is not what it should be."""
+        for name in names:
+            try:
+                self.storage.download(f"{path}/{manifest['place']}/{name}", folder / name)
+            except FileNotFoundError:
+                raise Damaged(f"{path}/{name} is missing") from None
+            if not _matches(folder / name, manifest["files"][name]):
+                raise Damaged(f"{path}/{name} does not match its checksum")
+
+    @contextmanager
+    def opened(self, kind: str, key: str, names: Sequence[str]) -> Iterator[Path]:
+        """Yields a folder with these files of an artifact, verified: for what is read once.
+
+        What is on an object store is downloaded past this machine's cache. Raises `Damaged`.
+        """
+        manifest = self.manifest(kind, key)
+        if manifest is None:
+            raise Damaged(f"{self.path(kind, key)} is missing")
+        if self.storage.local is not None:
+            for name in names:
+                self.file(kind, key, name)
+            yield self._place(kind, key, manifest)
+            return
+        with self.scratch() as folder:
+            self._download(self.path(kind, key), manifest, names, folder)
+            yield folder
 
     @staticmethod
     def _cache() -> NodeCache:

@@ -4,10 +4,9 @@ Ray Train's workers and the calling process write the same, so that either resum
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from harness.core.artifacts import ArtifactStore, Damaged
 
@@ -26,30 +25,28 @@ class Checkpoints:
         self._newest: str | None = None  # the key of the newest
 
     @contextmanager
-    def newest(self) -> Iterator[Path | None]:
-        """Yields the folder of the newest checkpoint that is whole, None if there is none.
+    def newest(self, without: Collection[str] = ()) -> Iterator[Path | None]:
+        """Yields a folder with the newest checkpoint that is whole, None if there is none.
 
-        Damaged ones are removed, which is said.
+        Files named in `without` are not needed. Damaged checkpoints are removed, which is said.
         """
         found = [(key, manifest) for key in self._keys if (manifest := self._store.manifest(KIND, key))]
-        for key, manifest in sorted(found, key=lambda one: -one[1]["step"]):
-            folder = self._whole(key, manifest)
-            if folder is not None:
+        with ExitStack() as stack:
+            for key, manifest in sorted(found, key=lambda one: -one[1]["step"]):
+                names = [name for name in manifest["files"] if name not in without]
+                try:
+                    folder = stack.enter_context(self._store.opened(KIND, key, names))
+                except Damaged as error:
+                    self._store.discard(KIND, key)
+                    step = manifest["step"]
+                    self._say(
+                        f"the checkpoint of step {step} is damaged ({error}): training resumes before it"
+                    )
+                    continue
                 self._newest = key
                 yield folder
                 return
-        yield None
-
-    def _whole(self, key: str, manifest: dict[str, Any]) -> Path | None:
-        try:
-            paths = [self._store.file(KIND, key, name) for name in manifest["files"]]
-        except Damaged as error:
-            self._store.discard(KIND, key)
-            self._say(
-                f"the checkpoint of step {manifest['step']} is damaged ({error}): training resumes before it"
-            )
-            return None
-        return paths[0].parent
+            yield None
 
     def save(self, write: Callable[[Path], None], step: int) -> None:
         """Stores the checkpoint of `step` that `write(folder)` writes; the last one stays beside it."""

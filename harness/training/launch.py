@@ -40,7 +40,7 @@ def train(factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Pa
     else:
         _train_on_ray(factory, stage, config, seed, context)
     kept = _checkpoints(stage, context)
-    with kept.newest() as found:
+    with kept.newest(checkpoint.FILES_FOR_RESUMING) as found:
         if found is None or checkpoint.read_state(found)["step"] < config.steps:
             raise RuntimeError(
                 "the last checkpoint was damaged after training; the next run resumes before it"

@@ -39,16 +39,16 @@ def test_training_whose_driver_was_killed_continues_from_its_checkpoint(proxy, s
             assert driver.poll() is None, driver.communicate()
             time.sleep(0.1)
         driver.kill()
-    before = len(checkpoints(proxy, "PUT"))
-    assert before < STEPS // EVERY
+    assert len(checkpoints(proxy, "PUT")) < STEPS // EVERY
     assert checkpoints(proxy, "GET") == []
 
     status, said, complained = finish(start(experiment, storage.url, "--address", "local", *settings))
     assert status == 0, said + complained
-    written = checkpoints(proxy, "PUT")
-    continued = checkpoints(proxy, "GET")[0]
-    # Ray takes note of checkpoints after they were written: the last before the end may be written again.
-    assert written.index(continued) <= before
-    assert STEPS // EVERY <= len(written) < STEPS // EVERY + KEPT
+    # Workers outlive their driver for a moment. The last checkpoint may have been under way when they died.
+    found = [(one.method, CHECKPOINT.search(one.path)) for one in list(proxy.requests)]
+    found = [(method, match[1]) for method, match in found if match]
+    first = next(place for place, (method, _) in enumerate(found) if method == "GET")
+    assert found[first][1] in [name for method, name in found[:first] if method == "PUT"][-2:]
+    assert STEPS // EVERY <= len(checkpoints(proxy, "PUT")) <= STEPS // EVERY + 2
     assert_equal(rows(storage), rows(disk), "features", "correctness")
     assert storage.names("artifacts/checkpoint") == []
