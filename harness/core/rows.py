@@ -36,8 +36,11 @@ class Outcome:
     @staticmethod
     def from_json(line: str, where: str = "a journal") -> "Outcome":
         """Reads one line of a journal; raises `ValueError` if it is incomplete or damaged."""
-        check_schema_version(older(line).get("v", SCHEMA_VERSION), where)
-        values = unsealed(line)
+        try:
+            values = unsealed(line)
+        except ValueError:
+            check_schema_version(older(line).get("v", SCHEMA_VERSION), where)
+            raise
         check_schema_version(values["v"], where)
         tables = {name: [_unpacked(row) for row in rows] for name, rows in values["tables"].items()}
         return Outcome(values["key"], values["study"], values["failed"], tables)

@@ -8,7 +8,7 @@ from harness.core.errors import UserError
 from harness.data.config import DataConfig
 from harness.data.parquet import LABEL_NAMES
 from harness.data.source import Record, Source
-from harness.data.splits import split_at_start, split_of
+from harness.data.splits import split_at_start
 
 WITHHELD = (
     -1
@@ -49,17 +49,13 @@ def read(config: DataConfig) -> Source:
     for name, split in splits.items():
         if all(number == WITHHELD for number in split[label]):
             notes.append(f"left out split {name!r} ({len(split)} images): its labels are not published")
-        elif len(splits) > 1 and _split(name) is None:
+        elif len(splits) > 1 and split_at_start(name) is None:
             notes.append(
                 f"left out split {name!r} ({len(split)} images): not called train, validation or test, or like them"
             )
         else:
             raw[name] = split.cast_column(image, datasets.Image(decode=False))
     return Source(_records(raw, image, label, len(names), config.path), names, notes)
-
-
-def _split(name: str) -> str | None:
-    return split_of(name) or split_at_start(name)
 
 
 def _records(splits: dict[str, Any], image: str, label: str, classes: int, path: str) -> Iterator[Record]:
@@ -75,4 +71,4 @@ def _records(splits: dict[str, Any], image: str, label: str, classes: int, path:
                 content = picture["bytes"] or Path(picture["path"]).read_bytes()
             except OSError as error:
                 raise UserError(f"{where}: the image cannot be read: {error}") from None
-            yield Record(content, number, _split(name), where)
+            yield Record(content, number, split_at_start(name), where)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from harness.core.errors import UserError, did_you_mean
 from harness.data.config import DataConfig
 from harness.data.source import Record, Source, place_of
-from harness.data.splits import split_at_start, split_of
+from harness.data.splits import SPLITS, split_at_start, split_of
 
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
 
@@ -115,9 +115,7 @@ def _one_configuration(files: Sequence[Path], root: Path) -> None:
         path = file.relative_to(root)
         folders = tuple(part for part in path.parts[:-1] if split_of(part) is None)
         found.setdefault(folders, set()).add(split_in(path))
-    shared = [
-        split for split in ("train", "validation", "test") if sum(split in s for s in found.values()) > 1
-    ]
+    shared = [split for split in SPLITS if sum(split in s for s in found.values()) > 1]
     if len(found) > 1 and shared:
         names = ", ".join("/".join(folders) or "." for folders in sorted(found))
         raise UserError(

@@ -61,7 +61,7 @@ def decode(records: Sequence[Record], config: DataConfig) -> np.ndarray:
     channels, depth = config.channels, None
     stack: np.ndarray = np.empty(0)
     unreadable = []
-    for record in records:
+    for number, record in enumerate(records):
         try:
             image = _open(record)
             if image.mode in DEEP and depth is None:
@@ -74,14 +74,13 @@ def decode(records: Sequence[Record], config: DataConfig) -> np.ndarray:
             channels = 1 if image.mode in ("1", "L", "LA") else 3
         pixels = prepared(image, channels, config.size)
         if not len(stack):
-            stack, number = _room_for(len(records), pixels.shape), 0
+            stack = _room_for(len(records), pixels.shape)
         if pixels.shape != stack.shape[1:]:
             raise UserError(
                 f"{record.where}: {pixels.shape[2]}x{pixels.shape[1]} pixels where the first image has "
                 f"{stack.shape[3]}x{stack.shape[2]}; set data.size to resize all to one size"
             )
         stack[number] = pixels
-        number += 1
     if unreadable:
         more = f"; and {len(unreadable) - MOST_NAMED} more" if len(unreadable) > MOST_NAMED else ""
         raise UserError("; ".join(unreadable[:MOST_NAMED]) + more)

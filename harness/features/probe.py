@@ -100,10 +100,7 @@ def read_features(trial: Trial, context: Context, dataset: Dataset) -> tuple[np.
         ]
 
     x_MCPP, views = _side_by_side(pooled("features")), pooled("views")
-    views_VCPP = _side_by_side(views) if views else x_MCPP[:0]
-    for x in (x_MCPP, views_VCPP):
-        refuse_infinite(x, "images' features")
-    return x_MCPP, views_VCPP
+    return x_MCPP, _side_by_side(views) if views else x_MCPP[:0]
 
 
 def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:
@@ -137,11 +134,17 @@ def standardisation(train_x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _stored(shards: Sequence[Stage], context: Context) -> torch.Tensor:
-    """Returns a tap's features, read shard by shard; the last few taps stay in memory between trials."""
-    key = (context.store.storage.url, *(shard.key for shard in shards))
-    return _kept.get(
-        key, lambda: torch.cat([load_file(context.file(shard, FILE))["features"] for shard in shards])
-    )
+    """Returns a tap's features, read shard by shard; the last few taps stay in memory between trials.
+
+    They are checked as they are read, once for all pools and heads.
+    """
+
+    def read() -> torch.Tensor:
+        x_MCPP = torch.cat([load_file(context.file(shard, FILE))["features"] for shard in shards])
+        refuse_infinite(x_MCPP, "images' features")
+        return x_MCPP
+
+    return _kept.get((context.store.storage.url, *(shard.key for shard in shards)), read)
 
 
 TAPS_KEPT = 4

@@ -92,7 +92,8 @@ def read_tables(storage: Storage, experiment: str, declared: Mapping[str, Table]
     tables, about = {}, _about(storage, experiment)
     for name, content in written.items():
         place = storage.describe(f"{experiment}/{name}.parquet")
-        if about.files.get(f"{name}.parquet", digest(content)) != digest(content):
+        expected = about.files.get(f"{name}.parquet")
+        if expected is not None and expected != digest(content):
             raise UserError(f"{place}: does not match its checksum; {AGAIN}")
         tables[name] = _read(content, place, declared.get(name))
     everything = {**{name: table.empty() for name, table in declared.items()}, **tables}

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -61,12 +62,12 @@ class Plan:
         candidates = (trial for search in self.searches for trial in search.candidates)
         return [note for note in dict.fromkeys(trial.note for trial in [*self.missing, *candidates]) if note]
 
-    @property
+    @cached_property
     def data(self) -> list[str]:
         """What was read of each data set, and what was left out, each once."""
         return self._of_stages("about")
 
-    @property
+    @cached_property
     def warnings(self) -> list[str]:
         """What makes results mean less than they seem to: traps in the data sets, each once."""
         return self._of_stages("warnings")

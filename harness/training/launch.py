@@ -33,13 +33,13 @@ TaskFactory = Callable[[Stage, Context], Task]
 
 def train(factory: str, stage: Stage, config: TrainConfig, seed: int, folder: Path, context: Context) -> None:
     """Trains the task that `factory` ("module:function") makes for a stage; writes weights and history."""
+    kept = _checkpoints(stage, context)
     if not context.ray or config.workers == 0 or config.steps == 0:
         task: Task = load_attribute(factory)(stage, context)
         say = partial(context.progress, stage.kind, stage.key)
-        fit(task, config, seed, ProcessGroup(pick_device(context), _checkpoints(stage, context), say))
+        fit(task, config, seed, ProcessGroup(pick_device(context), kept, say))
     else:
         _train_on_ray(factory, stage, config, seed, context)
-    kept = _checkpoints(stage, context)
     with kept.newest(checkpoint.FILES_FOR_RESUMING) as found:
         if found is None or checkpoint.read_state(found)["step"] < config.steps:
             raise RuntimeError(
