@@ -10,7 +10,7 @@ trial's covers its code, its axes and values, and what every stage that it needs
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +71,8 @@ class Stage:
     local: bool = False  # it reads files that may exist only on the machine that plans the sweep
     siblings: tuple["Stage", ...] = ()  # stages made by the same work; `code` publishes the missing ones
     group: str | None = None  # the same for all siblings, so that only one of them is made at a time
+    # further stages that hold this one's content: whoever needs this one reads them too; made after it, in no key
+    parts: tuple["Stage", ...] = ()
 
     @property
     def short_name(self) -> str:
@@ -81,6 +83,11 @@ class Stage:
     def job(self) -> str:
         """The key of the work that makes this stage: the same for all siblings."""
         return self.group or self.key
+
+    @property
+    def before(self) -> list["Stage"]:
+        """The stages that must be there before this one can be made: those that it needs, and their parts."""
+        return with_parts(self.needs.values())
 
     @cached_property
     def key(self) -> str:
@@ -93,6 +100,11 @@ class Stage:
         """The fingerprint of what all parts of this content hold together, however it is divided."""
         needs = {name: stage.content for name, stage in self.needs.items()}
         return fingerprint([self.kind, self.code.versions, self.config, needs])
+
+
+def with_parts(stages: Iterable[Stage]) -> list[Stage]:
+    """Returns stages, each followed by its parts."""
+    return [one for stage in stages for one in (stage, *stage.parts)]
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,8 @@ class Trial:
     @property
     def stages(self) -> list[Stage]:
         """All stages that the trial uses directly."""
-        return [*self.needs.values(), *(stage for shards in self.reads.values() for stage in shards)]
+        read = (stage for shards in self.reads.values() for stage in shards)
+        return with_parts([*self.needs.values(), *read])
 
     @cached_property
     def key(self) -> str:
@@ -157,7 +170,7 @@ class Context:
         """Makes `stage` and the stages that it needs, unless they exist."""
         if self.has(stage):
             return
-        for need in stage.needs.values():
+        for need in stage.before:
             self.ensure(need)
 
         def waiting() -> None:

@@ -13,11 +13,20 @@ SOURCES = Registry(
     "data set",
     {
         "digits": "harness.data.digits:read",
-        "parquet": "harness.data.parquet:read",
         "folder": "harness.data.folder:read",
         "hub": "harness.data.hub:read",
+        "parquet": "harness.data.tables:read",
+        "arrow": "harness.data.tables:read",
+        "webdataset": "harness.data.tables:read",
+        "csv": "harness.data.tables:read",
+        "json": "harness.data.tables:read",
+        "npz": "harness.data.arrays:read_npz",
+        "cifar": "harness.data.arrays:read_cifar",
     },
 )
+
+
+Split = Literal["train", "validation", "test"]
 
 
 def _known(name: str) -> str:
@@ -30,18 +39,23 @@ class DataConfig(Config):
 
     name: Annotated[str, AfterValidator(_known)] = "digits"
     label: Annotated[str, Field(min_length=1, max_length=60)] | None = None  # its name in tables and figures
-    path: str | None = None  # parquet, folder: its path; hub: the data set's id
+    path: str | None = None  # of a file or folder, or its URL; hub: the data set's id
     revision: str | None = None  # hub: a commit, tag or branch of the data set
-    image_column: str | None = None  # parquet, hub: detected by default
+    image_column: str | None = None  # of tables: detected by default
     label_column: str | None = None
+    # the source's names for each split: folders, file patterns, or splits of the Hub; by default found by their names
+    splits: Annotated[dict[Split, str | list[str]], Field(min_length=1)] | None = None
+    class_names: dict[str, str] | None = None  # other names for labels: {n01440764: tench}, {"0": airplane}
     classes: Annotated[list[str], Field(min_length=1)] | None = (
         None  # names of the classes to keep, in this order
     )
+    skip_unreadable: bool = False  # leave out images that cannot be decoded, and count them
     # the shorter side is resized to this, then the centre is cropped
     size: int | None = Field(None, ge=4, le=2048)
-    channels: Literal[1, 3] | None = None  # 1 grey, 3 colour; None: as in the first image
+    channels: Literal[1, 3] | None = None  # 1 grey, 3 colour; None: colour if any image is
     validation: float = Field(0.2, gt=0, lt=1)  # fraction of the images, if the source has no such split
     test: float = Field(0.3, gt=0, lt=1)
+    subset: float | None = Field(None, gt=0, le=1)  # for a first look: a fraction of each split, stratified
     # labelled training images per class; the other training images are used without labels
     labels_per_class: int | None = Field(None, ge=1)
     max_train: int | None = Field(None, ge=1)  # at most this many images of the split

@@ -1,30 +1,46 @@
-"""A data set in memory with its splits and fingerprint, and the artifact from which workers read it."""
+"""A data set with its splits and fingerprint, and the artifacts from which workers read it."""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from harness.core.checks import refuse_duplicates
 from harness.core.config import parse
-from harness.core.errors import UserError, did_you_mean
+from harness.core.errors import UserError
 from harness.core.fingerprint import canonical
 from harness.core.recent import Recent
-from harness.core.seeds import rng
 from harness.core.stages import Code, Context, Stage
+from harness.data import index as indexing
 from harness.data.config import SOURCES, DataConfig
-from harness.data.source import Record, Source, decode
+from harness.data.decoding import Pixels, decode, encoded, named, white_of
+from harness.data.index import Index
+from harness.data.labels import labels_of
+from harness.data.shards import CHANGED, DECODING, INDEX, ImageArray, StoredImages, shard_stages
+from harness.data.source import Source
 from harness.data.splits import SPLITS as SPLITS
+from harness.data.splitting import split
 from harness.data.traps import traps
 
-DATASET = Code("dataset", 1, "harness.data.dataset:make")  # reading, splitting
+DATASET = Code("dataset", 2, "harness.data.dataset:make", uses=(DECODING,))  # reading, splitting
+
+
+class NotDecoded:
+    """The images of a data set where it is planned: their shape, and nothing else."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        raise RuntimeError("images are decoded by stages, not where a sweep is planned")
 
 
 @dataclass(frozen=True)
@@ -34,42 +50,52 @@ class Dataset:
     `images` holds the images of all splits; an image's index identifies it in every noise draw.
     """
 
-    images: np.ndarray  # uint8 [N, C, H, W]
-    labels: np.ndarray  # int64 [N]
+    images: ImageArray  # uint8 [N, C, H, W]
+    labels: np.ndarray  # int64 [N]; -1 for images without a label, which are training images
     classes: tuple[str, ...]
     splits: dict[str, np.ndarray]  # "train", "validation", "test": int64 indices, disjoint
-    notes: tuple[str, ...] = ()  # what was left out when it was read
+    fingerprint: str = ""  # of the content: encoded images, how they are decoded, labels, class names, splits
 
     @property
-    def about(self) -> str:
-        """What was read, in one line: images, pixels, splits, classes, and the accuracy of a constant answer."""
-        count, channels, height, width = self.images.shape
-        sizes = ", ".join(f"{name} {len(self.splits[name]):,}" for name in SPLITS)
-        tested = np.bincount(self.labels[self.splits["test"]], minlength=1)
-        return (
-            f"{count:,} images of {width}x{height} pixels, {'grey' if channels == 1 else 'colour'} ({sizes}); "
-            f"{len(self.classes)} classes, {tested.max() / max(1, tested.sum()):.1%} of test images in the largest"
-        )
+    def channels(self) -> int:
+        """1 for grey images, 3 for colour."""
+        return int(self.images.shape[1])
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """The fingerprint of the content: pixels, labels, class names and splits."""
-        digest = hashlib.sha256(canonical([self.images.shape, self.classes]).encode())
-        for array in (self.images, self.labels, *(self.splits[name] for name in SPLITS)):
-            digest.update(np.ascontiguousarray(array).tobytes())
-            digest.update(b"|")
-        return digest.hexdigest()[:20]
+    @property
+    def size(self) -> int:
+        """Width and height of the images."""
+        return int(self.images.shape[2])
+
+    @property
+    def about(self) -> list[str]:
+        """What was read: images, pixels, splits, classes, and the accuracy of a constant answer."""
+        sizes = ", ".join(f"{name} {len(self.splits[name]):,}" for name in SPLITS)
+        kind = "grey" if self.channels == 1 else "colour"
+        lines = [f"{len(self.labels):,} images of {self.size}x{self.size} pixels, {kind} ({sizes})"]
+        if self.classes:
+            counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
+            tested = np.bincount(self.labels[self.splits["test"]], minlength=1)
+            low, high = int(counts.min()), int(counts.max())
+            each = f"{low:,} images each" if low == high else f"{low:,} to {high:,} images each"
+            chance = f"{tested.max() / max(1, tested.sum()):.1%} of test images are of the largest"
+            lines[0] += f"; {len(self.classes)} classes, {each}; {chance}"
+        without = int((self.labels < 0).sum())
+        if without:
+            lines.append(f"{without:,} training images have no label: they train the diffusion model only")
+        return lines
 
     def labelled(self, per_class: int | None) -> np.ndarray:
-        """Returns the first `per_class` training images of each class, or all if it is None.
+        """Returns the first `per_class` training images of each class, or all that have a label if it is None.
 
-        Raises `UserError` if a class has fewer, or if there is only one class.
+        Raises `UserError` if a class has fewer, or if there are fewer than two classes.
         """
+        if not self.classes:
+            raise UserError("no image has a label; set data.label_column, or leave out what needs labels")
         if len(self.classes) < 2:
             raise UserError(f"the data set has one class, {self.classes[0]!r}; a classifier needs two")
         train = self.splits["train"]
         if per_class is None:
-            return train
+            return train[self.labels[train] >= 0]
         chosen = []
         for number, name in enumerate(self.classes):
             of_class = train[self.labels[train] == number]
@@ -102,81 +128,160 @@ class Dataset:
         return np.concatenate([self.labelled(per_class), self.splits["validation"], self.splits["test"]])
 
 
-def load(config: DataConfig, seed: int) -> Dataset:
-    """Reads the images and splits them; raises `UserError` if they cannot be read or are too few."""
-    source = kept(SOURCES.load(config.name)(config), config.classes)
-    records = list(source.records)
-    if not records:
+@dataclass(frozen=True)
+class Reading:
+    """A data set as it was read for a plan: nothing is decoded."""
+
+    dataset: Dataset
+    pixels: Pixels
+    parts: np.ndarray  # int64 [N]: the source's part that holds each image
+    places: np.ndarray  # int64 [N]: its place there
+    digests: np.ndarray  # uint8 [N, 16]: of the encoded images
+    everywhere: bool  # whether any machine can read the source
+    notes: tuple[str, ...]  # what was left out or assumed
+
+
+def read(config: DataConfig, seed: int, verify: bool = False) -> Reading:
+    """Reads the index of a data set and splits it; `verify` reads all files, also those that look unchanged.
+
+    Raises `UserError` if it cannot be read or has too few images.
+    """
+    source: Source = SOURCES.load(config.name)(config)
+    index = indexing.build(source, config, verify)
+    if not len(index):
         raise UserError(f"data set {config.name!r} at {config.path!r} contains no images")
-    labels = np.array([record.label for record in records], np.int64)
-    splits = split(records, config, seed)
+    notes = list(source.notes)
+    rows_N = _readable(index, config, notes)
+    labels = labels_of(index, rows_N, source, config)
+    notes += labels.notes
+    rows_N, labels_N = rows_N[labels.kept], labels.numbers[labels.kept]
+    given_N = index.column("split")[rows_N]
+    moved = int(((given_N > 0) & (labels_N < 0)).sum())
+    if moved:
+        notes.append(f"{moved:,} images of validation and test have no label: they become training images")
+    splits = split(given_N, labels_N, config, seed)
+    drawn = [name for name in SPLITS[1:] if not ((given_N == SPLITS.index(name)) & (labels_N >= 0)).any()]
+    if drawn:
+        notes.append(f"{' and '.join(drawn)} drawn from the training images, each class in proportion")
     used = np.sort(np.concatenate(list(splits.values())))
-    places = np.full(len(records), -1)
-    places[used] = np.arange(len(used))
-    splits = {name: places[chosen] for name, chosen in splits.items()}
-    return Dataset(
-        images=decode([records[place] for place in used], config),
-        labels=labels[used],
-        classes=tuple(source.classes),
-        splits=splits,
-        notes=tuple(source.notes),
+    at = np.full(len(rows_N), -1)
+    at[used] = np.arange(len(used))
+    rows_N = rows_N[used]
+    pixels = how_decoded(index, rows_N, config, source, notes)
+    ends = np.cumsum(index.counts)
+    parts = np.searchsorted(ends, rows_N, "right")
+    digests = index.column("digest")[rows_N]
+    dataset = Dataset(
+        NotDecoded((len(rows_N), pixels.channels, pixels.size, pixels.size)),
+        labels_N[used],
+        tuple(labels.classes),
+        {name: at[chosen] for name, chosen in splits.items()},
+    )
+    return Reading(
+        dataset=replace(dataset, fingerprint=_fingerprint(dataset, pixels, digests)),
+        pixels=pixels,
+        parts=parts,
+        places=rows_N - (ends - index.counts)[parts],
+        digests=digests,
+        everywhere=source.everywhere,
+        notes=tuple(notes),
     )
 
 
-def kept(source: Source, classes: Sequence[str] | None) -> Source:
-    """Returns a source reduced to the named classes, or all of it; raises `UserError` for unknown classes."""
-    if classes is None:
-        return source
-    for name in classes:
-        if name not in source.classes:
-            raise UserError(f"data.classes: no class {name!r}; {did_you_mean(name, list(source.classes))}")
-    refuse_duplicates(classes, "data.classes")
-    number = {source.classes.index(name): place for place, name in enumerate(classes)}
-    chosen = (one._replace(label=number[one.label]) for one in source.records if one.label in number)
-    return source._replace(records=chosen, classes=classes)
+def _fingerprint(dataset: Dataset, pixels: Pixels, digests_ND: np.ndarray) -> str:
+    digest = hashlib.sha256(canonical([list(pixels), dataset.classes]).encode())
+    for array in (digests_ND, dataset.labels, *(dataset.splits[name] for name in SPLITS)):
+        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(b"|")
+    return digest.hexdigest()[:20]
 
 
-def split(records: Sequence[Record], config: DataConfig, seed: int) -> dict[str, np.ndarray]:
-    """Returns indices for "train", "validation" and "test", in random order given the seed.
+def _readable(index: Index, config: DataConfig, notes: list[str]) -> np.ndarray:
+    """Returns the rows of images that can be read; raises `UserError` naming the others, unless they are skipped."""
+    messages, error_N = index.names("error")
+    fine = messages.index("") if "" in messages else -1
+    wrong = np.flatnonzero(error_N != fine)
+    if not len(wrong):
+        return np.arange(len(index))
+    found = [messages[place] for place in error_N[wrong]]
+    if not config.skip_unreadable:
+        raise UserError(f"{named(found)}; data.skip_unreadable=true leaves them out")
+    notes.append(f"left out {len(found):,} images that cannot be read: {named(found[:3])}")
+    return np.flatnonzero(error_N == fine)
 
-    The source's own splits are kept; a missing one is drawn from the training images.
+
+def how_decoded(
+    index: Index, rows_N: np.ndarray, config: DataConfig, source: Source, notes: list[str]
+) -> Pixels:
+    """Returns how these images are decoded, and adds to `notes` what that changes.
+
+    Raises `UserError` if they differ in size and `data.size` is not given.
     """
-    total = len(records)
-    order = rng(seed, "split").permutation(total)
-    named = np.array([record.split or "train" for record in records])[order]
-    found = {name: order[named == name] for name in SPLITS}
-    for name, share in (("test", config.test), ("validation", config.validation)):
-        if not len(found[name]):
-            count = round(share * total)
-            found[name], found["train"] = found["train"][:count], found["train"][count:]
-    limits = {"train": config.max_train, "validation": config.max_validation, "test": config.max_test}
-    found = {name: chosen[: limits[name]] for name, chosen in found.items()}
-    for name, chosen in found.items():
-        if not len(chosen):
+    grey_N = index.column("grey")[rows_N]
+    width_N, height_N = (index.column(name)[rows_N] for name in ("width", "height"))
+    level_N = index.column("level")[rows_N]
+    channels = config.channels or (1 if grey_N.all() else 3)
+    if channels == 3 and config.channels is None and grey_N.any():
+        notes.append(f"{int(grey_N.sum()):,} of the images are grey: read as colour like the others")
+    size = config.size
+    if size is None:
+        other = np.flatnonzero((width_N != width_N[0]) | (height_N != height_N[0]))
+        if len(other):
+            place = indexing.where(source, index, int(rows_N[other[0]]))
             raise UserError(
-                f"data set {config.name!r}: no images left for {name}: it has {total} images, "
-                f"data.validation = {config.validation} and data.test = {config.test}"
+                f"{place}: {width_N[other[0]]}x{height_N[other[0]]} pixels where the first image has "
+                f"{width_N[0]}x{height_N[0]}; set data.size to resize all to one size"
             )
-    return found
+        if width_N[0] != height_N[0]:
+            raise UserError(
+                f"images are {width_N[0]}x{height_N[0]} pixels; set data.size to make them square"
+            )
+        size = int(width_N[0])
+    elif ((width_N != size) | (height_N != size)).any():
+        small = int((np.minimum(width_N, height_N) < size).sum())
+        enlarged = f"; {small:,} of them are enlarged" if small else ""
+        notes.append(
+            f"stored as {_range(width_N)} x {_range(height_N)} pixels, resized and cropped to {size}x{size}{enlarged}"
+        )
+    deep_N = ~np.isnan(level_N)
+    white = None
+    if deep_N.any():
+        white = white_of(float(level_N[deep_N].max()), bool(index.column("floats")[rows_N][deep_N].all()))
+        notes.append(f"{int(deep_N.sum()):,} images have more than 256 grey levels: {white:g} is white")
+    return Pixels(channels, size, white)
+
+
+def _range(values_N: np.ndarray) -> str:
+    low, high = int(values_N.min()), int(values_N.max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def load(config: DataConfig, seed: int) -> Dataset:
+    """Returns a small data set with all of its images decoded, in memory. Raises `UserError` if it cannot be read."""
+    reading = read(config, seed)
+    source: Source = SOURCES.load(config.name)(config)
+    wanted = set(zip(reading.parts.tolist(), reading.places.tolist(), strict=True))
+    contents = (
+        (encoded(record), record.where)
+        for number, part in enumerate(source.parts)
+        for place, record in enumerate(part.read())
+        if (number, place) in wanted
+    )
+    return replace(reading.dataset, images=decode(contents, len(wanted), reading.pixels))
 
 
 class Images(NamedTuple):
-    """A data set of an experiment: its configuration, its content, and the stage from which workers read it."""
+    """An experiment's data set: its configuration, what is known of it, and the stage from which workers read it."""
 
     config: DataConfig
-    dataset: "Dataset"
+    dataset: Dataset
     stage: Stage
 
     @classmethod
-    def read(cls, config: DataConfig, seed: int) -> Self:
-        """Reads a data set; raises `UserError` if it cannot be read."""
-        dataset = load(config, seed)
-        found = traps(dataset.images, dataset.labels, dataset.classes, dataset.splits)
-        warnings, about = (
-            [f"{config.display_name}: {one}" for one in said]
-            for said in (found, [dataset.about, *dataset.notes])
-        )
-        return cls(config, dataset, dataset_stage(config, seed, dataset.fingerprint, warnings, about))
+    def read(cls, config: DataConfig, seed: int, verify: bool = False) -> Self:
+        """Reads a data set's index; raises `UserError` if it cannot be read."""
+        reading = read(config, seed, verify)
+        return cls(config, reading.dataset, dataset_stage(config, seed, reading))
 
 
 def further(first: Images, others: Sequence[DataConfig], seed: int, where: str) -> list[Images]:
@@ -188,63 +293,65 @@ def further(first: Images, others: Sequence[DataConfig], seed: int, where: str) 
     return found
 
 
-def dataset_stage(
-    config: DataConfig, seed: int, fingerprint: str, warnings: Sequence[str] = (), about: Sequence[str] = ()
-) -> Stage:
-    """Returns the stage that stores the data set for workers. It runs where the images can be read.
+def dataset_stage(config: DataConfig, seed: int, reading: Reading) -> Stage:
+    """Returns the stage that stores labels, splits and places, with the shards of pixels as its parts.
 
-    `about` is what was read and left out, `warnings` are traps: plan and page say both.
+    Its options say what was read and left out, and traps, in "about" and "warnings": plan and page say both.
     """
-    return Stage(
+    dataset = reading.dataset
+    found = traps(reading.digests, dataset.labels, dataset.classes, dataset.splits)
+    warnings, about = (
+        [f"{config.display_name}: {one}" for one in said]
+        for said in (found, [*dataset.about, *reading.notes])
+    )
+    stage = Stage(
         kind="dataset",
         code=DATASET,
-        config={"fingerprint": fingerprint},
+        config={"fingerprint": dataset.fingerprint},
         options={
             "data": config.model_dump(mode="json"),
             "seed": seed,
-            "warnings": [*warnings],
-            "about": [*about],
+            "pixels": reading.pixels._asdict(),
+            "warnings": warnings,
+            "about": about,
         },
         local=True,
     )
+    return replace(stage, parts=shard_stages(stage, len(dataset.labels), reading.pixels, reading.everywhere))
 
 
 def make(stage: Stage, folder: Path, context: Context) -> None:
-    """Writes images, labels and splits; raises `UserError` if the source has changed since planning."""
-    dataset = load(parse(DataConfig, stage.options["data"], "data"), stage.options["seed"])
-    if dataset.fingerprint != stage.config["fingerprint"]:
-        raise UserError("the images have changed since the sweep was planned; run the command again")
-    arrays = {"images": dataset.images, "labels": dataset.labels, **dataset.splits}
-    save_file(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors"
-    )
+    """Writes labels, splits and places of images; raises `UserError` if the source has changed since planning."""
+    reading = read(parse(DataConfig, stage.options["data"], "data"), stage.options["seed"])
+    if reading.dataset.fingerprint != stage.config["fingerprint"]:
+        raise UserError(CHANGED)
+    dataset = reading.dataset
+    arrays = {
+        "labels": dataset.labels,
+        **dataset.splits,
+        "part": reading.parts,
+        "place": reading.places,
+        "digest": reading.digests,
+    }
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / INDEX)
     (folder / "classes.json").write_text(json.dumps(dataset.classes), encoding="utf-8")
 
 
 def open_dataset(stage: Stage, context: Context) -> Dataset:
     """Reads the artifact of a data-set stage; the last one is cached for the next trial or shard of the process."""
-    return _opened.get(stage.key, lambda: _read(stage, context))
+    return _opened.get((context.store.storage.url, stage.key), lambda: _read(stage, context))
 
 
 _opened = Recent[Dataset]()
 
 
 def _read(stage: Stage, context: Context) -> Dataset:
-    path = context.file(stage, "images.safetensors")
-    with safe_open(path, framework="numpy") as file:
-        arrays = {name: file.get_tensor(name) for name in ("labels", *SPLITS)}
+    arrays = load_file(context.file(stage, INDEX))
     classes = json.loads(context.file(stage, "classes.json").read_text(encoding="utf-8"))
     return Dataset(
-        images=_mapped(path, "images"),
+        images=StoredImages(stage, context),
         labels=arrays["labels"],
         classes=tuple(classes),
         splits={name: arrays[name] for name in SPLITS},
+        fingerprint=stage.config["fingerprint"],
     )
-
-
-def _mapped(path: Path, name: str) -> np.ndarray:
-    """Maps an array of a safetensors file into memory: a worker only loads the images it uses."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        about = json.loads(file.read(length))[name]
-    return np.memmap(path, np.uint8, "r", 8 + length + about["data_offsets"][0], tuple(about["shape"]))

@@ -21,4 +21,4 @@ def read(config: DataConfig) -> Source:
         Record(image, int(label), None, f"digit {index}")
         for index, (image, label) in enumerate(zip(images, digits.target, strict=True))
     ]
-    return Source(records, [str(name) for name in digits.target_names])
+    return Source.of(records, [str(name) for name in digits.target_names])

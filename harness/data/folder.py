@@ -1,30 +1,42 @@
-"""A folder of images by class: PATH/CLASS/IMAGE, or PATH/SPLIT/CLASS/IMAGE."""
+"""A folder of images by class, on a disk or an object store: PATH/CLASS/IMAGE, or PATH/SPLIT/CLASS/IMAGE."""
 
+import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from PIL import Image
 
 from harness.core.errors import UserError
+from harness.core.recent import Recent
 from harness.data.config import DataConfig
-from harness.data.source import Record, Source, place_of
-from harness.data.splits import split_of
+from harness.data.files import Entry, Folder
+from harness.data.parallel import in_parallel
+from harness.data.source import Part, Record, Source
+from harness.data.splits import is_split, split_of
 
-JUNK = (
-    "__macosx",
-    "thumbs.db",
-    "desktop.ini",
-)  # what systems leave in folders, like names that begin with a dot
+IMAGES_A_PART = 512
 
 
-class _Part(NamedTuple):
-    """A folder whose subfolders are the classes."""
+class Classes(NamedTuple):
+    """A folder whose subfolders are the classes, and the split that it is."""
 
-    folder: Path
+    folder: Folder
     split: str | None
+
+
+class Listed(NamedTuple):
+    """The images of one class in one split."""
+
+    parts: list[str]  # the identities of parts of `IMAGES_A_PART` images
+    skipped: Counter[str]  # files that are no images, by the ending of their names
+
+    @property
+    def identity(self) -> str:
+        """The identity of all parts together."""
+        return " ".join(self.parts)
 
 
 def read(config: DataConfig) -> Source:
@@ -32,37 +44,93 @@ def read(config: DataConfig) -> Source:
 
     Raises `UserError` for a split without class folders, and for other folders beside those of splits.
     """
-    root = place_of(config, "a folder with one subfolder per class")
-    if not root.is_dir():
-        raise UserError(f"data.path {config.path}: {'not a folder' if root.exists() else 'does not exist'}")
-    below = _folders(root)
-    splits = [_Part(place, split) for place in below if (split := split_of(place.name))]
-    if splits and len(splits) < len(below):
-        known = _listed([one.folder.name for one in splits])
-        others = _listed([place.name for place in below if split_of(place.name) is None])
-        raise UserError(
-            f"data.path {config.path}: has folders of splits ({known}) and other folders ({others}) side by side; "
-            "move these elsewhere, or the splits into one folder"
-        )
-    parts = splits or [_Part(root, None)]
-    classes = sorted({place.name for part in parts for place in _folders(part.folder)})
-    for part in splits:
-        if not _folders(part.folder) and _images(part.folder):
+    root = Folder.of(config, "a folder with one subfolder per class")
+    places, notes = _places(root, config)
+    named = {place.folder.root: place.folder.folders() for place in places}
+    classes = sorted({name for names in named.values() for name in names})
+    for place in places:
+        if not named[place.folder.root] and _holds_images(place.folder):
             raise UserError(
-                f"{part.folder}: holds images, but no folder per class; sort them into "
-                f"{part.folder.name}/CLASS/IMAGE, or move the folder elsewhere"
+                f"{place.folder.root}: holds images, but no folder per class; sort them into CLASS/IMAGE inside it, "
+                "list them with their labels in a CSV file (data.name: csv), or move the folder elsewhere"
             )
     if not classes:
         raise UserError(
             f"data.path {config.path}: contains no folders; expected one folder of images per class"
         )
-    skipped: Counter[str] = Counter()
-    records = list(_records(parts, classes, skipped))
-    notes = [f"skipped {sum(skipped.values())} files that are no images by their names ({_counted(skipped)})"]
-    return Source(records, classes, notes if skipped else [])
+    beside = sum(_count_images(place.folder) for place in places)
+    if beside:
+        notes.append(f"left out {beside} images beside the folders of classes")
+    wanted = [
+        (place.folder.below(name), place.split, name) for place in places for name in named[place.folder.root]
+    ]
+    found = in_parallel(_listed, [(folder,) for folder, _, _ in wanted])
+    parts = [
+        Part(
+            partial(_records, folder, listed.identity, number * IMAGES_A_PART, name, split),
+            f"{identity} {split}",
+        )
+        for (folder, split, name), listed in zip(wanted, found, strict=True)
+        for number, identity in enumerate(listed.parts)
+    ]
+    return Source(parts, classes, notes + _left_out(classes, [name for _, _, name in wanted], found))
 
 
-def _listed(names: list[str]) -> str:
+def _left_out(classes: Sequence[str], names: Sequence[str], found: Sequence["Listed"]) -> list[str]:
+    """Returns a sentence on files that are no images, and one on classes without any."""
+    notes = []
+    skipped = sum((listed.skipped for listed in found), Counter[str]())
+    if skipped:
+        notes.append(
+            f"skipped {sum(skipped.values())} files that are no images by their names ({_counted(skipped)})"
+        )
+    filled = {name for name, listed in zip(names, found, strict=True) if listed.parts}
+    empty = [name for name in classes if name not in filled]
+    if empty and filled:
+        notes.append(f"{len(empty)} folders of classes hold no images ({_named(empty)})")
+    return notes
+
+
+def _places(root: Folder, config: DataConfig) -> tuple[list[Classes], list[str]]:
+    """Returns the folders that hold the classes, by split, and what was assumed."""
+    if config.splits is not None:
+        found = []
+        for split, names in config.splits.items():
+            for name in [names] if isinstance(names, str) else names:
+                folder = root.below(name)
+                if not folder.exists():
+                    raise UserError(f"data.splits.{split}: no folder {name!r} in {root.root}")
+                found.append(Classes(folder, split))
+        return found, []
+    notes: list[str] = []
+    below = root.folders()
+    if len(below) == 1 and not _holds_images(root) and split_of(below[0]) is None:
+        inner = root.below(below[0])
+        inside = inner.folders()
+        if inside and not _holds_images(inner):  # as archives unpack: NAME/NAME/train
+            notes.append(f"the classes lie one folder further down, in {below[0]}")
+            root, below = inner, inside
+    splits = [name for name in below if split_of(name)]
+    others = [name for name in below if not split_of(name)]
+    plain = any(is_split(name) for name in splits)
+    if not plain and (others or not any(root.below(name).folders() for name in splits)):
+        splits = []  # classes whose names contain such a word: "test_tube"
+    if splits and others:
+        raise UserError(
+            f"data.path {config.path}: has folders of splits ({_named(splits)}) and other folders ({_named(others)}) "
+            "side by side; move these elsewhere, or name the splits in data.splits"
+        )
+    return [Classes(_unwrapped(root.below(name), name), split_of(name)) for name in splits] or [
+        Classes(root, None)
+    ], notes
+
+
+def _unwrapped(folder: Folder, name: str) -> Folder:
+    """Returns the folder of a split, or the only one in it if that repeats its name: seg_train/seg_train/CLASS."""
+    return folder.below(name) if folder.folders() == [name] else folder
+
+
+def _named(names: Sequence[str]) -> str:
     return ", ".join(sorted(names)[:5]) + (", ..." if names[5:] else "")
 
 
@@ -70,39 +138,51 @@ def _counted(skipped: Counter[str]) -> str:
     return ", ".join(f"{count} {ending or 'without ending'}" for ending, count in skipped.most_common(5))
 
 
-def _kept(name: str) -> bool:
-    return not name.startswith(".") and name.lower() not in JUNK
+@lru_cache(1)
+def endings() -> frozenset[str]:
+    """Returns the endings of the names of images, such as ".jpg"."""
+    return frozenset(Image.registered_extensions())
 
 
-def _folders(place: Path) -> list[Path]:
-    return sorted(path for path in place.iterdir() if _kept(path.name) and path.is_dir())
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
-def _images(place: Path) -> bool:
-    endings = Image.registered_extensions()
-    return any(path.suffix.lower() in endings and _kept(path.name) for path in place.iterdir())
+def _holds_images(folder: Folder) -> bool:
+    return _count_images(folder) > 0
 
 
-def _records(parts: list[_Part], classes: list[str], skipped: Counter[str]) -> Iterator[Record]:
-    endings = Image.registered_extensions()
-    for part in parts:
-        for place in _folders(part.folder):
-            for file in _files(place):
-                if file.suffix.lower() in endings:
-                    yield Record(file, classes.index(place.name), part.split, str(file))
-                else:
-                    skipped[file.suffix.lower()] += 1
+def _count_images(folder: Folder) -> int:
+    return sum(_ending(name) in endings() for name in folder.names())
 
 
-def _files(place: Path) -> list[Path]:
-    """Returns the files below a folder, links followed, without what systems leave there."""
-    found: list[Path] = []
-    seen = set()
-    for folder, folders, files in os.walk(place, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:  # a link that leads back
-            folders[:] = []
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if _kept(name)]
-        found += [Path(folder) / name for name in files if _kept(name)]
-    return sorted(found)
+def _listed(folder: Folder) -> Listed:
+    entries = folder.entries()
+    images = _images(entries)
+    parts = [
+        _identity(folder.root, images[begin : begin + IMAGES_A_PART])
+        for begin in range(0, len(images), IMAGES_A_PART)
+    ]
+    others = () if len(images) == len(entries) else (_ending(entry.name) for entry in entries)
+    return Listed(parts, Counter(ending for ending in others if ending not in endings()))
+
+
+def _identity(root: str, entries: Sequence[Entry]) -> str:
+    text = "\n".join([root, *(f"{name}\0{size}\0{stamp}" for name, size, stamp in entries)])
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=12).hexdigest()
+
+
+def _images(entries: Sequence[Entry]) -> list[Entry]:
+    known = endings()
+    return [entry for entry in entries if _ending(entry.name) in known]
+
+
+def _records(folder: Folder, listing: str, begin: int, label: str, split: str | None) -> Iterator[Record]:
+    """Yields the images of a part. A folder stays listed for the next part, which is mostly of the same folder."""
+    images = _files.get((folder.root, listing), lambda: _images(folder.entries()))
+    for entry in images[begin : begin + IMAGES_A_PART]:
+        path = folder.path(entry.name)
+        yield Record(path, label, split, str(path))
+
+
+_files = Recent[list[Entry]](2)

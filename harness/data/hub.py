@@ -1,74 +1,101 @@
-"""A data set on the Hugging Face Hub, by its id. Needs the extra `hub`."""
+"""A data set on the Hugging Face Hub, by its id, read with the library `datasets`."""
 
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from harness.core.errors import UserError
+from harness.core.errors import UserError, did_you_mean
+from harness.core.recent import Recent
 from harness.data.config import DataConfig
-from harness.data.parquet import LABEL_NAMES
-from harness.data.source import Record, Source
-from harness.data.splits import split_at_start
+from harness.data.source import Part, Record, Source
+from harness.data.splits import split_of
+from harness.data.tables import File, class_names, find_columns, label_of
 
-WITHHELD = (
-    -1
-)  # the label of all images in a split whose labels are not published, such as ImageNet's test split
+ROWS_A_PART = 1024
 
 
 def read(config: DataConfig) -> Source:
     """Downloads `data.path` at `data.revision`; data sets that need their own code are refused."""
-    try:
-        import datasets
-    except ImportError:
-        raise UserError("data set 'hub' needs the extra hub: pip install 'harness[hub]'") from None
     if config.path is None:
         raise UserError("data.path is missing: data set 'hub' needs an id such as uoft-cs/cifar10")
+    splits = _loaded(config.path, config.revision)
+    chosen, notes = _by_name(splits, config)
+    first = next(iter(chosen))
+    features = splits[first].features
+    columns = find_columns(features, config, File("hub", f"data.path {config.path}", None, ""))
+    parts = []
+    for name, split in chosen.items():
+        rows = splits[name].num_rows
+        version = splits[name]._fingerprint
+        for begin in range(0, rows, ROWS_A_PART):
+            reading = partial(_records, config, name, split, columns.image, columns.label, begin)
+            parts.append(Part(reading, f"{version} {columns} {split} {begin}"))
+    return Source(parts, class_names(features, columns.label), notes, everywhere=False)
+
+
+def _loaded(path: str, revision: str | None) -> Any:
+    """Returns a data set by split; the last one stays open for its next part."""
+    return _opened.get((path, revision), lambda: _load(path, revision))
+
+
+_opened = Recent[Any]()
+
+
+def _load(path: str, revision: str | None) -> Any:
+    from harness.data.library import datasets
+
     try:
-        splits = datasets.load_dataset(config.path, revision=config.revision)
+        return datasets().load_dataset(path, revision=revision)
     except ConnectionError:
         raise UserError(
-            f"data.path {config.path}: not in the local cache, and the Hub cannot be reached; go online once, or "
-            f"copy it here (`hf download {config.path} --repo-type dataset --local-dir FOLDER` elsewhere) and set "
+            f"data.path {path}: not in the local cache, and the Hub cannot be reached; go online once, or "
+            f"copy it here (`hf download {path} --repo-type dataset --local-dir FOLDER` elsewhere) and set "
             "data.name = parquet and data.path = FOLDER"
         ) from None
-    except Exception as error:  # the library has many errors: missing, gated, not a data set
-        raise UserError(f"data.path {config.path}: cannot be loaded from the Hub: {error}") from None
-    features = next(iter(splits.values())).features
-    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    image = config.image_column or next(iter(images), None)
-    label = config.label_column or next((name for name in LABEL_NAMES if name in features), None)
-    if image is None or label is None or image not in images or label not in features:
+    except (
+        Exception
+    ) as error:  # the library has many errors: missing, gated, several configurations, not a data set
         raise UserError(
-            f"data.path {config.path}: set data.image_column and data.label_column; "
-            f"known: {', '.join(features)}"
-        )
-    names = getattr(features[label], "names", None)
-    if names is None:
-        raise UserError(f"data.path {config.path}: column {label!r} has no class names")
-    raw, notes = {}, []
-    for name, split in splits.items():
-        if all(number == WITHHELD for number in split[label]):
-            notes.append(f"left out split {name!r} ({len(split)} images): its labels are not published")
-        elif len(splits) > 1 and split_at_start(name) is None:
-            notes.append(
-                f"left out split {name!r} ({len(split)} images): not called train, validation or test, or like them"
-            )
-        else:
-            raw[name] = split.cast_column(image, datasets.Image(decode=False))
-    return Source(_records(raw, image, label, len(names), config.path), names, notes)
+            f"data.path {path}: cannot be loaded from the Hub: {' '.join(str(error).split())}"
+        ) from None
 
 
-def _records(splits: dict[str, Any], image: str, label: str, classes: int, path: str) -> Iterator[Record]:
-    for name, split in splits.items():
-        for row, example in enumerate(split):
-            where = f"{path}, {name}, row {row}"
-            picture, number = example[image], example[label]
-            if picture is None or picture["bytes"] is picture["path"] is None:
-                raise UserError(f"{where}: the image cannot be read: it is null")
-            if number is None or not 0 <= number < classes:
-                raise UserError(f"{where}: label {number} is not between 0 and {classes - 1}")
-            try:
-                content = picture["bytes"] or Path(picture["path"]).read_bytes()
-            except OSError as error:
-                raise UserError(f"{where}: the image cannot be read: {error}") from None
-            yield Record(content, number, split_at_start(name), where)
+def _by_name(splits: Any, config: DataConfig) -> tuple[dict[str, str | None], list[str]]:
+    """Returns the splits to read, with the split that each becomes, and what was left out."""
+    if config.splits is not None:
+        chosen: dict[str, str | None] = {}
+        for split, names in config.splits.items():
+            for name in [names] if isinstance(names, str) else names:
+                if name not in splits:
+                    raise UserError(
+                        f"data.splits.{split}: no split {name!r}; {did_you_mean(name, list(splits))}"
+                    )
+                chosen[name] = split
+        return chosen, []
+    if len(splits) == 1:
+        return {name: split_of(name) for name in splits}, []
+    found = {name: split_of(name) for name in splits}
+    left = [
+        f"left out split {name!r} ({splits[name].num_rows} images): not called train, validation or test"
+        for name, split in found.items()
+        if split is None
+    ]
+    return {name: split for name, split in found.items() if split is not None}, left
+
+
+def _records(
+    config: DataConfig, name: str, split: str | None, image: str, label: str | None, begin: int
+) -> Iterator[Record]:
+    from harness.data.library import datasets
+
+    path = str(config.path)
+    rows = _loaded(path, config.revision)[name]
+    rows = rows.cast_column(image, datasets().Image(decode=False))
+    for number in range(begin, min(begin + ROWS_A_PART, rows.num_rows)):
+        row = rows[number]
+        where = f"{path}, {name}, row {number}"
+        picture = row[image]
+        content = picture and (picture["bytes"] or picture["path"])
+        if not content:
+            raise UserError(f"{where}: the image cannot be read: it is null")
+        yield Record(content, label_of(row, label, where), split, where)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from harness.core.errors import UserError
-from harness.data.source import prepared
+from harness.data.decoding import prepared
 
 
 def as_pixels(images: Any, size: int, channels: int) -> np.ndarray:

@@ -3,21 +3,24 @@
 import re
 
 SPLITS = ("train", "validation", "test")
-NAMES = {
-    "train": ("train", "training", "trainset", "seg_train"),
-    "validation": ("validation", "valid", "val", "dev", "eval", "seg_val", "seg_valid"),
-    "test": ("test", "testing", "testset", "seg_test"),
+# Those of the library `datasets`, which people know, and three more.
+KEYWORDS = {
+    "train": ("train", "training", "trainset"),
+    "validation": ("validation", "valid", "dev", "val", "valset"),
+    "test": ("test", "testing", "eval", "evaluation", "testset"),
 }
-BY_NAME = {name: split for split, names in NAMES.items() for name in names}
-_LEADING = re.compile(rf"({'|'.join(sorted(BY_NAME, key=len, reverse=True))})(?![a-z])")
+BY_KEYWORD = {word: split for split, words in KEYWORDS.items() for word in words}
+_APART = "[-._ 0-9]"  # what separates a keyword from the rest of a name
+_WORD = re.compile(rf"(?:^|{_APART})({'|'.join(sorted(BY_KEYWORD, key=len, reverse=True))})(?={_APART}|$)")
+_PLAIN = re.compile(rf"(?:seg{_APART})?({'|'.join(BY_KEYWORD)}){_APART}*")
 
 
 def split_of(name: str) -> str | None:
-    """Returns the split that a name is: "train" of "Training"; None for any other name."""
-    return BY_NAME.get(name.strip().lower().replace("-", "_"))
+    """Returns the split that a name contains as a word: "train" of "seg_train" and "Train-00000"; None if it has none."""
+    found = _WORD.search(name.strip().lower())
+    return BY_KEYWORD[found[1]] if found else None
 
 
-def split_at_start(name: str) -> str | None:
-    """Returns the split that a file's name begins with: "test" of "test-00000-of-00002"; None for "testament"."""
-    found = _LEADING.match(name.lower().replace("-", "_"))
-    return BY_NAME[found[1]] if found else None
+def is_split(name: str) -> bool:
+    """Returns whether a name is that of a split and nothing else: "val2017", but not "test_tube"."""
+    return _PLAIN.fullmatch(name.strip().lower()) is not None

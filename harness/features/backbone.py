@@ -4,12 +4,11 @@ import json
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from harness.core.config import parse, part_of
 from harness.core.seeds import derive_seed
 from harness.core.stages import Context, Stage
 from harness.data.dataset import open_dataset
+from harness.data.transforms import Chosen
 from harness.models.backbones.adm_weights import convert
 from harness.models.backbones.checkpoint import copy_pipeline
 from harness.models.backbones.denoiser import load_denoiser, save_frame, save_pipeline
@@ -37,7 +36,7 @@ def train_backbone(stage: Stage, folder: Path, context: Context) -> None:
 def denoising(stage: Stage, context: Context) -> Denoising:
     """Returns the training task of the backbone. Called by every worker."""
     dataset = open_dataset(stage.needs["dataset"], context)
-    images = torch.from_numpy(dataset.images[dataset.splits["train"]])
+    images = Chosen(dataset.images, dataset.splits["train"])
     build = partial(build_network, stage.config["network"])
     return Denoising(build, images, process_in(stage), regulariser_of(stage))
 

@@ -18,6 +18,7 @@ from harness.core.recent import Recent
 from harness.core.seeds import derive_seed
 from harness.core.stages import Context, Stage
 from harness.data.dataset import open_dataset
+from harness.data.shards import ImageArray
 from harness.data.transforms import as_input
 from harness.models.backbones.denoiser import Denoiser, load_denoiser
 from harness.training import noise
@@ -84,7 +85,7 @@ _opened = Recent[Denoiser]()
 
 
 def extract(
-    denoiser: Denoiser, images_NCHW: np.ndarray, index_M: np.ndarray, **reading: Any
+    denoiser: Denoiser, images_NCHW: ImageArray, index_M: np.ndarray, **reading: Any
 ) -> dict[ModulePool, torch.Tensor]:
     """Returns features [M, C', pool, pool] by (module, pool); `reading` is passed to `read_blocks`."""
     found: dict[ModulePool, torch.Tensor] = {}
@@ -99,7 +100,7 @@ def extract(
 @torch.no_grad()
 def read_blocks(
     denoiser: Denoiser,
-    images_NCHW: np.ndarray,
+    images_NCHW: ImageArray,
     index_M: np.ndarray,
     *,
     timestep: int,
@@ -144,7 +145,7 @@ def read_blocks(
 
 
 def batches(
-    images_NCHW: np.ndarray, index_M: np.ndarray, batch: int, device: torch.device
+    images_NCHW: ImageArray, index_M: np.ndarray, batch: int, device: torch.device
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Yields (position in `index_M`, images [B, C, H, W] in [-1, 1] on `device`); reads the next batch meanwhile."""
 

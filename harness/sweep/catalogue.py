@@ -13,7 +13,7 @@ from harness.core.errors import UserError, unknown
 from harness.core.registry import GROUP, Registry
 from harness.core.tables import COMMON, Column, Table
 from harness.data.config import SOURCES, DataConfig
-from harness.data.dataset import SPLITS, load
+from harness.data.dataset import Images
 from harness.models.backbones.family import FAMILIES
 from harness.models.noise_processes.process import NOISE_PROCESSES
 from harness.sweep.experiment import find_experiment, known_experiments, load_experiment
@@ -88,9 +88,8 @@ def _images(data: DataConfig, seed: int) -> tuple[int, int]:
     """Returns size and channels of an experiment's images: as configured, or else those of its data set."""
     if data.size and data.channels:
         return data.size, data.channels
-    few = data.model_copy(update={f"max_{split}": 1 for split in SPLITS})
-    _, channels, size, _ = load(few, seed).images.shape
-    return size, channels
+    dataset = Images.read(data, seed).dataset
+    return dataset.size, dataset.channels
 
 
 def _text(registry: Registry, name: str) -> str:

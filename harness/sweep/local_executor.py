@@ -78,4 +78,4 @@ def made(stage: Stage, context: Context) -> str | None:
 
 def inherited(stage: Stage, errors: dict[str, str]) -> str | None:
     """Returns the error of a failed stage that `stage` needs, None if there is none."""
-    return next((errors[need.job] for need in stage.needs.values() if need.job in errors), None)
+    return next((errors[need.job] for need in stage.before if need.job in errors), None)

@@ -203,7 +203,7 @@ def missing_stages(trials: Iterable[Trial], context: Context) -> list[Stage]:
         seen.add(stage.key)
         if context.has(stage):
             return
-        for need in stage.needs.values():
+        for need in stage.before:
             visit(need)
         found.setdefault(stage.job, stage)
 

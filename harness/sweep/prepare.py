@@ -37,7 +37,7 @@ def make_on_ray(
             if error is not None:
                 errors[stage.job] = error
                 open_jobs.discard(stage.job)
-            elif any(need.job in open_jobs for need in stage.needs.values()) or len(running) >= IN_FLIGHT:
+            elif any(need.job in open_jobs for need in stage.before) or len(running) >= IN_FLIGHT:
                 continue
             else:
                 running[_submit(stage, context, shared)] = (stage, time.monotonic())

@@ -146,4 +146,4 @@ class StudyContract:
 
 
 def _below(stages: list[Stage]) -> list[Stage]:
-    return [stage for one in stages for stage in (one, *_below(list(one.needs.values())))]
+    return [stage for one in stages for stage in (one, *_below(one.before))]

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from harness.data.transforms import as_input
+from harness.data.transforms import Chosen, as_input
 from harness.models.noise_processes.process import NoiseProcess
 from harness.training.config import Augment
 from harness.training.randomness import StepRandomness
@@ -40,7 +40,7 @@ class Denoising:
     def __init__(
         self,
         build: Callable[[], nn.Module],
-        examples: torch.Tensor,
+        examples: torch.Tensor | Chosen,
         process: NoiseProcess,
         regulariser: Regulariser = PLAIN,
         noun: str = "images",
@@ -77,7 +77,7 @@ class Classification:
     def __init__(
         self,
         build: Callable[[], nn.Module],
-        examples: torch.Tensor,
+        examples: torch.Tensor | Chosen,
         labels: torch.Tensor,
         keep: Callable[[nn.Module, int], torch.Tensor | None] = lambda model, step: None,
         augment: Augment | None = None,

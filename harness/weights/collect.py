@@ -16,6 +16,7 @@ from torch import nn
 from harness.core.config import parse
 from harness.core.stages import Context, Stage
 from harness.data.dataset import Dataset, open_dataset
+from harness.data.transforms import Chosen
 from harness.models.classifiers.build import build
 from harness.training import checkpoint
 from harness.training.config import Augment, TrainConfig
@@ -120,7 +121,7 @@ def _augment(stage: Stage) -> Augment | None:
     return None if values is None else Augment(**values)
 
 
-def _labelled(stage: Stage, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
+def _labelled(stage: Stage, context: Context) -> tuple[Chosen, torch.Tensor]:
     dataset: Dataset = open_dataset(stage.needs["dataset"], context)
     index = dataset.labelled(stage.config["labels_per_class"])
-    return torch.from_numpy(dataset.images[index]), torch.from_numpy(dataset.labels[index])
+    return Chosen(dataset.images, index), torch.from_numpy(dataset.labels[index])

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.core.errors import UserError
 from harness.core.progress import Progress
-from harness.data.transforms import as_input
+from harness.data.transforms import Chosen, as_input
 from harness.models.classifiers.build import build
 from harness.models.classifiers.split import Split
 from harness.weights.config import NETWORKS_AT_ONCE
@@ -55,7 +55,7 @@ class Evaluator:
     def __call__(
         self,
         vectors_NP: torch.Tensor,
-        images_MCHW: torch.Tensor,
+        images_MCHW: torch.Tensor | Chosen,
         say: Callable[[Progress], None] = lambda progress: None,
     ) -> np.ndarray:
         """Returns predicted classes [N, M] (uint8, or int32 beyond 256 classes) of N networks for M images (uint8).

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from harness.core.stages import Context, Stage
 from harness.data.dataset import open_dataset
+from harness.data.shards import ImageArray
+from harness.data.transforms import Chosen
 from harness.models.classifiers.build import build
 from harness.training.device import pick_device
 from harness.weights.checkpoints import LAYOUT, NETWORK, VECTORS
@@ -39,14 +41,14 @@ def predict(
     `needs` names the stages "dataset", "network" and "checkpoints".
     """
     dataset = open_dataset(needs["dataset"], context)
-    images = dataset.images[np.concatenate([dataset.splits[name] for name in splits])]
+    images = Chosen(dataset.images, np.concatenate([dataset.splits[name] for name in splits]))
     evaluator = _evaluator(needs, context, dataset.images, memory_gb)
     say = partial(context.progress, "predictions", "")
-    return evaluator(torch.from_numpy(vectors_NP), torch.from_numpy(images), say)
+    return evaluator(torch.from_numpy(vectors_NP), images, say)
 
 
 def _evaluator(
-    needs: Mapping[str, Stage], context: Context, images: np.ndarray, memory_gb: float
+    needs: Mapping[str, Stage], context: Context, images: ImageArray, memory_gb: float
 ) -> Evaluator:
     """Returns the evaluator of these networks; the last one is cached for the next shard or trial of the process."""
     key = needs["network"].key, needs["checkpoints"].key, memory_gb

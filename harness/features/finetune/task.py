@@ -14,7 +14,7 @@ from harness.core.artifacts import MANIFEST
 from harness.core.config import parse
 from harness.core.stages import Context, Stage
 from harness.data.dataset import open_dataset
-from harness.data.transforms import as_input
+from harness.data.transforms import Chosen, as_input
 from harness.features.heads.head import head_of
 from harness.models.backbones.denoiser import Denoiser, load_denoiser
 from harness.training import checkpoint
@@ -77,7 +77,7 @@ class FineTuning:
         pool: int,
         timestep: int,
         build_head: Callable[[tuple[int, int, int]], nn.Module],
-        images: torch.Tensor,
+        images: torch.Tensor | Chosen,
         labels: torch.Tensor,
         augment: Augment | None,
     ) -> None:
@@ -128,7 +128,7 @@ def fine_tuning(stage: Stage, context: Context) -> FineTuning:
         stage.config["pool"],
         stage.config["timestep"],
         lambda shape: head.module(shape, len(dataset.classes)),
-        torch.from_numpy(dataset.images[labelled]),
+        Chosen(dataset.images, labelled),
         torch.from_numpy(dataset.labels[labelled]),
         Augment(**augment) if augment else None,
     )

@@ -1,0 +1,217 @@
+"""Images in arrays: NumPy's .npz files, and CIFAR-10 and CIFAR-100 as their authors publish them for Python.
+
+`npz`: arrays of images and of labels, named as they mostly are: x_train and y_train, train_images and train_labels,
+images and labels. `cifar`: the folder with data_batch_1 and the others; its pickles are read without running code.
+"""
+
+import io
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.core.errors import UserError
+from harness.data.config import DataConfig
+from harness.data.files import Folder
+from harness.data.source import Part, Record, Source, place_of
+from harness.data.splits import split_of
+
+IMAGES = ("x", "image", "images", "data")
+LABELS = ("y", "label", "labels", "target", "targets")
+# What the pickles of arrays name. `_reconstruct` makes an empty array, which then takes its content.
+ALLOWED = {
+    (module, name)
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+    for name in ("_reconstruct", "scalar")
+} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+
+def read_npz(config: DataConfig) -> Source:
+    """Reads `data.path`, a .npz file. Raises `UserError` if images and labels cannot be told from its names."""
+    path = place_of(config, "a .npz file")
+    if not path.is_file():
+        raise UserError(f"data.path {config.path}: {'not a file' if path.exists() else 'does not exist'}")
+    pairs = _pairs(path)
+    parts = [
+        Part(
+            partial(_npz_records, path, images, labels, split),
+            f"{path} {images} {_stamp(path)}",
+        )
+        for split, (images, labels) in pairs.items()
+    ]
+    return Source(parts, None)
+
+
+def _stamp(path: Path) -> str:
+    about = path.stat()
+    return f"{about.st_size} {about.st_mtime_ns}"
+
+
+def _load(path: Path, name: str) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return np.asarray(arrays[name])
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: array {name!r} cannot be read: {error}") from None
+
+
+def _pairs(path: Path) -> dict[str | None, tuple[str, str | None]]:
+    """Returns the names of the arrays of images and labels by split."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names = list(arrays.files)
+    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+        raise UserError(f"{path}: not a readable .npz file: {error}") from None
+    found: dict[str | None, dict[str, str]] = {}
+    for name in names:
+        words = re.split(r"[-_. ]", name.lower())
+        kind = "images" if set(words) & set(IMAGES) else "labels" if set(words) & set(LABELS) else None
+        if kind is None:
+            continue
+        if kind in found.setdefault(split_of(name), {}):
+            raise UserError(f"{path}: several arrays may be {kind}: {found[split_of(name)][kind]} and {name}")
+        found[split_of(name)][kind] = name
+    pairs = {split: (one["images"], one.get("labels")) for split, one in found.items() if "images" in one}
+    if not pairs:
+        raise UserError(
+            f"{path}: no array of images among {', '.join(names)}; expected names such as x_train and y_train"
+        )
+    return pairs
+
+
+def _npz_records(path: Path, images: str, labels: str | None, split: str | None) -> Iterator[Record]:
+    images_N = as_levels(_load(path, images), f"{path}, array {images!r}")
+    labels_N = None if labels is None else _load(path, labels)
+    if labels_N is not None and labels_N.ndim == 2 and labels_N.shape[1] == 1:
+        labels_N = labels_N[:, 0]
+    if labels_N is not None and labels_N.shape != (len(images_N),):
+        raise UserError(
+            f"{path}: {len(images_N)} images in {images!r}, but {labels!r} has shape {list(labels_N.shape)}; "
+            "expected one label an image"
+        )
+    for number, image in enumerate(images_N):
+        where = f"{path}, {images} {number}"
+        yield Record(image, None if labels_N is None else _label(labels_N[number], where), split, where)
+
+
+def _label(value: Any, where: str) -> int | str | None:
+    plain = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, str):
+        return plain or None
+    if plain != plain or plain == -1:
+        return None
+    if int(plain) != plain or plain < 0:
+        raise UserError(f"{where}: label {plain!r} is neither a class number from 0 nor a name")
+    return int(plain)
+
+
+def as_levels(images: np.ndarray, where: str) -> np.ndarray:
+    """Returns images as grey levels, uint8 [N, H, W] or [N, H, W, 3]; raises `UserError` for other shapes and values.
+
+    Floats from 0 to 1 are scaled by 255.
+    """
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
+        raise UserError(
+            f"{where}: shape {list(images.shape)}; expected [N, H, W], [N, H, W, 3] or [N, 3, H, W], or one channel"
+        )
+    if images.dtype == np.uint8:
+        return images
+    low, high = (float(images.min()), float(images.max())) if images.size else (0.0, 0.0)
+    if np.issubdtype(images.dtype, np.floating) and low >= 0 and high <= 1:
+        return np.rint(images * 255.0).astype(np.uint8)
+    if np.issubdtype(images.dtype, np.integer) and low >= 0 and high <= 255:
+        return images.astype(np.uint8)
+    raise UserError(
+        f"{where}: {images.dtype} from {low:g} to {high:g}; expected 0 to 255, or floats from 0 to 1"
+    )
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads pickles of arrays, lists and texts; anything else is an error before it is made."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} is not an array")
+        return super().find_class(module, name)
+
+
+def read_cifar(config: DataConfig) -> Source:
+    """Reads a folder with CIFAR-10 or CIFAR-100 for Python; `data.label_column` is fine or coarse for CIFAR-100."""
+    root = Path(Folder.of(config, "a folder with data_batch_1, or train, and the others").root)
+    if not _batches(root):
+        below = [root / name for name in ("cifar-10-batches-py", "cifar-100-python")]
+        root = next((folder for folder in below if folder.is_dir()), root)
+    batches = _batches(root)
+    if not batches:
+        raise UserError(
+            f"data.path {config.path}: neither data_batch_1 and test_batch (CIFAR-10) nor train and test (CIFAR-100)"
+        )
+    first = _unpickled(batches[0])
+    column = config.label_column or next(
+        (name for name in ("labels", "fine_labels") if name in first), "labels"
+    )
+    column = {"fine": "fine_labels", "coarse": "coarse_labels"}.get(column, column)
+    if column not in first:
+        known = ", ".join(name for name in first if name.endswith("labels"))
+        raise UserError(f"data.label_column {column!r}: not in {batches[0]}; known: {known}")
+    parts = [
+        Part(partial(_cifar_records, file, column), f"{file} {column} {_stamp(file)}") for file in batches
+    ]
+    return Source(parts, _cifar_names(root, column))
+
+
+def _batches(root: Path) -> list[Path]:
+    ten = [*sorted(root.glob("data_batch_[0-9]")), root / "test_batch"]
+    hundred = [root / "train", root / "test"]
+    return next(
+        (files for files in (ten, hundred) if len(files) > 1 and all(one.is_file() for one in files)), []
+    )
+
+
+def _unpickled(file: Path) -> Mapping[str, Any]:
+    """Returns what a pickle holds, its keys as texts. Raises `UserError` for one that would run code."""
+    try:
+        held = _Arrays(io.BytesIO(file.read_bytes()), encoding="bytes").load()
+        return {key.decode() if isinstance(key, bytes) else str(key): value for key, value in held.items()}
+    except Exception as error:  # hostile bytes raise whatever they like
+        raise UserError(f"{file}: not a readable CIFAR file: {error}") from None
+
+
+def _cifar_records(file: Path, column: str) -> Iterator[Record]:
+    held = _unpickled(file)
+    try:
+        images = np.asarray(held["data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        labels = [int(one) for one in held[column]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: not a readable CIFAR file: {error}") from None
+    if len(labels) != len(images):
+        raise UserError(f"{file}: {len(images)} images, but {len(labels)} labels")
+    split = "test" if file.name.startswith("test") else "train"
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        yield Record(image, label, split, f"{file}, image {number}")
+
+
+def _cifar_names(root: Path, column: str) -> list[str] | None:
+    name = {
+        "labels": "label_names",
+        "fine_labels": "fine_label_names",
+        "coarse_labels": "coarse_label_names",
+    }[column]
+    for file in (root / "batches.meta", root / "meta"):
+        if file.is_file():
+            names = _unpickled(file).get(name)
+            return (
+                None
+                if names is None
+                else [one.decode() if isinstance(one, bytes) else str(one) for one in names]
+            )
+    return None

@@ -1,0 +1,197 @@
+"""The pixels of a data set, decoded by whoever needs them first, in shards that are artifacts of their own."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from harness.core.config import parse
+from harness.core.errors import UserError
+from harness.core.recent import Recent
+from harness.core.stages import Code, Context, Stage, Work
+from harness.data.config import SOURCES, DataConfig
+from harness.data.decoding import Pixels, decode, digest_of, encoded
+from harness.data.source import Source
+
+DECODING = Code("decoding", 1, "harness.data.shards:make")  # opening, resizing, cropping
+SHARD_BYTES = 256 * 2**20  # of pixels
+IN_MEMORY = 64 * 2**20  # bytes of pixels up to which a data set is held whole by those who read it
+SECONDS_AN_IMAGE = 4e-3  # of one CPU core, for a photograph of half a megapixel
+FILES_OPEN = 128  # of a process, which may open about a thousand
+FILE, INDEX = "images.safetensors", "index.safetensors"
+CHANGED = "the images have changed since the sweep was planned; run the command again"
+
+
+def shard_stages(dataset: Stage, count: int, pixels: Pixels, everywhere: bool) -> tuple[Stage, ...]:
+    """Returns the stages that hold the pixels of a data set's `count` images.
+
+    The planning machine decodes what fits into one shard, and what only it can read; else any machine does.
+    """
+    bytes_an_image = pixels.channels * pixels.size**2
+    step = max(1, SHARD_BYTES // bytes_an_image)
+    return tuple(
+        Stage(
+            kind="images",
+            code=DECODING,
+            config={},  # all that it depends on is in the data set's fingerprint
+            needs={"dataset": dataset},
+            part={"images": [begin, min(begin + step, count)]},
+            options={"shape": [pixels.channels, pixels.size, pixels.size]},
+            work=Work(
+                seconds=SECONDS_AN_IMAGE * (min(begin + step, count) - begin),
+                stored_bytes=bytes_an_image * (min(begin + step, count) - begin),
+            ),
+            local=count <= step or not everywhere,
+        )
+        for begin in range(0, count, step)
+    )
+
+
+def make(stage: Stage, folder: Path, context: Context) -> None:
+    """Writes the pixels of a shard's images and their digests.
+
+    Raises `UserError` naming the images that cannot be read, or if one has changed since planning.
+    """
+    dataset = stage.needs["dataset"]
+    begin, end = stage.part["images"]
+    with safe_open(context.file(dataset, INDEX), framework="numpy") as file:
+        parts_M, places_M, digests_M = (
+            file.get_slice(name)[begin:end] for name in ("part", "place", "digest")
+        )
+    source = open_source(dataset)
+    contents = _contents(source, parts_M, places_M, digests_M)
+    images = decode(contents, end - begin, Pixels(**dataset.options["pixels"]))
+    digests = np.stack([np.frombuffer(digest_of(image), np.uint8) for image in images])
+    save_file({"images": images, "digests": digests}, folder / FILE)
+
+
+def open_source(dataset: Stage) -> Source:
+    """Returns the source of a data set, listed once by a process. Raises `UserError` if it cannot be read."""
+    values = dataset.options["data"]
+    key = json.dumps(values, sort_keys=True), dataset.key
+
+    def read() -> Source:
+        config = parse(DataConfig, values, "data")
+        source: Source = SOURCES.load(config.name)(config)
+        return source
+
+    return _sources.get(key, read)
+
+
+_sources = Recent[Source]()
+
+
+def _contents(
+    source: Source, parts_M: np.ndarray, places_M: np.ndarray, digests_M: np.ndarray
+) -> Iterator[tuple[bytes | np.ndarray, str]]:
+    """Yields the encoded images of a shard, which are in the order of the source, and where each is."""
+    wanted = 0
+    while wanted < len(parts_M):
+        part = int(parts_M[wanted])
+        if part >= len(source.parts):
+            raise UserError(CHANGED)
+        for place, record in enumerate(source.parts[part].read()):
+            if wanted == len(parts_M) or parts_M[wanted] != part:
+                break
+            if places_M[wanted] != place:
+                continue
+            content = encoded(record)
+            if digest_of(content) != digests_M[wanted].tobytes():
+                raise UserError(f"{record.where}: {CHANGED}")
+            yield content, record.where
+            wanted += 1
+        else:
+            if wanted < len(parts_M) and parts_M[wanted] == part:
+                raise UserError(CHANGED)
+
+
+class ImageArray(Protocol):
+    """Images, uint8 [N, C, H, W]: in memory, or read when they are indexed by a number, an array or a slice."""
+
+    shape: Any
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> Any: ...
+
+
+class _File(NamedTuple):
+    """An opened shard: its file, and where its pixels begin."""
+
+    descriptor: int
+    offset: int
+
+
+class StoredImages:
+    """The images of a data set, uint8 [N, C, H, W], read from its shards when they are asked for.
+
+    A missing shard is made. Indexing with a number gives one image, with an array or a slice as many.
+    """
+
+    def __init__(self, stage: Stage, context: Context) -> None:
+        self._files: dict[int, _File] = {}
+        self._shards, self._context = stage.parts, context
+        count = self._shards[-1].part["images"][1]
+        self.shape: tuple[int, ...] = (count, *self._shards[0].options["shape"])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if self._whole is not None:
+            return self._whole[index]
+        if isinstance(index, int | np.integer):
+            return self._read(np.array([index]))[0]
+        if isinstance(index, slice):
+            index = np.arange(*index.indices(len(self)))
+        return self._read(np.asarray(index, np.int64))
+
+    @cached_property
+    def _whole(self) -> np.ndarray | None:
+        """All images, if they are few."""
+        if int(np.prod(self.shape)) > IN_MEMORY:
+            return None
+        return self._read(np.arange(len(self)))
+
+    def _read(self, index_M: np.ndarray) -> np.ndarray:
+        found = np.empty((len(index_M), *self.shape[1:]), np.uint8)
+        size, step = found[0].nbytes if len(found) else 0, self._shards[0].part["images"][1]
+        shards_M, places_M = np.divmod(index_M, step)
+        for number, (shard, place) in enumerate(zip(shards_M.tolist(), places_M.tolist(), strict=True)):
+            file = self._file(shard)
+            got = os.preadv(
+                file.descriptor, [memoryview(found[number]).cast("B")], file.offset + place * size
+            )
+            if got != size:
+                raise OSError(f"a shard of images ends early: {self._shards[shard].short_name}")
+        return found
+
+    def _file(self, shard: int) -> _File:
+        if shard not in self._files:
+            if len(self._files) >= FILES_OPEN:
+                os.close(self._files.pop(next(iter(self._files))).descriptor)
+            path = self._context.file(self._shards[shard], FILE)
+            descriptor = os.open(path, os.O_RDONLY)
+            length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+            about = json.loads(os.pread(descriptor, length, 8))["images"]
+            self._files[shard] = _File(descriptor, 8 + length + about["data_offsets"][0])
+        return self._files[shard]
+
+    def __del__(self) -> None:
+        for file in self._files.values():
+            os.close(file.descriptor)
+
+
+def pixel_digests(shards: Sequence[Stage], context: Context) -> np.ndarray:
+    """Returns the digests of all images' pixels, uint8 [N, 16]; makes shards that are missing."""
+    found = []
+    for shard in shards:
+        with safe_open(context.file(shard, FILE), framework="numpy") as file:
+            found.append(file.get_tensor("digests"))
+    return np.concatenate(found)
