@@ -54,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--set", action="append", default=[], metavar="PATH=VALUE", help="override one value"
         )
+    for command in (sweep, plan):
+        command.add_argument(
+            "--verify", action="store_true", help="read all image files again, also those that look unchanged"
+        )
     for command in (sweep, plan, listing, doctor):
         command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     sweep.add_argument(

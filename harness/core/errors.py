@@ -24,6 +24,10 @@ class Terminated(KeyboardInterrupt):
     """The process was asked to terminate, as clusters and job queues do."""
 
 
+class BadData(UserError):
+    """The user's images cannot be read, or have changed since the sweep was planned: a stage found out."""
+
+
 class FullDisk(UserError):
     """The disk is full: not a fault of the input, and the same command resumes once there is space."""
 

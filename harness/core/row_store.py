@@ -19,7 +19,7 @@ import io
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -194,11 +194,11 @@ class RowStore:
         experiment: str,
         keys: Iterable[str],
         tables: Mapping[str, pa.Table],
-        about: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        about: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Writes `EXPERIMENT/TABLE.parquet`: the rows of the trials `keys`, in their order.
 
-        `about` is what the page says of the data: {"data": what was read, "warnings": traps}.
+        `about` is what the page says of the data: {"data": what was read, "warnings": traps, "sheets": pictures}.
         """
         order = {key: place for place, key in enumerate(keys)}
         files = {}

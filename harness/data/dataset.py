@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from harness.core.checks import refuse_duplicates
 from harness.core.config import parse
-from harness.core.errors import UserError
+from harness.core.errors import BadData, UserError
 from harness.core.fingerprint import canonical
 from harness.core.recent import Recent
 from harness.core.stages import Code, Context, Stage
@@ -324,7 +324,7 @@ def make(stage: Stage, folder: Path, context: Context) -> None:
     """Writes labels, splits and places of images; raises `UserError` if the source has changed since planning."""
     reading = read(parse(DataConfig, stage.options["data"], "data"), stage.options["seed"])
     if reading.dataset.fingerprint != stage.config["fingerprint"]:
-        raise UserError(CHANGED)
+        raise BadData(CHANGED)
     dataset = reading.dataset
     arrays = {
         "labels": dataset.labels,

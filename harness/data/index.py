@@ -153,7 +153,7 @@ class _Kept:
         try:
             about: Mapping[str, Any] = unsealed((folder / f"{self._name}.json").read_bytes())
             file = folder / about["file"]
-            if checksum(file) != about["checksum"]:
+            if checksum(file) != about["sha256"]:
                 return {}
             table = pq.read_table(file, memory_map=False).cast(SCHEMA)
         except (OSError, ValueError, KeyError, pa.ArrowException):
@@ -173,7 +173,7 @@ class _Kept:
             content = file.read_bytes()
         about = {
             "file": name,
-            "checksum": hashlib.sha256(content).hexdigest(),
+            "sha256": hashlib.sha256(content).hexdigest(),
             "counts": index.counts.tolist(),
             "parts": list(identities),
         }

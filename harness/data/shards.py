@@ -2,17 +2,20 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from harness.core.config import parse
-from harness.core.errors import UserError
+from harness.core.errors import BadData, UserError
 from harness.core.recent import Recent
 from harness.core.stages import Code, Context, Stage, Work
 from harness.data.config import SOURCES, DataConfig
@@ -33,42 +36,59 @@ def shard_stages(dataset: Stage, count: int, pixels: Pixels, everywhere: bool) -
 
     The planning machine decodes what fits into one shard, and what only it can read; else any machine does.
     """
-    bytes_an_image = pixels.channels * pixels.size**2
-    step = max(1, SHARD_BYTES // bytes_an_image)
+    step = max(1, SHARD_BYTES // (pixels.channels * pixels.size**2))
     return tuple(
-        Stage(
-            kind="images",
-            code=DECODING,
-            config={},  # all that it depends on is in the data set's fingerprint
-            needs={"dataset": dataset},
-            part={"images": [begin, min(begin + step, count)]},
-            options={"shape": [pixels.channels, pixels.size, pixels.size]},
-            work=Work(
-                seconds=SECONDS_AN_IMAGE * (min(begin + step, count) - begin),
-                stored_bytes=bytes_an_image * (min(begin + step, count) - begin),
-            ),
-            local=count <= step or not everywhere,
-        )
+        _shard(dataset, begin, min(begin + step, count), pixels, local=count <= step or not everywhere)
         for begin in range(0, count, step)
     )
 
 
-def make(stage: Stage, folder: Path, context: Context) -> None:
-    """Writes the pixels of a shard's images and their digests.
+def _shard(dataset: Stage, begin: int, end: int, pixels: Pixels, local: bool) -> Stage:
+    """Returns the stage of a shard's pixels; its sibling holds their digests, which are read without the pixels."""
+    size = pixels.channels * pixels.size**2
+    bare = Stage(
+        kind="digests",
+        code=DECODING,
+        config={},  # all that it depends on is in the data set's fingerprint
+        needs={"dataset": dataset},
+        part={"images": [begin, end]},
+        local=local,
+    )
+    return replace(
+        bare,
+        kind="images",
+        options={"shape": [pixels.channels, pixels.size, pixels.size]},
+        work=Work(seconds=SECONDS_AN_IMAGE * (end - begin), stored_bytes=size * (end - begin)),
+        siblings=(bare,),
+    )
 
-    Raises `UserError` naming the images that cannot be read, or if one has changed since planning.
+
+def make(stage: Stage, folder: Path, context: Context) -> None:
+    """Writes the pixels of a shard's images, and publishes their digests.
+
+    Raises `BadData` naming the images that cannot be read, or if one has changed since planning.
     """
+    began = time.monotonic()
     dataset = stage.needs["dataset"]
     begin, end = stage.part["images"]
     with safe_open(context.file(dataset, INDEX), framework="numpy") as file:
         parts_M, places_M, digests_M = (
             file.get_slice(name)[begin:end] for name in ("part", "place", "digest")
         )
-    source = open_source(dataset)
-    contents = _contents(source, parts_M, places_M, digests_M)
-    images = decode(contents, end - begin, Pixels(**dataset.options["pixels"]))
+    try:
+        contents = _contents(open_source(dataset), parts_M, places_M, digests_M)
+        images = decode(contents, end - begin, Pixels(**dataset.options["pixels"]))
+    except BadData:
+        raise
+    except UserError as error:
+        raise BadData(f"{error} ({socket.gethostname()})") from None
     digests = np.stack([np.frombuffer(digest_of(image), np.uint8) for image in images])
-    save_file({"images": images, "digests": digests}, folder / FILE)
+    for one in (stage, *stage.siblings):
+        place = folder if one.kind == stage.kind else folder.parent / one.key
+        place.mkdir(exist_ok=True)
+        save_file({one.kind: images if one.kind == "images" else digests}, place / FILE)
+        if one.kind != stage.kind and not context.has(one):
+            context.publish(one, place, time.monotonic() - began)
 
 
 def open_source(dataset: Stage) -> Source:
@@ -95,7 +115,7 @@ def _contents(
     while wanted < len(parts_M):
         part = int(parts_M[wanted])
         if part >= len(source.parts):
-            raise UserError(CHANGED)
+            raise BadData(CHANGED)
         for place, record in enumerate(source.parts[part].read()):
             if wanted == len(parts_M) or parts_M[wanted] != part:
                 break
@@ -103,12 +123,12 @@ def _contents(
                 continue
             content = encoded(record)
             if digest_of(content) != digests_M[wanted].tobytes():
-                raise UserError(f"{record.where}: {CHANGED}")
+                raise BadData(f"{record.where}: {CHANGED}")
             yield content, record.where
             wanted += 1
         else:
             if wanted < len(parts_M) and parts_M[wanted] == part:
-                raise UserError(CHANGED)
+                raise BadData(CHANGED)
 
 
 class ImageArray(Protocol):
@@ -188,10 +208,10 @@ class StoredImages:
             os.close(file.descriptor)
 
 
-def pixel_digests(shards: Sequence[Stage], context: Context) -> np.ndarray:
-    """Returns the digests of all images' pixels, uint8 [N, 16]; makes shards that are missing."""
-    found = []
-    for shard in shards:
-        with safe_open(context.file(shard, FILE), framework="numpy") as file:
-            found.append(file.get_tensor("digests"))
-    return np.concatenate(found)
+def pixel_digests(stage: Stage, context: Context) -> np.ndarray | None:
+    """Returns the digests of all pixels of a data set's images, uint8 [N, 16]; None if some are not decoded yet."""
+    digests = [sibling for shard in stage.parts for sibling in shard.siblings]
+    context.store.prefetch([(one.kind, one.key) for one in digests])
+    if not all(context.has(one) for one in digests):
+        return None
+    return np.concatenate([load_file(context.file(one, FILE))["digests"] for one in digests])

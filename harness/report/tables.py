@@ -30,6 +30,7 @@ class Tables(NamedTuple):
     declared: Mapping[str, Table]
     data: tuple[str, ...] = ()  # what was read of the data sets
     warnings: tuple[str, ...] | None = None  # traps in the data sets; None if nobody looked
+    sheets: tuple[Mapping[str, Any], ...] = ()  # pictures of the data sets' images by class
 
     @property
     def features(self) -> pd.DataFrame:
@@ -98,7 +99,7 @@ def read_tables(storage: Storage, experiment: str, declared: Mapping[str, Table]
         tables[name] = _read(content, place, declared.get(name))
     everything = {**{name: table.empty() for name, table in declared.items()}, **tables}
     found = None if about.warnings is None else tuple(about.warnings)
-    return from_arrow(everything)._replace(data=tuple(about.data), warnings=found)
+    return from_arrow(everything)._replace(data=tuple(about.data), warnings=found, sheets=tuple(about.sheets))
 
 
 class _About(NamedTuple):
@@ -107,6 +108,7 @@ class _About(NamedTuple):
     files: Mapping[str, Mapping[str, Any]]  # size and SHA-256 by file name
     data: Sequence[str]
     warnings: Sequence[str] | None
+    sheets: Sequence[Mapping[str, Any]] = ()
 
 
 def _about(storage: Storage, experiment: str) -> _About:
@@ -116,7 +118,7 @@ def _about(storage: Storage, experiment: str) -> _About:
         return _About({}, [], None)
     try:
         found = unsealed(content)
-        return _About(found["files"], found.get("data", []), found.get("warnings"))
+        return _About(found["files"], found.get("data", []), found.get("warnings"), found.get("sheets", []))
     except (ValueError, KeyError):
         raise UserError(f"{storage.describe(f'{experiment}/{ABOUT}')}: is damaged; {AGAIN}") from None
 

@@ -1,10 +1,14 @@
 """What makes results mean less than they seem to: what the sweep found in its data, and what the rows show."""
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
 import pandas as pd
 from markupsafe import Markup
 
 from harness.core.tables import Role
 from harness.report.figures.figure import succeeded
+from harness.report.pictures import Sheet, sheet
 from harness.report.rendering import render
 from harness.report.tables import Tables
 from harness.report.words import several
@@ -60,5 +64,35 @@ def _features(frame: pd.DataFrame) -> list[str]:
 def to_html(tables: Tables) -> Markup:
     """Returns the section's content."""
     return render(
-        "trust.html", warnings=warnings(tables), data=tables.data, checked=tables.warnings is not None
+        "trust.html",
+        warnings=warnings(tables),
+        data=tables.data,
+        checked=tables.warnings is not None,
+        sheets=[found for one in tables.sheets if (found := _sheet(one))],
     )
+
+
+class Row(NamedTuple):
+    """Images of a class."""
+
+    name: str | None  # None: images without a label
+    images: int
+    picture: Sheet
+
+
+class Samples(NamedTuple):
+    """Sample images of a data set."""
+
+    data: str
+    classes: int
+    rows: list[Row]
+
+
+def _sheet(given: Mapping[str, Any]) -> Samples | None:
+    """Returns a data set's pictures, without what is no picture."""
+    rows = [
+        Row(row["name"], row["images"], picture)
+        for row in given["rows"]
+        if (picture := sheet(row["picture"])) is not None
+    ]
+    return Samples(given["data"], given["classes"], rows) if rows else None

@@ -1,20 +1,17 @@
 """Compares samples with real images in an encoder's space: Fréchet and kernel distances, and a grid of samples."""
 
-import base64
-import io
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from harness.core.seeds import rng
 from harness.core.stages import Context, Stage, Trial
+from harness.data.contact import grid
 from harness.data.dataset import open_dataset
 from harness.data.transforms import as_input
 from harness.features.generation.sample import FILE
@@ -27,7 +24,6 @@ ENCODED = "encoded.safetensors"
 BATCH = 256  # samples encoded at once
 KERNEL_IMAGES = 10_000  # largest number per side: the kernel distance needs vectors, and 10,000 suffice
 GRID = 64  # samples shown
-CELL = 64  # approximate size of each in pixels
 
 
 class Encoded(NamedTuple):
@@ -121,26 +117,3 @@ def _first(shards: tuple[Stage, ...], context: Context, count: int) -> np.ndarra
             break
         parts.append(next(_drawn(context.file(stage, FILE))))
     return np.concatenate(parts)[:count]
-
-
-def grid(images_NCHW: np.ndarray) -> str:
-    """Returns a grid of images as a base64 PNG: one pixel between images, each about `CELL` pixels in size.
-
-    Small images are enlarged by an integer factor without interpolation, so that no blur hides a sample's pixels.
-    """
-    n, channels, height, width = images_NCHW.shape
-    across = math.isqrt(n - 1) + 1
-    scale = CELL / max(height, width)
-    scale = max(1, int(scale)) if scale >= 1 else scale
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
-    sheet = Image.new(
-        "RGB", (across * (size[0] + 1) - 1, -(-n // across) * (size[1] + 1) - 1), (255, 255, 255)
-    )
-    for place, image_CHW in enumerate(images_NCHW):
-        image_HWC = np.broadcast_to(image_CHW, (3, height, width)) if channels == 1 else image_CHW[:3]
-        picture = Image.fromarray(np.ascontiguousarray(image_HWC.transpose(1, 2, 0))).resize(size, how)
-        sheet.paste(picture, ((place % across) * (size[0] + 1), (place // across) * (size[1] + 1)))
-    content = io.BytesIO()
-    sheet.save(content, "PNG", optimize=True)
-    return base64.b64encode(content.getvalue()).decode()

@@ -1,8 +1,5 @@
 """Samples to look at, and how well networks recognise and generate."""
 
-import base64
-import binascii
-import struct
 from typing import Any, NamedTuple
 
 from harness.core.tables import Role
@@ -19,21 +16,13 @@ from harness.report.figures.figure import (
     succeeded,
     varied,
 )
+from harness.report.pictures import Sheet, sheet
 from harness.report.tables import Tables
 from harness.report.unified import Learner, learners
 from harness.report.words import label, plain
 
-PNG = b"\x89PNG\r\n\x1a\n"
 SHEET_HEIGHT = 540  # CSS pixels
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
-
-
-class Sheet(NamedTuple):
-    """A picture of samples."""
-
-    picture: str  # PNG, base64
-    width: int  # pixels
-    height: int
 
 
 class Point(NamedTuple):
@@ -52,20 +41,6 @@ class Beside(NamedTuple):
     encoder: str
     points: list[Point]
     real: float | None  # the distance of held-out images, where it is known
-
-
-def sheet(picture: Any) -> Sheet | None:
-    """Reads the size of a picture; None for anything but a PNG in base64, because rows may come from anywhere."""
-    if not isinstance(picture, str):
-        return None
-    try:
-        content = base64.b64decode(picture, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    if not content.startswith(PNG) or len(content) < 24:
-        return None
-    width, height = struct.unpack(">II", content[16:24])
-    return Sheet(picture, width, height) if width and height else None
 
 
 def sheets(tables: Tables) -> list[tuple[dict[str, str], Sheet]]:

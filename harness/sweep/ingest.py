@@ -1,0 +1,75 @@
+"""Decodes data sets with Ray Data: one shard of images per task, on any machine with a free CPU."""
+
+import logging
+import queue
+import threading
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+import ray.data
+
+from harness.core.errors import UserError
+from harness.core.stages import Context, Stage
+from harness.sweep.cluster import CRASHES
+from harness.sweep.local_executor import made
+
+KIND = "images"  # of the stages that are made here
+
+
+class Ingest:
+    """Makes shards of images beside everything else. Its methods return at once and are called by one thread."""
+
+    def __init__(self, context: Any) -> None:
+        """`context` is a reference to the sweep's `Context`."""
+        self._context = context
+        self._ended: queue.SimpleQueue[tuple[Stage, Any]] = queue.SimpleQueue()
+        self.running = 0  # how many shards are under way
+
+    def start(self, shards: Sequence[Stage]) -> None:
+        """Makes these shards, in this order as far as there are free CPUs."""
+        self.running += len(shards)
+        threading.Thread(target=self._run, args=(list(shards),), daemon=True, name="ingest").start()
+
+    def ended(self) -> list[tuple[Stage, Any]]:
+        """Returns the shards that have ended since the last call, with what `made` returned or an error."""
+        found = []
+        while not self._ended.empty():
+            found.append(self._ended.get())
+        self.running -= len(found)
+        return found
+
+    def _run(self, shards: list[Stage]) -> None:
+        left = dict(enumerate(shards))
+        try:
+            for row in _dataset(shards, self._context).iter_rows():
+                self._ended.put((left.pop(row["shard"]), row["result"]))
+        except Exception as error:  # a task whose process died too often, a cluster that is gone
+            for shard in left.values():
+                self._ended.put((shard, f"{type(error).__name__}: {error}"))
+
+
+def _dataset(shards: list[Stage], context: Any) -> "ray.data.Dataset":
+    settings = ray.data.DataContext.get_current()
+    settings.enable_progress_bars = False
+    settings.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    rows = [{"shard": number} for number in range(len(shards))]
+    return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        _make, fn_args=(ray.put(shards), context), num_cpus=1, max_retries=CRASHES
+    )
+
+
+def _make(row: dict[str, Any], shards: Any, context: Any) -> dict[str, Any]:
+    """Makes one shard, and returns it with the seconds that it took or why it failed."""
+    number = row["shard"]
+    opened: Context = ray.get(context)
+    try:
+        opened.store.storage.check_seen()
+        result: Any = made(ray.get(shards)[number], opened)
+    except UserError as error:
+        result = error
+    except Exception:
+        result = traceback.format_exc()
+    return {"shard": number, "result": result}
