@@ -1,5 +1,6 @@
 """The grid of study 1 on one data set: a trial for each block, timestep, pool and head, and the stages it reads."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,8 +13,9 @@ from harness.data.dataset import Images, further
 from harness.features.combined import FeatureCombination, combinations, taps_at
 from harness.features.config import FeaturesConfig
 from harness.features.heads.head import Head, refuse_same_names
+from harness.features.lazy import BYTES_A_NUMBER
+from harness.features.memory import Setting, read_in_batches
 from harness.features.stages import (
-    BYTES_A_NUMBER,
     Reading,
     Tap,
     check_pools,
@@ -25,7 +27,7 @@ from harness.features.streaming.caching import Caching, choose_caching
 from harness.features.streaming.stages import Cell, Stream, streamed_stages
 from harness.models.backbones.backbone import BackbonePlan, Block
 
-PROBE = Code("probe", 1, "harness.features.probe:run")
+PROBE = Code("probe", 2, "harness.features.probe:run")
 STREAMED_PROBE = Code("streamed probe", 1, "harness.features.streaming.trial:run")
 STREAMED_SECONDS = 0.02  # to read the results of a stream
 
@@ -68,6 +70,7 @@ class Grid:
         self.data = data
         self.fingerprint = dataset.fingerprint
         self.images = len(dataset.probed(data.labels_per_class))
+        self.pixels = math.prod(dataset.images.shape[1:])
         self.blocks = check(config, plan)
         self.timesteps = plan.steps(config.timesteps)
         self.combinations = combinations(config, plan)
@@ -98,7 +101,9 @@ class Grid:
             for (block, pool), tap in self.taps.items():
                 for head in self.config.heads:
                     trial = self.trial(kind, block, timestep, pool, head, backbone, holders[tap], regulariser)
-                    yield replace(trial, note=self.caching.note(self.data.display_name))
+                    setting = self.setting(f"block {block.number} at pool {pool}", block.channels * pool**2)
+                    notes = [self.caching.note(self.data.display_name), self.reading_note(head, setting)]
+                    yield replace(trial, note="; ".join(filter(None, notes)))
 
     @cached_property
     def caching(self) -> Caching:
@@ -194,11 +199,34 @@ class Grid:
         trial = self.trial(
             "combined", None, None, combination.pool, combination.head, backbone, reads, regulariser
         )
+        channels = sum(tap.block.channels for _, tap in combination.parts)
+        what = f"blocks {combination.name} at pool {combination.pool}"
         return replace(
             trial,
             axes={**trial.axes, "block_name": combination.name},
             config={**trial.config, "parts": combination.numbers},
+            note=self.reading_note(combination.head, self.setting(what, channels * combination.pool**2)),
         )
+
+    def on_pixels(self, head: Head) -> Trial:
+        """Returns the trial of a head on the images themselves."""
+        note = self.reading_note(head, self.setting("pixels", self.pixels))
+        return replace(self.trial("pixels", None, None, None, head), note=note)
+
+    def setting(self, what: str, dimensions: int) -> Setting:
+        """Returns the features of one setting, in numbers."""
+        views = 1 if what == "pixels" else self.config.views
+        evaluated = self.images - self.labelled
+        return Setting(what, self.labelled * views, evaluated, dimensions, self.classes)
+
+    def reading_note(self, head: Head, setting: Setting) -> str:
+        """Returns what the plan says about features that are read in batches; nothing if they fit into memory.
+
+        Raises `UserError` for a head that cannot be trained within `memory_gb`.
+        """
+        if not read_in_batches(head, setting, self.config.memory_gb * 1e9):
+            return ""
+        return f"features of {setting.what}: read in batches, {setting.gigabytes:.3g} GB"
 
     def trial(
         self,
@@ -242,6 +270,7 @@ class Grid:
             data_fingerprint=self.fingerprint,
             needs={"dataset": self.stage} | ({"backbone": backbone} if backbone else {}),
             reads=features or {},
+            options={"memory": self.config.memory_gb * 1e9},
             seconds=head.seconds,
             searchable=kind == "trained",
         )

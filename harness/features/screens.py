@@ -9,7 +9,7 @@ from harness.core.stages import Code, Stage, Trial, Work, shards
 from harness.features.choose import Candidate, Chooser, SearchSpace, most_fits, screen_share
 from harness.features.heads.ridge import Ridge
 
-SCREEN = Code("screen", 1, "harness.features.screening_probe:run")
+SCREEN = Code("screen", 2, "harness.features.screening_probe:run")
 SCREEN_SECONDS = 0.05  # estimated for one CPU core
 
 

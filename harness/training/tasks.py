@@ -1,7 +1,7 @@
 """Training tasks: a `Task` provides examples, a model and a loss; `harness.training.loop` does the rest."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -29,6 +29,14 @@ class Task(Protocol):
     def snapshot(self, model: nn.Module, step: int) -> torch.Tensor | None:
         """Returns a tensor to store after `step` steps, or None. Called after every step."""
         ...
+
+
+class Indexed(Protocol):
+    """Examples that an array of numbers selects, as it does those of a NumPy array."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
 
 
 class Denoising:
@@ -72,12 +80,16 @@ class Denoising:
 
 
 class Classification:
-    """Learns labels (int64 [M]) of images (uint8 [M, C, H, W]) or vectors (float [M, D]) by cross-entropy."""
+    """Learns labels (int64 [M]) of images (uint8 [M, C, H, W]) or vectors (float [M, D]) by cross-entropy.
+
+    Examples that are not a tensor are indexed with an array of numbers at every step, and give an array: they may be
+    read from files then.
+    """
 
     def __init__(
         self,
         build: Callable[[], nn.Module],
-        examples: torch.Tensor,
+        examples: torch.Tensor | Indexed,
         labels: torch.Tensor,
         keep: Callable[[nn.Module, int], torch.Tensor | None] = lambda model, step: None,
         augment: Augment | None = None,
@@ -90,12 +102,17 @@ class Classification:
 
     def loss(self, model: nn.Module, index_N: torch.Tensor, randomness: StepRandomness) -> torch.Tensor:
         """Returns the cross-entropy [N]."""
-        x = as_input(self._x[index_N].to(randomness.device))
+        x = as_input(self._taken(index_N).to(randomness.device))
         if self._augment is not None:
             x = randomness.augmented("augment", x, self._augment)
         logits = model(x)
         labels = self._labels[index_N].to(randomness.device)
         return nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+
+    def _taken(self, index_N: torch.Tensor) -> torch.Tensor:
+        if isinstance(self._x, torch.Tensor):
+            return self._x[index_N]
+        return torch.from_numpy(self._x[index_N.numpy()])
 
 
 class Autoencoding:

@@ -1,7 +1,7 @@
 """The linear probe: multinomial logistic regression solved to convergence."""
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 Strength = Annotated[float, Field(gt=0)]
+DECOMPOSITION = 5  # memory of an eigendecomposition, in units of the matrix: measured 4, rounded up
+OPTIMISER = 30  # numbers that L-BFGS keeps for each weight
+HELD_BYTES = (
+    2**29
+)  # features along their principal axes are held up to this size, beyond it they are read again
 
 
 class Linear(Head):
@@ -19,10 +24,18 @@ class Linear(Head):
     name: Literal["linear"] = "linear"
     strengths: list[Strength] = Field([1e-3, 1e-2, 1e-1, 1.0], min_length=1)
 
+    in_batches: ClassVar[bool] = True
+
     @property
     def seconds(self) -> float:
         """An estimate for a thousand features of a few hundred images."""
         return 0.15
+
+    def working_bytes(self, samples: int, dimensions: int, classes: int) -> float:
+        """Returns the bytes of the products of the features, of decomposing them, of the optimiser and of weights."""
+        along = min(8 * samples * min(samples, dimensions), HELD_BYTES)
+        held = (OPTIMISER * min(samples, dimensions) + 4 * dimensions) * classes
+        return solving_bytes(samples, dimensions) + along + 8 * held
 
     def module(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
         """Returns a linear layer on flattened features, in float64."""
@@ -33,6 +46,11 @@ class Linear(Head):
         from harness.features.heads.logistic import choose_strength
 
         return choose_strength(train, validation, classes, self.strengths, device)
+
+
+def solving_bytes(samples: int, dimensions: int) -> float:
+    """Returns the bytes of X'X or XX', whichever is smaller, and of its eigendecomposition, in float64."""
+    return 8 * DECOMPOSITION * float(min(samples, dimensions)) ** 2
 
 
 def linear_module(shape: tuple[int, ...], classes: int) -> "nn.Module":
