@@ -102,8 +102,7 @@ class Grid:
                 for head in self.config.heads:
                     trial = self.trial(kind, block, timestep, pool, head, backbone, holders[tap], regulariser)
                     setting = self.setting(f"block {block.number} at pool {pool}", block.channels * pool**2)
-                    notes = [self.caching.note(self.data.display_name), self.reading_note(head, setting)]
-                    yield replace(trial, note="; ".join(filter(None, notes)))
+                    yield self.cached(trial, head, setting, self.caching.note(self.data.display_name))
 
     @cached_property
     def caching(self) -> Caching:
@@ -201,32 +200,33 @@ class Grid:
         )
         channels = sum(tap.block.channels for _, tap in combination.parts)
         what = f"blocks {combination.name} at pool {combination.pool}"
-        return replace(
+        trial = replace(
             trial,
             axes={**trial.axes, "block_name": combination.name},
             config={**trial.config, "parts": combination.numbers},
-            note=self.reading_note(combination.head, self.setting(what, channels * combination.pool**2)),
         )
+        return self.cached(trial, combination.head, self.setting(what, channels * combination.pool**2))
 
     def on_pixels(self, head: Head) -> Trial:
         """Returns the trial of a head on the images themselves."""
-        note = self.reading_note(head, self.setting("pixels", self.pixels))
-        return replace(self.trial("pixels", None, None, None, head), note=note)
+        setting = self.setting("pixels", self.pixels)._replace(train=self.labelled)
+        return self.cached(self.trial("pixels", None, None, None, head), head, setting)
 
     def setting(self, what: str, dimensions: int) -> Setting:
-        """Returns the features of one setting, in numbers."""
-        views = 1 if what == "pixels" else self.config.views
-        evaluated = self.images - self.labelled
-        return Setting(what, self.labelled * views, evaluated, dimensions, self.classes)
+        """Returns the numbers of one setting's features, with all views."""
+        train = self.labelled * self.config.views
+        return Setting(what, train, self.images - self.labelled, dimensions, self.classes)
 
-    def reading_note(self, head: Head, setting: Setting) -> str:
-        """Returns what the plan says about features that are read in batches; nothing if they fit into memory.
+    def cached(self, trial: Trial, head: Head, setting: Setting, note: str = "") -> Trial:
+        """Returns a trial that is told how to read its features, and whose note says so if it is in batches.
 
         Raises `UserError` for a head that cannot be trained within `memory_gb`.
         """
-        if not read_in_batches(head, setting, self.config.memory_gb * 1e9):
-            return ""
-        return f"features of {setting.what}: read in batches, {setting.gigabytes:.3g} GB"
+        options: dict[str, Any] = {"setting": setting, "memory": self.config.memory_gb * 1e9}
+        if read_in_batches(head, **options):
+            read = f"features of {setting.what}: read in batches, {setting.gigabytes:.3g} GB"
+            note = f"{note}; {read}" if note else read
+        return replace(trial, options=options, note=note)
 
     def trial(
         self,
@@ -270,7 +270,6 @@ class Grid:
             data_fingerprint=self.fingerprint,
             needs={"dataset": self.stage} | ({"backbone": backbone} if backbone else {}),
             reads=features or {},
-            options={"memory": self.config.memory_gb * 1e9},
             seconds=head.seconds,
             searchable=kind == "trained",
         )

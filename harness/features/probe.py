@@ -14,7 +14,7 @@ from harness.data.transforms import as_input
 from harness.features.extract import FILE
 from harness.features.heads.head import Fitted, Labelled, head_of
 from harness.features.lazy import Features, LazyFeatures, in_memory, joined, part
-from harness.features.memory import Setting, read_in_batches
+from harness.features.memory import read_in_batches
 from harness.features.standardise import Moments, moments, standardised
 from harness.features.stored import pooled, stored_features
 from harness.features.tables import correctness
@@ -69,14 +69,11 @@ def fit_head(trial: Trial, samples: Samples, classes: int, context: Context) -> 
 def samples_of(trial: Trial, context: Context, dataset: Dataset) -> Samples:
     """Returns what a trial's head is given: arrays, or features to read in batches if these would not fit.
 
-    Raises `FloatingPointError` for features that are not finite, and `UserError` for a head that needs more than
-    `features.memory_gb`.
+    Raises `FloatingPointError` for features that are not finite.
     """
     x_MCPP, views_VCPP = read_features(trial, context, dataset)
     parts = split(x_MCPP, views_VCPP, dataset, trial.config["labels_per_class"])
-    train, validation, test = (len(one.labels_N) for one in parts)
-    setting = Setting("these features", train, validation + test, parts[0].dimensions, len(dataset.classes))
-    in_batches = read_in_batches(head_of(trial.config["head"]), setting, trial.options["memory"])
+    in_batches = read_in_batches(head_of(trial.config["head"]), **trial.options)
     found = moments(parts[0].x)
     scaled = [standardised(one.x, found) for one in parts]
     given = [

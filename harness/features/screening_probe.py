@@ -19,7 +19,7 @@ from harness.features.heads.head import HEADS
 from harness.features.heads.least_squares import targets
 from harness.features.heads.principal_axes import PrincipalAxes
 from harness.features.lazy import Features, in_memory
-from harness.features.memory import Setting, read_in_batches
+from harness.features.memory import read_in_batches
 from harness.features.probe import image_passes, precision_of, read_features
 from harness.features.standardise import moments, standardised
 from harness.metrics.accuracy import accuracy
@@ -35,8 +35,7 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
     labels_M, classes = dataset.labels[dataset.probed(None)], len(dataset.classes)
     head, dimensions = part_of(HEADS, trial.config["head"]), math.prod(x_MCPP.shape[1:])
     began = time.perf_counter()
-    setting = Setting("these features", len(labels_M), 0, dimensions, classes)
-    in_batches = read_in_batches(head, setting, trial.options["memory"])
+    in_batches = read_in_batches(head, **trial.options)
     found = moments(x_MCPP)
     z_MCPP = standardised(x_MCPP, found)
     right_M, strength = best_left_out(
