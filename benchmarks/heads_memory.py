@@ -124,7 +124,7 @@ def main() -> None:
         "--rows", type=int, nargs="+", default=[5000, 20_000, 50_000], help="training images"
     )
     options.add_argument("--channels", type=int, default=256)
-    options.add_argument("--pool", type=int, default=4)
+    options.add_argument("--pool", type=int, default=2)
     options.add_argument("--heads", nargs="+", choices=list(HEADS), default=list(HEADS))
     options.add_argument("--way", choices=["in memory", "in batches", "data"], help="one, printed as JSON")
     options.add_argument("--results", help="with --way: where artifacts go")

@@ -16,6 +16,8 @@ from harness.features.lazy import Features, batches, places
 if TYPE_CHECKING:
     import torch
 
+DECOMPOSITION = 5  # memory of an eigendecomposition, in units of the matrix: measured 4, rounded up
+HELD_BYTES = 2**29  # largest size of features along their principal axes that are held; others are read again
 SMALLEST = 1e-15  # eigenvalues below this share of the largest are rounding errors
 
 
@@ -55,6 +57,11 @@ class Solution(NamedTuple):
 def targets(labels_N: np.ndarray, classes: int) -> np.ndarray:
     """Returns +1 for each sample's class and -1 for the others, float64 [N, classes]."""
     return np.where(labels_N[:, None] == np.arange(classes), 1.0, -1.0)
+
+
+def solving_bytes(samples: int, dimensions: int) -> float:
+    """Returns the bytes of X'X or XX', whichever is smaller, and of its eigendecomposition, in float64."""
+    return 8 * DECOMPOSITION * float(min(samples, dimensions)) ** 2
 
 
 def solve(

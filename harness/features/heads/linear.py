@@ -6,16 +6,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from harness.features.heads.head import Fitted, Head, Labelled
+from harness.features.heads.least_squares import HELD_BYTES, solving_bytes
 
 if TYPE_CHECKING:
     from torch import nn
 
 Strength = Annotated[float, Field(gt=0)]
-DECOMPOSITION = 5  # memory of an eigendecomposition, in units of the matrix: measured 4, rounded up
 OPTIMISER = 30  # numbers that L-BFGS keeps for each weight
-HELD_BYTES = (
-    2**29
-)  # features along their principal axes are held up to this size, beyond it they are read again
 
 
 class Linear(Head):
@@ -46,11 +43,6 @@ class Linear(Head):
         from harness.features.heads.logistic import choose_strength
 
         return choose_strength(train, validation, classes, self.strengths, device)
-
-
-def solving_bytes(samples: int, dimensions: int) -> float:
-    """Returns the bytes of X'X or XX', whichever is smaller, and of its eigendecomposition, in float64."""
-    return 8 * DECOMPOSITION * float(min(samples, dimensions)) ** 2
 
 
 def linear_module(shape: tuple[int, ...], classes: int) -> "nn.Module":

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from harness.features.heads.least_squares import Centred
-from harness.features.heads.linear import HELD_BYTES
+from harness.features.heads.least_squares import HELD_BYTES, Centred
 from harness.features.lazy import Features, places
 
 SMALLEST = 1e-9  # singular values below this share of the largest are rounding errors

@@ -6,7 +6,8 @@ import numpy as np
 from pydantic import Field
 
 from harness.features.heads.head import Fitted, Head, Labelled
-from harness.features.heads.linear import Strength, linear_module, solving_bytes
+from harness.features.heads.least_squares import solving_bytes
+from harness.features.heads.linear import Strength, linear_module
 
 if TYPE_CHECKING:
     from torch import nn
