@@ -123,6 +123,7 @@ class Trial:
     needs: Mapping[str, Stage] = field(default_factory=dict)
     # more stages: each entry holds the shards of one content
     reads: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # affect speed and memory, not rows
     seconds: float = 0.2  # an estimate, until trials of this table have been measured
     searchable: bool = True  # whether a search may skip it; controls always run
     note: str = ""  # what the plan says about how it will be run

@@ -60,7 +60,9 @@ class FeaturesConfig(Regularised):
     shard: int = unkeyed(
         8192, ge=1
     )  # largest number of images per artifact: what must be redone if a machine is lost
-    memory_gb: float = unkeyed(4.0, gt=0)  # memory limit for the images, activations and features of one task
+    memory_gb: float = unkeyed(
+        4.0, gt=0
+    )  # memory limit for the images, activations, features and head of one task
     caching: Literal["auto", "cached", "streamed"] = unkeyed(
         "auto"
     )  # auto: cached if the features fit into store_gb

@@ -18,7 +18,7 @@ from harness.features import extractor
 from harness.features.card import card
 from harness.features.finetune import task as finetune
 from harness.features.heads.head import head_of
-from harness.features.probe import fit_head, read_features, split, standardisation
+from harness.features.probe import fit_head, samples_of
 from harness.features.streaming import streamed_head
 
 CHECKED = 1000  # test images on which the exported classifier is checked, with their noise in the sweep
@@ -39,15 +39,12 @@ def write_probe(
     """
     dataset = open_dataset(trial.needs["dataset"], context)
     _copy_pipeline(trial.needs["backbone"], folder, context)
-    x_MCPP, views_VCPP = read_features(trial, context, dataset)
-    labels_per_class = trial.config["labels_per_class"]
-    train, validation, test = split(x_MCPP, views_VCPP, dataset, labels_per_class)
-    fitted = fit_head(trial, train, validation, len(dataset.classes), context)
-    first = len(dataset.labelled(labels_per_class))
-    standard = standardisation(np.concatenate([x_MCPP[:first], views_VCPP]))
-    extractor.save_head(folder, fitted.module, standard)
-    _write_about(trial, x_MCPP.shape[1:], dataset, folder, draws=trial.config["draws"])
-    notes = _compared(fitted.predict(test.x) == test.labels_N, correct_N, "the refitted head")
+    samples = samples_of(trial, context, dataset)
+    fitted = fit_head(trial, samples, len(dataset.classes), context)
+    extractor.save_head(folder, fitted.module, (samples.moments.mean, samples.moments.scale))
+    _write_about(trial, samples.train.x.shape[1:], dataset, folder, draws=trial.config["draws"])
+    right_N = fitted.predict(samples.test.x) == samples.test.labels_N
+    notes = _compared(right_N, correct_N, "the refitted head")
     return _finish(trial, row, correct_N, origin, dataset, folder, notes)
 
 

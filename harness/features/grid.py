@@ -1,5 +1,6 @@
 """The grid of study 1 on one data set: a trial for each block, timestep, pool and head, and the stages it reads."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,8 +13,9 @@ from harness.data.dataset import Images, further
 from harness.features.combined import FeatureCombination, combinations, taps_at
 from harness.features.config import FeaturesConfig
 from harness.features.heads.head import Head, refuse_same_names
+from harness.features.lazy import BYTES_A_NUMBER
+from harness.features.memory import Setting, read_in_batches
 from harness.features.stages import (
-    BYTES_A_NUMBER,
     Reading,
     Tap,
     check_pools,
@@ -25,7 +27,7 @@ from harness.features.streaming.caching import Caching, choose_caching
 from harness.features.streaming.stages import Cell, Stream, streamed_stages
 from harness.models.backbones.backbone import BackbonePlan, Block
 
-PROBE = Code("probe", 1, "harness.features.probe:run")
+PROBE = Code("probe", 2, "harness.features.probe:run")
 STREAMED_PROBE = Code("streamed probe", 1, "harness.features.streaming.trial:run")
 STREAMED_SECONDS = 0.02  # to read the results of a stream
 
@@ -68,6 +70,7 @@ class Grid:
         self.data = data
         self.fingerprint = dataset.fingerprint
         self.images = len(dataset.probed(data.labels_per_class))
+        self.pixels = math.prod(dataset.images.shape[1:])
         self.blocks = check(config, plan)
         self.timesteps = plan.steps(config.timesteps)
         self.combinations = combinations(config, plan)
@@ -98,7 +101,8 @@ class Grid:
             for (block, pool), tap in self.taps.items():
                 for head in self.config.heads:
                     trial = self.trial(kind, block, timestep, pool, head, backbone, holders[tap], regulariser)
-                    yield replace(trial, note=self.caching.note(self.data.display_name))
+                    setting = self.setting(f"block {block.number} at pool {pool}", block.channels * pool**2)
+                    yield self.cached(trial, head, setting, self.caching.note(self.data.display_name))
 
     @cached_property
     def caching(self) -> Caching:
@@ -194,11 +198,35 @@ class Grid:
         trial = self.trial(
             "combined", None, None, combination.pool, combination.head, backbone, reads, regulariser
         )
-        return replace(
+        channels = sum(tap.block.channels for _, tap in combination.parts)
+        what = f"blocks {combination.name} at pool {combination.pool}"
+        trial = replace(
             trial,
             axes={**trial.axes, "block_name": combination.name},
             config={**trial.config, "parts": combination.numbers},
         )
+        return self.cached(trial, combination.head, self.setting(what, channels * combination.pool**2))
+
+    def on_pixels(self, head: Head) -> Trial:
+        """Returns the trial of a head on the images themselves."""
+        setting = self.setting("pixels", self.pixels)._replace(train=self.labelled)
+        return self.cached(self.trial("pixels", None, None, None, head), head, setting)
+
+    def setting(self, what: str, dimensions: int) -> Setting:
+        """Returns the numbers of one setting's features, with all views."""
+        train = self.labelled * self.config.views
+        return Setting(what, train, self.images - self.labelled, dimensions, self.classes)
+
+    def cached(self, trial: Trial, head: Head, setting: Setting, note: str = "") -> Trial:
+        """Returns a trial that is told how to read its features, and whose note says so if it is in batches.
+
+        Raises `UserError` for a head that cannot be trained within `memory_gb`.
+        """
+        options: dict[str, Any] = {"setting": setting, "memory": self.config.memory_gb * 1e9}
+        if read_in_batches(head, **options):
+            read = f"features of {setting.what}: read in batches, {setting.gigabytes:.3g} GB"
+            note = f"{note}; {read}" if note else read
+        return replace(trial, options=options, note=note)
 
     def trial(
         self,

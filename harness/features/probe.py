@@ -1,48 +1,55 @@
 """A probe trial: read the features of one setting, train a head, measure its accuracy."""
 
-import math
 import time
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 
-from harness.core.recent import Recent
 from harness.core.seeds import derive_seed
-from harness.core.stages import Context, Stage, Trial
+from harness.core.stages import Context, Trial
 from harness.data.dataset import Dataset, open_dataset
 from harness.data.transforms import as_input
 from harness.features.extract import FILE
 from harness.features.heads.head import Fitted, Labelled, head_of
-from harness.features.standardise import scale_of
+from harness.features.lazy import Features, LazyFeatures, in_memory, joined, part
+from harness.features.memory import read_in_batches
+from harness.features.standardise import Moments, moments, standardised
+from harness.features.stored import pooled, stored_features
 from harness.features.tables import correctness
 from harness.metrics.accuracy import accuracy
-from harness.models.finite import refuse_infinite
 from harness.training.device import pick_device
+
+
+class Samples(NamedTuple):
+    """What a probe learns from and is judged on, standardised by the training features."""
+
+    train: Labelled  # all views
+    validation: Labelled
+    test: Labelled
+    moments: Moments
+    reading: str  # "in memory", or "in batches" from the stored features
 
 
 def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
     """Returns one row of `features` and one of `correctness`."""
     dataset = open_dataset(trial.needs["dataset"], context)
-    per_class = trial.config["labels_per_class"]
-    x_MCPP, views_VCPP = read_features(trial, context, dataset)
-    train, validation, test = split(x_MCPP, views_VCPP, dataset, per_class)
+    samples = samples_of(trial, context, dataset)
     began = time.perf_counter()
-    fitted = fit_head(trial, train, validation, len(dataset.classes), context)
+    fitted = fit_head(trial, samples, len(dataset.classes), context)
     seconds = time.perf_counter() - began
-    right_validation = fitted.predict(validation.x) == validation.labels_N
-    right_test = fitted.predict(test.x) == test.labels_N
+    right_validation = fitted.predict(samples.validation.x) == samples.validation.labels_N
+    right_test = fitted.predict(samples.test.x) == samples.test.labels_N
     row = {
         "caching": "cached",
+        "reading": samples.reading,
         "precision": precision_of(trial, context),
-        "constant_share": constant_share(train.x),
-        "dimensions": math.prod(x_MCPP.shape[1:]),
+        "constant_share": samples.moments.constant_share,
+        "dimensions": samples.train.dimensions,
         "parameter_count": sum(one.numel() for one in fitted.module.parameters()),
         "regularisation": fitted.regularisation,
-        "train_n": len(train.labels_N),
+        "train_n": len(samples.train.labels_N),
         "image_passes": image_passes(trial),
         **accuracy(right_validation).columns("validation_accuracy"),
         **accuracy(right_test).columns("test_accuracy"),
@@ -51,16 +58,29 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
     return {"features": [row], "correctness": [correctness(trial, right_test)]}
 
 
-def fit_head(trial: Trial, train: Labelled, validation: Labelled, classes: int, context: Context) -> Fitted:
+def fit_head(trial: Trial, samples: Samples, classes: int, context: Context) -> Fitted:
     """Trains the trial's head; on the same type of device the result is always the same."""
     setting = (trial.axes[name] for name in ("features", "block", "timestep", "pool"))
     seed = derive_seed(trial.seed, "head", *setting)
-    return head_of(trial.config["head"]).fit(train, validation, classes, seed, pick_device(context).type)
+    head, device = head_of(trial.config["head"]), pick_device(context).type
+    return head.fit(samples.train, samples.validation, classes, seed, device)
 
 
-def constant_share(x_N: np.ndarray) -> float:
-    """Returns the share of features that are the same for all samples."""
-    return float((x_N == x_N[:1]).all(0).mean())
+def samples_of(trial: Trial, context: Context, dataset: Dataset) -> Samples:
+    """Returns what a trial's head is given: arrays, or features to read in batches if these would not fit.
+
+    Raises `FloatingPointError` for features that are not finite.
+    """
+    x_MCPP, views_VCPP = read_features(trial, context, dataset)
+    parts = split(x_MCPP, views_VCPP, dataset, trial.config["labels_per_class"])
+    in_batches = read_in_batches(head_of(trial.config["head"]), **trial.options)
+    found = moments(parts[0].x)
+    scaled = [standardised(one.x, found) for one in parts]
+    given = [
+        Labelled(x if in_batches else in_memory(x), one.labels_N)
+        for x, one in zip(scaled, parts, strict=True)
+    ]
+    return Samples(given[0], given[1], given[2], found, "in batches" if in_batches else "in memory")
 
 
 def precision_of(trial: Trial, context: Context) -> str | None:
@@ -81,71 +101,34 @@ def image_passes(trial: Trial) -> int:
     return sum(passes.values())
 
 
-def read_features(trial: Trial, context: Context, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def read_features(trial: Trial, context: Context, dataset: Dataset) -> tuple[LazyFeatures, LazyFeatures]:
     """Returns the features of the probed images [M, C, P, P] and of further views of the labelled ones [V, C, P, P].
 
-    Both are pooled from what is stored; the views are concatenated. Pixels are [M, C, H, W] and have no views.
+    Both are pooled from what is stored; the views follow each other. Pixels are [M, C, H, W] and have no views.
     Raises `FloatingPointError` for features that are not finite.
     """
     if trial.axes["features"] == "pixels":
-        index_M = dataset.probed(trial.config["labels_per_class"])
-        x_MCHW = as_input(torch.from_numpy(dataset.images[index_M])).numpy()
-        return x_MCHW, x_MCHW[:0]
-
-    def pooled(what: str) -> list[np.ndarray]:
-        return [
-            torch.nn.functional.adaptive_avg_pool2d(_stored(shards, context), trial.axes["pool"]).numpy()
-            for name, shards in trial.reads.items()
-            if name.split()[0] == what
-        ]
-
-    x_MCPP, views = _side_by_side(pooled("features")), pooled("views")
-    return x_MCPP, _side_by_side(views) if views else x_MCPP[:0]
-
-
-def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:
-    """Returns feature maps concatenated along the channels."""
-    return np.concatenate(parts, 1) if len(parts) > 1 else parts[0]
+        index_M, images_NCHW = dataset.probed(trial.config["labels_per_class"]), dataset.images
+        x_MCHW = LazyFeatures(
+            (len(index_M), *images_NCHW.shape[1:]),
+            lambda rows_B: as_input(torch.from_numpy(images_NCHW[index_M[rows_B]])).numpy(),
+        )
+        return x_MCHW, part(x_MCHW, 0, 0)
+    taps: dict[str, list[LazyFeatures]] = {"features": [], "views": []}
+    for name, shards in trial.reads.items():
+        taps[name.split()[0]].append(stored_features(shards, context))
+    x_MCPP = pooled(taps["features"], trial.axes["pool"])
+    return x_MCPP, pooled(taps["views"], trial.axes["pool"]) if taps["views"] else part(x_MCPP, 0, 0)
 
 
 def split(
-    x_M: np.ndarray, views_V: np.ndarray, dataset: Dataset, per_class: int | None
+    x_M: Features, views_V: Features, dataset: Dataset, per_class: int | None
 ) -> tuple[Labelled, Labelled, Labelled]:
-    """Returns training (all views), validation and test features, standardised by the training features."""
+    """Returns training (all views), validation and test features, as they are stored."""
     labelled = dataset.labelled(per_class)
     first, second = len(labelled), len(labelled) + len(dataset.splits["validation"])
-    train_x = np.concatenate([x_M[:first], views_V]) if len(views_V) else x_M[:first]
-    mean, scale = standardisation(train_x)
-    train, validation, test = (
-        Labelled((part - mean) / scale, labels)
-        for part, labels in (
-            (train_x, np.tile(dataset.labels[labelled], 1 + len(views_V) // first)),
-            (x_M[first:second], dataset.labels[dataset.splits["validation"]]),
-            (x_M[second:], dataset.labels[dataset.splits["test"]]),
-        )
+    train = Labelled(
+        joined(part(x_M, 0, first), views_V), np.tile(dataset.labels[labelled], 1 + len(views_V) // first)
     )
-    return train, validation, test
-
-
-def standardisation(train_x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean and scale of each feature, float32 [C, P, P] each."""
-    deviation = train_x.std(0)
-    return train_x.mean(0), scale_of(deviation).astype(np.float32)
-
-
-def _stored(shards: Sequence[Stage], context: Context) -> torch.Tensor:
-    """Returns a tap's features, read shard by shard; the last few taps stay in memory between trials.
-
-    They are checked as they are read, once for all pools and heads.
-    """
-
-    def read() -> torch.Tensor:
-        x_MCPP = torch.cat([load_file(context.file(shard, FILE))["features"] for shard in shards])
-        refuse_infinite(x_MCPP, "images' features")
-        return x_MCPP
-
-    return _kept.get((context.store.storage.url, *(shard.key for shard in shards)), read)
-
-
-TAPS_KEPT = 4
-_kept = Recent[torch.Tensor](TAPS_KEPT)
+    validation = Labelled(part(x_M, first, second), dataset.labels[dataset.splits["validation"]])
+    return train, validation, Labelled(part(x_M, second, len(x_M)), dataset.labels[dataset.splits["test"]])

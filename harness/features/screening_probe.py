@@ -10,14 +10,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from harness.core.config import part_of
 from harness.core.stages import Context, Trial
 from harness.data.dataset import open_dataset
 from harness.features.heads.head import HEADS
-from harness.features.heads.least_squares import refuse_infinite, targets
-from harness.features.probe import constant_share, image_passes, precision_of, read_features
-from harness.features.standardise import scale_of
+from harness.features.heads.least_squares import targets
+from harness.features.heads.principal_axes import PrincipalAxes
+from harness.features.lazy import Features, in_memory
+from harness.features.memory import read_in_batches
+from harness.features.probe import image_passes, precision_of, read_features
+from harness.features.standardise import moments, standardised
 from harness.metrics.accuracy import accuracy
 
 SMALLEST = 1e-9  # floor of 1 - leverage, which is zero if an image is predicted by itself alone
@@ -28,17 +32,22 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
     whole = open_dataset(trial.needs["dataset"], context)
     dataset = whole.thinned(trial.config["labels_per_class"], trial.config["images"])
     x_MCPP, _ = read_features(trial, context, dataset)
-    labels_M = dataset.labels[dataset.probed(None)]
-    strengths = part_of(HEADS, trial.config["head"]).strengths
+    labels_M, classes = dataset.labels[dataset.probed(None)], len(dataset.classes)
+    head, dimensions = part_of(HEADS, trial.config["head"]), math.prod(x_MCPP.shape[1:])
     began = time.perf_counter()
-    x_MD = x_MCPP.reshape(len(x_MCPP), -1)
-    right_M, strength = best_left_out(x_MD, labels_M, len(dataset.classes), strengths)
+    in_batches = read_in_batches(head, **trial.options)
+    found = moments(x_MCPP)
+    z_MCPP = standardised(x_MCPP, found)
+    right_M, strength = best_left_out(
+        z_MCPP if in_batches else in_memory(z_MCPP), labels_M, classes, head.strengths
+    )
     row = {
         "caching": "cached",
+        "reading": "in batches" if in_batches else "in memory",
         "precision": precision_of(trial, context),
-        "constant_share": constant_share(x_MD),
-        "dimensions": x_MD.shape[1],
-        "parameter_count": (x_MD.shape[1] + 1) * len(dataset.classes),
+        "constant_share": found.constant_share,
+        "dimensions": dimensions,
+        "parameter_count": (dimensions + 1) * classes,
         "regularisation": strength,
         "train_n": len(labels_M) - 1,
         "image_passes": image_passes(trial),
@@ -49,12 +58,12 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
 
 
 def best_left_out(
-    x_MD: np.ndarray, labels_M: np.ndarray, classes: int, strengths: Sequence[float]
+    x_M: Features, labels_M: np.ndarray, classes: int, strengths: Sequence[float]
 ) -> tuple[np.ndarray, float]:
     """Returns which images the others predict correctly, bool [M], at the best strength, and that strength."""
     y_MC = targets(labels_M, classes)
     best, best_mark = (np.zeros(0, bool), math.nan), (-1.0, 0.0)
-    for strength, scores_MC in zip(strengths, left_out(x_MD, y_MC, strengths), strict=True):
+    for strength, scores_MC in zip(strengths, left_out(x_M, y_MC, strengths), strict=True):
         right_M = scores_MC.argmax(1) == labels_M
         mark = (float(right_M.mean()), -float(np.square(scores_MC - y_MC).mean()))
         if mark > best_mark:
@@ -62,22 +71,25 @@ def best_left_out(
     return best
 
 
-def left_out(x_MD: np.ndarray, y_MC: np.ndarray, strengths: Sequence[float]) -> Iterator[np.ndarray]:
+def left_out(x_M: Features, y_MC: np.ndarray, strengths: Sequence[float]) -> Iterator[np.ndarray]:
     """Yields for each strength the scores [M, C] of each sample by a ridge probe on all others, intercept free.
 
-    Features are standardised over all samples. With the fit's scores f and leverages h, a sample's
-    left-out score is y - (y - f) / (1 - h). scikit-learn's alpha is strength * M. Raises `FloatingPointError` for
-    features that are not finite.
+    Features [M, ...] are standardised over all samples. With the fit's scores f and leverages h, a sample's left-out
+    score is y - (y - f) / (1 - h). scikit-learn's alpha is strength * M. Raises `FloatingPointError` for features
+    that are not finite.
     """
-    refuse_infinite(x_MD)
-    count = len(x_MD)
-    z_MD = (x_MD - x_MD.mean(0)).astype(np.float64) / scale_of(x_MD.std(0))
-    z_MD -= z_MD.mean(0)
-    axes_MR, singular_R, _ = np.linalg.svd(z_MD, full_matrices=False)
-    mean_C = y_MC.mean(0)
-    along_RC = axes_MR.T @ (y_MC - mean_C)
+    axes = PrincipalAxes(x_M, "cpu")
+    y = torch.from_numpy(y_MC)
+    mean_C = y.mean(0)
+    along_RC = torch.zeros(len(axes.squares_R), y.shape[1], dtype=torch.float64)
+    for place, z_BR in axes.along():
+        along_RC += z_BR.T @ (y[place] - mean_C)
     for strength in strengths:
-        kept_R = np.square(singular_R) / (np.square(singular_R) + count * strength)
-        fitted_MC = mean_C + axes_MR @ (kept_R[:, None] * along_RC)
-        leverage_M = np.square(axes_MR) @ kept_R + 1 / count
-        yield y_MC - (y_MC - fitted_MC) / np.maximum(1 - leverage_M, SMALLEST)[:, None]
+        inverse_R = 1 / (axes.squares_R + axes.n * strength)
+        scores_MC = torch.empty_like(y)
+        for place, z_BR in axes.along():
+            fitted_BC = mean_C + z_BR @ (inverse_R[:, None] * along_RC)
+            leverage_B = z_BR.square() @ inverse_R + 1 / axes.n
+            left_B = (1 - leverage_B).clamp(min=SMALLEST)
+            scores_MC[place] = y[place] - (y[place] - fitted_BC) / left_B[:, None]
+        yield scores_MC.numpy()

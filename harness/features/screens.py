@@ -8,15 +8,17 @@ from harness.core.fingerprint import fingerprint
 from harness.core.stages import Code, Stage, Trial, Work, shards
 from harness.features.choose import Candidate, Chooser, SearchSpace, most_fits, screen_share
 from harness.features.heads.ridge import Ridge
+from harness.features.memory import read_in_batches
 
-SCREEN = Code("screen", 1, "harness.features.screening_probe:run")
+SCREEN = Code("screen", 2, "harness.features.screening_probe:run")
 SCREEN_SECONDS = 0.05  # estimated for one CPU core
 
 
 def screens_of(grid: Sequence[Trial]) -> list[Trial]:
     """Returns a screening probe for each block, timestep and pool of trials on one data set and backbone.
 
-    All probes of a timestep share one pass over the same images. Raises `UserError` if features are not cached.
+    All probes of a timestep share one pass over the same images. Raises `UserError` if features are not cached, or if
+    a probe takes more than `features.memory_gb`.
     """
     if any("features" not in trial.reads for trial in grid):
         raise UserError(
@@ -37,12 +39,16 @@ def _screen(trial: Trial, share: float) -> Trial:
     begin, end = whole[0].part["images"]
     parts = shards(images, end - begin, whole[0].options["batch"])
     head = Ridge()
+    setting = trial.options["setting"]._replace(train=images, evaluated=0)
+    options = {**trial.options, "setting": setting}
+    read_in_batches(head, **options)  # or refuses
     return replace(
         trial,
         code=SCREEN,
         axes={**trial.axes, "features": "screen", "head": head.display_name},
         config={**trial.config, "head": head.keyed(), "images": images},
         reads={"features": tuple(_part(whole[0], images, *part) for part in parts)},
+        options=options,
         seconds=SCREEN_SECONDS,
         searchable=False,
     )

@@ -8,6 +8,7 @@ from harness.core.checks import refuse_duplicates
 from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
 from harness.core.stages import Code, Stage, Work
+from harness.features.lazy import BYTES_A_NUMBER
 from harness.models.backbones.backbone import BackbonePlan, Block, multiplications
 from harness.training.config import NOISE, TRAINING, TrainConfig
 from harness.training.regularisers import PLAIN, Regulariser
@@ -19,7 +20,6 @@ TRAINED_BACKBONE = Code(
 )
 EXTRACTION = Code("extraction", 2, uses=(NOISE,))  # noise, one pass, pooling: `read_blocks`
 FEATURES = Code("features", 1, "harness.features.extract:make_features", uses=(EXTRACTION,))
-BYTES_A_NUMBER = 4  # of features as stored, float32
 ACTIVATIONS = 6  # memory of a forward pass, in units of the largest map: measured, rounded up
 MULTIPLICATIONS_PER_SECOND = 1e10  # of one CPU core: an estimate, until there are measurements
 

@@ -59,7 +59,7 @@ class Features(Study):
                 untrained = backbone_stage(plan.untrained(), zero, stage, seed)
                 trials += grid.over("untrained", untrained, [min(grid.timesteps)])
             if "pixels" in config.controls:
-                trials += [grid.trial("pixels", None, None, None, head) for head in config.heads]
+                trials += [grid.on_pixels(head) for head in config.heads]
         return trials
 
     def describe(self, config: FeaturesConfig, size: int, channels: int) -> list[str]:

@@ -55,6 +55,13 @@ FEATURES = Table(
             Role.IDENTITY,
             "of the passes through the backbone: float32 or bfloat16, both if mixed; null for pixels and finetuned",
         ),
+        Column(
+            "reading",
+            TEXT,
+            Role.IDENTITY,
+            "in memory, or in batches: how the head read cached features, with the same results; null for streamed "
+            "and finetuned",
+        ),
         Column("dimensions", INTEGER, Role.METRIC, "features per image that the head reads"),
         Column(
             "parameter_count",

@@ -1,6 +1,6 @@
 """Refuses weights, activations and samples that hold NaN or infinity, where they are made."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -19,10 +19,17 @@ def refuse_infinite_weights(weights: Mapping[str, torch.Tensor], what: str) -> N
 
 def refuse_infinite(values_N: torch.Tensor | np.ndarray, what: str) -> None:
     """Raises `FloatingPointError` unless all numbers of all `what`, along the first axis, are finite."""
-    array = values_N.detach().cpu().numpy() if isinstance(values_N, torch.Tensor) else values_N
-    finite_N = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
-    if not finite_N.all():
+    refuse_infinite_batches([values_N], what)
+
+
+def refuse_infinite_batches(batches: Iterable[torch.Tensor | np.ndarray], what: str) -> None:
+    """Does what `refuse_infinite` does for arrays that follow each other along the first axis."""
+    bad = total = 0
+    for values_N in batches:
+        array = values_N.detach().cpu().numpy() if isinstance(values_N, torch.Tensor) else values_N
+        finite_N = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
+        bad, total = bad + int((~finite_N).sum()), total + len(finite_N)
+    if bad:
         raise FloatingPointError(
-            f"{int((~finite_N).sum())} of {len(finite_N)} {what} are not finite; the network overflows or is "
-            "poorly trained"
+            f"{bad} of {total} {what} are not finite; the network overflows or is poorly trained"
         )

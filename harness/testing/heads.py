@@ -5,6 +5,7 @@ can learn well-separated blobs from 150 samples.
 """
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import torch
 from safetensors.torch import load, save
 from sklearn.datasets import make_blobs
 
+from harness.features import lazy
+from harness.features.heads.by_gradients import ByGradients
 from harness.features.heads.head import HEADS, Fitted, Head, Labelled, head_of
 from harness.testing.checks import (
     assert_can_be_sent_to_a_worker,
@@ -48,6 +51,16 @@ def right(fitted: Fitted, samples: Labelled) -> float:
 def only(samples: Labelled, chosen_N: np.ndarray) -> Labelled:
     """Returns the chosen samples."""
     return Labelled(samples.x[chosen_N], samples.labels_N[chosen_N])
+
+
+def watched(samples: Labelled, largest: int) -> Labelled:
+    """Returns the samples with features that are read, and that fail if more than `largest` are read at once."""
+
+    def read(rows_B: np.ndarray) -> np.ndarray:
+        assert len(rows_B) <= largest, f"{len(rows_B)} samples are read at once, and memory may not hold them"
+        return np.asarray(samples.x[rows_B])
+
+    return Labelled(lazy.LazyFeatures(samples.x.shape, read), samples.labels_N)
 
 
 class HeadContract:
@@ -115,8 +128,8 @@ class HeadContract:
 
     def test_it_leaves_its_data_alone(self, head: Head) -> None:
         train, validation = blobs()
-        given = {"train.x": train.x, "train.labels_N": train.labels_N}
-        given |= {"validation.x": validation.x, "validation.labels_N": validation.labels_N}
+        given = {"train.x": train.x_ND, "train.labels_N": train.labels_N}
+        given |= {"validation.x": validation.x_ND, "validation.labels_N": validation.labels_N}
         before = {name: array.copy() for name, array in given.items()}
         head.fit(train, validation, 4, 0, "cpu").predict(validation.x)
         assert_unchanged(before, given, "Head.fit and Fitted.predict")
@@ -162,9 +175,28 @@ class HeadContract:
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     def test_it_refuses_training_features_that_are_not_finite(self, head: Head, bad: float) -> None:
         train, validation = blobs()
-        train.x[3, 2] = bad
+        train.x_ND[3, 2] = bad
         with pytest.raises(FloatingPointError, match=r"not finite|the loss is nan"):
             head.fit(train, validation, 4, 0, "cpu")
+
+    @pytest.mark.parametrize(("shape", "n"), [((6,), 300), ((4, 5, 5), 60)])
+    def test_features_that_are_read_in_batches_give_the_same_head(
+        self, head: Head, shape: tuple[int, ...], n: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A batch is made to hold ten samples, so that there are many; n / 2 are more and fewer than the features."""
+        if not head.in_batches:
+            pytest.skip("it does not set `in_batches`, so it is given arrays")
+        monkeypatch.setattr(lazy, "BATCH_NUMBERS", 10 * math.prod(shape))
+        largest = max(10, head.train.batch if isinstance(head, ByGradients) else 0)
+        train, validation = maps(shape, n=n)
+        found = head.fit(train, validation, 3, 0, "cpu")
+        read = head.fit(watched(train, largest), watched(validation, largest), 3, 0, "cpu")
+        assert read.regularisation == found.regularisation
+        for name, value in found.module.state_dict().items():
+            same = torch.equal(read.module.state_dict()[name], value)
+            assert same, f"{name} must be the same whether features are in memory or read in batches"
+        scores = read.scores(watched(validation, largest).x)
+        np.testing.assert_array_equal(scores, found.scores(validation.x))
 
     @pytest.mark.parametrize("shape", SHAPES)
     def test_its_weights_can_be_saved_and_loaded_again(self, head: Head, shape: tuple[int, ...]) -> None:

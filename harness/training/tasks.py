@@ -1,12 +1,12 @@
 """Training tasks: a `Task` provides examples, a model and a loss; `harness.training.loop` does the rest."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from harness.data.transforms import Chosen, as_input
+from harness.data.transforms import as_input
 from harness.models.noise_processes.process import NoiseProcess
 from harness.training.config import Augment
 from harness.training.randomness import StepRandomness
@@ -31,6 +31,19 @@ class Task(Protocol):
         ...
 
 
+class Indexed(Protocol):
+    """Examples that an array of numbers selects, as an array or a tensor."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+def _taken(examples: "torch.Tensor | Indexed", index_N: torch.Tensor) -> torch.Tensor:
+    """Returns some examples; those that are no tensor are indexed with an array, and read from files perhaps."""
+    return torch.as_tensor(examples[index_N if isinstance(examples, torch.Tensor) else index_N.numpy()])
+
+
 class Denoising:
     """Predicts the target of a noise process from noised examples; the noise, as in Ho et al. 2020, equation 14.
 
@@ -40,7 +53,7 @@ class Denoising:
     def __init__(
         self,
         build: Callable[[], nn.Module],
-        examples: torch.Tensor | Chosen,
+        examples: torch.Tensor | Indexed,
         process: NoiseProcess,
         regulariser: Regulariser = PLAIN,
         noun: str = "images",
@@ -54,7 +67,7 @@ class Denoising:
 
     def loss(self, model: nn.Module, index_N: torch.Tensor, randomness: StepRandomness) -> torch.Tensor:
         """Returns the mean squared error of the prediction [N], plus the regulariser's penalty."""
-        x = as_input(self._x[index_N].to(randomness.device))
+        x = as_input(_taken(self._x, index_N).to(randomness.device))
         steps_N = randomness.integers("timestep", self._process.timesteps)
         epsilon = randomness.normal("noise", x)
         noised = self._process.noised(x, epsilon, steps_N)
@@ -77,7 +90,7 @@ class Classification:
     def __init__(
         self,
         build: Callable[[], nn.Module],
-        examples: torch.Tensor | Chosen,
+        examples: torch.Tensor | Indexed,
         labels: torch.Tensor,
         keep: Callable[[nn.Module, int], torch.Tensor | None] = lambda model, step: None,
         augment: Augment | None = None,
@@ -90,7 +103,7 @@ class Classification:
 
     def loss(self, model: nn.Module, index_N: torch.Tensor, randomness: StepRandomness) -> torch.Tensor:
         """Returns the cross-entropy [N]."""
-        x = as_input(self._x[index_N].to(randomness.device))
+        x = as_input(_taken(self._x, index_N).to(randomness.device))
         if self._augment is not None:
             x = randomness.augmented("augment", x, self._augment)
         logits = model(x)

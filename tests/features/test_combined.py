@@ -58,15 +58,16 @@ def test_what_the_grid_does_not_have_comes_from_the_same_pass():
     assert {one.reads["features 0"][0].key, one.reads["features 1"][0].key} == siblings
 
 
+AXES = {"features": "trained", "pool": 2}
+
+
 @pytest.mark.parametrize("views", [1, 3])
 def test_the_parts_follow_each_other_along_the_channels(context, views):
     dataset, trials = trials_of(combined=[PAIR], views=views)
     (one,) = combined(trials)
-    found = read_features(one, context, dataset)
+    found = [x[:] for x in read_features(one, context, dataset)]
     parts = [
-        read_features(
-            pick(trials, features="trained", block=block, timestep=timestep, pool=2), context, dataset
-        )
+        [x[:] for x in read_features(pick(trials, **AXES, block=block, timestep=timestep), context, dataset)]
         for timestep in (0, 50)
         for block in (2, 5)
     ]

@@ -4,13 +4,16 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits, make_blobs, make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from harness.features.heads import principal_axes
 from harness.features.heads.head import Labelled
 from harness.features.heads.linear import Linear
-from harness.features.heads.logistic import principal_axes, solve
+from harness.features.heads.logistic import solve
+from harness.features.heads.principal_axes import PrincipalAxes
 
 
 def synthetic(n, d, classes, informative, seed, separation=1.0):
@@ -67,10 +70,10 @@ known = {}  # solutions, with their features so that nothing else gets their id
 
 
 def coefficients(train, classes, strength):
-    basis = principal_axes(train.x_ND)
-    solved = solve(basis.z_NR, train.labels_N, classes, strength, "cpu")
-    weights_DC = basis.axes_DR @ solved[:-1]
-    return weights_DC, solved[-1] - basis.mean_D @ weights_DC
+    axes = PrincipalAxes(train.x, "cpu")
+    solved = solve(axes, train.labels_N, classes, strength, "cpu")
+    weights_DC = axes.weights(torch.from_numpy(solved[:-1])).numpy()
+    return weights_DC, solved[-1] - axes.mean_D.numpy() @ weights_DC
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
@@ -177,14 +180,30 @@ def test_the_order_of_strengths_does_not_matter():
     np.testing.assert_array_equal(first.predict(rest.x_ND), second.predict(rest.x_ND))
 
 
-def test_principal_axes_are_orthonormal_and_span_the_features():
-    for shape in ((50, 8), (8, 50), (20, 20)):
-        x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-        basis = principal_axes(x)
-        np.testing.assert_allclose(basis.axes_DR.T @ basis.axes_DR, np.eye(basis.axes_DR.shape[1]), atol=1e-8)
-        np.testing.assert_allclose(basis.z_NR @ basis.axes_DR.T + basis.mean_D, x, atol=1e-5)
-        off = basis.z_NR.T @ basis.z_NR
-        np.testing.assert_allclose(off - np.diag(np.diag(off)), 0, atol=1e-6 * np.abs(off).max())
+@pytest.mark.parametrize("held", [2**29, 0])
+@pytest.mark.parametrize("shape", [(50, 8), (8, 50), (20, 20)])
+def test_principal_axes_are_orthonormal_and_span_the_features(shape, held, monkeypatch):
+    monkeypatch.setattr(principal_axes, "HELD_BYTES", held)
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    axes = PrincipalAxes(x, "cpu")
+    ranks = len(axes.squares_R)
+    axes_DR = axes.weights(torch.eye(ranks, dtype=torch.float64)).numpy()
+    z_NR = torch.cat([z_BR for _, z_BR in axes.along()]).numpy()
+    np.testing.assert_allclose(axes_DR.T @ axes_DR, np.eye(ranks), atol=1e-8)
+    np.testing.assert_allclose(z_NR @ axes_DR.T + axes.mean_D.numpy(), x, atol=1e-5)
+    np.testing.assert_allclose((x - axes.mean_D.numpy()) @ axes_DR, z_NR, atol=1e-9)
+    products_RR = np.diag(axes.squares_R.numpy())
+    np.testing.assert_allclose(z_NR.T @ z_NR, products_RR, atol=1e-8 * products_RR.max())
+
+
+@pytest.mark.parametrize("name", ["many samples", "digits"])
+def test_features_read_again_at_every_step_lead_to_the_same_minimum(name, monkeypatch):
+    train, _, classes = problem(name)
+    held = coefficients(train, classes, 0.01)
+    monkeypatch.setattr(principal_axes, "HELD_BYTES", 0)
+    read = coefficients(train, classes, 0.01)
+    for one, other in zip(held, read, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4 * np.abs(one).max())
 
 
 def test_features_that_say_nothing_give_the_commonest_class():

@@ -18,7 +18,9 @@ from harness.core.storage import Storage
 from harness.core.tables import WHEN_AND_WHERE, Role
 from harness.data.dataset import open_dataset
 from harness.features import tables as declared
-from harness.features.probe import read_features, split
+from harness.features.heads.head import Labelled
+from harness.features.probe import read_features, samples_of, split
+from harness.features.standardise import moments, standardised
 from harness.features.study import STUDY
 from harness.models.backbones.denoiser import load_denoiser, save_pipeline
 from harness.models.backbones.family import build_network
@@ -102,7 +104,9 @@ def test_training_features_are_standardised_and_the_others_by_the_same_numbers()
     dataset, _ = trials_of()
     x = np.random.default_rng(0).normal(3, 7, (40 + 30 + 40, 5)).astype(np.float32)
     x[:, 2] = 1.5
-    train, validation, test = split(x, x[:0], dataset, 4)
+    parts = split(x, x[:0], dataset, 4)
+    found = moments(parts[0].x)
+    train, validation, test = (Labelled(standardised(one.x, found)[:], one.labels_N) for one in parts)
     assert [len(part.labels_N) for part in (train, validation, test)] == [40, 30, 40]
     np.testing.assert_allclose(train.x_ND.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(train.x_ND.std(0), [1, 1, 0, 1, 1], atol=1e-4)
@@ -115,12 +119,13 @@ def test_training_features_are_standardised_and_the_others_by_the_same_numbers()
 def test_smaller_pools_are_read_from_what_is_stored_for_larger_ones(context):
     dataset, trials = trials_of(blocks=[2], timesteps=[50], pools=[1, 2, 4], controls=[])
     assert len({trial.reads["features"][0].key for trial in trials}) == 1
-    found = {trial.axes["pool"]: read_features(trial, context, dataset)[0] for trial in trials}
+    found = {trial.axes["pool"]: read_features(trial, context, dataset)[0][:] for trial in trials}
     alone = {
         pool: trials_of(blocks=[2], timesteps=[50], pools=[pool], controls=[])[1][0] for pool in (1, 2, 4)
     }
     for pool, trial in alone.items():
-        np.testing.assert_allclose(read_features(trial, context, dataset)[0], found[pool], rtol=0, atol=1e-6)
+        alone_MCPP = read_features(trial, context, dataset)[0][:]
+        np.testing.assert_allclose(alone_MCPP, found[pool], rtol=0, atol=1e-6)
         assert trial.key == pick(trials, pool=pool).key
 
 
@@ -129,7 +134,7 @@ def test_a_trial_reads_all_its_shards_in_their_order(context):
     dataset, (whole,) = trials_of(**settings)
     _, (cut,) = trials_of(**settings, shard=32)
     assert len(cut.reads["features"]) == 4
-    one, other = (read_features(trial, context, dataset)[0] for trial in (whole, cut))
+    one, other = (read_features(trial, context, dataset)[0][:] for trial in (whole, cut))
     np.testing.assert_array_equal(one, other)
 
 
@@ -139,12 +144,12 @@ def test_views_are_more_training_images_and_leave_the_others_alone(context):
     _, (seen,) = trials_of(**settings, views=3, augment={"crop": 0.6})
     assert seen.key != plain.key
     assert seen.reads["features"] == plain.reads["features"]  # what is there already is not made again
-    (one, *_), parts = (split(*read_features(trial, context, dataset), dataset, 4) for trial in (plain, seen))
-    x_40, views = read_features(seen, context, dataset)
+    one, parts = (samples_of(trial, context, dataset) for trial in (plain, seen))
+    x_40, views = (x[:] for x in read_features(seen, context, dataset))
     assert len(views) == 2 * 40
-    train = parts[0]
-    assert [len(part.labels_N) for part in parts] == [3 * 40, 30, 40]
-    np.testing.assert_array_equal(train.labels_N, np.tile(one.labels_N, 3))
+    train = parts.train
+    assert [len(part.labels_N) for part in parts[:3]] == [3 * 40, 30, 40]
+    np.testing.assert_array_equal(train.labels_N, np.tile(one.train.labels_N, 3))
     whole = np.concatenate([x_40[:40], views])
     np.testing.assert_allclose(train.x, (whole - whole.mean(0)) / whole.std(0), rtol=1e-3, atol=1e-4)
     first, second = views[:40], views[40:]
@@ -157,8 +162,8 @@ def test_a_view_without_crops_is_another_draw_of_the_noise(context):
     settings = {"blocks": [2], "timesteps": [50], "pools": [1], "controls": []}
     dataset, (two,) = trials_of(**settings, draws=2)
     _, (views,) = trials_of(**settings, views=2)
-    x, second = read_features(views, context, dataset)
-    averaged, _ = read_features(two, context, dataset)
+    x, second = (one[:] for one in read_features(views, context, dataset))
+    averaged = read_features(two, context, dataset)[0][:]
     np.testing.assert_allclose((x[:40] + second) / 2, averaged[:40], rtol=0, atol=1e-6)
 
 

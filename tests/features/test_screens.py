@@ -70,7 +70,7 @@ def test_a_screen_reads_the_features_that_the_grid_has_of_the_same_images(contex
     dataset, grid, screens = screens_of(blocks=[5], timesteps=[20], pools=[2], heads=["linear"], batch=16)
     (screen,), (trial,) = screens, grid
     thin = dataset.thinned(4, screen.config["images"])
-    few, _ = read_features(screen, context, thin)
+    few = read_features(screen, context, thin)[0][:]
     whole, _ = read_features(trial, context, dataset)
     places = {image: place for place, image in enumerate(dataset.probed(4))}
     read = np.concatenate([images_of(stage, context) for stage in screen.reads["features"]])
@@ -85,7 +85,7 @@ def test_what_is_left_out_is_predicted_as_if_it_had_never_been_there(samples, nu
     x[:, 0] = 5.0
     z = StandardScaler().fit_transform(x)
     y = np.where(labels[:, None] == np.arange(3), 1.0, -1.0)
-    for strength, scores in zip([1e-3, 0.3], left_out(x, y, [1e-3, 0.3]), strict=True):
+    for strength, scores in zip([1e-3, 0.3], left_out(z, y, [1e-3, 0.3]), strict=True):
         for place in range(samples):
             others = np.arange(samples) != place
             model = Ridge(alpha=strength * samples).fit(z[others], y[others])

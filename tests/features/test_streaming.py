@@ -16,7 +16,7 @@ from harness.core.errors import UserError
 from harness.core.stages import run
 from harness.data.dataset import open_dataset
 from harness.features.heads.head import Labelled, head_of
-from harness.features.probe import read_features, split
+from harness.features.probe import read_features, samples_of
 from harness.features.stages import Tap
 from harness.features.streaming.caching import by_memory, recipe, sums_bytes
 from harness.features.streaming.streamed_head import WEIGHTS
@@ -96,8 +96,8 @@ def test_streamed_ridge_is_cached_ridge(context, settings):
             assert one[name] == two[name], name
         for name in ("validation_accuracy", "test_accuracy"):
             assert one[name] == pytest.approx(two[name], abs=1e-9), name
-        parts = split(*read_features(trial, context, dataset), dataset, 4)
-        fitted = head_of(trial.config["head"]).fit(parts[0], parts[1], 10, 0, "cpu")
+        samples = samples_of(trial, context, dataset)
+        fitted = head_of(trial.config["head"]).fit(samples.train, samples.validation, 10, 0, "cpu")
         kept = streamed_weights(other, context)
         expected = fitted.module[1].weight.numpy()
         assert np.abs(kept["1.weight"] - expected).max() < 1e-4 * np.abs(expected).max()
@@ -110,7 +110,7 @@ def test_streamed_ridge_is_scikit_learns(context):
     _, streamed = trials_of(**given, caching="streamed")
     for trial, other in zip(cached, streamed, strict=True):
         row, kept = row_of(other, context), streamed_weights(other, context)
-        x, _ = read_features(trial, context, dataset)
+        x = read_features(trial, context, dataset)[0][:]
         train = Labelled(x[:40], dataset.labels[dataset.labelled(4)])
         x_ND = (train.x_ND.astype(np.float64) - train.x_ND.mean(0)) / train.x_ND.std(0)
         y = np.where(train.labels_N[:, None] == np.arange(10), 1.0, -1.0)

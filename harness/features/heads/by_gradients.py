@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from harness.features.heads.head import Fitted, Head, Labelled
+from harness.features.lazy import BYTES_A_NUMBER
 from harness.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class ByGradients(Head):
     weight_decays: list[Decay] = []  # instead of train.weight_decay; chosen on validation
 
     trained_by_steps: ClassVar[bool] = True
+    in_batches: ClassVar[bool] = True  # a step takes its samples by their numbers
 
     @property
     def seconds(self) -> float:
@@ -35,6 +37,10 @@ class ByGradients(Head):
     def multiplications(self) -> float:
         """An estimate of the multiply-accumulates per image, without knowing its features."""
         return 1e5
+
+    def working_bytes(self, samples: int, dimensions: int, classes: int) -> float:
+        """Returns the bytes of one step's features; those of the module and its activations are not known."""
+        return BYTES_A_NUMBER * self.train.batch * dimensions
 
     def fit(self, train: Labelled, validation: Labelled, classes: int, seed: int, device: str) -> Fitted:
         """Trains for a fixed number of steps; uses `validation` only if there is a weight decay to choose.
@@ -65,8 +71,8 @@ class ByGradients(Head):
         from harness.training.loop import ProcessGroup, fit
         from harness.training.tasks import Classification
 
-        x, labels_N = torch.from_numpy(train.x), torch.from_numpy(train.labels_N)
-        task = Classification(lambda: self.module(train.x.shape[1:], classes), x, labels_N)
+        labels_N = torch.from_numpy(train.labels_N)
+        task = Classification(lambda: self.module(train.x.shape[1:], classes), train.x, labels_N)
         model = fit(task, config, seed, ProcessGroup(torch.device(device))).model
         return Fitted(model.eval().requires_grad_(False), regularisation)
 

@@ -1,8 +1,9 @@
 """The contract of a head: a classifier that is trained on frozen features."""
 
+import math
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -11,6 +12,7 @@ from pydantic import field_validator
 from harness.core.checks import refuse_duplicates
 from harness.core.config import Config, part_of, unkeyed
 from harness.core.registry import Registry
+from harness.features.lazy import BYTES_A_NUMBER, Features, batches
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,13 +34,24 @@ HEADS = Registry(
 class Labelled(NamedTuple):
     """Features with their labels."""
 
-    x: np.ndarray  # float32 [N, C, P, P] or [N, D], standardised by the training features
+    x: Features  # float32 [N, C, P, P] or [N, D], standardised by the training features
     labels_N: np.ndarray  # int64
 
     @property
+    def dimensions(self) -> int:
+        """The number of features of a sample."""
+        return math.prod(self.x.shape[1:])
+
+    @property
     def x_ND(self) -> np.ndarray:
-        """The features, flattened."""
-        return self.x.reshape(len(self.x), -1)
+        """All features at once, flattened."""
+        x: np.ndarray = self.x[:]
+        return x.reshape(len(x), -1)
+
+    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields all samples in order: features [B, D], flattened, and labels [B]."""
+        for place, x_B in batches(self.x):
+            yield x_B.reshape(len(x_B), -1), self.labels_N[place]
 
 
 class Fitted(NamedTuple):
@@ -47,20 +60,23 @@ class Fitted(NamedTuple):
     module: "nn.Module"  # features [N, C, P, P] to scores [N, classes]; the largest score is the prediction
     regularisation: float | None  # the strength chosen on validation, if any
 
-    def scores(self, x: np.ndarray, batch: int = 1024) -> np.ndarray:
-        """Returns scores [N, classes] of features in the shape of those that the head was trained on."""
+    def scores(self, x: Features, batch: int = 1024) -> np.ndarray:
+        """Returns scores [N, classes] of features in the shape of those that the head was trained on.
+
+        At most `batch` samples are read, and passed through the module, at a time.
+        """
         import torch
 
         place = next((one for one in [*self.module.parameters(), *self.module.buffers()]), torch.empty(0))
         kind = place.dtype if place.is_floating_point() else torch.float32
         with torch.inference_mode():
             parts = [
-                self.module(torch.from_numpy(x[begin : begin + batch]).to(place.device, kind)).cpu()
-                for begin in range(0, len(x), batch)
+                self.module(torch.from_numpy(x_B).to(place.device, kind)).cpu()
+                for _, x_B in batches(x, batch)
             ]
         return torch.cat(parts).numpy()
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
+    def predict(self, x: Features) -> np.ndarray:
         """Returns class numbers [N]."""
         return self.scores(x).argmax(1)
 
@@ -77,6 +93,7 @@ class Head(Config):
     trained_by_steps: ClassVar[bool] = (
         False  # `module` is trained by gradient descent: it can learn from a stream or be fine-tuned
     )
+    in_batches: ClassVar[bool] = False  # `fit` copes with features that are read: see there
 
     @field_validator("label")
     @classmethod
@@ -106,6 +123,13 @@ class Head(Config):
         """Estimated duration of `fit` on one CPU core; plans use it until there are measurements."""
         return 0.5
 
+    def working_bytes(self, samples: int, dimensions: int, classes: int) -> float:
+        """Returns about how much memory `fit` takes beside the features, for so many training samples.
+
+        Plans use it to refuse what `features.memory_gb` cannot hold. By default, a copy of the training features.
+        """
+        return BYTES_A_NUMBER * samples * dimensions
+
     @abstractmethod
     def module(self, shape: tuple[int, ...], classes: int) -> "nn.Module":
         """Returns the head before training: features [N, *shape] to scores [N, classes]; shape is (C, P, P) or (D,).
@@ -122,6 +146,10 @@ class Head(Config):
         class numbers below `classes`. A head must cope with a class that is absent from `train` or `validation`, and
         with training samples of a single class: an absent class keeps its column of scores, and the other classes
         are learnt as usual.
+
+        `train.x` and `validation.x` are arrays. If the head sets `in_batches`, they may be `LazyFeatures` instead,
+        which are read when they are indexed: the head goes over them in `batches`, or takes some by their numbers,
+        and keeps none, as there may be more than memory takes.
 
         All randomness comes from `seed`: the same arguments give the same weights on the same device, whatever the
         global random state of torch, NumPy and Python, which must not change. Neither may the samples. The result

@@ -42,10 +42,11 @@ class KNN(Head):
         from harness.features.heads.least_squares import refuse_infinite
         from harness.features.heads.neighbours import Neighbours
 
-        refuse_infinite(train.x)
-        module = Neighbours(math.prod(train.x.shape[1:]), classes, self.temperature)
-        module.remember(torch.from_numpy(train.x), torch.from_numpy(train.labels_N))
+        x_ND = train.x_ND
+        refuse_infinite(x_ND)
+        module = Neighbours(train.dimensions, classes, self.temperature)
+        module.remember(torch.from_numpy(x_ND), torch.from_numpy(train.labels_N))
         module = module.to(device)
         ks = sorted({min(k, len(train.labels_N)) for k in self.neighbours})
-        k = module.choose(torch.from_numpy(validation.x), torch.from_numpy(validation.labels_N), ks)
+        k = module.choose(torch.from_numpy(validation.x_ND), torch.from_numpy(validation.labels_N), ks)
         return Fitted(module, float(k))

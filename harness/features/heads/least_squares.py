@@ -5,14 +5,19 @@ targets Y [N, C], both centred, the weights minimise |Y - X W|^2 / N + strength 
 classes): scikit-learn's `Ridge` with alpha = strength * N.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from harness.features.lazy import Features, batches, places
+
 if TYPE_CHECKING:
     import torch
 
+DECOMPOSITION = 5  # memory of an eigendecomposition, in units of the matrix: measured 4, rounded up
+HELD_BYTES = 2**29  # largest size of features along their principal axes that are held; others are read again
 SMALLEST = 1e-15  # eigenvalues below this share of the largest are rounding errors
 
 
@@ -54,6 +59,11 @@ def targets(labels_N: np.ndarray, classes: int) -> np.ndarray:
     return np.where(labels_N[:, None] == np.arange(classes), 1.0, -1.0)
 
 
+def solving_bytes(samples: int, dimensions: int) -> float:
+    """Returns the bytes of X'X or XX', whichever is smaller, and of its eigendecomposition, in float64."""
+    return 8 * DECOMPOSITION * float(min(samples, dimensions)) ** 2
+
+
 def solve(
     gram_DD: np.ndarray, cross_DC: np.ndarray, n: int, strengths: Sequence[float], device: str = "cpu"
 ) -> Iterator[np.ndarray]:
@@ -85,24 +95,80 @@ def _solve(
 
 
 def solutions(
-    x_ND: np.ndarray, labels_N: np.ndarray, classes: int, strengths: Sequence[float], device: str = "cpu"
+    x: Features, labels_N: np.ndarray, classes: int, strengths: Sequence[float], device: str = "cpu"
 ) -> Iterator[Solution]:
-    """Yields a probe for each strength, from X'X [D, D] or XX' [N, N], whichever is smaller."""
+    """Yields a probe for each strength, from X'X [D, D] or XX' [N, N], whichever is smaller.
+
+    Features are read in batches: three times, or for XX' once for every two batches; and then once for each strength.
+    """
     import torch
 
-    refuse_infinite(x_ND)
-    n, where = len(x_ND), _double(device)
-    x = torch.as_tensor(x_ND, device=where).double()
-    y = torch.as_tensor(targets(labels_N, classes), device=where)
-    mean_D, mean_C = x.mean(0), y.mean(0)
-    x, y = x - mean_D, y - mean_C
-    if n > x.shape[1]:
-        found = _solve(x.T @ x, x.T @ y, n, strengths)
+    centred = Centred(x, device)
+    y = torch.as_tensor(targets(labels_N, classes), device=centred.device)
+    mean_C = y.mean(0)
+    y = y - mean_C
+    if centred.n > centred.dimensions:
+        found = _solve(centred.gram_DD(), centred.transposed(y), centred.n, strengths)
     else:  # (X'X + a)^-1 X' = X' (XX' + a)^-1
-        found = (x.T @ dual for dual in _solve(x @ x.T, y, n, strengths))
+        found = (centred.transposed(dual) for dual in _solve(centred.gram_NN(), y, centred.n, strengths))
     for strength, weights_DC in zip(strengths, found, strict=True):
-        intercept_C = mean_C - mean_D @ weights_DC
+        intercept_C = mean_C - centred.mean_D @ weights_DC
         yield Solution(strength, weights_DC.cpu().numpy(), intercept_C.cpu().numpy())
+
+
+class Centred:
+    """Features less their mean, X [N, D] in float64, of which a batch at a time is in memory."""
+
+    def __init__(self, x: Features, device: str) -> None:
+        """Reads the features for their mean. Raises `FloatingPointError` if they are not finite."""
+        import torch
+
+        self.n, self.dimensions = len(x), math.prod(x.shape[1:])
+        self.device = _double(device)
+        self.mean_D = torch.zeros(self.dimensions, dtype=torch.float64, device=self.device)
+        self._x = x
+        for _, x_BD in batches(x):
+            refuse_infinite(x_BD)
+            self.mean_D += self._double(x_BD).sum(0)
+        self.mean_D /= self.n
+
+    def batches(self) -> "Iterator[tuple[slice, torch.Tensor]]":
+        """Yields all samples in order, as (place, features [B, D])."""
+        for place in places(self._x):
+            yield place, self._at(place)
+
+    def gram_DD(self) -> "torch.Tensor":
+        """Returns X'X."""
+        gram_DD = self.mean_D.new_zeros(self.dimensions, self.dimensions)
+        for _, x_BD in self.batches():
+            gram_DD.addmm_(x_BD.T, x_BD)
+        return gram_DD
+
+    def gram_NN(self) -> "torch.Tensor":
+        """Returns XX'."""
+        gram_NN = self.mean_D.new_empty(self.n, self.n)
+        for place, x_AD in self.batches():
+            gram_NN[place, place] = x_AD @ x_AD.T
+            for before in places(self._x):
+                if before.start < place.start:
+                    gram_NN[place, before] = x_AD @ self._at(before).T
+                    gram_NN[before, place] = gram_NN[place, before].T
+        return gram_NN
+
+    def transposed(self, y_NC: "torch.Tensor") -> "torch.Tensor":
+        """Returns X'Y [D, C]."""
+        product_DC = self.mean_D.new_zeros(self.dimensions, y_NC.shape[1])
+        for place, x_BD in self.batches():
+            product_DC.addmm_(x_BD.T, y_NC[place])
+        return product_DC
+
+    def _at(self, place: slice) -> "torch.Tensor":
+        return self._double(self._x[place]) - self.mean_D
+
+    def _double(self, x_B: np.ndarray) -> "torch.Tensor":
+        import torch
+
+        return torch.as_tensor(x_B, device=self.device).double().flatten(1)
 
 
 def _double(device: str) -> str:

@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 from harness.core.errors import UserError
 from harness.features.config import FeaturesConfig
 from harness.features.heads.head import Head, learns_by_gradients
-from harness.features.stages import ACTIVATIONS, BYTES_A_NUMBER, Tap
+from harness.features.lazy import BYTES_A_NUMBER
+from harness.features.stages import ACTIVATIONS, Tap
 from harness.models.backbones.backbone import BackbonePlan
 from harness.training.config import TrainConfig
 
