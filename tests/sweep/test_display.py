@@ -49,7 +49,6 @@ def test_counts_best_and_failures_are_shown(kind, plan, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     with kind(plan, stream) as display:
-        display.trials_begin()
         display.running(2)
         display.working("backbone", "abcdefgh", Progress(5, 10, loss=0.5, rate=99.7, seconds_left=9.1))
         display.outcome(plan.trials[0], outcome(plan.trials[0], 0.25))
@@ -70,7 +69,6 @@ def test_counts_best_and_failures_are_shown(kind, plan, monkeypatch):
 def test_plain_lines_are_few(plan):
     stream = io.StringIO()
     with Display(plan, stream) as display:
-        display.trials_begin()
         for _ in range(100):
             display.working("backbone", "abcdefgh", Progress(5, 10, loss=0.5))
         for _ in range(2):
