@@ -118,12 +118,12 @@ class Display:
         self.state.work.pop((kind, key), None)
         self.say(f"{short_name(kind, key)}: made in {duration(seconds)}")
 
-    def stage_failed(self, kind: str, key: str, error: str, lost: int) -> None:
-        """Shows the last line of a failed stage's traceback; its trials' rows hold all of it.
+    def given_up(self, stages: int) -> None:
+        """Counts stages that will not be made: a failed one and those that need it."""
+        self.state.stages_failed += stages
 
-        `lost` counts the stages that cannot be made now: this one and those that need it.
-        """
-        self.state.stages_failed += lost
+    def stage_failed(self, kind: str, key: str, error: str) -> None:
+        """Shows the last line of a failed stage's traceback; its trials' rows hold all of it."""
         self.state.work.pop((kind, key), None)
         last = without_secrets(error.strip().splitlines()[-1])
         self.say(f"failed: {short_name(kind, key)}: {last}")

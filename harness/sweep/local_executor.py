@@ -46,7 +46,8 @@ class LocalExecutor:
 def note(stage: Stage, result: float | str, schedule: Schedule, display: Display) -> None:
     """Tells `schedule` and `display` what became of a stage: `result` is what `made` returned."""
     if isinstance(result, str):
-        display.stage_failed(stage.kind, stage.key, result, schedule.failed(stage, result))
+        display.stage_failed(stage.kind, stage.key, result)
+        display.given_up(schedule.failed(stage, result))
     else:
         display.stage_made(stage.kind, stage.key, result)
         schedule.made(stage)
