@@ -19,7 +19,7 @@ from harness.sweep.local_executor import made, note
 from harness.sweep.schedule import Schedule
 
 SECONDS_BETWEEN_LOOKS = 0.1  # at tasks
-SECONDS_BETWEEN_COUNTS = 1.0  # of the cluster's CPUs, and of what tasks report
+SECONDS_BETWEEN_COUNTS = 1.0  # at the cluster's CPUs, and at what tasks report
 
 
 class StageTasks:
@@ -62,14 +62,15 @@ class StageTasks:
         if now - self._looked < SECONDS_BETWEEN_LOOKS:
             return
         self._looked = now
-        if now - self._counted >= SECONDS_BETWEEN_COUNTS:
+        running = list(self._running)
+        ended = ray.wait(running, num_returns=len(running), timeout=0)[0] if running else []
+        if ended or now - self._counted >= SECONDS_BETWEEN_COUNTS:
             self._counted = now
             self._capacity = capacity()
-            for update in self._progress.take():
+            for update in self._progress.take():  # before the end of what they are about
                 self._display.working(*update)
-        if self._running:
-            for reference in ray.wait(list(self._running), num_returns=len(self._running), timeout=0)[0]:
-                self._end(reference)
+        for reference in ended:
+            self._end(reference)
         if self._here is not None and self._here[0].done():
             future, stage = self._here
             self._here = None
