@@ -83,7 +83,8 @@ def _train_on_ray(factory: str, stage: Stage, config: TrainConfig, seed: int, co
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": 1, "GPU": STAGE_GPU} if use_gpu else None,
+            # Ray Train counts how many workers of an elastic run fit, and with shares of a GPU it counts too many.
+            resources_per_worker={"GPU": STAGE_GPU} if use_gpu and isinstance(workers, int) else None,
         ),
         run_config=RunConfig(
             name=f"{stage.kind}-{stage.key}",
