@@ -74,8 +74,9 @@ class State:
         """Everything in one line."""
         best = "".join(f"; {text}" for text in self.bests)
         stages = "" if self.only_trials else f"{self.stages}; "
+        running = min(self.running, self.total - self.ended)
         return (
-            f"{stages}trials {self.done}/{self.total} done, {self.running} running, {self.failed} failed{best}; "
+            f"{stages}trials {self.done}/{self.total} done, {running} running, {self.failed} failed{best}; "
             f"{self.left} left"
         )
 
@@ -188,7 +189,7 @@ class LiveDisplay(Display):
         stages = Text(state.stages)
         work = [
             Text(working_line(*stage, update), overflow="ellipsis", no_wrap=True)
-            for stage, update in state.work.items()
+            for stage, update in list(state.work.items())  # it changes while this thread draws
         ]
         best = [Text(text) for text in state.bests]
         return Group(stages, *work, table, *best)

@@ -129,7 +129,6 @@ class _Recorder(tune.Callback):
         self._keep(failure(self._schedule.trials[trial.config["key"]], self._context.provenance, reason))
 
     def _keep(self, outcome: Outcome) -> None:
-        self._display.running(len(self._running))
         with _not_of_a_trial():
             self._record(outcome)
 
