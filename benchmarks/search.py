@@ -167,7 +167,7 @@ def chosen(search: Search, context: Context, measured: dict[str, Measured]) -> l
 
 def drawn(search: Search, values: Mapping[str, float | None], seed: int) -> list[Trial]:
     """Returns the trials that an Optuna search requests, in order."""
-    searcher: Any = searcher_for(search, seed, lambda: 1)
+    searcher: Any = searcher_for(search, seed)
     by_key = {trial.key: trial for trial in search.candidates}
     asked = []
     for count in range(search.budget):

@@ -25,6 +25,10 @@ from harness.core.rows import Outcome
 from harness.core.threads import one_thread
 
 MAKE_ATTEMPTS = 3
+STAGE_GPU, TRIAL_GPU = (
+    0.75,
+    0.25,
+)  # of a GPU, for each process: a stage and a small trial share one, or four trials
 
 
 def short_name(kind: str, key: str) -> str:

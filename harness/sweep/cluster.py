@@ -35,6 +35,7 @@ QUIET = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_task_oom_retries": "0",  # we retry what ran out of memory, but not forever
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # interrupts are handled in one place
+    "TUNE_MAX_PENDING_TRIALS_PG": "200",  # with a searcher Tune would start one process after the other
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a retried trial is one line, a failed one a row
 }
 

@@ -29,19 +29,38 @@ class State:
     done: int = 0
     failed: int = 0
     running: int = 0
-    began: float | None = None  # when trials began
     best: dict[tuple[str, str], tuple[float, str]] = field(default_factory=dict)  # by study and objective
     work: dict[tuple[str, str], Progress | str] = field(default_factory=dict)  # by the stage's kind and key
     stages_total: int = 0
     stages_done: int = 0
+    stages_failed: int = 0  # or not made because one that they need failed
+    paced: tuple[float, int] | None = None  # when only trials were left, and how many had ended
+
+    @property
+    def ended(self) -> int:
+        """How many trials have ended."""
+        return self.done + self.failed
+
+    @property
+    def only_trials(self) -> bool:
+        """Whether there are no more stages to make."""
+        return self.stages_done + self.stages_failed >= self.stages_total
 
     @property
     def left(self) -> str:
-        """The time left for trials, at the pace so far."""
-        if self.began is None or self.done + self.failed < 2:
+        """The time left once all stages are made, at the pace of the trials since then."""
+        if self.total == self.ended:
+            return duration(0)
+        if self.paced is None or self.ended < self.paced[1] + 2:
             return "?"
-        pace = (time.monotonic() - self.began) / (self.done + self.failed)
-        return duration(pace * (self.total - self.done - self.failed))
+        began, before = self.paced
+        return duration((time.monotonic() - began) / (self.ended - before) * (self.total - self.ended))
+
+    @property
+    def stages(self) -> str:
+        """How many stages are made, empty if there are none to make."""
+        failed = f", {self.stages_failed} failed" if self.stages_failed else ""
+        return f"stages {self.stages_done}/{self.stages_total} made{failed}" if self.stages_total else ""
 
     @property
     def bests(self) -> list[str]:
@@ -54,11 +73,10 @@ class State:
     def line(self) -> str:
         """Everything in one line."""
         best = "".join(f"; {text}" for text in self.bests)
-        stages = (
-            f"stages {self.stages_done}/{self.stages_total}; " if self.stages_done < self.stages_total else ""
-        )
+        stages = "" if self.only_trials else f"{self.stages}; "
+        running = min(self.running, self.total - self.ended)
         return (
-            f"{stages}trials {self.done}/{self.total} done, {self.running} running, {self.failed} failed{best}; "
+            f"{stages}trials {self.done}/{self.total} done, {running} running, {self.failed} failed{best}; "
             f"{self.left} left"
         )
 
@@ -101,18 +119,21 @@ class Display:
         self.state.work.pop((kind, key), None)
         self.say(f"{short_name(kind, key)}: made in {duration(seconds)}")
 
+    def given_up(self, stages: int) -> None:
+        """Counts stages that will not be made: a failed one and those that need it."""
+        self.state.stages_failed += stages
+
     def stage_failed(self, kind: str, key: str, error: str) -> None:
         """Shows the last line of a failed stage's traceback; its trials' rows hold all of it."""
+        self.state.work.pop((kind, key), None)
         last = without_secrets(error.strip().splitlines()[-1])
         self.say(f"failed: {short_name(kind, key)}: {last}")
-
-    def trials_begin(self) -> None:
-        """Starts the clock for trials."""
-        self.state.began = time.monotonic()
 
     def running(self, count: int) -> None:
         """Sets how many trials are running."""
         self.state.running = count
+        if self.state.paced is None and self.state.only_trials and count:
+            self.state.paced = time.monotonic(), self.state.ended
 
     def outcome(self, trial: Trial, outcome: Outcome) -> None:
         """Counts a trial that has ended."""
@@ -128,7 +149,7 @@ class Display:
                 name = trial.study, trial.objective
                 best = state.best.get(name, (float("-inf"), ""))
                 state.best[name] = max(best, (value, describe(trial.axes)), key=lambda pair: pair[0])
-        self._paced(("trials", ""), state.line(), last=state.done + state.failed == state.total)
+        self._paced(("trials", ""), state.line(), last=state.ended == state.total)
 
     def _paced(self, what: tuple[str, str], line: str, last: bool) -> None:
         now = time.monotonic()
@@ -165,10 +186,10 @@ class LiveDisplay(Display):
         for name in ("done", "running", "failed", "left"):
             table.add_column(name, justify="right")
         table.add_row(f"{state.done}/{state.total}", str(state.running), str(state.failed), state.left)
-        stages = Text(f"stages {state.stages_done}/{state.stages_total}" if state.stages_total else "")
+        stages = Text(state.stages)
         work = [
             Text(working_line(*stage, update), overflow="ellipsis", no_wrap=True)
-            for stage, update in state.work.items()
+            for stage, update in list(state.work.items())  # it changes while this thread draws
         ]
         best = [Text(text) for text in state.bests]
         return Group(stages, *work, table, *best)

@@ -1,68 +1,64 @@
-"""Does all work in this process: for `--debug`, and for stages that read this machine's files."""
+"""Does all work in this process, for `--debug`."""
 
 import errno
 import os
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from harness.core.errors import full_disk_explained
 from harness.core.rows import Outcome
-from harness.core.stages import Context, Stage, Trial, objective, run
+from harness.core.stages import Context, Stage, objective, run
 from harness.sweep.display import Display
+from harness.sweep.schedule import Schedule
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 Record = Callable[[Outcome], None]
 
 
 class LocalExecutor:
-    """Runs stages and trials one after the other; `harness.sweep.ray_executor` runs them in parallel."""
-
-    def at_once(self) -> int:
-        """Returns how many trials may run at the same time."""
-        return 1
+    """Makes stages and runs trials one after the other; `harness.sweep.ray_executor` does so in parallel."""
 
     def __init__(self, context: Context, display: Display) -> None:
         self._context, self._display = context, display
 
-    def make(self, stages: Sequence[Stage]) -> dict[str, str]:
-        """Makes stages one after the other. Returns the tracebacks of failed ones by `Stage.job`."""
-        errors: dict[str, str] = {}
-        for stage in stages:
-            error = inherited(stage, errors)
-            began = time.monotonic()
-            if error is None:
-                error = made(stage, self._context)
-                if error is None:
-                    self._display.stage_made(stage.kind, stage.key, time.monotonic() - began)
-                else:
-                    self._display.stage_failed(stage.kind, stage.key, error)
-            if error is not None:
-                errors[stage.job] = error
-        return errors
+    def run(self, schedule: Schedule, record: Record) -> None:
+        """Makes the stages of `schedule` and runs its trials; calls `record` with each outcome.
 
-    def run(self, trials: Sequence[Trial], record: Record, searcher: Any = None, samples: int = 1) -> None:
-        """Runs all of `trials`, or `samples` that `searcher` suggests, and calls `record` with each outcome."""
+        What can run runs before another stage is made, so that results come early and an interrupt loses little.
+        """
         from harness.training.device import describe_device, pick_device
 
         device = describe_device(pick_device(self._context))
-        by_key = {trial.key: trial for trial in trials}
-        for count in range(samples if searcher else len(trials)):
-            asked = searcher.suggest(str(count)) if searcher else {"key": trials[count].key}
-            if not isinstance(asked, dict):  # the search ended before using up its budget
+        while True:
+            if (trial := schedule.next_trial()) is not None:
+                self._display.running(1)
+                outcome = run(trial, self._context, device)
+                self._display.running(0)
+                record(outcome)
+                schedule.ended(trial, objective(trial, outcome))
+            elif (stage := schedule.next_stage()) is not None:
+                note(stage, made(stage, self._context), schedule, self._display)
+            else:
                 return
-            trial = by_key[asked["key"]]
-            self._display.running(1)
-            outcome = run(trial, self._context, device)
-            self._display.running(0)
-            record(outcome)
-            if searcher:
-                searcher.on_trial_complete(str(count), {"objective": objective(trial, outcome)})
 
 
-def made(stage: Stage, context: Context) -> str | None:
-    """Makes a stage; returns the traceback if it fails. Raises `FullDisk` if all stages would fail likewise."""
+def note(stage: Stage, result: float | str, schedule: Schedule, display: Display) -> None:
+    """Tells `schedule` and `display` what became of a stage: `result` is what `made` returned."""
+    if isinstance(result, str):
+        display.stage_failed(stage.kind, stage.key, result)
+        display.given_up(schedule.failed(stage, result))
+    else:
+        display.stage_made(stage.kind, stage.key, result)
+        schedule.made(stage)
+
+
+def made(stage: Stage, context: Context) -> float | str:
+    """Makes a stage and returns the seconds that it took, or the traceback if it failed.
+
+    Raises `FullDisk` if all stages would fail likewise.
+    """
+    began = time.monotonic()
     try:
         context.ensure(stage)
     except Exception as error:
@@ -73,9 +69,4 @@ def made(stage: Stage, context: Context) -> str | None:
                     if os.strerror(code) in str(error):
                         raise OSError(code, os.strerror(code)) from error
         return traceback.format_exc()
-    return None
-
-
-def inherited(stage: Stage, errors: dict[str, str]) -> str | None:
-    """Returns the error of a failed stage that `stage` needs, None if there is none."""
-    return next((errors[need.job] for need in stage.before if need.job in errors), None)
+    return time.monotonic() - began

@@ -1,94 +1,142 @@
-"""Makes stages as Ray tasks: all ready ones are submitted at once, so that machines that join find work."""
+"""Makes the stages of a schedule as Ray tasks, beside the trials that Ray Tune runs."""
 
 import time
 import traceback
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for_thread
+from threading import Thread
 from typing import Any
 
 import ray
 
 from harness.core.errors import FullDisk
-from harness.core.stages import Context, Stage
-from harness.sweep.cluster import CRASHES, LOSSES, ProgressQueue, beside_driver, capacity
+from harness.core.stages import STAGE_GPU, Context, Stage
+from harness.sweep.balance import Room, room
+from harness.sweep.cluster import CRASHES, LOSSES, Capacity, ProgressQueue, beside_driver, capacity
 from harness.sweep.display import Display
-from harness.sweep.local_executor import LocalExecutor, inherited, made
+from harness.sweep.local_executor import made, note
+from harness.sweep.schedule import Schedule
 
-SECONDS_BETWEEN_LOOKS = 0.5
-IN_FLIGHT = 2000  # tasks submitted to Ray at a time; an autoscaler sees the pending ones
+SECONDS_BETWEEN_LOOKS = 0.1  # at tasks
+SECONDS_BETWEEN_COUNTS = 1.0  # at the cluster's CPUs, and at what tasks report
 
 
-def make_on_ray(
-    stages: Sequence[Stage], context: Context, display: Display, progress: ProgressQueue
-) -> dict[str, str]:
-    """Makes stages as Ray tasks, each as soon as the stages it needs exist. Returns tracebacks by job.
+class StageTasks:
+    """Makes stages in the order of a schedule. All its methods return soon and are called by one thread."""
 
-    Raises `FullDisk`.
-    """
-    errors = LocalExecutor(context, display).make([stage for stage in stages if stage.local])
-    waiting = [stage for stage in stages if not stage.local]
-    open_jobs = {stage.job for stage in waiting}
-    shared = ray.put(context)
-    lost: Counter[tuple[str, bool]] = Counter()  # by job, and by whether its machine was lost
-    running: dict[Any, tuple[Stage, float]] = {}
-    while waiting or running:
-        for stage in list(waiting):
-            error = inherited(stage, errors)
-            if error is not None:
-                errors[stage.job] = error
-                open_jobs.discard(stage.job)
-            elif any(need.job in open_jobs for need in stage.before) or len(running) >= IN_FLIGHT:
-                continue
+    def __init__(
+        self, schedule: Schedule, context: Context, display: Display, progress: ProgressQueue
+    ) -> None:
+        self._schedule, self._context, self._display, self._progress = schedule, context, display, progress
+        self._shared = ray.put(context)
+        self._lost: Counter[tuple[str, bool]] = Counter()  # by job, and by whether its machine was lost
+        self._running: dict[Any, Stage] = {}
+        self._local: deque[Stage] = deque()  # stages that read this machine's files: made here, one by one
+        self._here: tuple[Future[float | str], Stage] | None = None
+        self._looked = self._counted = 0.0
+        self._capacity = Capacity(1, 0.0)
+        self.step()
+
+    @property
+    def room(self) -> Room:
+        """How many stages and trials Ray may have at the moment."""
+        return room(self._capacity, len(self._running) + self._schedule.stages_ready)
+
+    def wait(self) -> None:
+        """Waits for a stage to end, but not long, and takes a step."""
+        if self._running:
+            ray.wait(list(self._running), timeout=SECONDS_BETWEEN_COUNTS / 2)
+        elif self._here is not None:
+            wait_for_thread([self._here[0]], timeout=SECONDS_BETWEEN_COUNTS / 2)
+        self._looked = 0.0
+        self.step()
+
+    def step(self, hold: bool = False) -> None:
+        """Tells the schedule what has ended since the last step, and submits what can be made now.
+
+        With `hold` nothing is submitted, since a trial waits for a CPU: Ray gives one to queued tasks first. Raises
+        `FullDisk`.
+        """
+        now = time.monotonic()
+        if now - self._looked < SECONDS_BETWEEN_LOOKS:
+            return
+        self._looked = now
+        running = list(self._running)
+        ended = ray.wait(running, num_returns=len(running), timeout=0)[0] if running else []
+        if ended or now - self._counted >= SECONDS_BETWEEN_COUNTS:
+            self._counted = now
+            self._capacity = capacity()
+            for update in self._progress.take():  # before the end of what they are about
+                self._display.working(*update)
+        for reference in ended:
+            self._end(reference)
+        if self._here is not None and self._here[0].done():
+            future, stage = self._here
+            self._here = None
+            note(stage, future.result(), self._schedule, self._display)
+        if not hold:
+            self._submit()
+
+    def _submit(self) -> None:
+        while len(self._running) < self.room.stages:
+            stage = self._schedule.next_stage()
+            if stage is None:
+                break
+            if stage.local:
+                self._local.append(stage)
             else:
-                running[_submit(stage, context, shared)] = (stage, time.monotonic())
-            waiting.remove(stage)
-        ready = _ended(list(running))
-        for update in progress.take():
-            display.working(*update)
-        for reference in ready:
-            stage, began = running.pop(reference)
-            try:
-                error = ray.get(reference)
-            except ray.exceptions.RayError as failure:
-                machine = isinstance(failure, ray.exceptions.NodeDiedError)
-                lost[stage.job, machine] += 1
-                if lost[stage.job, machine] <= (LOSSES if machine else CRASHES):
-                    what = "its machine was lost" if machine else "its process died"
-                    display.say(f"{stage.short_name}: {what}; retrying")
-                    waiting.insert(0, stage)
-                    continue
-                error = f"{type(failure).__name__}: {failure}"
-            if isinstance(error, FullDisk):
-                raise error
-            open_jobs.discard(stage.job)
-            if error is None:
-                display.stage_made(stage.kind, stage.key, time.monotonic() - began)
-            else:
-                errors[stage.job] = error
-                display.stage_failed(stage.kind, stage.key, error)
-    return errors
+                self._running[self._task(stage)] = stage
+        if self._local and self._here is None:
+            stage = self._local.popleft()
+            self._here = (_in_thread(stage, self._context), stage)
+
+    def _task(self, stage: Stage) -> Any:
+        """Submits a task for `stage`. One that only waits for Ray Train's workers takes no CPU from them."""
+        if stage.trains:
+            # If the machine of a Train controller is lost, its placement group stays and blocks the next controller.
+            place: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": beside_driver()}
+        else:
+            gpus = self._context.accelerators and self._capacity.gpus > 0
+            place = {"num_cpus": 1, "num_gpus": STAGE_GPU if gpus else 0}
+        return _make.options(name=stage.short_name, max_retries=0, **place).remote(stage, self._shared)
+
+    def _end(self, reference: Any) -> None:
+        """Takes the result of a task, or submits it again if its process or machine was lost."""
+        stage = self._running.pop(reference)
+        try:
+            result = ray.get(reference)
+        except ray.exceptions.RayError as failure:
+            machine = isinstance(failure, ray.exceptions.NodeDiedError)
+            self._lost[stage.job, machine] += 1
+            if self._lost[stage.job, machine] <= (LOSSES if machine else CRASHES):
+                what = "its machine was lost" if machine else "its process died"
+                self._display.say(f"{stage.short_name}: {what}; retrying")
+                self._schedule.again(stage)
+                return
+            result = f"{type(failure).__name__}: {failure}"
+        if isinstance(result, FullDisk):
+            raise result
+        note(stage, result, self._schedule, self._display)
 
 
-def _ended(running: list[Any]) -> list[Any]:
-    """Waits briefly for a task to end, and returns all that have ended."""
-    if not running or not ray.wait(running, timeout=SECONDS_BETWEEN_LOOKS)[0]:
-        return []
-    return ray.wait(running, num_returns=len(running), timeout=0)[0]
+def _in_thread(stage: Stage, context: Context) -> "Future[float | str]":
+    """Makes a stage in a thread that does not keep the process from ending."""
+    future: Future[float | str] = Future()
 
+    def work() -> None:
+        try:
+            future.set_result(made(stage, context))
+        except BaseException as error:
+            future.set_exception(error)
 
-def _submit(stage: Stage, context: Context, shared: Any) -> Any:
-    """Submits a task for `stage`. One that only waits for Ray Train's workers takes no CPU from them."""
-    if stage.trains:
-        # If the machine of a Train controller is lost, its placement group stays and blocks the next controller.
-        place: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": beside_driver()}
-    else:
-        place = {"num_cpus": 1, "num_gpus": float(context.accelerators and capacity().gpus > 0)}
-    return _make.options(name=stage.short_name, max_retries=0, **place).remote(stage, shared)
+    Thread(target=work, daemon=True).start()
+    return future
 
 
 @ray.remote
-def _make(stage: Stage, context: Context) -> str | FullDisk | None:
-    """Makes one stage; returns the error if it fails, so that only lost processes are retried."""
+def _make(stage: Stage, context: Context) -> float | str | FullDisk:
+    """Makes one stage as `made` does; returns the error if it fails, so that only lost processes are retried."""
     try:
         context.store.storage.check_seen()
         return made(stage, context)

@@ -1,36 +1,30 @@
 """Does all work on a Ray cluster: stages as tasks, trials with Ray Tune."""
 
-from collections.abc import Sequence
-from typing import Any
-
-from harness.core.stages import Context, Stage, Trial
-from harness.sweep.cluster import ProgressQueue, capacity
+from harness.core.stages import Context
+from harness.sweep.cluster import ProgressQueue
 from harness.sweep.display import Display
 from harness.sweep.local_executor import Record
-from harness.sweep.prepare import make_on_ray
-from harness.sweep.tuning import run_trials
+from harness.sweep.prepare import StageTasks
+from harness.sweep.schedule import Schedule
+from harness.sweep.tuning import TuneRuns
 
 
 class RayExecutor:
-    """Runs on the connected cluster; has the same methods as `harness.sweep.local_executor.LocalExecutor`."""
+    """Runs on the connected cluster; has the same method as `harness.sweep.local_executor.LocalExecutor`."""
 
     def __init__(self, context: Context, display: Display) -> None:
         self._context, self._display, self._progress = context, display, ProgressQueue()
         context.say = self._progress
 
-    def make(self, stages: Sequence[Stage]) -> dict[str, str]:
-        """Makes stages, each as early as possible. Returns the tracebacks of failed ones by `Stage.job`."""
-        return make_on_ray(stages, self._context, self._display, self._progress)
+    def run(self, schedule: Schedule, record: Record) -> None:
+        """Makes the stages of `schedule` and runs its trials; calls `record` with each outcome, in this thread.
 
-    @staticmethod
-    def at_once() -> int:
-        """Returns how many trials may run or wait: twice the slots, since an actor is reused only if the next trial
-        is known when the previous one ends.
-
-        Tune pickles the searcher, which holds this function; a bound method would include the display.
+        Stages are made whether or not Tune runs; Tune runs while there are trials.
         """
-        return 2 * capacity().slots
-
-    def run(self, trials: Sequence[Trial], record: Record, searcher: Any = None, samples: int = 1) -> None:
-        """Runs all of `trials`, or `samples` that `searcher` suggests, and calls `record` with each outcome."""
-        run_trials(trials, self._context, record, self._display, self._progress, searcher, samples)
+        stages = StageTasks(schedule, self._context, self._display, self._progress)
+        trials = TuneRuns(schedule, stages, self._context, self._display, record)
+        while not schedule.finished:
+            if schedule.trials_ready:
+                trials.run()
+            else:
+                stages.wait()

@@ -1,7 +1,7 @@
 """Runs an experiment: plan, stages, trials, tables."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,6 +17,7 @@ from harness.data.dataset import Images
 from harness.sweep.display import Display, open_display
 from harness.sweep.local_executor import LocalExecutor, Record
 from harness.sweep.plan import Plan, make_plan
+from harness.sweep.schedule import Schedule
 from harness.sweep.search_plan import Search
 from harness.sweep.studies import tables as declared_tables
 
@@ -73,7 +74,7 @@ def _sweep(
         )
         if plan.to_run:
             stack.callback(journal.compact)
-            _fill(plan, context, _recorder(plan, journal, display), display, executor)
+            _fill(plan, context, _recorder(plan, journal, display), executor)
     state = display.state
     return {
         **plan.summary(),
@@ -112,38 +113,15 @@ def _executor(
         yield RayExecutor(context, display)
 
 
-def _fill(plan: Plan, context: Context, record: Record, display: Display, executor: Any) -> None:
-    """Makes the stages, then runs the trials."""
-    errors = executor.make(plan.stages)
-    display.trials_begin()
-    executor.run(_able(plan.missing, errors, context, record), record)
-    for search in _able_searches(plan, errors, context, record):
+def _fill(plan: Plan, context: Context, record: Record, executor: Any) -> None:
+    """Makes the stages and runs the trials and searches, each as soon as it can."""
+
+    def searcher(search: Search) -> Any:
         from harness.sweep.searchers import searcher_for
 
-        searcher = searcher_for(search, plan.experiment.seed, executor.at_once)
-        executor.run(search.candidates, record, searcher, search.budget)
+        return searcher_for(search, plan.experiment.seed)
 
+    def unable(trial: Trial, error: str) -> None:
+        record(failure(trial, context.provenance, error))
 
-def _able(trials: Sequence[Trial], errors: dict[str, str], context: Context, record: Record) -> list[Trial]:
-    """Returns the trials whose stages exist; records the others as failed, with the stage's error."""
-    able = []
-    for trial in trials:
-        reason = next((error for stage in trial.stages if (error := errors.get(stage.job))), None)
-        if reason is None:
-            able.append(trial)
-        else:
-            record(failure(trial, context.provenance, reason))
-    return able
-
-
-def _able_searches(plan: Plan, errors: dict[str, str], context: Context, record: Record) -> list[Search]:
-    """Returns the searches without candidates whose stages failed, which are recorded as failed."""
-    searches = []
-    for search in plan.searches:
-        fresh = _able(
-            [trial for trial in search.candidates if trial.key not in search.known], errors, context, record
-        )
-        known = [trial for trial in search.candidates if trial.key in search.known]
-        if fresh:
-            searches.append(search._replace(candidates=known + fresh, budget=min(search.budget, len(fresh))))
-    return searches
+    executor.run(Schedule(plan.missing, plan.stages, plan.searches, searcher=searcher, unable=unable), record)

@@ -1,6 +1,5 @@
 """Searchers: Optuna or the study itself chooses which trials to run. Only this file of `sweep` imports Optuna."""
 
-from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -19,22 +18,21 @@ REPEATS = 100  # known suggestions in a row before a setting is drawn at random
 SAMPLERS = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
 
 
-def searcher_for(search: Search, seed: int, at_once: Callable[[], int]) -> Searcher:
-    """Returns the searcher that suggests trials of `search` to Tune or to the local executor."""
-    return ChosenSearcher(search, at_once) if search.chooser else GridSearcher(search, seed, at_once)
+def searcher_for(search: Search, seed: int) -> Searcher:
+    """Returns the searcher that suggests trials of `search`."""
+    return ChosenSearcher(search) if search.chooser else GridSearcher(search, seed)
 
 
 class ChosenSearcher(Searcher):
     """Asks the study's chooser, which decides again whenever a trial ends."""
 
-    def __init__(self, search: Search, at_once: Callable[[], int] = lambda: 1) -> None:
-        """`at_once` returns how many trials may run; it is called each time."""
+    def __init__(self, search: Search) -> None:
         super().__init__(metric=METRIC, mode="max")
         assert search.chooser is not None
-        self._chooser, self._at_once = search.chooser, at_once
+        self._chooser = search.chooser
         self._keys = {trial.key for trial in search.candidates}
         self._known = dict(search.known)
-        self._running: dict[str, str] = {}  # keys by Tune's trial id
+        self._running: dict[str, str] = {}  # keys by the name of the suggestion
 
     def suggest(self, trial_id: str) -> Any:
         """Returns {"key": a trial's key}; None while the next step has to wait for running trials."""
@@ -45,7 +43,7 @@ class ChosenSearcher(Searcher):
         if not asked:
             return Searcher.FINISHED
         fresh = [key for key in asked if key not in self._running.values()]
-        if not fresh or len(self._running) >= self._at_once():
+        if not fresh:
             return None
         self._running[trial_id] = fresh[0]
         return {"key": fresh[0]}
@@ -72,16 +70,14 @@ class GridSearcher(Searcher):
     trial ends, and never runs again; this is also how an interrupted search resumes.
     """
 
-    def __init__(self, search: Search, seed: int, at_once: Callable[[], int] = lambda: 1) -> None:
-        """`at_once` returns how many trials may run; it is called each time, since machines come and go."""
+    def __init__(self, search: Search, seed: int) -> None:
         super().__init__(metric=METRIC, mode="max")
-        self._at_once = at_once
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._axes = search.axes
         self._by_axes = {self._place(trial.axes): trial for trial in search.candidates}
         self._known = dict(search.known)
         self._left = search.budget
-        self._running: dict[str, Trial] = {}  # by Tune's trial id
+        self._running: dict[str, Trial] = {}  # by the name of the suggestion
         self._asked: dict[str, list[str]] = {}  # names of Optuna's unanswered suggestions, by key
         self._count = 0
         self._draw = rng(seed, "search", search.study)
@@ -101,8 +97,6 @@ class GridSearcher(Searcher):
         """Returns {"key": a trial's key} for a setting that is neither known nor running."""
         if self._left <= 0:
             return Searcher.FINISHED
-        if len(self._running) >= self._at_once():
-            return None
         trial = self._ask()
         self._left -= 1
         self._running[trial_id] = trial

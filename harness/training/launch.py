@@ -17,7 +17,7 @@ from torch import nn
 from harness.core.artifacts import MANIFEST
 from harness.core.leftovers import scratch_folder
 from harness.core.registry import load_attribute
-from harness.core.stages import Context, Stage
+from harness.core.stages import STAGE_GPU, Context, Stage
 from harness.core.threads import one_thread
 from harness.training import checkpoint
 from harness.training.checkpoints import Checkpoints
@@ -70,6 +70,7 @@ def _train_on_ray(factory: str, stage: Stage, config: TrainConfig, seed: int, co
     workers = config.workers if isinstance(config.workers, int) else (config.workers[0], config.workers[-1])
     # Ray Train only starts, watches and restarts the workers. Its own notes of a run are of no use to a later one.
     notes = scratch_folder(Path(tempfile.gettempdir()), "harness-train-")
+    use_gpu = context.accelerators and ray.cluster_resources().get("GPU", 0) > 0
     trainer = TorchTrainer(
         _work,
         train_loop_config={
@@ -80,7 +81,10 @@ def _train_on_ray(factory: str, stage: Stage, config: TrainConfig, seed: int, co
             "context": context,
         },
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=context.accelerators and ray.cluster_resources().get("GPU", 0) > 0
+            num_workers=workers,
+            use_gpu=use_gpu,
+            # Ray Train counts how many workers of an elastic run fit, and with shares of a GPU it counts too many.
+            resources_per_worker={"GPU": STAGE_GPU} if use_gpu and isinstance(workers, int) else None,
         ),
         run_config=RunConfig(
             name=f"{stage.kind}-{stage.key}",

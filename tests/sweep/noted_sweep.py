@@ -12,6 +12,7 @@ from harness.core.row_store import RowStore
 from harness.core.stages import Code, Context, Stage, Trial
 from harness.core.storage import Storage
 from harness.sweep import studies
+from harness.sweep.schedule import Schedule
 
 STAGES, TRIALS = 6, 16
 
@@ -52,13 +53,12 @@ def main():
     context = Context(ArtifactStore(storage), {"run": chosen.name})
     ended = []
     with connected(chosen.address):
-        executor = RayExecutor(context, Silent())
-        errors = executor.make(stages(chosen.name))
-        executor.run(trials(chosen.name), ended.append)
+        schedule = Schedule(trials(chosen.name), stages(chosen.name), unable=print)
+        RayExecutor(context, Silent()).run(schedule, ended.append)
     for outcome in ended:
         if outcome.failed:
             print(outcome.tables["features"][0]["error"])
-    assert not errors, errors
+    assert all(context.has(stage) for stage in stages(chosen.name))
     assert {outcome.key for outcome in ended if not outcome.failed} == {
         one.key for one in trials(chosen.name)
     }

@@ -1,12 +1,13 @@
 """What a sweep shows, on a terminal and elsewhere."""
 
 import io
+from dataclasses import replace
 
 import pytest
 
 from harness.core.progress import Progress
 from harness.core.rows import Outcome
-from harness.core.stages import Code, Trial
+from harness.core.stages import Code, Stage, Trial
 from harness.sweep.display import Display, LiveDisplay, working_line
 from harness.sweep.plan import Plan
 
@@ -49,7 +50,6 @@ def test_counts_best_and_failures_are_shown(kind, plan, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     with kind(plan, stream) as display:
-        display.trials_begin()
         display.running(2)
         display.working("backbone", "abcdefgh", Progress(5, 10, loss=0.5, rate=99.7, seconds_left=9.1))
         display.outcome(plan.trials[0], outcome(plan.trials[0], 0.25))
@@ -70,7 +70,6 @@ def test_counts_best_and_failures_are_shown(kind, plan, monkeypatch):
 def test_plain_lines_are_few(plan):
     stream = io.StringIO()
     with Display(plan, stream) as display:
-        display.trials_begin()
         for _ in range(100):
             display.working("backbone", "abcdefgh", Progress(5, 10, loss=0.5))
         for _ in range(2):
@@ -79,6 +78,27 @@ def test_plain_lines_are_few(plan):
     assert stream.getvalue().count("backbone abcdef: step 10/10  loss 0.2500\n") == 2, (
         "the last is shown at once"
     )
+
+
+def test_a_line_tells_of_stages_and_trials_and_of_the_time_once_only_trials_are_left(plan):
+    display = Display(
+        replace(plan, stages=[Stage("kind", Code("code", 1), {}) for _ in range(4)]), io.StringIO()
+    )
+    display.stage_made("dataset", "abcdefgh", 3.0)
+    display.running(1)
+    display.outcome(plan.trials[0], outcome(plan.trials[0], 0.25))
+    assert display.state.line().startswith("stages 1/4 made; trials 1/4 done, 1 running, 0 failed; best")
+    assert display.state.line().endswith("; ? left")
+    display.stage_failed("backbone", "abcdefgh", "Traceback\nRuntimeError: no")
+    display.given_up(2)
+    assert display.state.line().startswith("stages 1/4 made, 2 failed; trials 1/4 done")
+    display.stage_made("features", "abcdefgh", 3.0)
+    display.running(1)
+    for one in plan.trials[1:3]:
+        assert display.state.left == "?"
+        display.outcome(one, outcome(one, 0.25))
+    assert display.state.line().startswith("trials 3/4 done, 1 running")
+    assert display.state.left.endswith(" s")
 
 
 def test_what_a_stage_reports_goes_when_it_is_made(plan):

@@ -55,7 +55,7 @@ def test_no_gpu_is_given_out_twice_while_two_sweeps_share_a_cluster(cluster, tmp
     shares, most = Counter(), Counter()
     for note in told:
         assert len(note["gpus"]) == 1
-        assert note["share"] == (1 if note["what"] == "stage" else 0.25)
+        assert note["share"] == (0.75 if note["what"] == "stage" else 0.25)
         gpu = (note["node"], note["gpus"][0])
         shares[gpu] += note["share"] if note["event"] == "begin" else -note["share"]
         most[gpu] = max(most[gpu], shares[gpu])
@@ -154,5 +154,5 @@ def test_a_sweep_that_begins_without_machines_gets_those_with_gpus(autoscaling, 
     with sweeping(tmp_path, "one", *options, driver=(DRIVER,)) as sweep:
         assert sweep.end() == 0, sweep.log
     told = notes(tmp_path / "notes")
-    assert {note["share"] for note in told if note["what"] == "stage"} == {1}
+    assert {note["share"] for note in told if note["what"] == "stage"} == {0.75}
     assert {note["share"] for note in told if note["what"] == "trial"} == {0.25}

@@ -109,13 +109,13 @@ def ladder():
 @pytest.mark.parametrize("at_once", [1, 3, 100])
 def test_a_study_that_chooses_is_asked_step_by_step(at_once):
     plan, by_key = search(10, chooser=ladder(), name="auto")
-    seen = drive(searcher_for(plan, 0, lambda: at_once), by_key, at_once=at_once)
+    seen = drive(searcher_for(plan, 0), by_key, at_once=at_once)
     assert seen == ladder().longest()
 
 
 def test_a_step_waits_for_the_one_before_it():
     plan, _ = search(10, chooser=ladder(), name="auto")
-    searcher = ChosenSearcher(plan, lambda: 100)
+    searcher = ChosenSearcher(plan)
     assert [searcher.suggest(str(count)) is None for count in range(6)] == [False] * 5 + [True]
     for count in range(4):
         searcher.on_trial_complete(str(count), {"objective": 0.5})
@@ -129,4 +129,4 @@ def test_a_choice_continues_from_what_is_known_and_passes_over_what_cannot_be_ru
     plan, by_key = search(10, known=known, chooser=ladder(), name="auto")
     gone = ladder().longest()[6]
     plan = plan._replace(candidates=[trial for trial in plan.candidates if trial.key != gone])
-    assert drive(ChosenSearcher(plan, lambda: 2), by_key) == ladder().longest()[7:]
+    assert drive(ChosenSearcher(plan), by_key) == ladder().longest()[7:]
