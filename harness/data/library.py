@@ -1,5 +1,6 @@
 """The library `datasets`, opened so that it shows and sends nothing of its own."""
 
+import logging
 from functools import lru_cache
 from types import ModuleType
 
@@ -10,5 +11,5 @@ def datasets() -> ModuleType:
     import datasets as library
 
     library.disable_progress_bars()
-    library.utils.logging.set_verbosity_error()
+    library.utils.logging.set_verbosity(logging.CRITICAL)  # its errors are raised as well
     return library
