@@ -51,7 +51,9 @@ class Dataset:
     """
 
     images: ImageArray  # uint8 [N, C, H, W]
-    labels: np.ndarray  # int64 [N]; -1 for images without a label, which are training images unless none has one
+    labels: (
+        np.ndarray
+    )  # int64 [N]; -1 for images without a label, which are training images unless none has one
     classes: tuple[str, ...]
     splits: dict[str, np.ndarray]  # "train", "validation", "test": int64 indices, disjoint
     fingerprint: str = ""  # of the content: encoded images, how they are decoded, labels, class names, splits

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import fsspec
+
 from harness.core.errors import UserError, did_you_mean
 from harness.core.paths import path_of
 from harness.data.config import DataConfig
@@ -62,10 +64,14 @@ def read(config: DataConfig) -> Source:
     classes = class_names(features, columns.label)
     columns = columns._replace(names=None if classes is None else tuple(classes))
     if columns.label is None:
-        notes.append(f"no column holds labels: data.label_column names one of {', '.join(features)}")
+        notes.append(
+            f"no column holds labels: data.label_column names one of {', '.join(_columns(features))}"
+        )
     if first.format in ("csv", "json"):
         return Source(_listed(files, columns), classes, notes)
-    parts = [Part(partial(_records, file, columns), f"{file.identity} {file.split} {columns}") for file in files]
+    parts = [
+        Part(partial(_records, file, columns), f"{file.identity} {file.split} {columns}") for file in files
+    ]
     return Source(parts, classes, notes)
 
 
@@ -166,15 +172,27 @@ def _opened(file: File) -> "IterableDataset":
     """Opens one file as a stream; its images stay encoded. Raises `UserError`."""
     from harness.data.library import datasets
 
-    options: dict[str, Any] = {"sep": "\t"} if file.path.lower().endswith(".tsv") else {}
-    if file.format == "parquet":
-        options["batch_size"] = ROWS_AT_ONCE
+    options = {"batch_size": ROWS_AT_ONCE} if file.format == "parquet" else {}
     try:
+        if file.format == "csv":
+            return _opened_csv(file.path)
         return datasets().load_dataset(
             file.format, data_files={"train": [file.path]}, split="train", streaming=True, **options
         )
     except Exception as error:  # the library and the file systems have many errors
         raise _unreadable(file.path, error) from None
+
+
+def _opened_csv(path: str) -> "IterableDataset":
+    """Opens a CSV file, which `datasets` would not close; no text but the empty one stands for a missing value."""
+    import pandas
+
+    from harness.data.library import datasets
+
+    separator = "\t" if path.lower().endswith(".tsv") else ","
+    with fsspec.open(path, "rt", encoding="utf-8-sig") as file:
+        frame = pandas.read_csv(file, sep=separator, keep_default_na=False, na_values=[""], low_memory=False)
+    return datasets().Dataset.from_pandas(frame, preserve_index=False).to_iterable_dataset()
 
 
 def _unreadable(path: str, error: Exception) -> UserError:
@@ -261,6 +279,16 @@ def _within(features: Mapping[str, Any], name: str) -> Any:
             return None
         found = found[part]
     return found
+
+
+def _columns(features: Mapping[str, Any]) -> list[str]:
+    """Returns the names of all columns but images, also of those inside a struct."""
+    return [
+        f"{name}.{inner}" if inner else name
+        for name, feature in features.items()
+        if not holds_images(feature)
+        for inner in (feature if isinstance(feature, Mapping) else [""])
+    ]
 
 
 def class_names(features: Mapping[str, Any], label: str | None) -> list[str] | None:

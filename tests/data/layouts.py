@@ -10,10 +10,10 @@ import numpy as np
 from images import parquet, png, tree
 
 
-def folders(root, counts, kinds="ab", below=""):
+def folders(root, counts, kinds="ab"):
     """Writes SPLIT/CLASS/IMAGE, `counts` images of each class by split; returns the root."""
     names = [
-        f"{below}{split}/{kind}/{n}.png" for split, count in counts.items() for kind in kinds for n in range(count)
+        f"{split}/{kind}/{n}.png" for split, count in counts.items() for kind in kinds for n in range(count)
     ]
     tree(root, names)
     return root

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from images import tree
+from layouts import folders
 from sklearn.datasets import load_digits
 
 from harness.core.config import parse
@@ -191,3 +193,22 @@ def test_some_classes_are_kept_and_numbered_in_the_order_given():
 def test_classes_that_are_not_there_or_twice_are_refused(classes, words):
     with pytest.raises(UserError, match=words):
         load(DataConfig(classes=classes), 0)
+
+
+def test_what_was_read_is_one_line(tmp_path):
+    folders(tmp_path, {"train": 5, "val": 1})
+    tree(tmp_path, [*(f"test/a/{n}.png" for n in range(3)), "test/b/0.png"])
+    assert load(DataConfig(name="folder", path=str(tmp_path)), 0).about == [
+        "16 images of 6x6 pixels, colour (train 10, validation 2, test 4); "
+        "2 classes, 7 to 9 images each; 75.0% of test images are of the largest"
+    ]
+
+
+def test_images_without_labels_are_counted_apart():
+    labels = np.array([0, 1, -1, -1, 0, 1])
+    assert replace(small(), labels=labels).about[1:] == [
+        "2 training images have no label: they train the diffusion model only"
+    ]
+    assert replace(small(), labels=np.full(6, -1), classes=()).about[1:] == [
+        "no image has a label: a diffusion model can be trained on them, but no classifier"
+    ]

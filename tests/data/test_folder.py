@@ -1,8 +1,8 @@
 """Folders of images by class."""
 
-from images import config, pixels, png, refused, tree
-
 import pytest
+from images import config, pixels, refused, tree
+
 from harness.core.errors import UserError
 from harness.data.dataset import load
 

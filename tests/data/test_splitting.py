@@ -25,7 +25,9 @@ CONFIGS = st.builds(
 
 def given_as(**counts):
     """Returns the source's splits, as places in `SPLITS`, of this many images of each."""
-    return np.repeat([SPLITS.index(name) if name in SPLITS else NONE for name in counts], list(counts.values()))
+    return np.repeat(
+        [SPLITS.index(name) if name in SPLITS else NONE for name in counts], list(counts.values())
+    )
 
 
 def sizes(found):
@@ -35,7 +37,9 @@ def sizes(found):
 @given(
     CONFIGS,
     st.lists(
-        st.tuples(st.sampled_from([NONE, 0, 1, 2]), st.sampled_from([NONE, 0, 1, 2])), min_size=60, max_size=90
+        st.tuples(st.sampled_from([NONE, 0, 1, 2]), st.sampled_from([NONE, 0, 1, 2])),
+        min_size=60,
+        max_size=90,
     ),
     st.integers(0, 9),
 )

@@ -131,7 +131,11 @@ def test_files_that_number_their_classes_differently_are_refused(tmp_path):
         ([png(0), None], [0, 0], "train.parquet, row 1: the image cannot be read: it is null"),
         ([png(0), {"bytes": None, "path": "x.png"}], [0, 0], "row 1: the image cannot be read: "),
         ([png(0), png(1)], [0, 2], "train.parquet, row 1: label 2 is not a class: there are 2"),
-        ([png(0), png(1)], [0, -2], "train.parquet, row 1: label -2 of column 'label' is neither a class number"),
+        (
+            [png(0), png(1)],
+            [0, -2],
+            "train.parquet, row 1: label -2 of column 'label' is neither a class number",
+        ),
         ([], [], "contains no images"),
     ],
 )

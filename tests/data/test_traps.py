@@ -45,7 +45,10 @@ def test_classes_without_training_images_are_named():
     labels = np.arange(120) % 3
     labels[:60] = 0
     one, two = found(labels=labels)
-    assert one == "2 of 3 classes have no training images ('dog', 'owl'): none can be predicted; 2 of them are tested"
+    assert (
+        one
+        == "2 of 3 classes have no training images ('dog', 'owl'): none can be predicted; 2 of them are tested"
+    )
     assert two.startswith("all 60 train images are of one class ('cat')")
 
 
