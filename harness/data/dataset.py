@@ -24,7 +24,7 @@ from harness.data.labels import labels_of
 from harness.data.shards import CHANGED, DECODING, INDEX, ImageArray, StoredImages, shard_stages
 from harness.data.source import Source
 from harness.data.splits import SPLITS as SPLITS
-from harness.data.splitting import split
+from harness.data.splitting import can_be_tested, split
 from harness.data.traps import traps
 
 DATASET = Code("dataset", 2, "harness.data.dataset:make", uses=(DECODING,))  # reading, splitting
@@ -51,7 +51,9 @@ class Dataset:
     """
 
     images: ImageArray  # uint8 [N, C, H, W]
-    labels: np.ndarray  # int64 [N]; -1 for images without a label, which are training images
+    labels: (
+        np.ndarray
+    )  # int64 [N]; -1 for images without a label, which are training images unless none has one
     classes: tuple[str, ...]
     splits: dict[str, np.ndarray]  # "train", "validation", "test": int64 indices, disjoint
     fingerprint: str = ""  # of the content: encoded images, how they are decoded, labels, class names, splits
@@ -80,7 +82,9 @@ class Dataset:
             chance = f"{tested.max() / max(1, tested.sum()):.1%} of test images are of the largest"
             lines[0] += f"; {len(self.classes)} classes, {each}; {chance}"
         without = int((self.labels < 0).sum())
-        if without:
+        if without and not self.classes:
+            lines.append("no image has a label: a diffusion model can be trained on them, but no classifier")
+        elif without:
             lines.append(f"{without:,} training images have no label: they train the diffusion model only")
         return lines
 
@@ -151,16 +155,17 @@ def read(config: DataConfig, seed: int, verify: bool = False) -> Reading:
     if not len(index):
         raise UserError(f"data set {config.name!r} at {config.path!r} contains no images")
     notes = list(source.notes)
-    rows_N = _readable(index, config, notes)
+    rows_N = readable(index, config, notes)
     labels = labels_of(index, rows_N, source, config)
     notes += labels.notes
     rows_N, labels_N = rows_N[labels.kept], labels.numbers[labels.kept]
     given_N = index.column("split")[rows_N]
-    moved = int(((given_N > 0) & (labels_N < 0)).sum())
+    tested_N = can_be_tested(labels_N)
+    moved = int(((given_N > 0) & ~tested_N).sum())
     if moved:
         notes.append(f"{moved:,} images of validation and test have no label: they become training images")
     splits = split(given_N, labels_N, config, seed)
-    drawn = [name for name in SPLITS[1:] if not ((given_N == SPLITS.index(name)) & (labels_N >= 0)).any()]
+    drawn = [name for name in SPLITS[1:] if not ((given_N == SPLITS.index(name)) & tested_N).any()]
     if drawn:
         notes.append(f"{' and '.join(drawn)} drawn from the training images, each class in proportion")
     used = np.sort(np.concatenate(list(splits.values())))
@@ -196,7 +201,7 @@ def _fingerprint(dataset: Dataset, pixels: Pixels, digests_ND: np.ndarray) -> st
     return digest.hexdigest()[:20]
 
 
-def _readable(index: Index, config: DataConfig, notes: list[str]) -> np.ndarray:
+def readable(index: Index, config: DataConfig, notes: list[str]) -> np.ndarray:
     """Returns the rows of images that can be read; raises `UserError` naming the others, unless they are skipped."""
     messages, error_N = index.names("error")
     fine = messages.index("") if "" in messages else -1

@@ -101,7 +101,7 @@ class Folder:
         return sorted((name, folder) for name, folder in names if kept(name))
 
     def entries(self) -> list[Entry]:
-        """Returns all files below it, sorted by name; links are followed, and one that leads back is left out."""
+        """Returns all files below it, sorted by name; links are followed, but not to a folder that leads here."""
         if self.remote:
             prefix = len(self._fs._strip_protocol(self.root)) + 1
             found = {
@@ -112,7 +112,9 @@ class Folder:
                 for name, about in found.items()
                 if all(kept(part) for part in name.split("/"))
             )
-        return sorted(_walked(self.root, "", {os.path.realpath(self.root)}))
+        root, real = Path(self.root).absolute(), Path(self.root).resolve()
+        above = {os.path.realpath(folder) for folder in (root, *root.parents, *real.parents)}
+        return sorted(_walked(self.root, "", above))
 
 
 def _walked(folder: str, prefix: str, above: set[str]) -> Iterator[Entry]:

@@ -115,6 +115,9 @@ def _places(root: Folder, config: DataConfig) -> tuple[list[Classes], list[str]]
     plain = any(is_split(name) for name in splits)
     if not plain and (others or not any(root.below(name).folders() for name in splits)):
         splits = []  # classes whose names contain such a word: "test_tube"
+    elif len(splits) == 1 and len(others) > 1 and all(_of_images(root.below(name)) for name in below):
+        notes.append(f"{splits[0]!r} is a class, since it holds images like the folders beside it")
+        splits = []  # vehicles: bus, car, train
     if splits and others:
         raise UserError(
             f"data.path {config.path}: has folders of splits ({_named(splits)}) and other folders ({_named(others)}) "
@@ -150,6 +153,11 @@ def _ending(name: str) -> str:
 
 def _holds_images(folder: Folder) -> bool:
     return _count_images(folder) > 0
+
+
+def _of_images(folder: Folder) -> bool:
+    """Returns whether a folder holds images and no folders."""
+    return not folder.folders() and _holds_images(folder)
 
 
 def _count_images(folder: Folder) -> int:

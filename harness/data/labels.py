@@ -42,7 +42,7 @@ def labels_of(index: Index, rows_N: np.ndarray, source: Source, config: DataConf
     wrong = np.flatnonzero((numbers_N == -2) | (numbers_N >= len(classes)))
     if len(wrong):
         place = where(source, index, int(rows_N[wrong[0]]))
-        given = texts[place_N[wrong[0]]] if named_N[wrong[0]] else numbers_N[wrong[0]]
+        given = texts[place_N[wrong[0]]] if named_N[wrong[0]] else int(numbers_N[wrong[0]])
         raise UserError(f"{place}: label {given!r} is not a class: there are {len(classes)}, numbered from 0")
     classes = _renamed(classes, config)
     return _chosen(classes, numbers_N, config)

@@ -16,7 +16,7 @@ _PLAIN = re.compile(rf"(?:seg{_APART})?({'|'.join(BY_KEYWORD)}){_APART}*")
 
 
 def split_of(name: str) -> str | None:
-    """Returns the split that a name contains as a word: "train" of "seg_train" and "Train-00000"; or None."""
+    """Returns the split that a name contains as a word, as "seg_train" and "Train-00000" do; None if it has none."""
     found = _WORD.search(name.strip().lower())
     return BY_KEYWORD[found[1]] if found else None
 

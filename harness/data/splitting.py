@@ -14,18 +14,18 @@ def split(given_N: np.ndarray, labels_N: np.ndarray, config: DataConfig, seed: i
     """Returns indices for "train", "validation" and "test", in random order given the seed.
 
     `given_N` are the source's splits, as places in `SPLITS`; images without one (-1) are training images. A missing
-    split is drawn from the labelled training images, each class in proportion. Images without a label (-1) train.
-    Raises `UserError` if a split stays empty.
+    split is drawn from the labelled training images, each class in proportion. Images without a label (-1) train,
+    unless no image has one. Raises `UserError` if a split stays empty.
     """
     order = rng(seed, "split").permutation(len(given_N))
-    place_N = np.where((given_N < 0) | (labels_N < 0), 0, given_N)[order]
+    tested_N = can_be_tested(labels_N)
+    place_N = np.where((given_N < 0) | ~tested_N, 0, given_N)[order]
     found = {name: order[place_N == number] for number, name in enumerate(SPLITS)}
     missing = [name for name in ("test", "validation") if not len(found[name])]
-    total = int((labels_N >= 0).sum())
+    total = int(tested_N.sum())
     for name in missing:
         pool = stratified(found["train"], labels_N)
-        labelled = pool[labels_N[pool] >= 0]
-        found[name] = labelled[: round(getattr(config, name) * total)]
+        found[name] = pool[tested_N[pool]][: round(getattr(config, name) * total)]
         found["train"] = pool[~np.isin(pool, found[name], assume_unique=True)]
     if config.subset is not None:
         found = {name: _share(stratified(places, labels_N), config.subset) for name, places in found.items()}
@@ -33,6 +33,12 @@ def split(given_N: np.ndarray, labels_N: np.ndarray, config: DataConfig, seed: i
     found = {name: chosen[: limits[name]] for name, chosen in found.items()}
     _refuse_empty(found, config, len(given_N))
     return found
+
+
+def can_be_tested(labels_N: np.ndarray) -> np.ndarray:
+    """Returns which images may be validation or test images: those with a label, or all if none has one."""
+    labelled_N = labels_N >= 0
+    return labelled_N if labelled_N.any() else ~labelled_N
 
 
 def _share(places: np.ndarray, share: float) -> np.ndarray:

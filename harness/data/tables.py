@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import fsspec
+
 from harness.core.errors import UserError, did_you_mean
 from harness.core.paths import path_of
 from harness.data.config import DataConfig
@@ -32,7 +34,7 @@ LABELS = ("label", "labels", "class", "cls", "target", "category")
 PATHS = ("file_name", "filename", "image", "path", "file", "filepath", "image_path", "img", "img_path")
 SPLIT = "split"  # a column of a CSV or JSON Lines file
 ROWS_A_PART = 512  # of a CSV or JSON Lines file
-EVERY_ROW = 1 << 62
+ROWS_AT_ONCE = 64  # of a Parquet file: by default a whole row group is read, which may be gigabytes
 
 
 class Columns(NamedTuple):
@@ -41,6 +43,7 @@ class Columns(NamedTuple):
     image: str
     label: str | None  # None: no image has a label
     split: str | None = None
+    names: tuple[str, ...] | None = None  # of classes, as metadata give them
 
 
 class File(NamedTuple):
@@ -55,15 +58,20 @@ class File(NamedTuple):
 def read(config: DataConfig) -> Source:
     """Finds the files of `data.path` and which of their columns hold images and labels. Raises `UserError`."""
     files, notes = _files(config)
-    opened = _opened(files[0])
-    features = _features(opened, files[0].path)
-    columns = find_columns(features, config, files[0])
+    first = next((one for one in files if one.split == "train"), files[0])
+    features = _features(_opened(first), first.path)
+    columns = find_columns(features, config, first)
     classes = class_names(features, columns.label)
+    columns = columns._replace(names=None if classes is None else tuple(classes))
     if columns.label is None:
-        notes.append(f"no column holds labels: data.label_column names one of {', '.join(features)}")
-    if files[0].format in ("csv", "json"):
+        notes.append(
+            f"no column holds labels: data.label_column names one of {', '.join(_columns(features))}"
+        )
+    if first.format in ("csv", "json"):
         return Source(_listed(files, columns), classes, notes)
-    parts = [Part(partial(_records, file, columns), f"{file.identity} {file.split}") for file in files]
+    parts = [
+        Part(partial(_records, file, columns), f"{file.identity} {file.split} {columns}") for file in files
+    ]
     return Source(parts, classes, notes)
 
 
@@ -164,13 +172,27 @@ def _opened(file: File) -> "IterableDataset":
     """Opens one file as a stream; its images stay encoded. Raises `UserError`."""
     from harness.data.library import datasets
 
-    options = {"sep": "\t"} if file.path.lower().endswith(".tsv") else {}
+    options = {"batch_size": ROWS_AT_ONCE} if file.format == "parquet" else {}
     try:
+        if file.format == "csv":
+            return _opened_csv(file.path)
         return datasets().load_dataset(
             file.format, data_files={"train": [file.path]}, split="train", streaming=True, **options
         )
     except Exception as error:  # the library and the file systems have many errors
         raise _unreadable(file.path, error) from None
+
+
+def _opened_csv(path: str) -> "IterableDataset":
+    """Opens a CSV file, which `datasets` would not close; no text but the empty one stands for a missing value."""
+    import pandas
+
+    from harness.data.library import datasets
+
+    separator = "\t" if path.lower().endswith(".tsv") else ","
+    with fsspec.open(path, "rt", encoding="utf-8-sig") as file:
+        frame = pandas.read_csv(file, sep=separator, keep_default_na=False, na_values=[""], low_memory=False)
+    return datasets().Dataset.from_pandas(frame, preserve_index=False).to_iterable_dataset()
 
 
 def _unreadable(path: str, error: Exception) -> UserError:
@@ -259,38 +281,48 @@ def _within(features: Mapping[str, Any], name: str) -> Any:
     return found
 
 
+def _columns(features: Mapping[str, Any]) -> list[str]:
+    """Returns the names of all columns but images, also of those inside a struct."""
+    return [
+        f"{name}.{inner}" if inner else name
+        for name, feature in features.items()
+        if not holds_images(feature)
+        for inner in (feature if isinstance(feature, Mapping) else [""])
+    ]
+
+
 def class_names(features: Mapping[str, Any], label: str | None) -> list[str] | None:
     """Returns the class names that a table's metadata give, None if there are none."""
     names = None if label is None else getattr(_within(features, label), "names", None)
     return [str(name) for name in names] if names else None
 
 
-def _rows(
-    file: File, image: str | None, begin: int = 0, end: int = EVERY_ROW
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(file: File, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields the rows of a file with their numbers; images stay encoded."""
     from harness.data.library import datasets
 
-    library = datasets()
     opened = _opened(file)
     features = _features(opened, file.path)
-    if image is not None and type(features.get(image)).__name__ == "Image":
-        opened = opened.cast_column(image, library.Image(decode=False))
+    for name in (columns.image, columns.label, columns.split):
+        if name is not None and _within(features, name) is None:
+            raise UserError(f"{file.path}: no column {name!r}; {did_you_mean(name, list(features))}")
+    names = class_names(features, columns.label)
+    if names and columns.names and tuple(names) != columns.names:
+        raise UserError(
+            f"{file.path}: its metadata name the classes {', '.join(names[:5])}, those of another file "
+            f"{', '.join(columns.names[:5])}; the same number would be two classes"
+        )
+    if type(features.get(columns.image)).__name__ == "Image":
+        opened = opened.cast_column(columns.image, datasets().Image(decode=False))
     try:
-        for number, row in enumerate(opened):
-            if number >= end:
-                return
-            if number >= begin:
-                yield number, row
-    except UserError:
-        raise
+        yield from enumerate(opened)
     except Exception as error:
         raise _unreadable(file.path, error) from None
 
 
 def _records(file: File, columns: Columns) -> Iterator[Record]:
     """Yields the images of a file that holds them."""
-    for number, row in _rows(file, columns.image):
+    for number, row in _rows(file, columns):
         where = f"{file.path}, row {number}"
         picture = row[columns.image]
         content = picture.get("bytes") if isinstance(picture, Mapping) else picture
@@ -328,7 +360,7 @@ def _listed(files: Sequence[File], columns: Columns) -> list[Part]:
     """Returns the images that CSV or JSON Lines files list, in parts that are recognised by the images' files."""
     parts = []
     for file in files:
-        records = [_of_list(file, columns, number, row) for number, row in _rows(file, None)]
+        records = [_of_list(file, columns, number, row) for number, row in _rows(file, columns)]
         for begin in range(0, len(records), ROWS_A_PART):
             some = records[begin : begin + ROWS_A_PART]
             parts.append(Part(partial(list, some), _stamps(file, begin, some)))

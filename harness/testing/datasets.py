@@ -15,7 +15,7 @@ import pytest
 
 from harness.core.errors import UserError
 from harness.data.config import SOURCES, DataConfig
-from harness.data.dataset import SPLITS, how_decoded, load
+from harness.data.dataset import SPLITS, how_decoded, load, readable
 from harness.data.decoding import decode, encoded
 from harness.data.index import Index, look_at
 from harness.data.source import Part, Record, Source
@@ -34,7 +34,7 @@ def decoded(records: Sequence[Record], config: DataConfig) -> np.ndarray:
     """Returns the pixels of records, uint8 [N, C, H, W], as those of a data set of nothing else."""
     part = Part(partial(list, records))
     index = Index(look_at(part, False), [len(records)])
-    pixels = how_decoded(index, np.arange(len(records)), config, Source([part], None), [])
+    pixels = how_decoded(index, readable(index, config, []), config, Source([part], None), [])
     return decode(((encoded(one), one.where) for one in records), len(records), pixels)
 
 
@@ -43,10 +43,6 @@ def refusal(config: DataConfig) -> str:
     with pytest.raises(UserError) as caught:
         list(read(config).records)
     return str(caught.value)
-
-
-def _pixels(record: Record, config: DataConfig) -> bytes:
-    return decoded([record], config)[0].tobytes()
 
 
 def _number(label: int | str | None, classes: Sequence[str]) -> int:
@@ -130,11 +126,12 @@ class DataSetContract:
         assert first.classes == second.classes, "classes must come in the same order"
         counts = [len(list(source.records)) for source in found]
         assert counts[0] == counts[1], f"reading twice must give the same number of images, not {counts}"
-        for one, other in zip(first.records, second.records, strict=True):
+        pixels = [decoded(list(source.records), config) for source in found]
+        for number, (one, other) in enumerate(zip(first.records, second.records, strict=True)):
             assert one[1:] == other[1:], (
                 f"images must come in the same order: first {one.where}, then {other.where}"
             )
-            same = decoded([one], config) == decoded([other], config)
+            same = pixels[0][number] == pixels[1][number]
             assert np.all(same), f"{one.where}: reading twice gives different images"
 
     def test_it_leaves_the_global_random_state_alone(self, config: DataConfig) -> None:
@@ -154,9 +151,10 @@ class DataSetContract:
         """Through reading, splitting and decoding, with multiplicity."""
         dataset = load(config, 0)
         config = config.model_copy(update={"channels": dataset.channels})
+        records = list(read(config).records)
         expected = Counter(
-            (_pixels(record, config), _number(record.label, dataset.classes))
-            for record in read(config).records
+            (image.tobytes(), _number(record.label, dataset.classes))
+            for image, record in zip(decoded(records, config), records, strict=True)
         )
         pairs = zip(np.asarray(dataset.images), dataset.labels, strict=True)
         found = Counter((image.tobytes(), int(label)) for image, label in pairs)

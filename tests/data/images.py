@@ -6,7 +6,12 @@ import json
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
+
+from harness.core.errors import UserError
+from harness.data.config import SOURCES, DataConfig
+from harness.data.dataset import SPLITS, load
 
 
 def pixels(number, size=(6, 6), channels=3):
@@ -38,3 +43,32 @@ def parquet(path, images, labels, *, names=None, image="image", label="label"):
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     pq.write_table(table, path)
     return path
+
+
+def tree(root, places):
+    """Writes a picture at each of these places below a folder."""
+    for number, place in enumerate(places):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_bytes(png(number))
+
+
+def config(place=None, **settings):
+    """Returns the configuration of a data set, by default of Parquet files."""
+    return DataConfig(**{"name": "parquet", "path": str(place), **settings})
+
+
+def records(place, **settings):
+    """Returns the records of a data set."""
+    return list(SOURCES.load(settings.get("name", "parquet"))(config(place, **settings)).records)
+
+
+def refused(words, place, **settings):
+    """Asserts that a data set is refused, in these words."""
+    with pytest.raises(UserError) as caught:
+        load(config(place, **settings), 0)
+    assert words in str(caught.value)
+
+
+def sizes(dataset):
+    """Returns how many images each split has."""
+    return {name: len(dataset.splits[name]) for name in SPLITS}

@@ -1,16 +1,17 @@
 """Data sets: splits that are fixed by the seed, a fingerprint that names the content."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from images import tree
+from layouts import folders
 from sklearn.datasets import load_digits
 
 from harness.core.config import parse
 from harness.core.errors import UserError
 from harness.data.config import DataConfig
-from harness.data.dataset import SPLITS, Dataset, dataset_stage, load, open_dataset, split
-from harness.data.source import Record
+from harness.data.dataset import SPLITS, Dataset, Images, dataset_stage, load, open_dataset, read
 
 DIGITS = load(DataConfig(), 0)
 
@@ -51,94 +52,53 @@ def test_fewer_training_images_leave_validation_and_test_as_they_are():
     assert len(fewer.images) == 50 + 359 + 539
 
 
-CONFIGS = st.builds(
-    DataConfig,
-    validation=st.floats(0.05, 0.4),
-    test=st.floats(0.05, 0.4),
-    max_train=st.none() | st.integers(1, 50),
-    max_validation=st.none() | st.integers(1, 50),
-    max_test=st.none() | st.integers(1, 50),
-)
+def small():
+    return Dataset(
+        images=np.random.default_rng(0).integers(0, 256, (6, 1, 4, 4), np.uint8),
+        labels=np.array([0, 1, 0, 1, 0, 1]),
+        classes=("a", "b"),
+        splits={"train": np.array([0, 1, 2, 3]), "validation": np.array([4]), "test": np.array([5])},
+    )
 
 
-@given(
-    CONFIGS,
-    st.lists(st.sampled_from(["train", "validation", "test"]), min_size=40, max_size=80),
-    st.integers(0, 9),
-)
-def test_splits_are_disjoint_within_limits_and_keep_what_the_source_says(config, named, seed):
-    records = [Record(b"", 0, name, "") for name in named]
-    found = split(records, config, seed)
-    together = np.concatenate(list(found.values()))
-    assert len(set(together)) == len(together)
-    for name, limit in (
-        ("train", config.max_train),
-        ("validation", config.max_validation),
-        ("test", config.max_test),
-    ):
-        assert 1 <= len(found[name]) <= (limit or len(named))
-        if name in named:
-            assert {named[place] for place in found[name]} == {name}
-        if name in named and limit is None and set(named) == set(SPLITS):
-            assert len(found[name]) == named.count(name)
-
-
-def test_a_missing_validation_split_is_drawn_from_training_images_never_from_test():
-    named = ["train"] * 80 + ["test"] * 20
-    found = split([Record(b"", 0, name, "") for name in named], DataConfig(validation=0.1), 0)
-    assert {name: len(chosen) for name, chosen in found.items()} == {
-        "train": 70,
-        "validation": 10,
-        "test": 20,
-    }
-    assert set(found["test"]) == set(range(80, 100))
-
-
-def test_a_source_without_splits_gets_all_three():
-    found = split([Record(b"", 0, None, "")] * 100, DataConfig(validation=0.2, test=0.3), 0)
-    assert {name: len(chosen) for name, chosen in found.items()} == {
-        "train": 50,
-        "validation": 20,
-        "test": 30,
+def arrays(**changed):
+    """Returns twelve images with labels and splits, as an .npz file holds them."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), np.uint8)
+    return {
+        "x_train": images[:6],
+        "y_train": np.array([0, 1] * 3),
+        "x_val": images[6:9],
+        "y_val": np.array([0, 1, 0]),
+        "x_test": images[9:],
+        "y_test": np.array([0, 1, 1]),
+        **changed,
     }
 
 
-def test_too_few_images_for_a_split_are_refused():
-    with pytest.raises(UserError, match="no images left for validation: it has 2 images"):
-        split([Record(b"", 0, None, "")] * 2, DataConfig(), 0)
-
-
-def test_shares_that_leave_nothing_to_train_on_are_refused():
-    with pytest.raises(UserError, match="no images left for train"):
-        split([Record(b"", 0, None, "")] * 100, DataConfig(validation=0.5, test=0.5), 0)
-
-
-def small(**changed):
-    draw = np.random.default_rng(0)
-    values = {
-        "images": draw.integers(0, 256, (6, 1, 4, 4), np.uint8),
-        "labels": np.array([0, 1, 0, 1, 0, 1]),
-        "classes": ("a", "b"),
-        "splits": {"train": np.array([0, 1, 2, 3]), "validation": np.array([4]), "test": np.array([5])},
-    }
-    return Dataset(**{**values, **changed})
-
-
-def test_the_fingerprint_names_pixels_labels_classes_and_splits():
-    pixel = small().images.copy()
-    pixel[3, 0, 1, 1] ^= 1
-    changes = [
-        {},
-        {"images": pixel},
-        {"images": small().images.reshape(6, 1, 2, 8)},
-        {"labels": np.array([0, 1, 0, 1, 1, 1])},
-        {"classes": ("a", "c")},
-        {"splits": {**small().splits, "train": np.array([1, 0, 2, 3])}},
-        {"splits": {**small().splits, "validation": np.array([5]), "test": np.array([4])}},
-        {"splits": {"train": np.array([0, 1, 2]), "validation": np.array([3, 4]), "test": np.array([5])}},
+def test_the_fingerprint_names_pixels_labels_classes_splits_and_how_they_are_decoded(tmp_path):
+    first = arrays()
+    pixel = first["x_train"].copy()
+    pixel[3, 1, 1] ^= 1
+    exchanged = {"x_val": first["x_test"], "x_test": first["x_val"]}
+    contents = [
+        first,
+        arrays(x_train=pixel),
+        arrays(x_train=first["x_train"].reshape(6, 4, 16), x_val=first["x_val"].reshape(3, 4, 16)),
+        arrays(y_train=np.array([0, 1, 0, 1, 1, 1])),
+        arrays(**exchanged),
+        arrays(x_train=first["x_train"][:5], y_train=first["y_train"][:5]),
     ]
-    assert len({small(**change).fingerprint for change in changes}) == len(changes)
-    assert small().fingerprint == small().fingerprint
+    settings = [{}, {"size": 4}, {"channels": 3}, {"class_names": {"0": "cat"}}, {"classes": ["1", "0"]}]
+
+    def fingerprint(content, seed=0, **values):
+        np.savez(tmp_path / "images.npz", **content)
+        config = DataConfig(name="npz", path=str(tmp_path / "images.npz"), **{"size": 8, **values})
+        return read(config, seed).dataset.fingerprint
+
+    found = [fingerprint(content) for content in contents]
+    found += [fingerprint(first, **values) for values in settings[1:]] + [fingerprint(first, seed=1)]
+    assert len(set(found)) == len(contents) + len(settings)
+    assert found[0] == fingerprint(first)
 
 
 @pytest.mark.parametrize("per_class", [1, 5, 20])
@@ -165,22 +125,35 @@ def test_probes_look_at_labelled_then_validation_then_test():
 
 
 def test_the_artifact_gives_back_the_data_set(context):
-    stage = dataset_stage(DataConfig(), 0, DIGITS.fingerprint)
-    found = open_dataset(stage, context)
-    assert found.fingerprint == DIGITS.fingerprint
+    images = Images.read(DataConfig(), 0)
+    found = open_dataset(images.stage, context)
+    assert found.fingerprint == images.dataset.fingerprint == DIGITS.fingerprint
     assert found.classes == DIGITS.classes
-    assert found.images.dtype == np.uint8
+    assert found.images.shape == images.dataset.images.shape == (1797, 1, 8, 8)
+    np.testing.assert_array_equal(found.images[:], DIGITS.images)
+    np.testing.assert_array_equal(found.labels, DIGITS.labels)
+    for name in SPLITS:
+        np.testing.assert_array_equal(found.splits[name], DIGITS.splits[name])
+
+
+def test_where_it_is_planned_no_image_is_decoded():
+    images = Images.read(DataConfig(), 0).dataset.images
+    assert len(images) == 1797
+    with pytest.raises(RuntimeError, match="decoded by stages"):
+        images[0]
 
 
 def test_images_that_changed_since_the_plan_are_refused(context):
+    stage = Images.read(DataConfig(), 0).stage
     with pytest.raises(UserError, match="the images have changed since the sweep was planned"):
-        context.ensure(dataset_stage(DataConfig(), 1, DIGITS.fingerprint))
+        context.ensure(replace(stage, options={**stage.options, "seed": 1}))
 
 
 def test_the_stage_is_named_by_the_content_alone():
-    one = dataset_stage(DataConfig(), 0, "f")
-    assert one.key == dataset_stage(DataConfig(max_train=3, path="elsewhere"), 5, "f").key
-    assert one.key != dataset_stage(DataConfig(), 0, "g").key
+    reading = read(DataConfig(), 0)
+    one = dataset_stage(DataConfig(), 0, reading)
+    assert one.key == dataset_stage(DataConfig(max_train=3, path="elsewhere"), 5, reading).key
+    assert one.key != dataset_stage(DataConfig(), 1, read(DataConfig(), 1)).key
 
 
 @pytest.mark.parametrize(
@@ -220,3 +193,22 @@ def test_some_classes_are_kept_and_numbered_in_the_order_given():
 def test_classes_that_are_not_there_or_twice_are_refused(classes, words):
     with pytest.raises(UserError, match=words):
         load(DataConfig(classes=classes), 0)
+
+
+def test_what_was_read_is_one_line(tmp_path):
+    folders(tmp_path, {"train": 5, "val": 1})
+    tree(tmp_path, [*(f"test/a/{n}.png" for n in range(3)), "test/b/0.png"])
+    assert load(DataConfig(name="folder", path=str(tmp_path)), 0).about == [
+        "16 images of 6x6 pixels, colour (train 10, validation 2, test 4); "
+        "2 classes, 7 to 9 images each; 75.0% of test images are of the largest"
+    ]
+
+
+def test_images_without_labels_are_counted_apart():
+    labels = np.array([0, 1, -1, -1, 0, 1])
+    assert replace(small(), labels=labels).about[1:] == [
+        "2 training images have no label: they train the diffusion model only"
+    ]
+    assert replace(small(), labels=np.full(6, -1), classes=()).about[1:] == [
+        "no image has a label: a diffusion model can be trained on them, but no classifier"
+    ]

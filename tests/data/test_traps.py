@@ -14,10 +14,13 @@ from harness.data.traps import traps
 CLASSES = ("cat", "dog", "owl")
 
 
+def digests(count):
+    return np.arange(count, dtype=np.uint8)[:, None].repeat(16, 1)
+
+
 def found(images=None, labels=None, train=60, validation=30, test=30):
     count = train + validation + test
-    if images is None:
-        images = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(2, 2).repeat(2, 3)
+    images = digests(count) if images is None else images
     labels = np.arange(count) % 3 if labels is None else labels
     edges = np.cumsum([train, validation, test])
     places = np.split(np.arange(count), edges[:2])
@@ -31,7 +34,7 @@ def test_a_sound_data_set_has_none():
 
 
 def test_copies_of_training_images_are_counted():
-    images = np.arange(120, dtype=np.uint8)[:, None, None, None].repeat(2, 2).repeat(2, 3)
+    images = digests(120)
     images[90:102] = images[:12]
     assert found(images) == [
         "12 of 30 test images are exact copies of training images: test accuracy rewards remembering them"
@@ -42,7 +45,10 @@ def test_classes_without_training_images_are_named():
     labels = np.arange(120) % 3
     labels[:60] = 0
     one, two = found(labels=labels)
-    assert one == "2 of 3 classes have no training images ('dog', 'owl'): none can be predicted"
+    assert (
+        one
+        == "2 of 3 classes have no training images ('dog', 'owl'): none can be predicted; 2 of them are tested"
+    )
     assert two.startswith("all 60 train images are of one class ('cat')")
 
 

@@ -16,10 +16,11 @@ import harness
 from harness.core.errors import UserError
 from harness.core.seeds import derive_seed
 from harness.data.config import DataConfig
-from harness.data.source import Record, decode
+from harness.data.source import Record
 from harness.features import extractor
 from harness.features.extract import extract
 from harness.models.backbones.denoiser import Denoiser, save_pipeline
+from harness.testing.datasets import decoded
 from harness.training import noise
 
 CLASSES = ["ant", "bee", "cat"]
@@ -96,8 +97,8 @@ def test_every_form_of_the_same_images_is_the_same(form, channels, size):
 def test_images_are_brought_to_size_as_a_data_sets_are():
     x = images(3, 3, 21, 14)
     records = [Record(one.transpose(1, 2, 0), 0, None, "") for one in x]
-    np.testing.assert_array_equal(extractor.as_pixels(x, 8, 3), decode(records, DataConfig(size=8)))
-    grey_ones = decode(records, DataConfig(size=8, channels=1))
+    np.testing.assert_array_equal(extractor.as_pixels(x, 8, 3), decoded(records, DataConfig(size=8)))
+    grey_ones = decoded(records, DataConfig(size=8, channels=1))
     np.testing.assert_array_equal(extractor.as_pixels(as_pil(x), 8, 1), grey_ones)
 
 

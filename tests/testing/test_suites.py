@@ -10,6 +10,7 @@ from torch import nn
 
 from harness.data.config import SOURCES, DataConfig
 from harness.data.digits import read as read_digits
+from harness.data.source import Source
 from harness.features.heads.ridge import Ridge
 from harness.models.encoders.encoder import Pixels
 from harness.models.encoders.vision import PixelEncoder
@@ -196,17 +197,16 @@ def test_a_broken_data_set(register):
 
     def shorter(config):
         source = read_digits(config)
-        return source._replace(records=source.records[next(readings) :])
+        return Source.of(list(source.records)[next(readings) :], source.classes)
 
     def turned(config):
         source = read_digits(config)
-        return source._replace(records=source.records[:: (-1) ** next(readings)])
+        return Source.of(list(source.records)[:: (-1) ** next(readings)], source.classes)
 
     def numbered(config):
         source = read_digits(config)
-        return source._replace(
-            records=[record._replace(where="digit", split="dev") for record in source.records]
-        )
+        records = [record._replace(where="digit", split="dev") for record in source.records]
+        return Source.of(records, source.classes)
 
     register(SOURCES, "shorter", shorter)
     register(SOURCES, "turned", turned)
