@@ -128,7 +128,14 @@ def _sweep(chosen: argparse.Namespace) -> int:
     experiment = load_experiment(chosen.experiment, chosen.set)
     storage = Storage(chosen.results)
     with interruptible():
-        facts = sweep(experiment, storage, address=chosen.address, debug=chosen.debug, quiet=chosen.json)
+        facts = sweep(
+            experiment,
+            storage,
+            address=chosen.address,
+            debug=chosen.debug,
+            quiet=chosen.json,
+            verify=chosen.verify,
+        )
     facts["report"] = write_report(storage, experiment.name, tables())
     _print(chosen, facts, [f"report: {facts['report']}"])
     return SOME_FAILED if facts["failed_now"] else OK
@@ -139,7 +146,8 @@ def _plan(chosen: argparse.Namespace) -> int:
     from harness.sweep.experiment import load_experiment
     from harness.sweep.run import plan_experiment
 
-    plan = plan_experiment(load_experiment(chosen.experiment, chosen.set), Storage(chosen.results))
+    experiment = load_experiment(chosen.experiment, chosen.set)
+    plan = plan_experiment(experiment, Storage(chosen.results), chosen.verify)
     _print(chosen, plan.summary(), plan.lines())
     return OK
 

@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -24,8 +24,21 @@ class Terminated(KeyboardInterrupt):
     """The process was asked to terminate, as clusters and job queues do."""
 
 
+MOST_NAMED = 20  # faults in one message
+
+
 class BadData(UserError):
-    """The user's images cannot be read, or have changed since the sweep was planned: a stage found out."""
+    """Images cannot be read, or have changed since the sweep was planned; `faults` says each."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__(named(faults))
+        self.faults = faults
+
+
+def named(faults: Sequence[str]) -> str:
+    """Returns faults as one line, at most `MOST_NAMED` of them."""
+    more = f"; and {len(faults) - MOST_NAMED} more" if len(faults) > MOST_NAMED else ""
+    return "; ".join(faults[:MOST_NAMED]) + more
 
 
 class FullDisk(UserError):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -11,14 +11,15 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from harness.core.checks import refuse_duplicates
-from harness.core.config import parse
-from harness.core.errors import BadData, UserError
+from harness.core.config import Config, parse
+from harness.core.errors import BadData, UserError, named
 from harness.core.fingerprint import canonical
+from harness.core.paths import existing_path
 from harness.core.recent import Recent
 from harness.core.stages import Code, Context, Stage
 from harness.data import index as indexing
 from harness.data.config import SOURCES, DataConfig
-from harness.data.decoding import Pixels, decode, encoded, named, white_of
+from harness.data.decoding import Pixels, decode, encoded, white_of
 from harness.data.index import Index
 from harness.data.labels import labels_of
 from harness.data.shards import CHANGED, DECODING, INDEX, ImageArray, StoredImages, shard_stages
@@ -283,10 +284,30 @@ class Images(NamedTuple):
     stage: Stage
 
     @classmethod
-    def read(cls, config: DataConfig, seed: int, verify: bool = False) -> Self:
+    def read(cls, config: DataConfig, seed: int) -> Self:
         """Reads a data set's index; raises `UserError` if it cannot be read."""
-        reading = read(config, seed, verify)
+        reading = read(config, seed)
         return cls(config, reading.dataset, dataset_stage(config, seed, reading))
+
+
+def verify_data(experiment: Config) -> None:
+    """Reads all images of all data sets that an experiment names, also those of files that look unchanged.
+
+    The plan that follows notices what has changed. Raises `UserError` if they cannot be read.
+    """
+    for config in _data_sets(experiment):
+        read(config, 0, verify=True)
+
+
+def _data_sets(values: Any) -> Iterator[DataConfig]:
+    if isinstance(values, DataConfig):
+        yield values
+    elif isinstance(values, Config):
+        for name in type(values).model_fields:
+            yield from _data_sets(getattr(values, name))
+    elif isinstance(values, list):
+        for value in values:
+            yield from _data_sets(value)
 
 
 def further(first: Images, others: Sequence[DataConfig], seed: int, where: str) -> list[Images]:
@@ -314,7 +335,7 @@ def dataset_stage(config: DataConfig, seed: int, reading: Reading) -> Stage:
         code=DATASET,
         config={"fingerprint": dataset.fingerprint},
         options={
-            "data": config.model_dump(mode="json"),
+            "data": {**config.model_dump(mode="json"), "path": _absolute(config.path)},
             "seed": seed,
             "pixels": reading.pixels._asdict(),
             "warnings": warnings,
@@ -323,6 +344,12 @@ def dataset_stage(config: DataConfig, seed: int, reading: Reading) -> Stage:
         local=True,
     )
     return replace(stage, parts=shard_stages(stage, len(dataset.labels), reading.pixels, reading.everywhere))
+
+
+def _absolute(path: str | None) -> str | None:
+    """Returns the path of local data for processes with another working folder; anything else as it is."""
+    place = None if path is None or "://" in path else existing_path(path)
+    return path if place is None else str(place.absolute())
 
 
 def make(stage: Stage, folder: Path, context: Context) -> None:

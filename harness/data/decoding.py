@@ -3,7 +3,7 @@
 import hashlib
 import io
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import fsspec
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from harness.core.errors import UserError
+from harness.core.errors import BadData, UserError
 from harness.data.source import Record
 
 # What is opened, whatever a file is called. Pillow also knows programs (EPS starts Ghostscript), documents and
@@ -23,7 +23,6 @@ GREY = ("1", "L", "LA", "La", *DEEP)
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange width and height
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # what a whole file ends with
 TAIL = 4096  # bytes at the end in which it is looked for: some programs append bytes of their own
-MOST_NAMED = 20  # unreadable images in one message
 
 
 class Pixels(NamedTuple):
@@ -154,7 +153,7 @@ def _reason(error: Exception) -> str:
 def decode(contents: Iterable[tuple[bytes | np.ndarray, str]], count: int, pixels: Pixels) -> np.ndarray:
     """Returns `count` images, given as (encoded bytes or grey levels, place for messages), as uint8 [N, C, H, W].
 
-    Raises `UserError` naming all that cannot be read.
+    Raises `BadData` naming all that cannot be read.
     """
     stack = np.empty((count, pixels.channels, pixels.size, pixels.size), np.uint8)
     unreadable = []
@@ -166,14 +165,8 @@ def decode(contents: Iterable[tuple[bytes | np.ndarray, str]], count: int, pixel
             continue
         stack[number] = prepared(image, pixels.channels, pixels.size, pixels.white)
     if unreadable:
-        raise UserError(named(unreadable))
+        raise BadData(*unreadable)
     return stack
-
-
-def named(messages: Sequence[str]) -> str:
-    """Returns messages as one line, at most `MOST_NAMED` of them."""
-    more = f"; and {len(messages) - MOST_NAMED} more" if len(messages) > MOST_NAMED else ""
-    return "; ".join(messages[:MOST_NAMED]) + more
 
 
 def prepared(image: Image.Image, channels: int, size: int | None, white: float | None = None) -> np.ndarray:

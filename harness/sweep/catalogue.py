@@ -75,21 +75,29 @@ def _experiment(name: str) -> list[str]:
     texts = [find_experiment(name).read_text(encoding="utf-8").rstrip()]
     try:
         experiment = load_experiment(name, [])
+        size, channels, about = _images(experiment.data, experiment.seed)
+        texts.append("\n".join(about))
         for study in studies():
             config = getattr(experiment, study.name)
             if config is not None:
-                texts.append("\n".join(study.describe(config, *_images(experiment.data, experiment.seed))))
+                texts.append("\n".join(study.describe(config, size, channels)))
     except UserError as error:
         texts.append(f"further details are not available here: {error}")
     return texts
 
 
-def _images(data: DataConfig, seed: int) -> tuple[int, int]:
-    """Returns size and channels of an experiment's images: as configured, or else those of its data set."""
-    if data.size and data.channels:
-        return data.size, data.channels
-    dataset = Images.read(data, seed).dataset
-    return dataset.size, dataset.channels
+def _images(data: DataConfig, seed: int) -> tuple[int, int, list[str]]:
+    """Returns size and channels of an experiment's images, and what was read of them.
+
+    Images that cannot be read here need not be if both are configured.
+    """
+    try:
+        images = Images.read(data, seed)
+    except UserError as error:
+        if data.size and data.channels:
+            return data.size, data.channels, [f"images: {error}"]
+        raise
+    return images.dataset.size, images.dataset.channels, images.stage.options["about"]
 
 
 def _text(registry: Registry, name: str) -> str:

@@ -9,12 +9,13 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, NamedTuple
 
+import fsspec
 import ray
 import yaml
 from ray._private import ray_constants
@@ -22,9 +23,11 @@ from ray._private.services import get_ray_address_from_environment
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.core.errors import UserError
+from harness.core.fingerprint import fingerprint
 from harness.core.progress import Progress
+from harness.core.stages import Stage
 from harness.core.storage import Storage
-from harness.sweep.nodes import on_every_node
+from harness.sweep.nodes import NodeError, on_every_node
 
 QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trials run in the folder where the sweep was started
@@ -181,6 +184,38 @@ def _unseen(storage: Storage) -> str | None:
     except UserError as error:
         return str(error)
     return None
+
+
+def check_data(stages: Sequence[Stage]) -> None:
+    """Raises `UserError` naming the first machine that does not see the images that it may have to decode."""
+    shards = [stage for stage in stages if stage.kind == "images" and not stage.local]
+    paths = {shard.needs["dataset"].options["data"]["path"] for shard in shards}
+    if len(ray.nodes()) < 2:
+        return
+    for path in sorted(paths - {None}):
+        here = glimpse(path)
+        for node, answer in on_every_node(glimpse, path):
+            if answer != here:
+                found = (
+                    answer if isinstance(answer, NodeError) else "not the same there" if answer else "missing"
+                )
+                raise UserError(
+                    f"data.path {path}: node {node.name} cannot read it ({found}), but every machine decodes images; "
+                    "put them where all machines see them, or on an object store"
+                )
+
+
+def glimpse(path: str) -> str | None:
+    """Returns what is directly at a path or URL: its names, or a file's size; None if it is missing."""
+    try:
+        file_system, place = fsspec.core.url_to_fs(path)
+        if file_system.isdir(place):
+            return fingerprint(
+                sorted(str(name).rsplit("/", 1)[-1] for name in file_system.ls(place, detail=False))
+            )
+        return str(file_system.size(place))
+    except Exception:  # each file system has its own errors
+        return None
 
 
 @ray.remote(num_cpus=0)

@@ -15,8 +15,6 @@ from harness.core.stages import Context, Stage
 from harness.sweep.cluster import CRASHES
 from harness.sweep.local_executor import made
 
-KIND = "images"  # of the stages that are made here
-
 
 class Ingest:
     """Makes shards of images beside everything else. Its methods return at once and are called by one thread."""

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-from harness.core.errors import full_disk_explained
+from harness.core.errors import BadData, full_disk_explained
 from harness.core.rows import Outcome
 from harness.core.stages import Context, Stage, objective, run
 from harness.sweep.display import Display
@@ -43,9 +43,11 @@ class LocalExecutor:
                 return
 
 
-def note(stage: Stage, result: float | str, schedule: Schedule, display: Display) -> None:
+def note(stage: Stage, result: float | str | BadData, schedule: Schedule, display: Display) -> None:
     """Tells `schedule` and `display` what became of a stage: `result` is what `made` returned."""
-    if isinstance(result, str):
+    if isinstance(result, BadData):
+        schedule.refuse(stage, result)
+    elif isinstance(result, str):
         display.stage_failed(stage.kind, stage.key, result)
         display.given_up(schedule.failed(stage, result))
     else:
@@ -53,14 +55,16 @@ def note(stage: Stage, result: float | str, schedule: Schedule, display: Display
         schedule.made(stage)
 
 
-def made(stage: Stage, context: Context) -> float | str:
-    """Makes a stage and returns the seconds that it took, or the traceback if it failed.
+def made(stage: Stage, context: Context) -> float | str | BadData:
+    """Makes a stage and returns the seconds that it took, or why it failed: a traceback, or what is wrong with data.
 
     Raises `FullDisk` if all stages would fail likewise.
     """
     began = time.monotonic()
     try:
         context.ensure(stage)
+    except BadData as error:
+        return error
     except Exception as error:
         storage = context.store.storage
         if storage.local is not None:  # with an object store, only one machine's disk is full

@@ -12,6 +12,7 @@ import pyarrow as pa
 from rich import filesize
 
 from harness.core.stages import Context, Stage, Trial
+from harness.data.config import DataConfig
 from harness.data.dataset import Images
 from harness.sweep.search_plan import Search, is_searched, plan_searches, screening_trials
 from harness.sweep.studies import studies
@@ -48,7 +49,7 @@ class Plan:
 
     @property
     def stored_bytes(self) -> int:
-        """The size of the features to be stored."""
+        """The size of the images and features to be stored."""
         return sum(stage.work.stored_bytes for stage in [*self.stages, *self.search_stages])
 
     @property
@@ -71,6 +72,14 @@ class Plan:
     def warnings(self) -> list[str]:
         """What makes results mean less than they seem to: traps in the data sets, each once."""
         return self._of_stages("warnings")
+
+    @cached_property
+    def data_sets(self) -> dict[str, Stage]:
+        """The data sets' stages, by name."""
+        stages = {
+            stage.key: stage for trial in self.trials for stage in trial.stages if stage.kind == "dataset"
+        }
+        return {DataConfig(**stage.options["data"]).display_name: stage for stage in stages.values()}
 
     def _of_stages(self, option: str) -> list[str]:
         stages = {id(stage): stage for trial in self.trials for stage in trial.stages}
@@ -115,7 +124,7 @@ class Plan:
             passes = f"{self.image_passes:,} image passes through the backbone"
             most = "at most " if self.search_stages else ""
             lines.append(
-                f"stages to make: {made or 'as trials need them'}; {most}{passes}, {stored} of features"
+                f"stages to make: {made or 'as trials need them'}; {most}{passes}, {stored} to store"
             )
         if self.to_run:
             lines.append(f"estimated time: {duration(self.seconds)} with {self.slots} tasks in parallel")

@@ -6,11 +6,11 @@ from collections import Counter, deque
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_thread
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
-from harness.core.errors import FullDisk
+from harness.core.errors import BadData, FullDisk
 from harness.core.stages import STAGE_GPU, Context, Stage
 from harness.sweep.balance import Room, room
 from harness.sweep.cluster import CRASHES, LOSSES, Capacity, ProgressQueue, beside_driver, capacity
@@ -18,6 +18,10 @@ from harness.sweep.display import Display
 from harness.sweep.local_executor import made, note
 from harness.sweep.schedule import Schedule
 
+if TYPE_CHECKING:
+    from harness.sweep.ingest import Ingest
+
+IMAGES = "images"  # the kind of the stages that Ray Data makes
 SECONDS_BETWEEN_LOOKS = 0.1  # at tasks
 SECONDS_BETWEEN_COUNTS = 1.0  # at the cluster's CPUs, and at what tasks report
 
@@ -32,8 +36,9 @@ class StageTasks:
         self._shared = ray.put(context)
         self._lost: Counter[tuple[str, bool]] = Counter()  # by job, and by whether its machine was lost
         self._running: dict[Any, Stage] = {}
+        self._ingest: Ingest | None = None
         self._local: deque[Stage] = deque()  # stages that read this machine's files: made here, one by one
-        self._here: tuple[Future[float | str], Stage] | None = None
+        self._here: tuple[Future[float | str | BadData], Stage] | None = None
         self._looked = self._counted = 0.0
         self._capacity = Capacity(1, 0.0)
         self.step()
@@ -41,7 +46,8 @@ class StageTasks:
     @property
     def room(self) -> Room:
         """How many stages and trials Ray may have at the moment."""
-        return room(self._capacity, len(self._running) + self._schedule.stages_ready)
+        shards = 0 if self._ingest is None else self._ingest.running
+        return room(self._capacity, len(self._running) + shards + self._schedule.stages_ready)
 
     def wait(self) -> None:
         """Waits for a stage to end, but not long, and takes a step."""
@@ -49,6 +55,8 @@ class StageTasks:
             ray.wait(list(self._running), timeout=SECONDS_BETWEEN_COUNTS / 2)
         elif self._here is not None:
             wait_for_thread([self._here[0]], timeout=SECONDS_BETWEEN_COUNTS / 2)
+        elif self._ingest is not None and self._ingest.running:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
         self._looked = 0.0
         self.step()
 
@@ -71,6 +79,8 @@ class StageTasks:
                 self._display.working(*update)
         for reference in ended:
             self._end(reference)
+        for shard, result in self._ingest.ended() if self._ingest is not None else ():
+            self._settle(shard, result)
         if self._here is not None and self._here[0].done():
             future, stage = self._here
             self._here = None
@@ -79,17 +89,30 @@ class StageTasks:
             self._submit()
 
     def _submit(self) -> None:
+        shards = []
         while len(self._running) < self.room.stages:
             stage = self._schedule.next_stage()
             if stage is None:
                 break
             if stage.local:
                 self._local.append(stage)
+            elif stage.kind == IMAGES:
+                shards.append(stage)
             else:
                 self._running[self._task(stage)] = stage
+        if shards:
+            self._ingested().start(shards)
         if self._local and self._here is None:
             stage = self._local.popleft()
             self._here = (_in_thread(stage, self._context), stage)
+
+    def _ingested(self) -> "Ingest":
+        """Returns what makes shards of images. Small data sets need none: importing Ray Data takes a while."""
+        from harness.sweep.ingest import Ingest
+
+        if self._ingest is None:
+            self._ingest = Ingest(self._shared)
+        return self._ingest
 
     def _task(self, stage: Stage) -> Any:
         """Submits a task for `stage`. One that only waits for Ray Train's workers takes no CPU from them."""
@@ -115,14 +138,17 @@ class StageTasks:
                 self._schedule.again(stage)
                 return
             result = f"{type(failure).__name__}: {failure}"
+        self._settle(stage, result)
+
+    def _settle(self, stage: Stage, result: Any) -> None:
         if isinstance(result, FullDisk):
             raise result
         note(stage, result, self._schedule, self._display)
 
 
-def _in_thread(stage: Stage, context: Context) -> "Future[float | str]":
+def _in_thread(stage: Stage, context: Context) -> "Future[float | str | BadData]":
     """Makes a stage in a thread that does not keep the process from ending."""
-    future: Future[float | str] = Future()
+    future: Future[float | str | BadData] = Future()
 
     def work() -> None:
         try:
@@ -135,7 +161,7 @@ def _in_thread(stage: Stage, context: Context) -> "Future[float | str]":
 
 
 @ray.remote
-def _make(stage: Stage, context: Context) -> float | str | FullDisk:
+def _make(stage: Stage, context: Context) -> float | str | BadData | FullDisk:
     """Makes one stage as `made` does; returns the error if it fails, so that only lost processes are retried."""
     try:
         context.store.storage.check_seen()

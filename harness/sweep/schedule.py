@@ -8,10 +8,11 @@ within its trials.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any
 
+from harness.core.errors import BadData
 from harness.core.stages import Stage, Trial
 from harness.sweep.search_plan import Search
 
@@ -46,6 +47,7 @@ class Schedule:
         """
         self.trials = {trial.key: trial for trial in trials}
         self.running = 0  # trials that were handed out and have not ended
+        self.refused: list[str] = []  # what is wrong with the user's data
         self._stages = list(stages)
         self._place = {stage.job: place for place, stage in enumerate(stages)}
         self._open = set(self._place)  # jobs of stages that are neither made nor failed
@@ -117,6 +119,23 @@ class Schedule:
                 found.add(stage.job)
                 stack += stage.before
         return found & self._open
+
+    def refuse(self, stage: Stage, error: BadData) -> None:
+        """Notes that a stage found the user's data to be bad: nothing more is done, except for stages of this kind.
+
+        They may find more, so that all is said at once.
+        """
+        self.refused += error.faults
+        self._open = {job for job in self._open if self._stages[self._place[job]].kind == stage.kind} - {
+            stage.job
+        }
+        self._startable_stages = [
+            place for place in self._startable_stages if self._stages[place].kind == stage.kind
+        ]
+        heapify(self._startable_stages)
+        self._startable_trials.clear()
+        self._searches.clear()
+        self._waiting.clear()
 
     @property
     def finished(self) -> bool:
