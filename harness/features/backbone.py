@@ -36,7 +36,8 @@ def train_backbone(stage: Stage, folder: Path, context: Context) -> None:
 def denoising(stage: Stage, context: Context) -> Denoising:
     """Returns the training task of the backbone. Called by every worker."""
     dataset = open_dataset(stage.needs["dataset"], context)
-    images = Chosen(dataset.images, dataset.splits["train"])
+    config = parse(TrainConfig, stage.options["train"], "train")
+    images = Chosen(dataset.images, config.storage_order(dataset.splits["train"]))
     build = partial(build_network, stage.config["network"])
     return Denoising(build, images, process_in(stage), regulariser_of(stage))
 

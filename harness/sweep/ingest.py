@@ -49,14 +49,18 @@ class Ingest:
 
 
 def _dataset(shards: list[Stage], context: Any) -> "ray.data.Dataset":
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     settings = ray.data.DataContext.get_current()
     settings.enable_progress_bars = False
     settings.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     rows = [{"shard": number} for number in range(len(shards))]
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _make, fn_args=(ray.put(shards), context), num_cpus=1, max_retries=CRASHES
+        _make, fn_args=(ray.put(shards), context), num_cpus=1, ray_remote_args_fn=_retried
     )
+
+
+def _retried() -> dict[str, Any]:
+    return {"max_retries": CRASHES}
 
 
 def _make(row: dict[str, Any], shards: Any, context: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 from rich import filesize
 
+from harness.core.cache import cache_bytes
 from harness.core.stages import Context, Stage, Trial
 from harness.data.config import DataConfig
 from harness.data.dataset import Images
@@ -36,6 +37,7 @@ class Plan:
     trial_seconds: float
     slots: int  # tasks that run in parallel, for the estimate
     damage: list[str] = field(default_factory=list)  # recorded rows that were left out, one line each
+    hints: list[str] = field(default_factory=list)  # what would be slow, and what to set
 
     @property
     def to_run(self) -> int:
@@ -61,7 +63,8 @@ class Plan:
     def notes(self) -> list[str]:
         """The notes of the trials to run, each once."""
         candidates = (trial for search in self.searches for trial in search.candidates)
-        return [note for note in dict.fromkeys(trial.note for trial in [*self.missing, *candidates]) if note]
+        notes = dict.fromkeys(trial.note for trial in [*self.missing, *candidates])
+        return [note for note in notes if note] + self.hints
 
     @cached_property
     def data(self) -> list[str]:
@@ -176,7 +179,26 @@ def make_plan(experiment: Any, images: Images, tables: Mapping[str, pa.Table], c
         trial_seconds=_trial_seconds(missing, tables)
         + sum(_trial_seconds(search.most[: search.budget], tables) for search in searches),
         slots=os.cpu_count() or 1,
+        hints=_hints(stages, context),
     )
+
+
+def _hints(stages: Iterable[Stage], context: Context) -> list[str]:
+    """Returns a sentence for each training that would download images again and again."""
+    if context.store.storage.local is not None:
+        return []
+    cache = cache_bytes()
+    found = []
+    for stage in stages:
+        held = sum(part.work.stored_bytes for need in stage.needs.values() for part in need.parts)
+        if held > cache and stage.options.get("train", {}).get("shuffle_window", 1) is None:
+            images = stage.needs["dataset"].parts[-1].part["images"][1]
+            found.append(
+                f"{stage.short_name}: training reads {held / 1e9:.3g} GB of images in random order, but a machine's "
+                f"cache of the object store holds {cache / 1e9:.3g} GB; set HARNESS_CACHE_GB, or "
+                f"train.shuffle_window={int(cache / 4 / held * images)} to shuffle neighbours"
+            )
+    return found
 
 
 def _recorded(trials: Iterable[Trial], tables: Mapping[str, pa.Table]) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from harness.core.config import Config, unkeyed
@@ -34,6 +35,8 @@ class TrainConfig(Config):
         None, gt=0, lt=1
     )  # decay of the weights' moving average, which then replaces the weights
     precision: Literal["auto", "float32"] = "auto"  # auto: bfloat16 autocast on GPUs that support it
+    # examples that are shuffled together, neighbours in storage; None: all. For data larger than a machine's disk
+    shuffle_window: int | None = Field(None, ge=1)
     workers: int | list[int] = unkeyed(1)  # Ray Train workers, or [min, max]; 0: in the calling process
     checkpoint_every: int | None = unkeyed(None, ge=1)  # steps; None: ten checkpoints in all
 
@@ -48,6 +51,10 @@ class TrainConfig(Config):
                 "given for schedule step, and only for it"
             )
         return self
+
+    def storage_order(self, places_M: np.ndarray) -> np.ndarray:
+        """Returns the examples' places in storage, in the order in which the loop numbers them."""
+        return places_M if self.shuffle_window is None else np.sort(places_M)
 
     @property
     def checkpoint_steps(self) -> int:

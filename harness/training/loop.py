@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -79,7 +80,7 @@ def fit(task: Task, config: TrainConfig, seed: int, processes: ProcessGroup) -> 
             processes.save(progress)
         return progress
     model = processes.wrap(progress.model)
-    batches = _batches(task.examples, config.batch, seed, progress.step)
+    batches = _batches(task.examples, config.batch, seed, progress.step, config.shuffle_window)
     pace = _Pace(config, progress.step, processes, getattr(task, "noun", "images"))
     while progress.step < config.steps:
         factor = decay(config, progress.step)
@@ -137,21 +138,38 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * decay(config, step)
 
 
-def _batches(examples: int, batch: int, seed: int, first_step: int) -> Iterator[torch.Tensor]:
+def _batches(
+    examples: int, batch: int, seed: int, first_step: int, window: int | None = None
+) -> Iterator[torch.Tensor]:
     """Yields the examples of each global batch from `first_step` on, in a new random order every epoch."""
     epoch, place = divmod(first_step * batch, examples)
+    order = torch.from_numpy(epoch_order(examples, seed, epoch, window))
     while True:
         indices: list[torch.Tensor] = []
         missing = batch
         while missing:
-            order = torch.from_numpy(rng(seed, "order", epoch).permutation(examples))
             taken = order[place : place + missing]
             indices.append(taken)
             missing -= len(taken)
             place += len(taken)
             if place == examples:
                 epoch, place = epoch + 1, 0
+                order = torch.from_numpy(epoch_order(examples, seed, epoch, window))
         yield torch.cat(indices)
+
+
+def epoch_order(examples: int, seed: int, epoch: int, window: int | None) -> np.ndarray:
+    """Returns the order of an epoch's examples.
+
+    With a `window`, runs of so many neighbours come in random order, each shuffled: a batch reads from one or two of
+    them. Where the first ends is random, so that the runs differ between epochs.
+    """
+    draw = rng(seed, "order", epoch)
+    if window is None or window >= examples:
+        return draw.permutation(examples)
+    edges = np.arange(draw.integers(1, window + 1), examples, window)
+    runs = np.split(np.arange(examples), edges)
+    return np.concatenate([draw.permutation(runs[place]) for place in draw.permutation(len(runs))])
 
 
 def _step(

@@ -123,5 +123,6 @@ def _augment(stage: Stage) -> Augment | None:
 
 def _labelled(stage: Stage, context: Context) -> tuple[Chosen, torch.Tensor]:
     dataset: Dataset = open_dataset(stage.needs["dataset"], context)
-    index = dataset.labelled(stage.config["labels_per_class"])
+    config = parse(TrainConfig, stage.options["train"], "train")
+    index = config.storage_order(dataset.labelled(stage.config["labels_per_class"]))
     return Chosen(dataset.images, index), torch.from_numpy(dataset.labels[index])

@@ -72,9 +72,10 @@ class SideBySide:
         cells: Sequence[Mapping[str, Any]],
         augment: Augment | None,
         batch: int,
+        train: TrainConfig,
     ) -> None:
         """`cells` are the configurations of stages that differ only in block, pool and head."""
-        self._index_M = dataset.labelled(cells[0]["labels_per_class"])
+        self._index_M = train.storage_order(dataset.labelled(cells[0]["labels_per_class"]))
         self.examples = len(self._index_M)
         self._denoiser, self._dataset, self._cells = denoiser, dataset, cells
         self._augment, self._batch = augment, batch
@@ -183,6 +184,7 @@ def side_by_side(stage: Stage, context: Context) -> SideBySide:
         cells,
         Augment(**augment) if augment else None,
         stage.options["batch"],
+        parse(TrainConfig, stage.options["train"], "train"),
     )
 
 
