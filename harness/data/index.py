@@ -144,15 +144,13 @@ class _Kept:
             config.path if "://" in config.path else str(Path(config.path).expanduser().absolute())
         )
         self._name = fingerprint([VERSION, path, values])
-        self._storage = Storage(str(cache_folder() / "index"))
+        self._folder = cache_folder() / "index"
 
     def read(self) -> dict[str, pa.Table]:
         """Returns the rows of each part by its identity; nothing if there is none or it is damaged."""
-        folder = self._storage.local
-        assert folder is not None
         try:
-            about: Mapping[str, Any] = unsealed((folder / f"{self._name}.json").read_bytes())
-            file = folder / about["file"]
+            about: Mapping[str, Any] = unsealed((self._folder / f"{self._name}.json").read_bytes())
+            file = self._folder / about["file"]
             if checksum(file) != about["sha256"]:
                 return {}
             table = pq.read_table(file, memory_map=False).cast(SCHEMA)
@@ -178,8 +176,9 @@ class _Kept:
             "parts": list(identities),
         }
         try:
-            self._storage.write(name, content)
-            self._storage.write(f"{self._name}.json", sealed(about).encode())
+            storage = Storage(str(self._folder))
+            storage.write(name, content)
+            storage.write(f"{self._name}.json", sealed(about).encode())
         except (OSError, UserError):
             return
 

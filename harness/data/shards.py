@@ -166,11 +166,17 @@ class StoredImages:
     def __getitem__(self, index: Any) -> np.ndarray:
         if self._whole is not None:
             return self._whole[index]
-        if isinstance(index, int | np.integer):
-            return self._read(np.array([index]))[0]
         if isinstance(index, slice):
             index = np.arange(*index.indices(len(self)))
-        return self._read(np.asarray(index, np.int64))
+        places = np.asarray(index)
+        places = np.flatnonzero(places) if places.dtype == bool else places.astype(np.int64)
+        if ((places < -len(self)) | (places >= len(self))).any():
+            raise IndexError(f"there are {len(self)} images")
+        found = self._read(np.where(places < 0, places + len(self), places).reshape(-1))
+        return found.reshape(*places.shape, *self.shape[1:])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}  # files are open in one process
 
     @cached_property
     def _whole(self) -> np.ndarray | None:

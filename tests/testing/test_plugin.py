@@ -29,7 +29,9 @@ def site(tmp_path_factory):
         shutil.copy(PLUGIN / name, folder)
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)
-    np.savez(folder / "images.npz", images=images, labels=np.arange(60) % 2)
+    (folder / "images").mkdir()
+    np.save(folder / "images" / "images.npy", images)
+    np.save(folder / "images" / "labels.npy", np.arange(60) % 2)
     return folder
 
 

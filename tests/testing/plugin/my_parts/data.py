@@ -1,4 +1,4 @@
-"""Images and labels in one NumPy archive: arrays `images` uint8 [N, H, W] and `labels` [N]."""
+"""Images and labels in two NumPy files of a folder: images.npy, uint8 [N, H, W], and labels.npy [N]."""
 
 import numpy as np
 
@@ -8,15 +8,14 @@ from harness.data.source import Record, Source, place_of
 
 
 def read(config: DataConfig) -> Source:
-    """Reads the archive at `data.path`; classes are numbers."""
-    path = place_of(config, "an .npz file")
+    """Reads the two files below `data.path`; classes are numbers."""
+    folder = place_of(config, "a folder with images.npy and labels.npy")
     try:
-        with np.load(path) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"data.path {config.path}: not an archive of images and labels: {error}") from None
+        images, labels = (np.load(folder / f"{name}.npy") for name in ("images", "labels"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.path {config.path}: not images and labels: {error}") from None
     records = [
-        Record(image, int(label), None, f"{path}, image {place}")
+        Record(image, int(label), None, f"{folder}, image {place}")
         for place, (image, label) in enumerate(zip(images, labels, strict=True))
     ]
-    return Source(records, [str(number) for number in range(int(labels.max()) + 1)])
+    return Source.of(records, [str(number) for number in range(int(labels.max()) + 1)])
