@@ -44,4 +44,10 @@ def moments(x: Features) -> Moments:
 
 def standardised(x: Features, by: Moments) -> LazyFeatures:
     """Returns features that are standardised when they are read."""
-    return changed(x, lambda x_B: (x_B - by.mean) / by.scale)
+
+    def change(x_B: np.ndarray) -> np.ndarray:
+        z_B: np.ndarray = x_B - by.mean
+        z_B /= by.scale
+        return z_B
+
+    return changed(x, change)

@@ -47,11 +47,17 @@ def pooled(taps: Sequence[Features], pool: int) -> LazyFeatures:
     """Returns feature maps of the same images, averaged to pool x pool and concatenated along the channels."""
 
     def read(rows_B: np.ndarray) -> np.ndarray:
-        maps = [adaptive_avg_pool2d(torch.from_numpy(tap[rows_B]), pool).numpy() for tap in taps]
+        maps = [_averaged(tap[rows_B], pool) for tap in taps]
         return np.concatenate(maps, 1) if len(maps) > 1 else maps[0]
 
     channels = sum(tap.shape[1] for tap in taps)
     return LazyFeatures((len(taps[0]), channels, pool, pool), read)
+
+
+def _averaged(x_BCPP: np.ndarray, pool: int) -> np.ndarray:
+    if x_BCPP.shape[2] == pool:
+        return x_BCPP
+    return adaptive_avg_pool2d(torch.from_numpy(x_BCPP), pool).numpy()
 
 
 class _Array(NamedTuple):

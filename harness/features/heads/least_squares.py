@@ -163,12 +163,12 @@ class Centred:
         return product_DC
 
     def _at(self, place: slice) -> "torch.Tensor":
-        return self._double(self._x[place]) - self.mean_D
+        return self._double(self._x[place]).sub_(self.mean_D)
 
     def _double(self, x_B: np.ndarray) -> "torch.Tensor":
         import torch
 
-        return torch.as_tensor(x_B, device=self.device).double().flatten(1)
+        return torch.as_tensor(x_B).to(self.device, torch.float64, copy=True).flatten(1)
 
 
 def _double(device: str) -> str:

@@ -31,7 +31,9 @@ class PrincipalAxes:
         if centred.n > centred.dimensions:
             self.squares_R, self._axes_DR = _kept(centred.gram_DD(), SMALLEST)
             if 8 * self.n * len(self.squares_R) <= HELD_BYTES:
-                self._z_NR = torch.cat([x_BD @ self._axes_DR for _, x_BD in centred.batches()])
+                self._z_NR = self.squares_R.new_empty(self.n, len(self.squares_R))
+                for place, x_BD in centred.batches():
+                    torch.mm(x_BD, self._axes_DR, out=self._z_NR[place])
         else:
             self.squares_R, left_NR = _kept(centred.gram_NN(), SMALLEST_OF_PRODUCTS)
             self._z_NR = left_NR * self.squares_R.sqrt()
