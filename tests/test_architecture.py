@@ -140,7 +140,9 @@ def test_the_libraries_of_the_rules_are_really_used():
 
 
 def test_pickle_is_nowhere():
-    assert holders("pickle", "cloudpickle", "dill", "joblib") == set()
+    # CIFAR's files, by an unpickler that makes arrays alone; and joblib, between this process and its own
+    assert holders("pickle", "cloudpickle", "dill") == {"harness.data.arrays"}
+    assert holders("joblib") == {"harness.data.parallel"}
     used = {m: re.findall(r"torch\.(?:save|load)\(.*", path.read_text()) for m, path in MODULES.items()}
     # formats that others chose: tensors alone are read from them
     others = [

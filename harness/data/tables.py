@@ -32,6 +32,7 @@ ENDINGS = {
 }
 LABELS = ("label", "labels", "class", "cls", "target", "category")
 PATHS = ("file_name", "filename", "image", "path", "file", "filepath", "image_path", "img", "img_path")
+NO_LABELS = "none"  # as the name of the label column: no image has one
 SPLIT = "split"  # a column of a CSV or JSON Lines file
 ROWS_A_PART = 512  # of a CSV or JSON Lines file
 ROWS_AT_ONCE = 64  # of a Parquet file: by default a whole row group is read, which may be gigabytes
@@ -63,10 +64,6 @@ def read(config: DataConfig) -> Source:
     columns = find_columns(features, config, first)
     classes = class_names(features, columns.label)
     columns = columns._replace(names=None if classes is None else tuple(classes))
-    if columns.label is None:
-        notes.append(
-            f"no column holds labels: data.label_column names one of {', '.join(_columns(features))}"
-        )
     if first.format in ("csv", "json"):
         return Source(_listed(files, columns), classes, notes)
     parts = [
@@ -227,9 +224,12 @@ def find_columns(features: Mapping[str, Any], config: DataConfig, file: File) ->
     elif not lists and not holds_images(features[image]):
         raise UserError(f"{file.path}: column {image!r} holds {_kind(features[image])}, not images")
     label = config.label_column
-    if label is None:
-        labels = [name for name in names if _is_label(name, features[name])]
-        label = _only(labels, "label", file.path, names) if labels else None
+    if label == NO_LABELS:
+        label = None
+    elif label is None:
+        columns = _columns(features)
+        labels = [name for name in columns if _is_label(name.rsplit(".", 1)[-1], _within(features, name))]
+        label = _only(labels, "label", file.path, columns)
     elif _within(features, label) is None:
         raise UserError(f"{file.path}: no column {label!r}; {did_you_mean(label, names)}")
     split = SPLIT if lists and SPLIT in features else None
@@ -243,8 +243,9 @@ def _only(found: Sequence[str], what: str, path: str, names: Sequence[str]) -> s
         raise UserError(
             f"{path}: several columns may hold {what}s ({', '.join(found)}); set data.{what}_column to one"
         )
+    none = f", or {NO_LABELS} if there are no labels" if what == "label" else ""
     raise UserError(
-        f"{path}: no {what} column found; set data.{what}_column; {did_you_mean(what, list(names))}"
+        f"{path}: no {what} column found; set data.{what}_column{none}; {did_you_mean(what, list(names))}"
     )
 
 

@@ -87,6 +87,7 @@ NOT_IN_THE_KEY = {
     "local": {"local": True},
     "siblings": {"siblings": (stage("sibling"),)},
     "group": {"group": "together"},
+    "parts": {"parts": (stage("part"),)},
 }
 
 

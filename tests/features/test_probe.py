@@ -197,19 +197,18 @@ def make_dataset(stage, folder, context):
         splits["test"] = splits["test"][::-1].copy()
     if stage.config["test"] == "relabelled":
         labels[splits["test"]] = (labels[splits["test"]] + 1) % 10
-    arrays = {"images": dataset.images, "labels": labels, **splits}
-    save_file(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors"
-    )
+    save_file({"labels": labels, **splits}, folder / "index.safetensors")
     (folder / "classes.json").write_text(json.dumps(dataset.classes))
 
 
 def test_nothing_is_chosen_on_test(context):
     _, trials = trials_of()
     pixels = pick(trials, features="pixels")
+    images = pixels.needs["dataset"].parts
     rows = {}
     for test in ("as it is", "shuffled", "relabelled"):
-        stage = Stage("dataset", Code("dataset", 1, "test_probe:make_dataset"), {"test": test})
+        config = {"test": test, "fingerprint": test}
+        stage = Stage("dataset", Code("dataset", 1, "test_probe:make_dataset"), config, parts=images)
         changed = replace(pixels, needs={"dataset": stage})
         assert len(open_dataset(stage, context).splits["test"]) == 40
         rows[test] = rows_of([changed], context).popitem()[1]

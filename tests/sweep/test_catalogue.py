@@ -36,10 +36,11 @@ def test_an_experiment_is_described_with_its_blocks_and_noise_levels(written):
     assert "of T = 1000: 10: 0.0469 / 6.12, 88: 0.301 / 2.4" in text
 
 
-def test_size_and_channels_are_those_that_the_experiment_sets(written, monkeypatch):
-    """Then no data is read."""
-    monkeypatch.setattr("harness.sweep.catalogue.load", None)
-    assert "images of 32 pixels and 3 channels" in describe(written(data=", size: 32, channels: 3"))
+def test_size_and_channels_are_those_that_the_experiment_sets(written):
+    """Data that cannot be read here are no obstacle."""
+    text = describe(written(data=", path: /nowhere, size: 32, channels: 3"))
+    assert "images of 32 pixels and 3 channels" in text
+    assert "/nowhere" in text
 
 
 def test_what_cannot_be_described_here_is_shown_with_the_reason(written):

@@ -119,7 +119,7 @@ class FineTuning:
 def fine_tuning(stage: Stage, context: Context) -> FineTuning:
     """Returns the task of a stage, with its own copy of the backbone. Called by every worker."""
     dataset = open_dataset(stage.needs["dataset"], context)
-    config = parse(TrainConfig, stage.options["train"], "train")
+    config = parse(TrainConfig, stage.options["tune"], "finetune.tune")
     labelled = config.storage_order(dataset.labelled(stage.config["labels_per_class"]))
     head = head_of(stage.config["head"])
     augment = stage.config["augment"]
