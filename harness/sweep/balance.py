@@ -10,9 +10,7 @@ from typing import NamedTuple
 
 from harness.sweep.cluster import Capacity
 
-AHEAD = (
-    2  # times as many tasks as can run: an autoscaler sees the others, and adds as many machines as there are
-)
+AHEAD = 2  # times as many tasks as can run: an autoscaler sees those that wait, and doubles the cluster
 
 
 class Room(NamedTuple):
