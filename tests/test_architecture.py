@@ -140,7 +140,9 @@ def test_the_libraries_of_the_rules_are_really_used():
 
 
 def test_pickle_is_nowhere():
-    assert holders("pickle", "cloudpickle", "dill", "joblib") == set()
+    assert holders("cloudpickle", "dill") == set()
+    assert holders("joblib") == {"harness.data.parallel"}  # what a process sends to those that it starts
+    assert holders("pickle") == {"harness.data.arrays"}  # CIFAR's format: arrays, lists and texts alone
     used = {m: re.findall(r"torch\.(?:save|load)\(.*", path.read_text()) for m, path in MODULES.items()}
     # formats that others chose: tensors alone are read from them
     others = [

@@ -13,7 +13,7 @@ from harness.core import stages
 from harness.core.config import parse
 from harness.core.errors import UserError
 from harness.data.config import DataConfig
-from harness.data.dataset import Images
+from harness.data.dataset import Images, load
 from harness.features.cka.config import CKAConfig
 from harness.features.cka.study import STUDY
 from harness.features.extract import extract, open_denoiser
@@ -41,7 +41,7 @@ def trials_of(seed=0, data=None, **cka):
     """Returns the data set and the trials of an experiment like the above, but for what is given."""
     config = parse(DataConfig, {"max_train": 40, "max_validation": 5, "max_test": 5, **(data or {})}, "data")
     images = Images.read(config, seed)
-    return images.dataset, STUDY.trials(parse(CKAConfig, {**CKA, **cka}, "cka"), images, seed)
+    return load(config, seed), STUDY.trials(parse(CKAConfig, {**CKA, **cka}, "cka"), images, seed)
 
 
 def rows_of(trials, context):

@@ -17,6 +17,7 @@ from harness.core.stages import Code, Stage, run
 from harness.core.storage import Storage
 from harness.core.tables import WHEN_AND_WHERE, Role
 from harness.data.dataset import open_dataset
+from harness.data.shards import INDEX
 from harness.features import tables as declared
 from harness.features.probe import read_features, split
 from harness.features.study import STUDY
@@ -185,17 +186,15 @@ def test_the_batch_that_is_proposed_fits(context):
 
 
 def make_dataset(stage, folder, context):
-    """Makes the data set of the configuration with its test images in another order, or with other labels."""
+    """Makes the index of the data set with its test images in another order, or with other labels."""
     dataset, _ = trials_of()
     labels, splits = dataset.labels.copy(), dict(dataset.splits)
     if stage.config["test"] == "shuffled":
         splits["test"] = splits["test"][::-1].copy()
     if stage.config["test"] == "relabelled":
         labels[splits["test"]] = (labels[splits["test"]] + 1) % 10
-    arrays = {"images": dataset.images, "labels": labels, **splits}
-    save_file(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors"
-    )
+    arrays = {"labels": labels, **splits}
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / INDEX)
     (folder / "classes.json").write_text(json.dumps(dataset.classes))
 
 
@@ -204,7 +203,9 @@ def test_nothing_is_chosen_on_test(context):
     pixels = pick(trials, features="pixels")
     rows = {}
     for test in ("as it is", "shuffled", "relabelled"):
-        stage = Stage("dataset", Code("dataset", 1, "test_probe:make_dataset"), {"test": test})
+        values = {"test": test, "fingerprint": test}
+        code = Code("dataset", 1, "test_probe:make_dataset")
+        stage = Stage("dataset", code, values, parts=pixels.needs["dataset"].parts)
         changed = replace(pixels, needs={"dataset": stage})
         assert len(open_dataset(stage, context).splits["test"]) == 40
         rows[test] = rows_of([changed], context).popitem()[1]

@@ -6,7 +6,7 @@ import torch
 
 from harness.core.config import parse
 from harness.data.config import DataConfig
-from harness.data.dataset import Images
+from harness.data.dataset import Images, load
 from harness.features.config import FeaturesConfig
 from harness.features.study import STUDY
 
@@ -26,7 +26,7 @@ def trials_of(seed=0, data=None, **features):
     data = parse(DataConfig, {**DATA, **(data or {})}, "data")
     config = parse(FeaturesConfig, {**FEATURES, **features}, "features")
     images = Images.read(data, seed)
-    return images.dataset, STUDY.trials(config, images, seed)
+    return load(data, seed), STUDY.trials(config, images, seed)
 
 
 def pick(trials, **axes):

@@ -88,7 +88,7 @@ STUDY = Roughness()
 
 def make_blurred(stage, folder, context):
     """Writes blurred images, float32 [N, C, H, W]."""
-    images = open_dataset(stage.needs["dataset"], context).images.astype(np.float32)
+    images = open_dataset(stage.needs["dataset"], context).images[:].astype(np.float32)
     blur = stage.config["blur"]
     padded = np.pad(images, ((0, 0), (0, 0), (0, blur - 1), (0, blur - 1)), mode=stage.config["edge"])
     windows = np.lib.stride_tricks.sliding_window_view(padded, (blur, blur), axis=(2, 3))

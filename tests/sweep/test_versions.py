@@ -15,7 +15,7 @@ from tiny_models import save_ddpm
 import harness
 from harness.core.config import parse
 from harness.core.stages import Code
-from harness.data.dataset import Images, dataset_stage
+from harness.data.dataset import Images, dataset_stage, read
 from harness.models.backbones.family import FAMILIES
 from harness.models.classifiers.build import build
 from harness.models.encoders import inception
@@ -97,9 +97,9 @@ CONTROLS = STUDIES.load("weights").registries[1].names()
 def keys(experiments, datasets):
     """Returns keys of all trials by what they are."""
     found = {}
-    for one, (data, dataset, _) in zip(experiments, datasets, strict=True):
-        stage = dataset_stage(data, one.seed, dataset.fingerprint)
-        trials = all_trials(one, Images(data, dataset, stage))
+    for one, (data, reading) in zip(experiments, datasets, strict=True):
+        stage = dataset_stage(data, one.seed, reading)
+        trials = all_trials(one, Images(data, reading.dataset, stage))
         for trial in [*trials, *screening_trials(one.search.name, trials)]:
             found.setdefault(f"{one.name}/{label(trial)}", set()).add(trial.key)
     return found
@@ -123,7 +123,7 @@ def planned(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inception, "find_spec", lambda name: True)  # the library is asked for when it is run
         found = experiments(tmp_path_factory.mktemp("files"))
-        datasets = [Images.read(one.data, one.seed) for one in found]
+        datasets = [(one.data, read(one.data, one.seed)) for one in found]
         yield Planned(found, datasets, keys(found, datasets))
 
 
@@ -171,6 +171,7 @@ WEIGHTS = [*COLLECTED, "given/weights"]
 BY_TRAINING = [one for one in NOT_PIXELS if one != "copied/features/trained/*"]
 DEPENDENTS = {
     "dataset": ["*"],
+    "decoding": ["*"],
     "noise": [*NOT_PIXELS, *WEIGHTS],
     "training": [*BY_TRAINING, *WEIGHTS],
     "backbone": NOT_PIXELS,
