@@ -140,6 +140,7 @@ def test_a_timestep_costs_one_pass_whatever_is_compared(context):
     networks = 2  # without training the untrained control is the backbone itself
     assert counted == {
         "dataset": 1,
+        "images": 1,
         "backbone": networks,
         "features": 2 * networks,
         "encoder": 2,

@@ -18,7 +18,7 @@ from harness.core.stages import run
 from harness.core.storage import Storage
 from harness.core.tables import WHEN_AND_WHERE
 from harness.data.config import DataConfig
-from harness.data.dataset import Images, open_dataset
+from harness.data.dataset import Images, load, open_dataset
 from harness.features.extract import open_denoiser
 from harness.features.finetune.config import FinetuneConfig
 from harness.features.finetune.evaluate import predict
@@ -46,7 +46,7 @@ def tuned_trials(seed=0, data=None, **settings):
     data = parse(DataConfig, {**DATA, **(data or {})}, "data")
     config = parse(FinetuneConfig, {**FINETUNE, **settings}, "finetune")
     images = Images.read(data, seed)
-    return images.dataset, STUDY.trials(config, images, seed)
+    return load(data, seed), STUDY.trials(config, images, seed)
 
 
 def rows_of(trial, context):

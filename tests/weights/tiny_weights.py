@@ -2,7 +2,7 @@
 
 from harness.core.config import parse
 from harness.data.config import DataConfig
-from harness.data.dataset import Images
+from harness.data.dataset import Images, load
 from harness.weights.config import WeightsConfig
 from harness.weights.study import STUDY
 
@@ -40,4 +40,4 @@ def trials_of(seed=0, data=None, **weights):
     data = parse(DataConfig, {**DATA, **(data or {})}, "data")
     config = parse(WeightsConfig, {**WEIGHTS, **weights}, "weights")
     images = Images.read(data, seed)
-    return images.dataset, STUDY.trials(config, images, seed)
+    return load(data, seed), STUDY.trials(config, images, seed)
