@@ -1,7 +1,7 @@
 """The files of a folder, on a disk or an object store, without what systems leave there."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from harness.core.errors import UserError
 from harness.data.config import DataConfig
 from harness.data.source import place_of
 
+STAMPS = ("ETag", "etag", "mtime", "LastModified", "updated", "created")  # in the details of an object
 # what systems leave in folders, like names that begin with a dot
 JUNK = ("__macosx", "thumbs.db", "desktop.ini")
 
@@ -21,7 +22,7 @@ class Entry(NamedTuple):
 
     name: str
     size: int
-    stamp: str  # of a local file its time, of an object its ETag
+    stamp: str  # of a local file its time, of an object its ETag or time
 
 
 def kept(name: str) -> bool:
@@ -108,13 +109,18 @@ class Folder:
                 str(path)[prefix:]: about for path, about in self._fs.find(self.root, detail=True).items()
             }
             return sorted(
-                Entry(name, int(about.get("size") or 0), str(about.get("ETag") or about.get("mtime") or ""))
+                Entry(name, int(about.get("size") or 0), _stamp(about))
                 for name, about in found.items()
                 if all(kept(part) for part in name.split("/"))
             )
         root, real = Path(self.root).absolute(), Path(self.root).resolve()
         above = {os.path.realpath(folder) for folder in (root, *root.parents, *real.parents)}
         return sorted(_walked(self.root, "", above))
+
+
+def _stamp(about: Mapping[str, Any]) -> str:
+    """Returns what changes when an object is written, by the names that object stores have for it."""
+    return str(next((about[name] for name in STAMPS if about.get(name)), ""))
 
 
 def _walked(folder: str, prefix: str, above: set[str]) -> Iterator[Entry]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from harness.core.checks import refuse_duplicates
 from harness.core.errors import UserError
 from harness.core.recent import Recent
 from harness.data.config import DataConfig
@@ -101,6 +102,7 @@ def _places(root: Folder, config: DataConfig) -> tuple[list[Classes], list[str]]
                 if not folder.exists():
                     raise UserError(f"data.splits.{split}: no folder {name!r} in {root.root}")
                 found.append(Classes(folder, split))
+        refuse_duplicates([place.folder.root for place in found], "data.splits")
         return found, []
     notes: list[str] = []
     below = root.folders()

@@ -70,6 +70,8 @@ def _by_name(splits: Any, config: DataConfig) -> tuple[dict[str, str | None], li
                     raise UserError(
                         f"data.splits.{split}: no split {name!r}; {did_you_mean(name, list(splits))}"
                     )
+                if name in chosen:
+                    raise UserError(f"data.splits: {name!r} is given twice")
                 chosen[name] = split
         return chosen, []
     if len(splits) == 1:

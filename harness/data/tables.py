@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import fsspec
 
+from harness.core.checks import refuse_duplicates
 from harness.core.errors import UserError, did_you_mean
 from harness.core.paths import path_of
 from harness.data.config import DataConfig
@@ -143,6 +144,7 @@ def _by_splits(
                     f"data.splits.{split}: no file in {folder.root} is called {pattern!r} or lies in it"
                 )
             chosen += [(one, split) for one in found]
+    refuse_duplicates([entry.name for entry, _ in chosen], "data.splits")
     return chosen
 
 

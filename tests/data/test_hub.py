@@ -103,6 +103,8 @@ def test_splits_may_be_named(publish):
     assert sizes(read(config, 0).dataset) == {"train": 10, "validation": 4, "test": 6}
     with pytest.raises(UserError, match=r"data\.splits\.test: no split 'finale'; did you mean 'final'\?"):
         read(hub_config(splits={"train": "fit", "test": "finale"}), 0)
+    with pytest.raises(UserError, match=r"data\.splits: 'fit' is given twice"):
+        read(hub_config(splits={"train": ["fit", "more"], "test": "fit"}), 0)
 
 
 def test_what_is_left_out_of_the_hub_is_said(publish):

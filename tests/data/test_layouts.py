@@ -677,6 +677,18 @@ REFUSED = [
         {"name": "parquet", "splits": {"train": "fit*"}},
     ),
     Refused(
+        "a file in two splits",
+        lambda p: tables(p, {"train": 9, "test": 5}),
+        "data.splits: 'test.parquet' is given twice",
+        {"name": "parquet", "splits": {"train": "*.parquet", "test": "test.parquet"}},
+    ),
+    Refused(
+        "a folder in two splits",
+        lambda p: folders(p, {"fit": 9}),
+        "/fit' is given twice",
+        {"splits": {"train": "fit", "test": "fit"}},
+    ),
+    Refused(
         "a list with an unknown split",
         lambda p: listed(p, {"train": 9, "holdout": 2}, split="split"),
         "'holdout' in column 'split' is not train, validation or test",

@@ -16,7 +16,7 @@ from harness.cli import main
 from harness.core.errors import UserError
 from harness.core.row_store import RowStore
 from harness.core.storage import Storage
-from harness.data.dataset import Images
+from harness.data.dataset import Images, load
 from harness.sweep import studies
 from harness.sweep.experiment import load_experiment
 from harness.sweep.export import choose
@@ -67,7 +67,7 @@ def recorded(path, results):
     images = Images.read(experiment.data, experiment.seed)
     return (
         all_trials(experiment, images),
-        images.dataset,
+        load(experiment.data, experiment.seed),
         RowStore(Storage(results), studies.tables()).tables(),
     )
 

@@ -17,7 +17,7 @@ from harness.features.extract import open_denoiser
 from harness.features.streaming import side_by_side
 from harness.features.streaming.side_by_side import SideBySide, name_of
 from harness.features.streaming.streamed_head import ABOUT, WEIGHTS
-from harness.training.config import Augment
+from harness.training.config import Augment, TrainConfig
 from harness.training.loop import ProcessGroup, fit
 from harness.training.randomness import StepRandomness
 
@@ -42,6 +42,7 @@ def task_of(trials, context, augment=None, batch=64):
         cells,
         augment,
         batch,
+        TrainConfig(),
     )
 
 
@@ -250,7 +251,6 @@ def test_heads_learn_something(context):
 def test_the_task_is_trained_by_the_common_loop(context):
     _, trials = trials_of(**PUBLISHED, heads=["linear"], blocks=[2], pools=[1])
     from harness.core.config import parse
-    from harness.training.config import TrainConfig
 
     config = parse(TrainConfig, stage_of(trials[0]).options["train"], "train")
     model = fit(task_of(trials, context, Augment()), config, 0, ProcessGroup(torch.device("cpu"))).model

@@ -444,8 +444,9 @@ def images(count=20, labels=None, first=None):
     [
         (pa.table({"a": [1], "b": ["x"]}), ["no image column", "data.image_column", "known: a, b"]),
         (images().drop_columns("label"), ["no label column", "data.label_column"]),
-        (images().rename_columns(["image", "lable"]), ["no label column", "image, lable"]),
+        (images().rename_columns(["image", "lable"]), ["no label column", "lable"]),
         (images(labels=["x"] * 20), ["one class", "needs two"]),
+        (images(labels=[-2] * 20), ["row 0", "label -2", "a class number"]),
         (images(labels=[-1] * 20), "no image has a label"),
         (images(labels=pa.array([None] * 20, pa.int64())), "no image has a label"),
         (images(labels=[10**12] * 20), "class number 1000000000000"),

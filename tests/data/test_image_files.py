@@ -90,6 +90,18 @@ def test_a_file_that_is_written_again_has_another_stamp(tmp_path):
     assert (after.name, after.size, after.stamp) == ("x.png", 0, "")
 
 
+def test_an_object_that_is_written_again_has_another_stamp(tmp_path, stored):
+    place = classes(tmp_path / "data", {"a": 10, "b": 10})
+    url = stored(place)
+    before = load(config(url, name="folder"), 0).fingerprint
+    assert all(entry.stamp for entry in Folder(url).entries())
+    content = bytes(reversed((place / "b" / "3.png").read_bytes()))
+    fsspec.filesystem("memory").pipe("/data/b/3.png", content)
+    refused("b/3.png: the image cannot be read", url, name="folder")
+    fsspec.filesystem("memory").pipe("/data/b/3.png", (place / "b" / "3.png").read_bytes())
+    assert load(config(url, name="folder"), 0).fingerprint == before
+
+
 def test_links_to_a_folder_that_leads_here_are_left_out(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "x.png").write_bytes(b"x")
