@@ -13,7 +13,6 @@ Makes FOLDER if it does not exist: train/CLASS and val/CLASS with hard links to 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -65,10 +64,25 @@ def plan_here(folder: Path, cache: str) -> None:
 
     images = Images.read(DataConfig(name="folder", path=str(folder / "images"), size=SIZE), 0)
     print("\n".join(images.stage.options["about"]), flush=True)
-    kilobytes = max(
-        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    kilobytes = max(_peak(number) for number in [os.getpid(), *_below(os.getpid())])
     Path(cache, "peak.json").write_text(json.dumps(kilobytes / 1e6))
+
+
+def _below(process: int) -> list[int]:
+    """Returns the processes that a process has started, and those that they have."""
+    found = []
+    for file in Path(f"/proc/{process}/task").glob("*/children"):
+        for number in map(int, file.read_text().split()):
+            found += [number, *_below(number)]
+    return found
+
+
+def _peak(process: int) -> int:
+    """Returns the peak resident memory of a process in kilobytes."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    return 0
 
 
 def ours(folder: Path, cache: str, count: int, processes: int) -> float:

@@ -24,7 +24,8 @@ from harness.core.fingerprint import fingerprint
 from harness.core.row_store import RowStore
 from harness.core.stages import Context
 from harness.core.storage import Storage
-from harness.data.dataset import Dataset, Images, dataset_stage
+from harness.data.dataset import Dataset, Images, NotDecoded, Reading, dataset_stage
+from harness.data.decoding import Pixels
 from harness.models.backbones.adm import ADM
 from harness.models.backbones.backbone import BackbonePlan, multiplications
 from harness.models.backbones.family import blocks
@@ -52,26 +53,24 @@ class OnPaper(ADM):
         return BackbonePlan(unet, process_of(scheduler), self.path, fingerprint([unet, scheduler]))
 
 
-def images(count: int) -> Dataset:
-    """Returns `count` training images and 50,000 test images of 256 pixels that take no memory."""
-    total = count + 50_000
-    pixels = np.broadcast_to(np.zeros((), np.uint8), (total, 3, 256, 256))
-    places = np.arange(total)
-    splits = {
-        "train": places[: count - 10_000],
-        "validation": places[count - 10_000 : count],
-        "test": places[count:],
-    }
-    dataset = Dataset(pixels, places % 1000, tuple(map(str, range(1000))), splits)
-    dataset.__dict__["fingerprint"] = "on paper"
-    return dataset
-
-
 def stand_in(experiment: Any, count: int) -> Images:
-    """Returns `images` with what an experiment needs beside them."""
-    dataset = images(count)
-    stage = dataset_stage(experiment.data, experiment.seed, dataset.fingerprint)
-    return Images(experiment.data, dataset, stage)
+    """Returns `count` training images and 50,000 test images of 256 pixels, as a plan knows them: without pixels."""
+    total = count + 50_000
+    places = np.arange(total)
+    dataset = Dataset(
+        NotDecoded((total, 3, 256, 256)),
+        places % 1000,
+        tuple(map(str, range(1000))),
+        {
+            "train": places[: count - 10_000],
+            "validation": places[count - 10_000 : count],
+            "test": places[count:],
+        },
+        "on paper",
+    )
+    digests = np.random.default_rng(0).integers(0, 256, (total, 16), np.uint8)
+    reading = Reading(dataset, Pixels(3, 256), places // 512, places % 512, digests, True, ())
+    return Images(experiment.data, dataset, dataset_stage(experiment.data, experiment.seed, reading))
 
 
 def plan(count: int, folder: Path, shard: int) -> Plan:
@@ -104,17 +103,18 @@ def one_pass() -> float:
 
 def figures(found: Plan, gpus: int) -> SimpleNamespace:
     """Returns the hours and dollars of each part of a plan."""
+    stored = sum(stage.work.stored_bytes for stage in found.stages if stage.kind == "features")
     extraction = found.image_passes * one_pass() / (PEAK * SHARE_OF_PEAK) / gpus / 3600
     largest = max(POOLS) ** 2
-    read = sum(
-        found.stored_bytes * pool**2 / largest for pool in POOLS
-    )  # each probe reads features at its own pool
+    read = sum(stored * pool**2 / largest for pool in POOLS)  # each probe reads features at its own pool
     heads = read / 1e9 * HEAD_SECONDS_A_GIGABYTE / (4 * gpus) / 3600  # four trials share a GPU
     return SimpleNamespace(
         extraction_hours=extraction,
         head_hours=heads,
         dollars=(extraction + heads) * gpus * DOLLARS_A_GPU_HOUR,
-        storage_dollars=found.stored_bytes / 1e9 * DOLLARS_A_GB_MONTH,
+        storage_dollars=stored / 1e9 * DOLLARS_A_GB_MONTH,
+        stored=stored,
+        decoding_hours=sum(stage.work.seconds for stage in found.stages if stage.kind == "images") / 3600,
         read=read,
     )
 
@@ -137,6 +137,7 @@ def main() -> None:
         {stage.key for trial in found.trials for stage in trial.stages if stage.kind == "features"}
     )
     published = len(found.trials) * EPOCHS * (given.images + 50_000)
+    shards = sum(stage.kind == "images" for stage in found.stages)
     memory = (given.images + 50_000) * 3 * 256 * 256
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     lines = {
@@ -144,11 +145,11 @@ def main() -> None:
         "image passes": f"{found.image_passes:,}",
         "published method": f"{published:,}: {published / found.image_passes:.0f} times as many",
         "tasks, artifacts": f"{tasks:,}, {artifacts:,}",
-        "features": f"{found.stored_bytes / 1e12:.1f} TB stored, {facts.read / 1e12:.1f} TB read by probes",
+        "features": f"{facts.stored / 1e12:.1f} TB stored, {facts.read / 1e12:.1f} TB read by probes",
         "extraction": f"{facts.extraction_hours:.1f} h on {given.gpus} H100",
         "heads": f"{facts.head_hours:.1f} h on {given.gpus} H100",
         "dollars": f"{facts.dollars:,.0f} for GPUs, {facts.storage_dollars:,.0f} per month for features",
-        "images decoded": f"{memory / 1e9:,.0f} GB, uint8",
+        "images decoded": f"{memory / 1e9:,.0f} GB in {shards:,} shards, {facts.decoding_hours:.1f} core hours",
         "planning": f"{seconds:.0f} s, {peak / 1e6:.1f} GB",
         "assumed": f"{one_pass() / 1e9:.0f} G multiplications per pass",
         "": f"{SHARE_OF_PEAK:.0%} of {PEAK / 1e12:.0f} T multiplications per second",

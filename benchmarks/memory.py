@@ -1,16 +1,17 @@
-"""Peak memory of extraction and of streaming: does it grow with the number of images?
+"""Peak memory of each step of a sweep: does it grow with the number of images?
 
     python benchmarks/memory.py
-    python benchmarks/memory.py --images 1000 10000 50000 --size 8
+    python benchmarks/memory.py --images 1000 10000 --size 64
 
-Each measurement runs in a separate process that reads one timestep of a tiny untrained U-Net: extraction shard by
-shard as in a sweep, ridge probes from streamed sums, and linear heads of the published protocol (one epoch of steps).
-Images are random, in a memory-mapped file like the data sets of workers. Prints the peak of anonymous memory (pages
-not backed by a file, which a machine can run out of), sampled a hundred times per second.
+Each measurement runs in a process of its own, on a folder of hard links to a few hundred JPEGs: the plan, decoding,
+20 steps of training, extraction of one timestep, a ridge and a linear head on its features, and from a stream ridge
+probes and one epoch of linear heads (the published protocol). The U-Net is as small as it can be. Prints the peak of
+anonymous memory (pages not backed by a file, which a machine can run out of), sampled a hundred times per second.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,21 +21,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from PIL import Image
 
 from harness.core.config import parse
-from harness.core.stages import Code, Context, Stage
+from harness.core.stages import Context, Stage, run
 from harness.data.config import DataConfig
-from harness.data.dataset import Dataset, Images, open_dataset
+from harness.data.dataset import Images
 from harness.features.config import FeaturesConfig
 from harness.features.study import STUDY
 
+STEPS = ["plan", "decoding", "training", "extraction", "ridge", "linear", "streamed ridge", "streamed heads"]
 WAYS = {
-    "extraction": {"caching": "cached", "heads": ["ridge"]},
     "streamed ridge": {"caching": "streamed", "heads": ["ridge"]},
     "streamed heads": {"protocol": "published", "heads": ["linear"]},
 }
-JUDGED = 200  # number of validation images, and of test images
+SOURCES, CLASSES = 300, 10  # different images, classes
+JUDGED = 1000  # number of validation images, and of test images
 
 
 class Peak:
@@ -65,65 +67,80 @@ def anonymous() -> int:
     raise OSError("/proc/self/status has no RssAnon: this benchmark needs Linux")
 
 
-def make_dataset(stage: Stage, folder: Path, context: Context) -> None:
-    """Writes random images with random labels, part by part."""
-    count, size = stage.config["images"], stage.config["size"]
-    draw = np.random.default_rng(0)
-    images = np.memmap(folder / "images.raw", np.uint8, "w+", shape=(count, 3, size, size))
-    for begin in range(0, count, 1000):
-        part = images[begin : begin + 1000]
-        part[:] = draw.integers(0, 256, part.shape, np.uint8)
-    edges = np.cumsum([count - 2 * JUDGED, JUDGED, JUDGED])
-    splits = np.split(np.arange(count), edges[:-1])
-    labels = np.arange(count) % 10
-    names = ("train", "validation", "test")
-    save_file(
-        {"images": images, "labels": labels, **dict(zip(names, splits, strict=True))},
-        folder / "images.safetensors",
-    )
-    (folder / "images.raw").unlink()
-    (folder / "classes.json").write_text(json.dumps([str(number) for number in range(10)]))
+def make_folder(folder: Path, count: int) -> None:
+    """Makes PATH/CLASS/IMAGE with `count` hard links."""
+    sources = folder.parent / "sources"
+    if not sources.exists():
+        sources.mkdir()
+        draw = np.random.default_rng(0)
+        for number in range(SOURCES):
+            coarse = Image.fromarray(draw.integers(0, 256, (24, 32, 3), np.uint8))
+            coarse.resize((320, 256), Image.BICUBIC).save(sources / f"{number}.jpg")
+    for number in range(count):
+        below = folder / f"class{number % CLASSES}"
+        below.mkdir(parents=True, exist_ok=True)
+        os.link(sources / f"{number % SOURCES}.jpg", below / f"{number}.jpg")
 
 
-def measure(way: str, images: int, size: int, results: str) -> dict[str, float]:
-    """Makes all features, or heads, of one timestep, and returns megabytes and seconds."""
+def measure(step: str, folder: Path, size: int) -> dict[str, float]:
+    """Takes one step of a sweep, and returns megabytes and seconds."""
+    os.environ["HARNESS_CACHE"] = str(folder.parent / f"{folder.name}.cache")
     from harness.core.artifacts import ArtifactStore
     from harness.core.storage import Storage
     from harness.features.extract import open_denoiser
 
-    context = Context(ArtifactStore(Storage(results)), {}, ray=False, accelerators=False)
-    stage = Stage("dataset", Code("dataset", 1, "memory:make_dataset"), {"images": images, "size": size})
-    dataset = open_dataset(stage, context)
-    if way == "data":
-        return {}
-    stages = stages_of(way, dataset, stage)
-    open_denoiser(stages[0].needs["backbone"], context)  # and import all libraries, before the clock starts
+    results = Storage(str(folder.parent / f"{folder.name}.results"))
+    context = Context(ArtifactStore(results), {}, ray=False, accelerators=False)
+    config = DataConfig(
+        name="folder",
+        path=str(folder),
+        size=size,
+        validation=0.1,
+        test=0.1,
+        max_validation=JUDGED,
+        max_test=JUDGED,
+    )
+    if step == "plan":
+        began, peak = time.monotonic(), Peak()
+        Images.read(config, 0)
+        return {"megabytes": peak.stop() / 1e6, "seconds": time.monotonic() - began}
+    images = Images.read(config, 0)
+    features = {
+        "backbone": {"name": "unet", "block_out_channels": [4], "layers_per_block": 1},
+        "train": {"steps": 20, "batch": 16, "workers": 0},
+        "blocks": [1, 2],
+        "timesteps": [50],
+        "pools": [2],
+        "controls": [],
+        "heads": ["ridge", "linear"],
+        **WAYS.get(step, {}),
+    }
+    trials = STUDY.trials(parse(FeaturesConfig, features, "features"), images, 0)
+    reads = [stage for trial in trials for stages in trial.reads.values() for stage in stages]
+    jobs = list({stage.job: stage for stage in reads}.values())
+    backbone = jobs[0].needs["backbone"]
+    heads = [trial for trial in trials if trial.axes["head"] == step]
+    if step in ("extraction", *WAYS):
+        open_denoiser(backbone, context)  # and import all libraries, before the clock starts
+    import torch  # noqa: F401
+
     began, peak = time.monotonic(), Peak()
-    for one in stages:
-        context.ensure(one)
+    if step == "decoding":
+        for shard in images.stage.parts:
+            context.ensure(shard)
+    elif step == "training":
+        context.ensure(backbone)
+    elif heads:
+        for trial in heads:
+            assert not run(trial, context, "cpu").failed
+    else:
+        for job in jobs:
+            context.ensure(_one_epoch(job, len(images.dataset.labelled(None))))
     return {
         "megabytes": peak.stop() / 1e6,
         "before": peak.start / 1e6,
         "seconds": time.monotonic() - began,
     }
-
-
-def stages_of(way: str, dataset: Dataset, stage: Stage) -> list[Stage]:
-    """Returns the stages of one timestep, one per job."""
-    features = {
-        "backbone": {"name": "unet", "block_out_channels": [8, 16], "layers_per_block": 1},
-        "train": {"steps": 0, "workers": 0},
-        "blocks": [2, 5, 7],
-        "timesteps": [50],
-        "pools": [1, 2],
-        "controls": [],
-        "shard": 1024,
-        **WAYS[way],
-    }
-    config = parse(FeaturesConfig, features, "features")
-    trials = STUDY.trials(config, Images(DataConfig(), dataset, stage), 0)
-    jobs = {one.job: one for trial in trials for stages in trial.reads.values() for one in stages}
-    return [_one_epoch(one, len(dataset.labelled(None))) for one in jobs.values()]
 
 
 def _one_epoch(stage: Stage, images: int) -> Stage:
@@ -135,30 +152,30 @@ def _one_epoch(stage: Stage, images: int) -> Stage:
 
 
 def main() -> None:
-    """Prints the peak for each method and number of images."""
+    """Prints the peak for each step and number of images."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--images", type=int, nargs="+", default=[1000, 10_000, 50_000])
-    options.add_argument("--size", type=int, default=8, help="pixels")
-    options.add_argument("--way", choices=[*WAYS, "data"], help="measure one in this process, print JSON")
-    options.add_argument("--results", help="with --way: where artifacts go")
+    options.add_argument("--images", type=int, nargs="+", default=[10_000, 50_000, 100_000])
+    options.add_argument("--size", type=int, default=256, help="pixels")
+    options.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS, metavar="STEP")
+    options.add_argument("--step", choices=STEPS, help="take one step in this process, print JSON")
+    options.add_argument("--folder", type=Path, help="with --step: the images")
     chosen = options.parse_args()
-    if chosen.way:
-        print(json.dumps(measure(chosen.way, chosen.images[0], chosen.size, chosen.results)))
+    if chosen.step:
+        print(json.dumps(measure(chosen.step, chosen.folder, chosen.size)))
         return
     print(f"{'':16}" + "".join(f"{count:>14,} images" for count in chosen.images) + "   (peak anonymous MB)")
     with tempfile.TemporaryDirectory(prefix="memory-") as folder:
-        for way in ["data", *WAYS]:
-            found = [_child(way, count, chosen.size, folder) for count in chosen.images]
-            if way != "data":
-                cells = "".join(f"{one['megabytes']:10.1f} ({one['seconds']:5.0f} s)  " for one in found)
-                print(f"{way:16}{cells}", flush=True)
+        for count in chosen.images:
+            make_folder(Path(folder, str(count)), count)
+        for step in chosen.steps:
+            found = [_child(step, Path(folder, str(count)), chosen.size) for count in chosen.images]
+            cells = "".join(f"{one['megabytes']:10.1f} ({one['seconds']:5.0f} s)  " for one in found)
+            print(f"{step:16}{cells}", flush=True)
 
 
-def _child(way: str, images: int, size: int, folder: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "--way", way, "--images", str(images), "--size", str(size)]
-    done = subprocess.run(
-        [*command, "--results", f"{folder}/{images}"], check=True, stdout=subprocess.PIPE, text=True
-    )
+def _child(step: str, folder: Path, size: int) -> dict[str, float]:
+    command = [sys.executable, __file__, "--step", step, "--folder", str(folder), "--size", str(size)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

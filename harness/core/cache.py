@@ -13,6 +13,7 @@ from harness.core.errors import UserError
 from harness.core.leftovers import latest
 
 DEFAULT_GIGABYTES = 50.0
+KEPT_APART = ("locks", "index")  # what else is in the folder: `harness.data.index` keeps what it read there
 ABANDONED_SECONDS = 3600.0  # a download that has not grown for this long belongs to a dead process
 
 
@@ -79,7 +80,7 @@ class NodeCache:
     def _make_room(self, size: int) -> None:
         found = []
         for place in self.folder.iterdir():
-            if place.name == "locks":
+            if place.name in KEPT_APART:
                 continue
             if place.suffix == ".part" and time.time() - latest(place) > ABANDONED_SECONDS:
                 shutil.rmtree(place, ignore_errors=True)

@@ -10,7 +10,9 @@ CHECKSUM = "checksum"
 
 
 def sealed(values: Mapping[str, Any], indent: int | None = None) -> str:
-    """Returns `values` as JSON with their fingerprint; NaN and infinity are errors."""
+    """Returns `values` as JSON with their fingerprint; NaN, infinity and a key "checksum" are errors."""
+    if CHECKSUM in values:
+        raise ValueError(f"{CHECKSUM!r} is where the fingerprint goes")
     return json.dumps({CHECKSUM: fingerprint(values), **values}, indent=indent)
 
 

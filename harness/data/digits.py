@@ -13,7 +13,7 @@ def read(config: DataConfig) -> Source:
     if config.path is not None:
         raise UserError(
             f"data.path {config.path}: data set 'digits' reads no files; "
-            "set data.name to folder, parquet or hub"
+            "set data.name to folder, parquet, hub or another; docs/data.md lists them"
         )
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import ray.data
 
-from harness.core.errors import UserError
+from harness.core.errors import FullDisk
 from harness.core.stages import Context, Stage
 from harness.sweep.cluster import CRASHES
 from harness.sweep.local_executor import made
@@ -70,7 +70,7 @@ def _make(row: dict[str, Any], shards: Any, context: Any) -> dict[str, Any]:
     try:
         opened.store.storage.check_seen()
         result: Any = made(ray.get(shards)[number], opened)
-    except UserError as error:
+    except FullDisk as error:
         result = error
     except Exception:
         result = traceback.format_exc()
