@@ -19,7 +19,7 @@ from harness.core.recent import Recent
 from harness.core.stages import Code, Context, Stage
 from harness.data import index as indexing
 from harness.data.config import SOURCES, DataConfig
-from harness.data.decoding import Pixels, decode, encoded, white_of
+from harness.data.decoding import Pixels, decoded, encoded, white_of
 from harness.data.index import Index
 from harness.data.labels import labels_of
 from harness.data.shards import CHANGED, DECODING, INDEX, ImageArray, StoredImages, shard_stages
@@ -273,7 +273,7 @@ def load(config: DataConfig, seed: int) -> Dataset:
         for place, record in enumerate(part.read())
         if (number, place) in wanted
     )
-    return replace(reading.dataset, images=decode(contents, len(wanted), reading.pixels))
+    return replace(reading.dataset, images=np.stack(list(decoded(contents, reading.pixels))))
 
 
 class Images(NamedTuple):

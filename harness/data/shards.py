@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from harness.core.errors import BadData, UserError
 from harness.core.recent import Recent
 from harness.core.stages import Code, Context, Stage, Work
 from harness.data.config import SOURCES, DataConfig
-from harness.data.decoding import Pixels, decode, digest_of, encoded
+from harness.data.decoding import Pixels, decoded, digest_of, encoded
 from harness.data.source import Source
 
 DECODING = Code("decoding", 1, "harness.data.shards:make")  # opening, resizing, cropping
@@ -27,7 +27,7 @@ SHARD_BYTES = 256 * 2**20  # of pixels
 IN_MEMORY = 64 * 2**20  # bytes of pixels up to which a data set is held whole by those who read it
 SECONDS_AN_IMAGE = 4e-3  # of one CPU core, for a photograph of half a megapixel
 FILES_OPEN = 128  # of a process, which may open about a thousand
-FILE, INDEX = "images.safetensors", "index.safetensors"
+FILE, DIGESTS, INDEX = "images.npy", "digests.safetensors", "index.safetensors"
 CHANGED = "the images have changed since the sweep was planned; run the command again"
 
 
@@ -52,19 +52,19 @@ def _shard(dataset: Stage, begin: int, end: int, pixels: Pixels, local: bool) ->
         config={},  # all that it depends on is in the data set's fingerprint
         needs={"dataset": dataset},
         part={"images": [begin, end]},
+        options={"shape": [pixels.channels, pixels.size, pixels.size]},
         local=local,
     )
     return replace(
         bare,
         kind="images",
-        options={"shape": [pixels.channels, pixels.size, pixels.size]},
         work=Work(seconds=SECONDS_AN_IMAGE * (end - begin), stored_bytes=size * (end - begin)),
         siblings=(bare,),
     )
 
 
 def make(stage: Stage, folder: Path, context: Context) -> None:
-    """Writes the pixels of a shard's images, and publishes their digests.
+    """Writes the pixels of a shard's images, and publishes their digests; or writes these alone.
 
     Raises `BadData` naming the images that cannot be read, or if one has changed since planning.
     """
@@ -75,20 +75,37 @@ def make(stage: Stage, folder: Path, context: Context) -> None:
         parts_M, places_M, digests_M = (
             file.get_slice(name)[begin:end] for name in ("part", "place", "digest")
         )
+    path = folder / FILE if stage.kind == "images" else Path(os.devnull)
     try:
         contents = _contents(open_source(dataset), parts_M, places_M, digests_M)
-        images = decode(contents, end - begin, Pixels(**dataset.options["pixels"]))
+        digests = _write(decoded(contents, Pixels(**dataset.options["pixels"])), stage, path)
     except BadData:
         raise
     except UserError as error:
         raise BadData(f"{error} ({socket.gethostname()})") from None
-    digests = np.stack([np.frombuffer(digest_of(image), np.uint8) for image in images])
-    for one in (stage, *stage.siblings):
-        place = folder if one.kind == stage.kind else folder.parent / one.key
-        place.mkdir(exist_ok=True)
-        save_file({one.kind: images if one.kind == "images" else digests}, place / FILE)
-        if one.kind != stage.kind and not context.has(one):
-            context.publish(one, place, time.monotonic() - began)
+    if stage.kind == "digests":
+        save_file({"digests": digests}, folder / DIGESTS)
+    for sibling in stage.siblings:
+        if not context.has(sibling):
+            place = folder.parent / sibling.key
+            place.mkdir(exist_ok=True)
+            save_file({"digests": digests}, place / DIGESTS)
+            context.publish(sibling, place, time.monotonic() - began)
+
+
+def _write(images: Iterable[np.ndarray], stage: Stage, path: Path) -> np.ndarray:
+    """Writes images one after the other, as an array in NumPy's format; returns their digests, uint8 [N, 16]."""
+    begin, end = stage.part["images"]
+    shape = (end - begin, *stage.options["shape"])
+    digests = []
+    with path.open("wb") as file:
+        about = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, about)
+        for image in images:
+            content = image.tobytes()
+            file.write(content)
+            digests.append(np.frombuffer(digest_of(image), np.uint8))
+    return np.stack(digests)
 
 
 def open_source(dataset: Stage) -> Source:
@@ -204,9 +221,7 @@ class StoredImages:
                 os.close(self._files.pop(next(iter(self._files))).descriptor)
             path = self._context.file(self._shards[shard], FILE)
             descriptor = os.open(path, os.O_RDONLY)
-            length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-            about = json.loads(os.pread(descriptor, length, 8))["images"]
-            self._files[shard] = _File(descriptor, 8 + length + about["data_offsets"][0])
+            self._files[shard] = _File(descriptor, np.load(path, mmap_mode="r").offset)
         return self._files[shard]
 
     def __del__(self) -> None:
@@ -220,4 +235,4 @@ def pixel_digests(stage: Stage, context: Context) -> np.ndarray | None:
     context.store.prefetch([(one.kind, one.key) for one in digests])
     if not all(context.has(one) for one in digests):
         return None
-    return np.concatenate([load_file(context.file(one, FILE))["digests"] for one in digests])
+    return np.concatenate([load_file(context.file(one, DIGESTS))["digests"] for one in digests])

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from harness.core.errors import UserError
+from harness.data import decoding
 from harness.data.config import SOURCES, DataConfig
 from harness.data.dataset import SPLITS, how_decoded, load, readable
-from harness.data.decoding import decode, encoded
+from harness.data.decoding import encoded
 from harness.data.index import Index, look_at
 from harness.data.source import Part, Record, Source
 from harness.testing.checks import random_state_left_alone, seed_everything
@@ -35,7 +36,7 @@ def decoded(records: Sequence[Record], config: DataConfig) -> np.ndarray:
     part = Part(partial(list, records))
     index = Index(look_at(part, False), [len(records)])
     pixels = how_decoded(index, readable(index, config, []), config, Source([part], None), [])
-    return decode(((encoded(one), one.where) for one in records), len(records), pixels)
+    return np.stack(list(decoding.decoded(((encoded(one), one.where) for one in records), pixels)))
 
 
 def refusal(config: DataConfig) -> str:
