@@ -82,7 +82,7 @@ def make_folder(folder: Path, count: int) -> None:
         os.link(sources / f"{number % SOURCES}.jpg", below / f"{number}.jpg")
 
 
-def measure(step: str, folder: Path, size: int) -> dict[str, float]:
+def measure(step: str, folder: Path, size: int, shards: int | None) -> dict[str, float]:
     """Takes one step of a sweep, and returns megabytes and seconds."""
     os.environ["HARNESS_CACHE"] = str(folder.parent / f"{folder.name}.cache")
     from harness.core.artifacts import ArtifactStore
@@ -106,9 +106,17 @@ def measure(step: str, folder: Path, size: int) -> dict[str, float]:
         return {"megabytes": peak.stop() / 1e6, "seconds": time.monotonic() - began}
     images = Images.read(config, 0)
     features = {
-        "backbone": {"name": "unet", "block_out_channels": [4], "layers_per_block": 1},
-        "train": {"steps": 20, "batch": 16, "workers": 0},
-        "blocks": [1, 2],
+        "backbone": {
+            "name": "unet",
+            "block_out_channels": [4] * 6,
+            "attention": [False] * 6,
+            "layers_per_block": 1,
+            "norm_num_groups": 2,
+            "attention_head_dim": 4,
+        },
+        "train": {"steps": 20, "batch": 4, "workers": 0},
+        "batch": 16,
+        "blocks": [1],
         "timesteps": [50],
         "pools": [2],
         "controls": [],
@@ -134,7 +142,7 @@ def measure(step: str, folder: Path, size: int) -> dict[str, float]:
         for trial in heads:
             assert not run(trial, context, "cpu").failed
     else:
-        for job in jobs:
+        for job in jobs[:: max(1, len(jobs) // (shards or len(jobs)))]:
             context.ensure(_one_epoch(job, len(images.dataset.labelled(None))))
     return {
         "megabytes": peak.stop() / 1e6,
@@ -157,24 +165,30 @@ def main() -> None:
     options.add_argument("--images", type=int, nargs="+", default=[10_000, 50_000, 100_000])
     options.add_argument("--size", type=int, default=256, help="pixels")
     options.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS, metavar="STEP")
+    options.add_argument(
+        "--shards", type=int, help="extract so many shards, evenly spaced; then leave out heads"
+    )
     options.add_argument("--step", choices=STEPS, help="take one step in this process, print JSON")
     options.add_argument("--folder", type=Path, help="with --step: the images")
     chosen = options.parse_args()
     if chosen.step:
-        print(json.dumps(measure(chosen.step, chosen.folder, chosen.size)))
+        print(json.dumps(measure(chosen.step, chosen.folder, chosen.size, chosen.shards)))
         return
     print(f"{'':16}" + "".join(f"{count:>14,} images" for count in chosen.images) + "   (peak anonymous MB)")
     with tempfile.TemporaryDirectory(prefix="memory-") as folder:
         for count in chosen.images:
             make_folder(Path(folder, str(count)), count)
         for step in chosen.steps:
-            found = [_child(step, Path(folder, str(count)), chosen.size) for count in chosen.images]
+            found = [
+                _child(step, Path(folder, str(count)), chosen.size, chosen.shards) for count in chosen.images
+            ]
             cells = "".join(f"{one['megabytes']:10.1f} ({one['seconds']:5.0f} s)  " for one in found)
             print(f"{step:16}{cells}", flush=True)
 
 
-def _child(step: str, folder: Path, size: int) -> dict[str, float]:
+def _child(step: str, folder: Path, size: int, shards: int | None) -> dict[str, float]:
     command = [sys.executable, __file__, "--step", step, "--folder", str(folder), "--size", str(size)]
+    command += ["--shards", str(shards)] if shards else []
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
