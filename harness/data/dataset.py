@@ -80,7 +80,7 @@ class Dataset:
             tested = np.bincount(self.labels[self.splits["test"]], minlength=1)
             low, high = int(counts.min()), int(counts.max())
             each = f"{low:,} images each" if low == high else f"{low:,} to {high:,} images each"
-            chance = f"{tested.max() / max(1, tested.sum()):.1%} of test images are of the largest"
+            chance = f"chance level {tested.max() / max(1, tested.sum()):.1%}, the largest class of the test images"
             lines[0] += f"; {len(self.classes)} classes, {each}; {chance}"
         without = int((self.labels < 0).sum())
         if without and not self.classes:

@@ -200,7 +200,7 @@ def test_what_was_read_is_one_line(tmp_path):
     tree(tmp_path, [*(f"test/a/{n}.png" for n in range(3)), "test/b/0.png"])
     assert load(DataConfig(name="folder", path=str(tmp_path)), 0).about == [
         "16 images of 6x6 pixels, colour (train 10, validation 2, test 4); "
-        "2 classes, 7 to 9 images each; 75.0% of test images are of the largest"
+        "2 classes, 7 to 9 images each; chance level 75.0%, the largest class of the test images"
     ]
 
 

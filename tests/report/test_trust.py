@@ -1,8 +1,10 @@
 """What the page says before anyone trusts it."""
 
+import numpy as np
 import synthetic_results as synthetic
 
 from harness.core.storage import Storage
+from harness.data.contact import grid
 from harness.report.page import write_report
 from harness.report.tables import Tables, from_arrow, read_tables
 from harness.report.trust import to_html, warnings
@@ -72,3 +74,21 @@ def test_what_nobody_checked_is_not_said_to_be_sound(small_features: dict) -> No
     checked = to_html(tables._replace(warnings=()))
     assert "Nothing was found" in checked
     assert "about.json" not in checked
+
+
+def test_sample_images_are_shown_by_class_and_what_is_no_picture_is_not(small_features: dict) -> None:
+    tables = tables_of(small_features["features"])
+    picture = grid(np.zeros((2, 3, 4, 4), np.uint8), 2)
+    rows = [
+        {"name": "<i>cat</i>", "images": 1200, "picture": picture},
+        {"name": "dog", "images": 7, "picture": '"><script>'},
+        {"name": None, "images": 5, "picture": picture},
+    ]
+    page = to_html(tables._replace(warnings=(), sheets=({"data": "pets", "classes": 9, "rows": rows},)))
+    assert page.count("<img") == 2
+    assert f'src="data:image/png;base64,{picture}"' in page
+    assert "&lt;i&gt;cat" in page
+    assert "1,200" in page
+    assert "without a label" in page
+    assert "some of 9 classes" in page
+    assert "script" not in page

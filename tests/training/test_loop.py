@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from harness.core.artifacts import ArtifactStore
@@ -18,7 +20,7 @@ from harness.core.storage import Storage
 from harness.training import checkpoint
 from harness.training.checkpoints import Checkpoints
 from harness.training.config import TrainConfig
-from harness.training.loop import ProcessGroup, fit, learning_rate
+from harness.training.loop import ProcessGroup, epoch_order, fit, learning_rate
 from harness.training.randomness import StepRandomness
 
 CPU = torch.device("cpu")
@@ -198,6 +200,38 @@ def test_every_pass_over_the_examples_sees_each_of_them_once(batch):
     for number in range(passes):
         assert sorted(order[23 * number : 23 * number + 23]) == list(range(23))
     assert order[:23] != order[23:46] != sorted(order[23:46])
+
+
+@given(
+    examples=st.integers(1, 60),
+    window=st.none() | st.integers(1, 70),
+    seed=st.integers(0, 5),
+    epoch=st.integers(0, 5),
+)
+def test_an_epoch_holds_each_example_once_and_windows_hold_neighbours(examples, window, seed, epoch):
+    order = epoch_order(examples, seed, epoch, window)
+    assert sorted(order) == list(range(examples))
+    if window is None or window >= examples:
+        return
+    runs, seen = [], 0
+    while seen < examples:  # each run is a range of at most `window` neighbours
+        lengths = [n for n in range(1, window + 1) if np.ptp(order[seen : seen + n]) == n - 1]
+        assert lengths
+        runs.append(lengths[-1])
+        seen += lengths[-1]
+    assert len(runs) <= -(-examples // window) + 1
+
+
+def test_a_window_changes_the_order_and_the_seed_does_too():
+    orders = [tuple(epoch_order(50, *values)) for values in ((0, 0, None), (0, 0, 8), (1, 0, 8), (0, 1, 8))]
+    assert len(set(orders)) == 4
+    assert epoch_order(50, 0, 0, 50).tolist() == epoch_order(50, 0, 0, None).tolist()
+
+
+def test_storage_order_is_kept_unless_a_window_needs_neighbours():
+    places = np.array([5, 1, 3])
+    assert TrainConfig().storage_order(places).tolist() == [5, 1, 3]
+    assert TrainConfig(shuffle_window=2).storage_order(places).tolist() == [1, 3, 5]
 
 
 def test_no_draw_is_used_twice():
