@@ -27,24 +27,31 @@ def decoded_facts(name: str, stage: Stage, context: Context) -> dict[str, Any] |
         return None
     dataset = open_dataset(stage, context)
     said = copies(digests_ND, dataset.splits, "pixel for pixel copies")
-    return {"sheet": contact_sheet(name, dataset), "warnings": [f"{name}: {one}" for one in said]}
+    # of an object store no more than a shard is downloaded for pictures
+    within = None if context.store.storage.local is not None else stage.parts[0].part["images"][1]
+    return {"sheet": contact_sheet(name, dataset, within), "warnings": [f"{name}: {one}" for one in said]}
 
 
-def contact_sheet(name: str, dataset: Dataset) -> dict[str, Any]:
-    """Returns pictures of the first training images of some classes, spread evenly, as rows of base64 PNGs."""
+def contact_sheet(name: str, dataset: Dataset, within: int | None = None) -> dict[str, Any]:
+    """Returns pictures of the first training images of some classes, spread evenly, as rows of base64 PNGs.
+
+    With `within`, of images among the first so many alone. Images without a label are a row without a name.
+    """
     train = dataset.splits["train"]
-    labels_N = dataset.labels[train]
+    shown = train if within is None else train[train < within]
+    there = np.unique(dataset.labels[shown])
+    labels = there[there >= 0]
+    count = min(CLASSES, len(labels))
     rows = []
-    count = min(CLASSES, len(dataset.classes))
-    for number in (place * len(dataset.classes) // count for place in range(count)):
-        chosen = train[labels_N == number]
-        if len(chosen):
-            picture = grid(np.asarray(dataset.images[chosen[:EACH]]), EACH)
-            rows.append({"name": dataset.classes[number], "images": len(chosen), "picture": picture})
-    without = train[labels_N < 0]
-    if len(without):
-        picture = grid(np.asarray(dataset.images[without[:EACH]]), EACH)
-        rows.append({"name": None, "images": len(without), "picture": picture})
+    for label in [*labels[np.arange(count) * len(labels) // max(1, count)], *there[there < 0]]:
+        chosen = shown[dataset.labels[shown] == label][:EACH]
+        rows.append(
+            {
+                "name": dataset.classes[label] if label >= 0 else None,
+                "images": int((dataset.labels[train] == label).sum()),
+                "picture": grid(np.asarray(dataset.images[chosen]), EACH),
+            }
+        )
     return {"data": name, "classes": len(dataset.classes), "rows": rows}
 
 

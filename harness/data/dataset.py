@@ -146,13 +146,10 @@ class Reading:
     notes: tuple[str, ...]  # what was left out or assumed
 
 
-def read(config: DataConfig, seed: int, verify: bool = False) -> Reading:
-    """Reads the index of a data set and splits it; `verify` reads all files, also those that look unchanged.
-
-    Raises `UserError` if it cannot be read or has too few images.
-    """
+def read(config: DataConfig, seed: int) -> Reading:
+    """Reads the index of a data set and splits it. Raises `UserError` if it cannot be read or has too few images."""
     source: Source = SOURCES.load(config.name)(config)
-    index = indexing.build(source, config, verify)
+    index = indexing.build(source, config)
     if not len(index):
         raise UserError(f"data set {config.name!r} at {config.path!r} contains no images")
     notes = list(source.notes)
@@ -293,10 +290,10 @@ class Images(NamedTuple):
 def verify_data(experiment: Config) -> None:
     """Reads all images of all data sets that an experiment names, also those of files that look unchanged.
 
-    The plan that follows notices what has changed. Raises `UserError` if they cannot be read.
+    The plan that follows notices what has changed. Raises `UserError` if a source cannot be read.
     """
     for config in _data_sets(experiment):
-        read(config, 0, verify=True)
+        indexing.build(SOURCES.load(config.name)(config), config, verify=True)
 
 
 def _data_sets(values: Any) -> Iterator[DataConfig]:

@@ -147,7 +147,10 @@ class _Kept:
         self._folder = cache_folder() / "index"
 
     def read(self) -> dict[str, pa.Table]:
-        """Returns the rows of each part by its identity; nothing if there is none or it is damaged."""
+        """Returns the rows of each part by its identity, of those without unreadable images.
+
+        Nothing if there is no index, or if it is damaged.
+        """
         try:
             about: Mapping[str, Any] = unsealed((self._folder / f"{self._name}.json").read_bytes())
             file = self._folder / about["file"]
@@ -157,10 +160,12 @@ class _Kept:
         except (OSError, ValueError, KeyError, pa.ArrowException):
             return {}
         ends = np.cumsum([0, *about["counts"]])
-        return {
+        parts = {
             identity: table.slice(int(begin), count)
             for identity, begin, count in zip(about["parts"], ends, about["counts"], strict=False)
         }
+        # what could not be read may be readable now without another size or time: permissions, a network
+        return {identity: part for identity, part in parts.items() if set(part["error"].to_pylist()) <= {""}}
 
     def write(self, index: Index, identities: Sequence[str]) -> None:
         """Keeps an index; one that cannot be written is made again the next time."""

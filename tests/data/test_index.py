@@ -9,6 +9,7 @@ import pytest
 from images import config, png
 from layouts import classes, listed, tables
 
+from harness.core.errors import UserError
 from harness.data import index as indexing
 from harness.data.config import SOURCES
 from harness.data.dataset import read
@@ -52,8 +53,8 @@ def same(one, other):
     return repr(one.table.to_pylist()) == repr(other.table.to_pylist())
 
 
-def fingerprint(config, **settings):
-    return read(config, 0, **settings).dataset.fingerprint
+def fingerprint(config):
+    return read(config, 0).dataset.fingerprint
 
 
 def test_what_has_not_changed_is_not_read_again(folder, looked):
@@ -117,9 +118,28 @@ def test_an_edit_that_keeps_size_and_time_is_noticed_when_all_is_verified(tmp_pa
     file.write_bytes(b"P6 4 4 255\n" + bytes([77]) * 48)
     os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
     assert fingerprint(folder) == before
-    verified = fingerprint(folder, verify=True)
+    index_of(folder, verify=True)
+    verified = fingerprint(folder)
     assert verified != before
     assert fingerprint(folder) == verified
+
+
+def test_what_could_not_be_read_is_tried_again(folder, monkeypatch):
+    """Permissions and networks change without another size or time of the file."""
+    failing = Path(folder.path) / "b" / "3.png"
+
+    def refused(record, whole=False):
+        return (
+            look(record, whole)._replace(error=f"{record.where}: denied")
+            if record.image == failing
+            else look(record)
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(indexing, "look", refused)
+        with pytest.raises(UserError, match="denied"):
+            read(folder, 0)
+    assert len(read(folder, 0).dataset.labels) == 30
 
 
 def flip(file):
