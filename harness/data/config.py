@@ -1,9 +1,9 @@
 """Configuration of a data set: which images, and how they are split."""
 
 from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from harness.core.config import Config
 from harness.core.registry import Registry
@@ -27,6 +27,19 @@ SOURCES = Registry(
 
 
 Split = Literal["train", "validation", "test"]
+
+
+# Settings that only some of our own sources read; any may be read by a source of another package.
+READ_BY_SOME = ("revision", "image_column", "label_column", "splits")
+TABLE = {"image_column", "label_column", "splits"}
+READS: dict[str, set[str]] = {
+    "digits": set(),
+    "folder": {"splits"},
+    "hub": {*READ_BY_SOME},
+    **dict.fromkeys(("parquet", "arrow", "webdataset", "csv", "json"), TABLE),
+    "npz": set(),
+    "cifar": {"label_column"},
+}
 
 
 def _known(name: str) -> str:
@@ -61,6 +74,14 @@ class DataConfig(Config):
     max_train: int | None = Field(None, ge=1)  # at most this many images of the split
     max_validation: int | None = Field(None, ge=1)
     max_test: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _all_is_read(self) -> Self:
+        ignored = set(READ_BY_SOME) - READS.get(self.name, {*READ_BY_SOME})
+        given = [name for name in READ_BY_SOME if name in ignored and getattr(self, name) is not None]
+        if given:
+            raise ValueError(f"data set {self.name!r} does not read {', '.join(given)}; leave it out")
+        return self
 
     @property
     def display_name(self) -> str:

@@ -52,8 +52,8 @@ def encoded(record: Record) -> bytes | np.ndarray:
         if isinstance(record.image, Path):
             return record.image.read_bytes()
         if isinstance(record.image, str):
-            with fsspec.open(record.image) as file:
-                return bytes(file.read())
+            file_system, path = fsspec.core.url_to_fs(record.image)
+            return bytes(file_system.cat_file(path))
     except Exception as error:  # each file system has its own
         raise UserError(f"{record.where}: the image cannot be read: {_reason(error)}") from None
     return record.image

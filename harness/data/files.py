@@ -41,6 +41,7 @@ class Folder:
         """Returns the folder that `data.path` names; raises `UserError` if it is missing or no folder."""
         if config.path and "://" in config.path:
             found = cls(config.path)
+            found._fs.invalidate_cache()  # of listings: objects may have changed since this process last looked
             if not found.exists():
                 raise UserError(f"data.path {config.path}: no such folder on the object store")
             return found

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from harness.core.checks import refuse_duplicates
-from harness.core.errors import UserError
+from harness.core.errors import UserError, did_you_mean
 from harness.core.recent import Recent
 from harness.data.config import DataConfig
 from harness.data.files import Entry, Folder
@@ -100,7 +100,8 @@ def _places(root: Folder, config: DataConfig) -> tuple[list[Classes], list[str]]
             for name in [names] if isinstance(names, str) else names:
                 folder = root.below(name)
                 if not folder.exists():
-                    raise UserError(f"data.splits.{split}: no folder {name!r} in {root.root}")
+                    near = did_you_mean(name, root.folders())
+                    raise UserError(f"data.splits.{split}: no folder {name!r} in {root.root}; {near}")
                 found.append(Classes(folder, split))
         refuse_duplicates([place.folder.root for place in found], "data.splits")
         return found, []
