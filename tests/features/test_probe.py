@@ -84,7 +84,7 @@ def test_an_object_store_gives_the_same_rows_as_a_disk(context, tmp_path, monkey
     first, second = rows_of(trials, context), rows_of(trials, remote)
     for key, tables in first.items():
         assert tables["features"][0]["test_accuracy"] == second[key]["features"][0]["test_accuracy"]
-    kinds = {"dataset", "backbone", "features"}
+    kinds = {"dataset", "images", "digests", "backbone", "features"}
     assert set(remote.store.storage.names("artifacts")) == {*kinds, "checkpoint"}  # the last is empty
     remote.store.storage.remove("")
 
