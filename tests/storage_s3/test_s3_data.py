@@ -16,7 +16,6 @@ from harness.core.storage import Storage
 from harness.data.config import DataConfig
 from harness.data.dataset import Images, open_dataset
 
-
 pytestmark = pytest.mark.slow
 
 
