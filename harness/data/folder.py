@@ -69,7 +69,7 @@ def read(config: DataConfig) -> Source:
     parts = [
         Part(
             partial(_records, folder, listed.identity, number * IMAGES_A_PART, name, split),
-            f"{identity} {split}",
+            f"{identity} {split}" if identity else None,
         )
         for (folder, split, name), listed in zip(wanted, found, strict=True)
         for number, identity in enumerate(listed.parts)
@@ -179,6 +179,9 @@ def _listed(folder: Folder) -> Listed:
 
 
 def _identity(root: str, entries: Sequence[Entry]) -> str:
+    """Returns the identity of files; empty if some have nothing that changes when they are written."""
+    if not all(entry.stamp for entry in entries):
+        return ""
     text = "\n".join([root, *(f"{name}\0{size}\0{stamp}" for name, size, stamp in entries)])
     return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=12).hexdigest()
 

@@ -2,9 +2,12 @@
 
 import pytest
 from images import config, pixels, refused, tree
+from layouts import classes
 
 from harness.core.errors import UserError
+from harness.data.config import SOURCES
 from harness.data.dataset import load
+from harness.data.files import Folder
 
 
 def test_a_folder_of_classes_is_split_here(tmp_path):
@@ -67,3 +70,13 @@ def test_all_unreadable_images_are_named_at_once(tmp_path):
     with pytest.raises(UserError) as caught:
         load(config(tmp_path, name="folder"), 0)
     assert str(caught.value).count("the image cannot be read") == 3
+
+
+def test_files_without_a_stamp_are_read_at_every_plan(tmp_path, monkeypatch):
+    """As on stores that tell neither ETag nor time: an edit of the same size would go unnoticed."""
+    place = classes(tmp_path / "data", {"a": 3, "b": 3})
+    known = SOURCES.load("folder")(config(place, name="folder")).parts
+    assert all(part.identity for part in known)
+    listed = Folder.entries
+    monkeypatch.setattr(Folder, "entries", lambda self: [one._replace(stamp="") for one in listed(self)])
+    assert all(part.identity is None for part in SOURCES.load("folder")(config(place, name="folder")).parts)
