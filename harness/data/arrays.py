@@ -17,8 +17,8 @@ import numpy as np
 
 from harness.core.errors import UserError
 from harness.data.config import DataConfig
-from harness.data.files import Folder
-from harness.data.source import Part, Record, Source, place_of
+from harness.data.files import Folder, entry_of, identity
+from harness.data.source import Part, Record, Source, as_label, place_of
 from harness.data.splits import split_of
 
 IMAGES = ("x", "image", "images", "data")
@@ -40,16 +40,11 @@ def read_npz(config: DataConfig) -> Source:
     parts = [
         Part(
             partial(_npz_records, path, images, labels, split),
-            f"{path} {images} {_stamp(path)}",
+            f"{images} {identity(str(path), [entry_of(path)])}",
         )
         for split, (images, labels) in pairs.items()
     ]
     return Source(parts, None)
-
-
-def _stamp(path: Path) -> str:
-    about = path.stat()
-    return f"{about.st_size} {about.st_mtime_ns}"
 
 
 def _load(path: Path, name: str) -> np.ndarray:
@@ -96,18 +91,9 @@ def _npz_records(path: Path, images: str, labels: str | None, split: str | None)
         )
     for number, image in enumerate(images_N):
         where = f"{path}, {images} {number}"
-        yield Record(image, None if labels_N is None else _label(labels_N[number], where), split, where)
-
-
-def _label(value: Any, where: str) -> int | str | None:
-    plain = value.item() if isinstance(value, np.generic) else value
-    if isinstance(plain, str):
-        return plain or None
-    if plain != plain or plain == -1:
-        return None
-    if int(plain) != plain or plain < 0:
-        raise UserError(f"{where}: label {plain!r} is neither a class number from 0 nor a name")
-    return int(plain)
+        yield Record(
+            image, None if labels_N is None else as_label(labels_N[number].item(), where), split, where
+        )
 
 
 def as_levels(images: np.ndarray, where: str) -> np.ndarray:
@@ -164,7 +150,8 @@ def read_cifar(config: DataConfig) -> Source:
         known = ", ".join(name for name in first if name.endswith("labels"))
         raise UserError(f"data.label_column {column!r}: not in {batches[0]}; known: {known}")
     parts = [
-        Part(partial(_cifar_records, file, column), f"{file} {column} {_stamp(file)}") for file in batches
+        Part(partial(_cifar_records, file, column), f"{column} {identity(str(file), [entry_of(file)])}")
+        for file in batches
     ]
     return Source(parts, _cifar_names(root, column))
 

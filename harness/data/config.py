@@ -84,6 +84,14 @@ class DataConfig(Config):
         return self
 
     @property
+    def named_splits(self) -> list[tuple[Split, str]]:
+        """The entries of `splits` one by one: a split, and a name of the source."""
+        given = (self.splits or {}).items()
+        return [
+            (split, name) for split, names in given for name in ([names] if isinstance(names, str) else names)
+        ]
+
+    @property
     def display_name(self) -> str:
         """The name of the data set in tables: its label, else the last part of its path or id, else its kind."""
         return self.label or (PurePath(self.path).name if self.path else "") or self.name

@@ -1,7 +1,8 @@
 """The files of a folder, on a disk or an object store, without what systems leave there."""
 
+import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,25 @@ class Entry(NamedTuple):
 def kept(name: str) -> bool:
     """Returns whether a name is neither hidden nor left by a system."""
     return not name.startswith(".") and name.lower() not in JUNK
+
+
+def entry_of(path: Path) -> Entry:
+    """Returns a local file by its name alone."""
+    about = path.stat()
+    return Entry(path.name, about.st_size, str(about.st_mtime_ns))
+
+
+def identity(of: str, entries: Iterable[Entry]) -> str | None:
+    """Returns what identifies files, of a folder for example, while they are not written.
+
+    None if some have nothing that changes when they are.
+    """
+    lines = [of]
+    for name, size, stamp in entries:
+        if not stamp:
+            return None
+        lines.append(f"{name}\0{size}\0{stamp}")
+    return hashlib.blake2b("\n".join(lines).encode(errors="surrogateescape"), digest_size=12).hexdigest()
 
 
 class Folder:

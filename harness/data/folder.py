@@ -1,6 +1,5 @@
 """A folder of images by class, on a disk or an object store: PATH/CLASS/IMAGE, or PATH/SPLIT/CLASS/IMAGE."""
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from harness.core.checks import refuse_duplicates
 from harness.core.errors import UserError, did_you_mean
 from harness.core.recent import Recent
 from harness.data.config import DataConfig
-from harness.data.files import Entry, Folder
+from harness.data.files import Entry, Folder, identity
 from harness.data.parallel import in_parallel
 from harness.data.source import Part, Record, Source
 from harness.data.splits import is_split, split_of
@@ -31,13 +30,13 @@ class Classes(NamedTuple):
 class Listed(NamedTuple):
     """The images of one class in one split."""
 
-    parts: list[str]  # the identities of parts of `IMAGES_A_PART` images
+    parts: list[str | None]  # the identities of parts of `IMAGES_A_PART` images
     skipped: Counter[str]  # files that are no images, by the ending of their names
 
     @property
     def identity(self) -> str:
         """The identity of all parts together."""
-        return " ".join(self.parts)
+        return " ".join(map(str, self.parts))
 
 
 def read(config: DataConfig) -> Source:
@@ -69,10 +68,10 @@ def read(config: DataConfig) -> Source:
     parts = [
         Part(
             partial(_records, folder, listed.identity, number * IMAGES_A_PART, name, split),
-            f"{identity} {split}" if identity else None,
+            f"{known} {split}" if known else None,
         )
         for (folder, split, name), listed in zip(wanted, found, strict=True)
-        for number, identity in enumerate(listed.parts)
+        for number, known in enumerate(listed.parts)
     ]
     return Source(parts, classes, notes + _left_out(classes, [name for _, _, name in wanted], found))
 
@@ -96,13 +95,12 @@ def _places(root: Folder, config: DataConfig) -> tuple[list[Classes], list[str]]
     """Returns the folders that hold the classes, by split, and what was assumed."""
     if config.splits is not None:
         found = []
-        for split, names in config.splits.items():
-            for name in [names] if isinstance(names, str) else names:
-                folder = root.below(name)
-                if not folder.exists():
-                    near = did_you_mean(name, root.folders())
-                    raise UserError(f"data.splits.{split}: no folder {name!r} in {root.root}; {near}")
-                found.append(Classes(folder, split))
+        for split, name in config.named_splits:
+            folder = root.below(name)
+            if not folder.exists():
+                near = did_you_mean(name, root.folders())
+                raise UserError(f"data.splits.{split}: no folder {name!r} in {root.root}; {near}")
+            found.append(Classes(folder, split))
         refuse_duplicates([place.folder.root for place in found], "data.splits")
         return found, []
     notes: list[str] = []
@@ -171,19 +169,11 @@ def _listed(folder: Folder) -> Listed:
     entries = folder.entries()
     images = _images(entries)
     parts = [
-        _identity(folder.root, images[begin : begin + IMAGES_A_PART])
+        identity(folder.root, images[begin : begin + IMAGES_A_PART])
         for begin in range(0, len(images), IMAGES_A_PART)
     ]
     others = () if len(images) == len(entries) else (_ending(entry.name) for entry in entries)
     return Listed(parts, Counter(ending for ending in others if ending not in endings()))
-
-
-def _identity(root: str, entries: Sequence[Entry]) -> str:
-    """Returns the identity of files; empty if some have nothing that changes when they are written."""
-    if not all(entry.stamp for entry in entries):
-        return ""
-    text = "\n".join([root, *(f"{name}\0{size}\0{stamp}" for name, size, stamp in entries)])
-    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=12).hexdigest()
 
 
 def _images(entries: Sequence[Entry]) -> list[Entry]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from harness.core.checks import refuse_duplicates
 from harness.core.errors import UserError, did_you_mean
 from harness.core.recent import Recent
 from harness.data.config import DataConfig
@@ -63,17 +64,11 @@ def _load(path: str, revision: str | None) -> Any:
 def _by_name(splits: Any, config: DataConfig) -> tuple[dict[str, str | None], list[str]]:
     """Returns the splits to read, with the split that each becomes, and what was left out."""
     if config.splits is not None:
-        chosen: dict[str, str | None] = {}
-        for split, names in config.splits.items():
-            for name in [names] if isinstance(names, str) else names:
-                if name not in splits:
-                    raise UserError(
-                        f"data.splits.{split}: no split {name!r}; {did_you_mean(name, list(splits))}"
-                    )
-                if name in chosen:
-                    raise UserError(f"data.splits: {name!r} is given twice")
-                chosen[name] = split
-        return chosen, []
+        for split, name in config.named_splits:
+            if name not in splits:
+                raise UserError(f"data.splits.{split}: no split {name!r}; {did_you_mean(name, list(splits))}")
+        refuse_duplicates([name for _, name in config.named_splits], "data.splits")
+        return {name: split for split, name in config.named_splits}, []
     if len(splits) == 1:
         return {name: split_of(name) for name in splits}, []
     found = {name: split_of(name) for name in splits}

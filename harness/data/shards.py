@@ -27,6 +27,7 @@ SHARD_BYTES = 256 * 2**20  # of pixels
 IN_MEMORY = 64 * 2**20  # bytes of pixels up to which a data set is held whole by those who read it
 SECONDS_AN_IMAGE = 4e-3  # of one CPU core, for a photograph of half a megapixel
 FILES_OPEN = 128  # of a process, which may open about a thousand
+IMAGES = "images"  # the kind of the stages that hold pixels
 FILE, DIGESTS, INDEX = "images.npy", "digests.safetensors", "index.safetensors"
 CHANGED = "the images have changed since the sweep was planned; run the command again"
 
@@ -57,7 +58,7 @@ def _shard(dataset: Stage, begin: int, end: int, pixels: Pixels, local: bool) ->
     )
     return replace(
         bare,
-        kind="images",
+        kind=IMAGES,
         work=Work(seconds=SECONDS_AN_IMAGE * (end - begin), stored_bytes=size * (end - begin)),
         siblings=(bare,),
     )
@@ -75,7 +76,7 @@ def make(stage: Stage, folder: Path, context: Context) -> None:
         parts_M, places_M, digests_M = (
             file.get_slice(name)[begin:end] for name in ("part", "place", "digest")
         )
-    path = folder / FILE if stage.kind == "images" else Path(os.devnull)
+    path = folder / FILE if stage.kind == IMAGES else Path(os.devnull)
     try:
         contents = _contents(open_source(dataset), parts_M, places_M, digests_M)
         digests = _write(decoded(contents, Pixels(**dataset.options["pixels"])), stage, path)
@@ -102,9 +103,9 @@ def _write(images: Iterable[np.ndarray], stage: Stage, path: Path) -> np.ndarray
         about = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, about)
         for image in images:
-            content = image.tobytes()
-            file.write(content)
-            digests.append(np.frombuffer(digest_of(image), np.uint8))
+            image_CHW = np.ascontiguousarray(image)
+            file.write(image_CHW.data)
+            digests.append(np.frombuffer(digest_of(image_CHW), np.uint8))
     return np.stack(digests)
 
 

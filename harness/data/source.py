@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -53,6 +53,20 @@ class Source(NamedTuple):
     def records(self) -> Iterator[Record]:
         """The records of all parts."""
         return (record for part in self.parts for record in part.read())
+
+
+def as_label(value: Any, where: str, of: str = "") -> int | str | None:
+    """Returns a stored label as a class number or a name; None for -1, null and an empty text, which mean none.
+
+    Raises `UserError` for anything else, which names `where` the image is and `of` what the label is.
+    """
+    if isinstance(value, str):
+        return value or None
+    if value is None or value != value or value == -1:
+        return None
+    if isinstance(value, int | float) and int(value) == value and value >= 0:
+        return int(value)
+    raise UserError(f"{where}: label {value!r}{of} is neither a class number from 0 nor a name")
 
 
 def place_of(config: DataConfig, what: str) -> Path:

@@ -5,7 +5,6 @@ folders, such as train-00000-of-00002.parquet or train/0000.parquet. A CSV or JS
 has their paths, relative to the file, another their labels, and one called "split", if there is one, their splits.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -17,8 +16,8 @@ from harness.core.checks import refuse_duplicates
 from harness.core.errors import UserError, did_you_mean
 from harness.core.paths import path_of
 from harness.data.config import DataConfig
-from harness.data.files import Entry, Folder
-from harness.data.source import Part, Record, Source, place_of
+from harness.data.files import Entry, Folder, entry_of, identity
+from harness.data.source import Part, Record, Source, as_label, place_of
 from harness.data.splits import SPLITS, split_of
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class File(NamedTuple):
     format: str
     path: str
     split: str | None
-    identity: str
+    identity: str | None
 
 
 def read(config: DataConfig) -> Source:
@@ -68,7 +67,8 @@ def read(config: DataConfig) -> Source:
     if first.format in ("csv", "json"):
         return Source(_listed(files, columns), classes, notes)
     parts = [
-        Part(partial(_records, file, columns), f"{file.identity} {file.split} {columns}") for file in files
+        Part(partial(_records, file, columns), file.identity and f"{file.identity} {file.split} {columns}")
+        for file in files
     ]
     return Source(parts, classes, notes)
 
@@ -79,7 +79,7 @@ def _files(config: DataConfig) -> tuple[list[File], list[str]]:
     what = f"a folder with {' or '.join('*' + one for one in endings)} files, or one file"
     single = None if not config.path or "://" in config.path else path_of(config.path)
     if single is not None and single.is_file():
-        return [_file(config.name, Folder(str(single.parent)), _entry(single), split_of(single.stem))], []
+        return [_file(config.name, Folder(str(single.parent)), entry_of(single), split_of(single.stem))], []
     if single is None and config.path and config.path.endswith(endings):
         parent, name = config.path.rsplit("/", 1)
         found = [one for one in Folder(parent).entries() if one.name == name]
@@ -102,13 +102,8 @@ def _files(config: DataConfig) -> tuple[list[File], list[str]]:
     return [_file(config.name, folder, entry, split) for entry, split in chosen], notes
 
 
-def _entry(path: Path) -> Entry:
-    about = path.stat()
-    return Entry(path.name, about.st_size, str(about.st_mtime_ns))
-
-
 def _file(form: str, folder: Folder, entry: Entry, split: str | None) -> File:
-    return File(form, str(folder.path(entry.name)), split, " ".join((folder.root, *map(str, entry))))
+    return File(form, str(folder.path(entry.name)), split, identity(folder.root, [entry]))
 
 
 def _of_saved(folder: Folder, entries: Sequence[Entry]) -> list[Entry]:
@@ -136,14 +131,13 @@ def _by_splits(
 ) -> list[tuple[Entry, str | None]]:
     """Returns the files that `data.splits` names: by a pattern, a name, or their folder."""
     chosen: list[tuple[Entry, str | None]] = []
-    for split, patterns in (config.splits or {}).items():
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            found = [one for one in entries if _matches(one.name, pattern)]
-            if not found:
-                raise UserError(
-                    f"data.splits.{split}: no file in {folder.root} is called {pattern!r} or lies in it"
-                )
-            chosen += [(one, split) for one in found]
+    for split, pattern in config.named_splits:
+        found = [one for one in entries if _matches(one.name, pattern)]
+        if not found:
+            raise UserError(
+                f"data.splits.{split}: no file in {folder.root} is called {pattern!r} or lies in it"
+            )
+        chosen += [(one, split) for one in found]
     refuse_duplicates([entry.name for entry, _ in chosen], "data.splits")
     return chosen
 
@@ -348,15 +342,7 @@ def label_of(row: Mapping[str, Any], column: str | None, where: str) -> int | st
             value = value.get(part) if isinstance(value, Mapping) else None
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
-    if isinstance(value, str):
-        return value.strip() or None
-    if value is None or value != value or value == -1:
-        return None
-    if isinstance(value, int | float) and int(value) == value and value >= 0:
-        return int(value)
-    raise UserError(
-        f"{where}: label {value!r} of column {column!r} is neither a class number from 0 nor a name"
-    )
+    return as_label(value.strip() if isinstance(value, str) else value, where, f" of column {column!r}")
 
 
 def _listed(files: Sequence[File], columns: Columns) -> list[Part]:
@@ -398,13 +384,12 @@ def _beside(file: str, name: str) -> Path | str:
 
 def _stamps(file: File, begin: int, records: Iterable[Record]) -> str | None:
     """Returns the identity of a part of a list: of the list itself, and of the files of its images."""
-    text = [file.identity, str(begin)]
+    entries = []
     for record in records:
-        if not isinstance(record.image, Path):
+        if file.identity is None or not isinstance(record.image, Path):
             return None
         try:
-            about = record.image.stat()
-            text.append(f"{record.image}\0{about.st_size}\0{about.st_mtime_ns}")
+            entries.append(entry_of(record.image)._replace(name=str(record.image)))
         except OSError:
-            text.append(f"{record.image}\0missing")
-    return hashlib.blake2b("\n".join(text).encode(errors="surrogateescape"), digest_size=12).hexdigest()
+            entries.append(Entry(str(record.image), 0, "missing"))
+    return identity(f"{file.identity} {begin}", entries)

@@ -27,6 +27,7 @@ from harness.core.fingerprint import fingerprint
 from harness.core.progress import Progress
 from harness.core.stages import Stage
 from harness.core.storage import Storage
+from harness.data.shards import IMAGES
 from harness.sweep.nodes import NodeError, on_every_node
 
 QUIET = {
@@ -188,7 +189,7 @@ def _unseen(storage: Storage) -> str | None:
 
 def check_data(stages: Sequence[Stage]) -> None:
     """Raises `UserError` naming the first machine that does not see the images that it may have to decode."""
-    shards = [stage for stage in stages if stage.kind == "images" and not stage.local]
+    shards = [stage for stage in stages if stage.kind == IMAGES and not stage.local]
     paths = {shard.needs["dataset"].options["data"]["path"] for shard in shards}
     if len(ray.nodes()) < 2:
         return

@@ -3,17 +3,15 @@
 import logging
 import queue
 import threading
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
 import ray
 import ray.data
 
-from harness.core.errors import FullDisk
-from harness.core.stages import Context, Stage
+from harness.core.stages import Stage
 from harness.sweep.cluster import CRASHES
-from harness.sweep.local_executor import made
+from harness.sweep.local_executor import made_on_worker
 
 
 class Ingest:
@@ -66,12 +64,4 @@ def _retried() -> dict[str, Any]:
 def _make(row: dict[str, Any], shards: Any, context: Any) -> dict[str, Any]:
     """Makes one shard, and returns it with the seconds that it took or why it failed."""
     number = row["shard"]
-    opened: Context = ray.get(context)
-    try:
-        opened.store.storage.check_seen()
-        result: Any = made(ray.get(shards)[number], opened)
-    except FullDisk as error:
-        result = error
-    except Exception:
-        result = traceback.format_exc()
-    return {"shard": number, "result": result}
+    return {"shard": number, "result": made_on_worker(ray.get(shards)[number], ray.get(context))}

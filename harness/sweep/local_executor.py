@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-from harness.core.errors import BadData, full_disk_explained
+from harness.core.errors import BadData, FullDisk, full_disk_explained
 from harness.core.rows import Outcome
 from harness.core.stages import Context, Stage, objective, run
 from harness.sweep.display import Display
@@ -74,3 +74,14 @@ def made(stage: Stage, context: Context) -> float | str | BadData:
                         raise OSError(code, os.strerror(code)) from error
         return traceback.format_exc()
     return time.monotonic() - began
+
+
+def made_on_worker(stage: Stage, context: Context) -> float | str | BadData | FullDisk:
+    """Does what `made` does, on any machine; every error is returned, so that only lost processes are retried."""
+    try:
+        context.store.storage.check_seen()
+        return made(stage, context)
+    except FullDisk as error:
+        return error
+    except Exception:
+        return traceback.format_exc()

@@ -1,7 +1,6 @@
 """Makes the stages of a schedule as Ray tasks, beside the trials that Ray Tune runs."""
 
 import time
-import traceback
 from collections import Counter, deque
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_thread
@@ -12,16 +11,16 @@ import ray
 
 from harness.core.errors import BadData, FullDisk
 from harness.core.stages import STAGE_GPU, Context, Stage
+from harness.data.shards import IMAGES
 from harness.sweep.balance import Room, room
 from harness.sweep.cluster import CRASHES, LOSSES, Capacity, ProgressQueue, beside_driver, capacity
 from harness.sweep.display import Display
-from harness.sweep.local_executor import made, note
+from harness.sweep.local_executor import made, made_on_worker, note
 from harness.sweep.schedule import Schedule
 
 if TYPE_CHECKING:
     from harness.sweep.ingest import Ingest
 
-IMAGES = "images"  # the kind of the stages that Ray Data makes
 SECONDS_BETWEEN_LOOKS = 0.1  # at tasks
 SECONDS_BETWEEN_COUNTS = 1.0  # at the cluster's CPUs, and at what tasks report
 
@@ -162,11 +161,4 @@ def _in_thread(stage: Stage, context: Context) -> "Future[float | str | BadData]
 
 @ray.remote
 def _make(stage: Stage, context: Context) -> float | str | BadData | FullDisk:
-    """Makes one stage as `made` does; returns the error if it fails, so that only lost processes are retried."""
-    try:
-        context.store.storage.check_seen()
-        return made(stage, context)
-    except FullDisk as error:
-        return error
-    except Exception:
-        return traceback.format_exc()
+    return made_on_worker(stage, context)
