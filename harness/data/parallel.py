@@ -16,14 +16,12 @@ def in_parallel(function: Callable[..., Result], calls: Sequence[tuple[Any, ...]
 def one_by_one(
     function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], fewest: int = FEWEST
 ) -> Iterator[Result]:
-    """Yields what `in_parallel` returns as soon as it is there, in order."""
+    """Yields what `in_parallel` returns as soon as it is there, in order; raises the error of the first to fail."""
     processes = min(os.cpu_count() or 1, len(calls))
     if len(calls) < fewest or processes < 2:
         for call in calls:
             yield function(*call)
         return
-    from joblib import Parallel, delayed  # type: ignore[import-untyped]
+    from joblib.externals.loky import get_reusable_executor  # type: ignore[import-untyped]
 
-    yield from Parallel(processes, return_as="generator", batch_size="auto")(
-        delayed(function)(*call) for call in calls
-    )
+    yield from get_reusable_executor(processes).map(function, *zip(*calls, strict=True))
