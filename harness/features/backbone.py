@@ -1,9 +1,13 @@
 """Makes the diffusion backbone: trained by the sweep, copied from a folder, or untrained as a control."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
+from safetensors.torch import save_file
+
+from harness.core.artifacts import MANIFEST
 from harness.core.config import parse, part_of
 from harness.core.seeds import derive_seed
 from harness.core.stages import Context, Stage
@@ -11,8 +15,10 @@ from harness.data.dataset import open_dataset
 from harness.data.transforms import Chosen
 from harness.models.backbones.adm_weights import convert
 from harness.models.backbones.checkpoint import copy_pipeline
+from harness.models.backbones.condition import FILE as CONDITION
 from harness.models.backbones.denoiser import load_denoiser, save_frame, save_pipeline
 from harness.models.backbones.family import build_network, family_of
+from harness.models.backbones.pipeline import Pipeline
 from harness.models.finite import refuse_infinite_weights
 from harness.models.noise_processes.process import NoiseProcess, process_of
 from harness.training import checkpoint
@@ -40,6 +46,24 @@ def denoising(stage: Stage, context: Context) -> Denoising:
     images = Chosen(dataset.images, config.storage_order(dataset.splits["train"]))
     build = partial(build_network, stage.config["network"])
     return Denoising(build, images, process_in(stage), regulariser_of(stage))
+
+
+def make_condition(stage: Stage, folder: Path, context: Context) -> None:
+    """Writes the tensors of a backbone's condition."""
+    config, root = stage.options["network"], stage.options["root"]
+    source = None if root is None else Pipeline(Path(root))
+    tensors = family_of(config).make_condition(source, config, stage.options["settings"])
+    save_file(tensors, folder / CONDITION)
+
+
+def copy_opened(stage: Stage, folder: Path, context: Context) -> None:
+    """Copies a backbone into a new folder as `load_denoiser` reads it, with its condition if it has one."""
+    network = stage.needs.get("network", stage)
+    shutil.copytree(
+        context.folder(network), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST)
+    )
+    if network is not stage:
+        shutil.copyfile(context.file(stage, CONDITION), folder / CONDITION)
 
 
 def process_in(stage: Stage) -> NoiseProcess:

@@ -48,6 +48,7 @@ class About(Config):
     noise: str | None = (
         None  # a name from which the seed of the noise is derived; None: the noise of extraction
     )
+    noised: bool = True  # False: images get no noise, though the network is told the timestep
     precision: Literal["auto", "float32", "bfloat16"]
     head: dict[str, Any]
     shape: list[int]  # of an image's features: C, pool, pool
@@ -109,6 +110,7 @@ class Extractor:
             np.arange(len(pixels_NCHW)),
             timestep=about.timestep,
             taps=[tap],
+            noised=about.noised,
             draws=about.draws,
             seed=derive_seed(about.seed, about.noise) if about.noise else about.seed,
             batch=BATCH,

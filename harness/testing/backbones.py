@@ -28,12 +28,27 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.core.errors import UserError
 from harness.models.backbones.backbone import BackbonePlan
 from harness.models.backbones.checkpoint import copy_pipeline
+from harness.models.backbones.condition import FILE as CONDITION
 from harness.models.backbones.denoiser import Denoiser, load_denoiser
 from harness.models.backbones.family import FAMILIES, Family, hub_patterns, network_folders
 from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Pipeline
 from harness.models.backbones.pretrained import PretrainedBackbone
 
 TOLERANCE = 1e-3  # relative, of costs: normalisations and activations are not counted
+
+
+def open_copy(plan: BackbonePlan, folder: Path, seed: int | None = None) -> Denoiser:
+    """Returns the denoiser of a pretrained backbone from the copy that workers read, made in the new `folder`.
+
+    With random weights if a seed is given.
+    """
+    folder.mkdir()
+    copy_pipeline(Path(str(plan.source)), plan.config, plan.process, folder, seed)
+    if plan.condition is not None:
+        source = None if plan.root is None else Pipeline(Path(plan.root))
+        tensors = plan.family.make_condition(source, plan.config, plan.condition.settings)
+        save_file(tensors, folder / CONDITION)
+    return load_denoiser(folder)
 
 
 class BackboneFamilyContract:
@@ -82,9 +97,7 @@ class BackboneFamilyContract:
 
     def opened(self, plan: BackbonePlan, folder: Path, seed: int | None = None) -> Denoiser:
         """Returns the denoiser from the copy that workers read; with random weights if a seed is given."""
-        folder.mkdir()
-        copy_pipeline(Path(str(plan.source)), plan.config, plan.process, folder, seed)
-        return load_denoiser(folder)
+        return open_copy(plan, folder, seed)
 
     def noised(
         self, denoiser: Denoiser, images: torch.Tensor, step: int
@@ -297,7 +310,7 @@ class BackboneFamilyContract:
         assert "no such file" in self.refused(published)
 
     def test_every_file_that_it_names_must_be_there(self, plan: BackbonePlan, published: Path) -> None:
-        for file in plan.family.parts(Pipeline(published), plan.config).files:
+        for file in plan.family.parts(Pipeline(published), plan.config, self.size).files:
             content = file.read_bytes()
             file.unlink()
             if file.suffix == ".safetensors":

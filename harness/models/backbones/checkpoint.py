@@ -90,5 +90,10 @@ def copy_pipeline(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             family.build(config).save_pretrained(place, safe_serialization=True)
-    family.write_parts(pipeline, folder)
+    for name in family.autoencoders:
+        if pipeline.part(name) is not None:
+            (folder / name).mkdir()
+            for file in (WEIGHTS, CONFIG):
+                shutil.copyfile(pipeline.root / name / file, folder / name / file)
+            break
     save_frame(family, process, folder)

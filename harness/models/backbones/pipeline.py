@@ -1,6 +1,6 @@
 """The folder of a diffusers pipeline, and where its parts are. No torch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,11 +39,24 @@ class Weights(NamedTuple):
     config: dict[str, Any]
 
 
+class Latents(NamedTuple):
+    """The autoencoder of a pipeline."""
+
+    folder: str  # in the pipeline, and in an artifact
+    config: dict[str, Any]  # as its kind read it
+
+    @property
+    def kind(self) -> str:
+        """The class of the autoencoder."""
+        return str(self.config.get("_class_name", "AutoencoderKL"))
+
+
 class Parts(NamedTuple):
     """The other parts of a pipeline, and the images that the whole reads."""
 
     size: int  # height and width of images, in pixels
-    channels: int
-    configs: list[dict[str, Any]]  # of further networks
-    files: list[Path]  # copied into the artifact besides the network's weights; may be missing
-    weights: list[Weights]  # the `files` whose tensors are checked against a configuration
+    channels: int  # of images
+    map_size: int  # height and width of what noise is added to
+    latents: Latents | None = None  # None: noise is added to the images themselves
+    files: Sequence[Path] = ()  # copied into the artifact besides the network's weights; may be missing
+    weights: Sequence[Weights] = ()  # the `files` whose tensors are checked against a configuration

@@ -9,18 +9,17 @@ from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
 from harness.models import hub
 from harness.models.backbones.backbone import Backbone, BackbonePlan
+from harness.models.backbones.condition import Condition
 from harness.models.backbones.family import family_of, hub_patterns, network_folders, read_network
 from harness.models.backbones.pipeline import WEIGHTS, Parts, Pipeline, Weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # diffusers models have an owner
 
 
-class PretrainedBackbone(Backbone):
-    """A diffusers model trained elsewhere, by folder or Hub id.
+class PretrainedBackbone(Backbone, Condition):
+    """A diffusers model trained elsewhere, by folder or Hub id, under a condition if it takes one.
 
-    A `UNet2DModel`; a `UNet2DConditionModel` (Stable Diffusion), used with the empty prompt, or a
-    `DiTTransformer2DModel`, used with the null label, on the latents of their VAE. Other packages may add families
-    (`harness.models.backbones.family`).
+    The families are those of `harness.models.backbones.family.FAMILIES`; other packages may add further ones.
     """
 
     name: Literal["pretrained"] = "pretrained"
@@ -36,7 +35,7 @@ class PretrainedBackbone(Backbone):
         place = pipeline.network(network_folders())
         config = read_network(place)
         family = family_of(config)
-        parts = family.parts(pipeline, config)
+        parts = family.parts(pipeline, config, size)
         process = family.process(pipeline)
         _check_images(place, parts, size, channels)
         own = Weights(place / WEIGHTS, family.network, config)
@@ -53,12 +52,22 @@ class PretrainedBackbone(Backbone):
                 weights.network,
                 weights.config,
             )
-        values = [config, process.config, *parts.configs, *(checksum(file) for file in files)]
-        return BackbonePlan(config, process, str(pipeline.root), fingerprint(values))
+        latents = parts.latents
+        values = [config, process.config, latents and latents.config, *(checksum(file) for file in files)]
+        root = str(pipeline.root)
+        plan = BackbonePlan(
+            config, process, root, fingerprint(values), parts.map_size, latents=latents, root=root
+        )
+        return plan.under(self)
 
 
 def _check_images(place: Path, parts: Parts, size: int, channels: int) -> None:
     """Raises `UserError` unless images have the size and channels that the backbone was trained on."""
+    if parts.channels not in (1, 3):
+        raise UserError(
+            f"{place}: the network reads maps of {parts.channels} channels, hence latents, but there is no "
+            "autoencoder beside it; give the folder of the whole pipeline"
+        )
     if (parts.size, parts.channels) != (size, channels):
         raise UserError(
             f"{place} reads images of {parts.size} pixels and {parts.channels} channels, but the data has {size} "
