@@ -108,6 +108,18 @@ class NoiseProcessContract:
             assert torch.equal(alone, together[row : row + 1])
         assert one.time(steps).shape == steps.shape
 
+    def test_scaling_for_the_network_is_one_factor_per_step(
+        self, one: NoiseProcess, clean: torch.Tensor, epsilon: torch.Tensor
+    ) -> None:
+        steps = torch.tensor(self.places(one)[:4])
+        noised = one.noised(clean, epsilon, steps)
+        found = one.scaled(noised, steps)
+        assert (found.shape, found.dtype) == (noised.shape, noised.dtype)
+        factors = one.scaled(torch.ones_like(noised), steps)
+        torch.testing.assert_close(found, factors * noised)
+        assert torch.equal(factors, factors[:, :1, :1].expand_as(factors))
+        assert torch.equal(one.scaled(noised[2:3], steps[2:3]), found[2:3])
+
     def test_a_right_prediction_stands_for_what_was_noised(
         self, one: NoiseProcess, clean: torch.Tensor, epsilon: torch.Tensor
     ) -> None:

@@ -103,15 +103,23 @@ class Denoiser:
         return self.process.estimates(predicted_BCHW, z_BCHW, steps_B).noise
 
     def conditioned(self, z_BCHW: torch.Tensor, estimate_BCHW: torch.Tensor | None = None) -> torch.Tensor:
-        """Returns the network's input: for self-conditioned ones, the estimate (or zeros) as further channels."""
+        """Returns the input of `run`: for self-conditioned ones, with the estimate (or zeros) as further channels."""
         if not self.self_conditioned:
             return z_BCHW
         return torch.cat([z_BCHW, torch.zeros_like(z_BCHW) if estimate_BCHW is None else estimate_BCHW], 1)
 
     def run(self, z_BCHW: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
-        """Runs the network under its condition; returns all its output channels."""
+        """Runs the network under its condition on what `conditioned` returned; returns all its output channels.
+
+        Scales the noised samples for the network; the estimate of a self-conditioned one stays as it is.
+        """
+        if self.self_conditioned:
+            noised_BCHW, estimate_BCHW = z_BCHW.chunk(2, 1)
+            given_BCHW = torch.cat([self.process.scaled(noised_BCHW, steps_B), estimate_BCHW], 1)
+        else:
+            given_BCHW = self.process.scaled(z_BCHW, steps_B)
         condition = {name: value.expand(len(z_BCHW), *value.shape) for name, value in self._condition.items()}
-        return self.family.run(self.network, z_BCHW, self.process.time(steps_B), condition)
+        return self.family.run(self.network, given_BCHW, self.process.time(steps_B), condition)
 
     def reader(self, modules: Sequence[str]) -> "ActivationReader":
         """Returns a reader of the outputs of `modules`. Call `remove` after use."""

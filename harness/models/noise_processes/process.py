@@ -142,6 +142,17 @@ class NoiseProcess(ABC):
         """Returns the network's time input at steps (int64 [B]); the steps themselves unless overridden."""
         return steps_B
 
+    def scaled(self, noised_B: "torch.Tensor", steps_B: "torch.Tensor") -> "torch.Tensor":
+        """Returns the network's input for noised samples: the samples themselves unless overridden.
+
+        Whoever calls the network scales, once; `target`, `estimates` and `advance` take unscaled samples.
+        """
+        return noised_B
+
+    def start(self, epsilon_B: "torch.Tensor") -> "torch.Tensor":
+        """Returns the sampler's first state, at `noisiest`: standard normal noise itself unless overridden."""
+        return epsilon_B
+
     @abstractmethod
     def noised(
         self, x_B: "torch.Tensor", epsilon_B: "torch.Tensor", steps_B: "torch.Tensor"
