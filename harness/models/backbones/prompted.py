@@ -28,12 +28,14 @@ class PromptedFamily(Family):
     conditions: ClassVar[Sequence[str]] = ("prompt", "embeddings")
     pipeline: ClassVar[str]  # "module:class" of the diffusers pipeline whose `encode_prompt` embeds prompts
     text_parts: ClassVar[Sequence[str]]  # folders of the pipeline that `encode_prompt` needs
+    optional_text_parts: ClassVar[Sequence[str]] = ()  # further ones, which it can do without
 
     @property
     def hub_files(self) -> Sequence[str]:  # type: ignore[override]
         """The text encoders and tokenizers."""
         files = ("*.json", "*.safetensors", "merges.txt", "*.model")
-        return [EMPTY_PROMPT, *(f"{part}/{file}" for part in self.text_parts for file in files)]
+        parts = (*self.text_parts, *self.optional_text_parts)
+        return [EMPTY_PROMPT, *(f"{part}/{file}" for part in parts for file in files)]
 
     @abstractmethod
     def embed(self, pipeline: Any, prompt: str, unconditional: bool) -> "dict[str, torch.Tensor]":
@@ -90,11 +92,19 @@ class PromptedFamily(Family):
             "harness.models.backbones.text_encoders:check",
             self.pipeline,
             str(source.root),
-            list(self.text_parts),
+            self._present(source),
         )
         return sorted(
-            file for name in self.text_parts for file in (source.root / name).rglob("*") if file.is_file()
+            file
+            for name in self._present(source)
+            for file in (source.root / name).rglob("*")
+            if file.is_file()
         )
+
+    def _present(self, source: Pipeline) -> list[str]:
+        """Returns the folders that embed a prompt, of those that exist."""
+        further = [name for name in self.optional_text_parts if source.part(name) is not None]
+        return [*self.text_parts, *further]
 
     def check_text(self, source: Pipeline, config: Mapping[str, Any]) -> None:
         """Raises `UserError`, beginning with a path, for a text encoder whose width does not match the network."""
@@ -135,7 +145,7 @@ class PromptedFamily(Family):
 
         from harness.models.backbones.text_encoders import open_pipeline
 
-        pipeline = open_pipeline(self.pipeline, source.root, self.text_parts)
+        pipeline = open_pipeline(self.pipeline, source.root, self._present(source))
         with torch.no_grad():
             return self.embed(pipeline, settings["prompt"], settings.get("unconditional", False))
 
