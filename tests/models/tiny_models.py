@@ -12,19 +12,31 @@ from diffusers import (
     DDPMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
     UNet2DModel,
 )
 from diffusers.utils import logging
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 logging.disable_progress_bar()
 
 PIXELS, CHANNELS = 16, 3  # images of all of them
 WIDTH = 16  # of the text encoder
 WORDS = 77  # tokens of a prompt
+T5_WORDS = 5  # of its vocabulary
 
 
 def save_ddpm(folder, size=PIXELS, channels=CHANNELS, seed=0, **settings):
@@ -128,4 +140,49 @@ def save_dit(folder, seed=0, classes=5, layers=3):
         num_embeds_ada_norm=classes,
     )
     DiTPipeline(transformer, vae, DDIMScheduler(num_train_timesteps=100)).save_pretrained(folder)
+    return folder
+
+
+def t5(width=WIDTH):
+    """Returns T5's encoder with one layer."""
+    config = T5Config(vocab_size=T5_WORDS, d_model=width, d_kv=8, d_ff=2 * width, num_layers=1, num_heads=2)
+    return T5EncoderModel(config).eval()
+
+
+def t5_tokenizer():
+    """Returns T5's tokenizer with a vocabulary of five words."""
+    words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -1.0), ("\u2581a", -2.0)]
+    return T5Tokenizer(vocab=words, extra_ids=0, model_max_length=512)
+
+
+def save_sd3(folder, seed=0, t5_encoder=True):
+    """Writes a `StableDiffusion3Pipeline`; returns the folder."""
+    vae = tiny_vae(seed, shift_factor=0.06, scaling_factor=1.5, latent_channels=6)
+    transformer = SD3Transformer2DModel(
+        sample_size=PIXELS // 2,
+        patch_size=2,
+        in_channels=6,
+        out_channels=6,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=2 * WIDTH,
+        caption_projection_dim=16,
+        pooled_projection_dim=2 * WIDTH,
+        pos_embed_max_size=8,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    pipeline = StableDiffusion3Pipeline(
+        transformer,
+        FlowMatchEulerDiscreteScheduler(num_train_timesteps=20),
+        vae,
+        clip(CLIPTextModelWithProjection),
+        clip_tokenizer(folder),
+        clip(CLIPTextModelWithProjection),
+        clip_tokenizer(folder),
+        t5(2 * WIDTH) if t5_encoder else None,
+        t5_tokenizer() if t5_encoder else None,
+    )
+    pipeline.save_pretrained(folder)
     return folder

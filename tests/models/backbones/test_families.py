@@ -7,7 +7,6 @@ from tiny_models import save_ddpm, save_dit, save_stable_diffusion
 from harness.models.backbones.family import FAMILIES, UNNAMED, family_named
 from harness.testing.backbones import BackboneFamilyContract
 
-
 DDIM = {"set_alpha_to_one": True, "clip_sample": False, "steps_offset": 0}
 
 
