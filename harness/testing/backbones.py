@@ -308,7 +308,7 @@ class BackboneFamilyContract:
         own: dict[str, torch.Tensor] = {}
 
         def keep(module: Any, inputs: Any, output: Any, name: str) -> None:
-            own.setdefault(name, plan.family.as_map(network, output, z))
+            own.setdefault(name, plan.family.as_map(network, name, output, z))
 
         for name in names:
             network.get_submodule(name).register_forward_hook(partial(keep, name=name))

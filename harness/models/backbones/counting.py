@@ -38,7 +38,7 @@ def _counted(
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
 
         def keep(name: str, output: Any) -> None:
-            _, channels, height, _ = family.as_map(network, output, z_1CHW).shape
+            _, channels, height, _ = family.as_map(network, name, output, z_1CHW).shape
             shapes[name], reached[name] = (channels, height), counter.get_total_flops() / 2
 
         hooks = [

@@ -149,7 +149,7 @@ class ActivationReader:
     def _hook(self, name: str) -> Callable[..., None]:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             family, network = self._denoiser.family, self._denoiser.network
-            self._activations[name] = family.as_map(network, output, self._z_BCHW)
+            self._activations[name] = family.as_map(network, name, output, self._z_BCHW)
             if len(self._activations) == self._wanted:
                 raise _Enough
 

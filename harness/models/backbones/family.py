@@ -213,8 +213,10 @@ class Family(ABC):
         process; a learnt variance may follow.
         """
 
-    def as_map(self, network: Any, output: Any, z_BCHW: "torch.Tensor") -> "torch.Tensor":
+    def as_map(self, network: Any, module: str, output: Any, z_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Returns what a module put out, for the network's input `z_BCHW`, as a feature map [B, C', H', W'].
+
+        `module` is its path: of a block, or of one of its parts.
 
         Unless overridden, takes the first of several outputs, and arranges tokens [B, N, C'] in a square.
         """

@@ -69,9 +69,11 @@ class SD3Family(PromptedFamily):
         """Runs the network with the prompt; it predicts the velocity of the flow."""
         return network(z_BCHW, condition["prompt"], condition["pooled"], time_B).sample
 
-    def as_map(self, network: Any, output: Any, z_BCHW: "torch.Tensor") -> "torch.Tensor":
-        """Returns the image's tokens: a block returns the text's first."""
-        return super().as_map(network, output[-1] if isinstance(output, tuple) else output, z_BCHW)
+    def as_map(self, network: Any, module: str, output: Any, z_BCHW: "torch.Tensor") -> "torch.Tensor":
+        """Returns the image's tokens: a block returns the text's first, its attention returns them last."""
+        if module.count(".") == 1:
+            output = output[1]
+        return super().as_map(network, module, output, z_BCHW)
 
 
 FAMILY = SD3Family()
