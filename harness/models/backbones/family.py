@@ -35,6 +35,16 @@ FAMILIES = Registry(
     },
 )
 UNNAMED = "UNet2DModel"  # the class of a config.json without `_class_name`
+# Of diffusers' `EMAModel`, which writes its state into the network's config.json.
+AVERAGING = (
+    "decay",
+    "min_decay",
+    "optimization_step",
+    "update_after_step",
+    "use_ema_warmup",
+    "inv_gamma",
+    "power",
+)
 
 
 class Family(ABC):
@@ -303,7 +313,7 @@ def open_float32(network: str, folder: Path) -> Any:
 def read_network(folder: Path) -> dict[str, Any]:
     """Returns the config.json of a supported network; raises `UserError` for any other."""
     path = folder / CONFIG
-    found = read_json(path)
+    found = {name: value for name, value in read_json(path).items() if name not in AVERAGING}
     kind = found.get("_class_name", UNNAMED)
     if kind not in FAMILIES.names():
         raise UserError(

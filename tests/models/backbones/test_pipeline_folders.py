@@ -146,6 +146,7 @@ def test_of_a_checkpoint_the_averaged_weights_are_read_as_its_pipeline_would_and
         wanted = UNet2DModel.from_pretrained(checkpoint / name).conv_in.weight
         assert torch.equal(found, wanted)
     assert averaged.fingerprint != last.fingerprint
+    assert averaged.config.keys() == last.config.keys(), "the state of averaging is no setting of the network"
 
 
 def test_a_pipeline_with_an_index_is_read_as_that_names_its_network(training):
