@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, EDMEulerScheduler, UNet2DModel
+from diffusers import (
+    CMStochasticIterativeScheduler,
+    ConsistencyModelPipeline,
+    DDPMPipeline,
+    DDPMScheduler,
+    EDMEulerScheduler,
+    UNet2DModel,
+)
 from diffusers.training_utils import EMAModel
 from tiny_models import PIXELS, save_ddpm, save_dit, save_stable_diffusion
 
@@ -15,6 +22,7 @@ from harness.models.backbones.checkpoint import copy_pipeline
 from harness.models.backbones.denoiser import load_denoiser
 from harness.models.backbones.pretrained import PretrainedBackbone
 from harness.models.noise_processes.schedule import Schedule
+from harness.models.sampling import sample
 
 COSINE = {"beta_schedule": "squaredcos_cap_v2"}
 
@@ -109,6 +117,18 @@ def test_an_artifact_names_the_scheduler_that_it_holds(cosine, tmp_path):
     assert index["scheduler"] == ["diffusers", "EDMEulerScheduler"]
     opened(planned(cosine), tmp_path / "other")
     assert isinstance(DDPMPipeline.from_pretrained(tmp_path / "other").scheduler, DDPMScheduler)
+
+
+def test_a_consistency_model_makes_the_images_of_its_own_pipeline(cosine, tmp_path):
+    unet = UNet2DModel.from_pretrained(cosine / "unet")
+    pipeline = ConsistencyModelPipeline(unet, CMStochasticIterativeScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(tmp_path / "consistency")
+    denoiser = opened(planned(tmp_path / "consistency"), tmp_path / "copy")
+    noise = torch.randn(2, 3, PIXELS, PIXELS, generator=torch.Generator().manual_seed(0))
+    wanted = pipeline(2, None, 1, latents=noise, output_type="pt").images
+    found = sample(denoiser.process, denoiser.predict, noise, steps=1, clip=denoiser.bound)
+    torch.testing.assert_close((denoiser.decode(found) + 1) / 2, wanted, rtol=0, atol=1e-5)
 
 
 @pytest.fixture
