@@ -67,7 +67,7 @@ def backbone_stage(
             kind="backbone",
             code=COPIED_BACKBONE,
             config={**shared, "source": plan.fingerprint, **({"random": seed} if plan.random else {})},
-            options={"source": plan.source},
+            options={"source": plan.source, "about": list(plan.notes)},
             local=True,
         )
         return under_condition(copied, plan)

@@ -140,9 +140,11 @@ class BackbonePlan:
         return named[name]
 
     def lines(self, timesteps: Sequence[int]) -> list[str]:
-        """Returns the table of blocks and the noise levels of `timesteps`, as lines of text."""
+        """Returns the table of blocks, the noise levels of `timesteps`, and the notes, as lines of text."""
         width = max(len(block.name) for block in self.blocks)
-        lines = [f"{'block':>5}  {'module':{width}}  {'channels':>8}  {'size':>5}  {'cost up to here':>15}"]
+        lines = [
+            f"{'block':>5}  {'module':{width}}  {'channels':>8}  {'size':>5}  {'cost up to here':>15}",
+        ]
         lines += [
             f"{block.number:>5}  {block.name:{width}}  {block.channels:>8}  {block.size:>5}  {block.share:>15.1%}"
             for block in self.blocks

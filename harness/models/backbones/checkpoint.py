@@ -80,7 +80,7 @@ def copy_pipeline(
     source: Path, config: Mapping[str, Any], process: NoiseProcess, folder: Path, seed: int | None
 ) -> None:
     """Copies a pretrained backbone into `folder` for `load_denoiser`; `seed` asks for random network weights."""
-    pipeline, family = Pipeline(source), family_of(config)
+    pipeline, family = Pipeline.around(source, network_folders()), family_of(config)
     place = folder / family.folder
     if seed is None:
         place.mkdir()

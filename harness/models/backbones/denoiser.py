@@ -18,10 +18,9 @@ from harness.models.backbones.family import (
     network_folders,
     open_float32,
 )
-from harness.models.backbones.pipeline import CONFIG, Pipeline
-from harness.models.noise_processes.process import NoiseProcess, load_process
+from harness.models.backbones.pipeline import CONFIG, INDEX, Pipeline
+from harness.models.noise_processes.process import PLACE, NoiseProcess, load_process
 
-INDEX = "model_index.json"
 SELF_CONDITIONED = "_self_conditioned"  # key in the index; diffusers ignores names with a leading underscore
 
 
@@ -178,6 +177,8 @@ def save_frame(family: Family, process: NoiseProcess, folder: Path, self_conditi
     process.save(folder)
     index = family.index()
     if index is not None:
+        if "scheduler" in index:
+            index["scheduler"] = ["diffusers", read_json(folder / PLACE)["_class_name"]]
         mark = {SELF_CONDITIONED: True} if self_conditioned else {}
         (folder / INDEX).write_text(json.dumps(index | mark))
 

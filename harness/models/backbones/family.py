@@ -19,7 +19,7 @@ from harness.models.autoencoders.autoencoder import latent_parts
 from harness.models.backbones.blocks import Block, Point, Step, numbered
 from harness.models.backbones.condition import Condition, ConditionPlan
 from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Parts, Pipeline
-from harness.models.noise_processes.process import NoiseProcess, process_of
+from harness.models.noise_processes.process import NoiseProcess
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,16 @@ FAMILIES = Registry(
     },
 )
 UNNAMED = "UNet2DModel"  # the class of a config.json without `_class_name`
+# Of diffusers' `EMAModel`, which writes its state into the network's config.json.
+AVERAGING = (
+    "decay",
+    "min_decay",
+    "optimization_step",
+    "update_after_step",
+    "use_ema_warmup",
+    "inv_gamma",
+    "power",
+)
 
 
 class Family(ABC):
@@ -115,14 +125,13 @@ class Family(ABC):
             )
         return Parts(map_size or size, channels, map_size or size)
 
-    def process(self, pipeline: Pipeline) -> NoiseProcess:
-        """Reads the noise process that the network was trained with; raises `UserError` if it is unknown."""
-        if pipeline.scheduler is None:
-            raise UserError(
-                f"{pipeline.root}: has no scheduler/scheduler_config.json, and latent models have no default "
-                "schedule; give the folder of the whole pipeline"
-            )
-        return process_of(read_json(pipeline.scheduler), str(pipeline.scheduler))
+    def process(self, found: NoiseProcess, config: Mapping[str, Any], path: Path) -> NoiseProcess:
+        """Returns the noise process of the network, given that of the scheduler; the same unless overridden.
+
+        A family adds what a sampler must know of the network, such as its number of tokens, or raises `UserError`,
+        beginning with `path`, for a process that its network cannot have been trained with.
+        """
+        return found
 
     def index(self) -> dict[str, Any] | None:
         """Returns the model_index.json with which diffusers opens an artifact as a pipeline; None if it cannot."""
@@ -306,7 +315,7 @@ def open_float32(network: str, folder: Path) -> Any:
 def read_network(folder: Path) -> dict[str, Any]:
     """Returns the config.json of a supported network; raises `UserError` for any other."""
     path = folder / CONFIG
-    found = read_json(path)
+    found = {name: value for name, value in read_json(path).items() if name not in AVERAGING}
     kind = found.get("_class_name", UNNAMED)
     if kind not in FAMILIES.names():
         raise UserError(

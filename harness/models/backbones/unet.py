@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
 from harness.models.backbones.backbone import Backbone, BackbonePlan, Width
 from harness.models.backbones.blocks import Block, Point, Step
 from harness.models.backbones.family import check_numbers, parts_of_transformer, positive
 from harness.models.backbones.labelled import LabelledFamily
-from harness.models.backbones.pipeline import Pipeline
-from harness.models.noise_processes.process import NoiseProcess, process_of
+from harness.models.noise_processes.process import process_of
 
 if TYPE_CHECKING:
     import torch
@@ -56,11 +54,6 @@ class UNetFamily(LabelledFamily):
     def middle(self, blocks: list[Block]) -> Block:
         """Returns the block between input and output blocks."""
         return middle_of(blocks)
-
-    def process(self, pipeline: Pipeline) -> NoiseProcess:
-        """Reads the scheduler; without one, uses the default of DDPM."""
-        path = pipeline.scheduler
-        return process_of(read_json(path) if path else {}, str(path or pipeline.root))
 
     def index(self) -> dict[str, Any]:
         """Returns the index of a `DDPMPipeline`."""

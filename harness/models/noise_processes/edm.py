@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from harness.core.errors import UserError
-from harness.core.registry import load_attribute
 from harness.models.noise_processes.process import PLACE, Estimates, check_timesteps
 from harness.models.noise_processes.tabulated import Tabulated, at
 from harness.models.noise_processes.variance_preserving import VariancePreserving
@@ -100,7 +99,9 @@ class Preconditioned(Tabulated):
 
     def save(self, folder: Path) -> None:
         """Writes the scheduler."""
-        scheduler = load_attribute(f"diffusers:{self.config['_class_name']}")
+        import diffusers
+
+        scheduler = getattr(diffusers, self.config["_class_name"])
         scheduler.from_config(dict(self.config)).save_pretrained(folder / PLACE.parent)
 
 

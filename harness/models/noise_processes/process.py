@@ -52,7 +52,7 @@ UNREAD = {
         "HeliosDMDScheduler": VIDEO,
         "HeliosScheduler": VIDEO,
         "IPNDMScheduler": AUDIO,
-        "KarrasVeScheduler": "does not say at which noise levels its network was trained",
+        "KarrasVeScheduler": "has noise levels but no number of steps",
         "LTXEulerAncestralRFScheduler": VIDEO,
         "MiniMaxH3Scheduler": VIDEO,
         "PiflowScheduler": "is for networks that predict a policy instead of a velocity",
@@ -239,13 +239,16 @@ def process_of(found: Mapping[str, Any], where: str = "scheduler_config.json") -
 
     Raises `UserError` for a scheduler that no known process reads.
     """
-    known: list[str] = []
+    kind, known = found.get("_class_name", "DDPMScheduler"), list[str]()
+    if not isinstance(kind, str):
+        raise UserError(
+            f"{where}: _class_name = {kind!r}: expected the name of a scheduler, such as {EXAMPLES[0]}"
+        )
     for name in NOISE_PROCESSES.names():
         process: type[NoiseProcess] = NOISE_PROCESSES.load(name)
         if process.reads(found):
             return process.from_config(found, where)
         known += process.schedulers
-    kind = str(found.get("_class_name"))
     if kind in known:  # one process reads it, but not as it is set
         raise UserError(f"{where}: a {kind} with these settings is not supported")
     near = get_close_matches(kind, known, 1, 0.8)

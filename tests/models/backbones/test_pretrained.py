@@ -46,7 +46,7 @@ def test_a_folder_of_diffusers_is_read_whether_of_the_pipeline_or_of_its_network
     plan = PretrainedBackbone(path=str(folder / below)).plan(8, 1)
     assert plan.source == str(folder / below)
     assert plan.blocks == blocks(unet.config)
-    assert plan.timesteps == (1000 if below else 40)
+    assert plan.timesteps == 40
 
 
 def test_what_diffusers_itself_saves_is_read(tmp_path):
@@ -392,12 +392,12 @@ SPOILT = {
         lambda at: shutil.rmtree(at / "scheduler"),
         "has no scheduler/scheduler_config.json",
     ),
-    "flow matching": (
+    "other noise": (
         "dit",
         lambda at: (at / "scheduler/scheduler_config.json").write_text(
-            json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler"})
+            json.dumps({"_class_name": "ScoreSdeVeScheduler"})
         ),
-        "FlowMatchEulerDiscreteScheduler is not supported",
+        "a ScoreSdeVeScheduler is for networks that read images in [0, 1]",
     ),
     "no prompt": (
         "sd",

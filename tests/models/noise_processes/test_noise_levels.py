@@ -59,6 +59,10 @@ def test_a_sampler_is_read_as_the_schedule_that_it_samples_from(kind, tmp_path):
             "DDMPScheduler is not supported; did you mean DDPMScheduler? give the scheduler that the model was",
         ),
         (
+            {"_class_name": ["DDPMScheduler"]},
+            "_class_name = ['DDPMScheduler']: expected the name of a scheduler",
+        ),
+        (
             {"prediction_type": "epsilo"},
             "prediction_type = 'epsilo' is not supported; did you mean 'epsilon'",
         ),
@@ -66,7 +70,7 @@ def test_a_sampler_is_read_as_the_schedule_that_it_samples_from(kind, tmp_path):
         ({"num_train_timesteps": 2, "trained_betas": [0.1, "x"]}, "trained_betas: expected 2 numbers"),
         ({"beta_end": 1.5}, "beta_end = 1.5"),
     ],
-    ids=range(5),
+    ids=range(6),
 )
 def test_a_scheduler_that_does_not_fit_is_refused_with_the_reason(config, words):
     with pytest.raises(UserError) as caught:
