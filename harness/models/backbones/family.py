@@ -27,6 +27,7 @@ FAMILIES = Registry(
         "UNet2DModel": "harness.models.backbones.unet:FAMILY",
         "UNet2DConditionModel": "harness.models.backbones.conditional_unet:FAMILY",
         "DiTTransformer2DModel": "harness.models.backbones.dit:FAMILY",
+        "ADMUNet2DModel": "harness.models.backbones.adm:FAMILY",
     },
 )
 UNNAMED = "UNet2DModel"  # the class of a config.json without `_class_name`

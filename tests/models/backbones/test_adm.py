@@ -12,6 +12,31 @@ from harness.models.backbones.adm import ADM
 from harness.models.backbones.adm_weights import convert
 from harness.models.backbones.denoiser import Denoiser, load_denoiser, save_frame
 
+# The flags of all released models, from guided-diffusion's README, without dropout, fp16 and what all share.
+SHARED = (
+    "--attention_resolutions 32,16,8 --diffusion_steps 1000 --learn_sigma True --resblock_updown True "
+    "--use_scale_shift_norm True "
+)
+LINEAR_256 = (
+    SHARED + "--image_size 256 --noise_schedule linear --num_channels 256 --num_head_channels 64 --num_res_blocks 2 "
+)
+RELEASED = {
+    "imagenet-64": SHARED + "--class_cond True --image_size 64 --noise_schedule cosine --num_channels 192 "
+    "--num_head_channels 64 --num_res_blocks 3 --use_new_attention_order True",
+    "imagenet-128": SHARED + "--class_cond True --image_size 128 --noise_schedule linear --num_channels 256 "
+    "--num_heads 4 --num_res_blocks 2",
+    "imagenet-256": LINEAR_256 + "--class_cond True",
+    "imagenet-256-uncond": LINEAR_256 + "--class_cond False",
+    "imagenet-512": SHARED + "--class_cond True --image_size 512 --noise_schedule linear --num_channels 256 "
+    "--num_head_channels 64 --num_res_blocks 2",
+    "lsun-bedroom": LINEAR_256 + "--class_cond False",
+    "lsun-cat": LINEAR_256 + "--class_cond False",
+    "lsun-horse": LINEAR_256 + "--class_cond False",
+}
+# Reduced widths that 32 groups and the released head widths divide.
+WIDTHS = {"imagenet-64": 64, "imagenet-128": 32, "imagenet-256": 32, "imagenet-512": 64}
+WIDTHS["imagenet-256-uncond"] = 32  # the LSUN models have the same flags
+MULTIPLIERS = {64: [1, 2, 3, 4], 128: [1, 1, 2, 3, 4], 256: [1, 1, 2, 2, 4, 4], 512: [0.5, 1, 1, 2, 2, 4, 4]}
 FLAGS = {
     "image_size": 16,
     "num_channels": 32,
@@ -19,7 +44,49 @@ FLAGS = {
     "num_head_channels": 16,
     "attention_resolutions": [8, 4],
     "channel_mult": [1, 1, 2],
+    "use_new_attention_order": False,
+    "noise_schedule": "linear",
+    "diffusion_steps": 1000,
 }
+DEFAULTS = {"class_cond": False, "resblock_updown": True, "use_scale_shift_norm": True, "learn_sigma": True}
+VARIANTS = {
+    "a given number of heads": {"num_head_channels": None, "num_heads": 2},
+    "the new order": {"use_new_attention_order": True},
+    "the new order of a given number of heads": {
+        "num_head_channels": None,
+        "num_heads": 4,
+        "use_new_attention_order": True,
+    },
+    "convolutions resample": {"resblock_updown": False},
+    "the timestep is added": {"use_scale_shift_norm": False},
+    "both, with classes": {
+        "resblock_updown": False,
+        "use_scale_shift_norm": False,
+        "class_cond": True,
+        "num_classes": 5,
+    },
+    "no learnt variance": {"learn_sigma": False},
+    "a first width of half": {"num_channels": 64, "channel_mult": [0.5, 1, 1]},
+    "attention at no level": {"attention_resolutions": []},
+    "attention at all levels": {"attention_resolutions": [16, 8, 4], "num_res_blocks": 1},
+    "rescaled timesteps": {"diffusion_steps": 4000, "rescale_timesteps": True, "noise_schedule": "cosine"},
+}
+
+
+def parsed(text):
+    """Returns flags of a command line as settings."""
+    words = text.split()
+    values = {"True": True, "False": False, "32,16,8": [32, 16, 8], "linear": "linear", "cosine": "cosine"}
+    return {
+        name.removeprefix("--"): values[value] if value in values else int(value)
+        for name, value in zip(words[::2], words[1::2], strict=True)
+    }
+
+
+def reduced(edition):
+    """Returns a released model's flags at reduced width."""
+    flags = {"use_new_attention_order": False, **parsed(RELEASED[edition]), "num_channels": WIDTHS[edition]}
+    return {**flags, "channel_mult": MULTIPLIERS[flags["image_size"]]}
 
 
 def sines(timesteps_B, width):
@@ -30,14 +97,16 @@ def sines(timesteps_B, width):
 
 
 class Residual(nn.Module):
-    """A residual block that is scaled and shifted by the timestep, and may sample up or down."""
+    """A residual block, scaled and shifted by the embedding or added to it; it may sample up or down."""
 
-    def __init__(self, before, after, embedding, sample=None):
+    def __init__(self, before, after, flags, sample=None):
         super().__init__()
+        self.scales = flags["use_scale_shift_norm"]
         self.in_layers = nn.Sequential(
             nn.GroupNorm(32, before), nn.SiLU(), nn.Conv2d(before, after, 3, padding=1)
         )
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * after))
+        width = 2 * after if self.scales else after
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(4 * flags["num_channels"], width))
         self.out_layers = nn.Sequential(
             nn.GroupNorm(32, after), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(after, after, 3, padding=1)
         )
@@ -47,33 +116,65 @@ class Residual(nn.Module):
 
     def forward(self, x, embedded):
         hidden = self.in_layers[2](self.sample(self.in_layers[1](self.in_layers[0](x))))
-        scale, shift = self.emb_layers(embedded)[:, :, None, None].chunk(2, 1)
-        hidden = self.out_layers[1:](self.out_layers[0](hidden) * (1 + scale) + shift)
+        told = self.emb_layers(embedded)[:, :, None, None]
+        if self.scales:
+            scale, shift = told.chunk(2, 1)
+            hidden = self.out_layers[1:](self.out_layers[0](hidden) * (1 + scale) + shift)
+        else:
+            hidden = self.out_layers(hidden + told)
         return self.skip_connection(self.sample(x)) + hidden
 
 
 class Attention(nn.Module):
-    """Attention whose queries, keys and values come from one convolution, head by head."""
+    """Attention whose queries, keys and values come from one convolution: head by head, or all queries first."""
 
-    def __init__(self, width, head):
+    def __init__(self, width, flags):
         super().__init__()
-        self.head = head
+        head = flags.get("num_head_channels")
+        self.head = width // flags["num_heads"] if head is None else head
+        self.queries_first = flags["use_new_attention_order"]
         self.norm = nn.GroupNorm(32, width)
         self.qkv = nn.Conv1d(width, 3 * width, 1)
         self.proj_out = nn.Conv1d(width, width, 1)
 
     def forward(self, x, embedded):
         flat = x.flatten(2)
+        rows = self.qkv(self.norm(flat))
+        if self.queries_first:
+            heads = zip(*(part.split(self.head, 1) for part in rows.chunk(3, 1)), strict=True)
+        else:
+            heads = (one.split(self.head, 1) for one in rows.split(3 * self.head, 1))
         mixed = []
-        for one in self.qkv(self.norm(flat)).split(3 * self.head, 1):
-            query, key, value = one.split(self.head, 1)
+        for query, key, value in heads:
             weights = torch.softmax(query.transpose(1, 2) @ key / math.sqrt(self.head), -1)
             mixed.append(value @ weights.transpose(1, 2))
         return x + self.proj_out(torch.cat(mixed, 1)).reshape(x.shape)
 
 
+class Downsample(nn.Module):
+    """Half the size by one convolution."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.op = nn.Conv2d(width, width, 3, stride=2, padding=1)
+
+    def forward(self, x, embedded):
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    """Twice the size, then one convolution."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x, embedded):
+        return self.conv(nn.functional.interpolate(x, scale_factor=2))
+
+
 class Steps(nn.ModuleList):
-    """Layers one after the other, each given the timestep's embedding."""
+    """Layers one after the other, each given the embedding."""
 
     def forward(self, x, embedded):
         for layer in self:
@@ -84,45 +185,57 @@ class Steps(nn.ModuleList):
 class Reference(nn.Module):
     """The U-Net of Dhariwal and Nichol 2021, its parts named as in their checkpoints."""
 
-    def __init__(self, flags):
+    def __init__(self, given):
         super().__init__()
-        base, layers, head = flags["num_channels"], flags["num_res_blocks"], flags["num_head_channels"]
-        self.base, embedding, size = base, 4 * base, flags["image_size"]
-        attends = flags["attention_resolutions"]
+        flags = {**DEFAULTS, **given}
+        base, layers, size = flags["num_channels"], flags["num_res_blocks"], flags["image_size"]
+        scale = 1000 / flags["diffusion_steps"] if flags.get("rescale_timesteps") else 1
+        self.base, self.scale, embedding = base, scale, 4 * base
+        attends, residual = flags["attention_resolutions"], flags["resblock_updown"]
         self.time_embed = nn.Sequential(
             nn.Linear(base, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
-        self.input_blocks = nn.ModuleList([Steps([nn.Conv2d(3, base, 3, padding=1)])])
-        widths, width, last = [base], base, len(flags["channel_mult"]) - 1
-        for level, multiplier in enumerate(flags["channel_mult"]):
+        if flags["class_cond"]:
+            self.label_emb = nn.Embedding(flags.get("num_classes", 1000), embedding)
+        widths = [int(base * multiplier) for multiplier in flags["channel_mult"]]
+        width, last = widths[0], len(widths) - 1
+        self.input_blocks = nn.ModuleList([Steps([nn.Conv2d(3, width, 3, padding=1)])])
+        skips = [width]
+        for level, after in enumerate(widths):
             for _ in range(layers):
-                found = [Residual(width, multiplier * base, embedding)]
-                width = multiplier * base
-                found += [Attention(width, head)] if size in attends else []
+                found = [Residual(width, after, flags)]
+                width = after
+                found += [Attention(width, flags)] if size in attends else []
                 self.input_blocks.append(Steps(found))
-                widths.append(width)
+                skips.append(width)
             if level < last:
-                self.input_blocks.append(Steps([Residual(width, width, embedding, "down")]))
-                widths.append(width)
+                sampler = Residual(width, width, flags, "down") if residual else Downsample(width)
+                self.input_blocks.append(Steps([sampler]))
+                skips.append(width)
                 size //= 2
         self.middle_block = Steps(
-            [Residual(width, width, embedding), Attention(width, head), Residual(width, width, embedding)]
+            [Residual(width, width, flags), Attention(width, flags), Residual(width, width, flags)]
         )
         self.output_blocks = nn.ModuleList()
-        for level, multiplier in reversed(list(enumerate(flags["channel_mult"]))):
+        for level, after in reversed(list(enumerate(widths))):
             for layer in range(layers + 1):
-                found = [Residual(width + widths.pop(), multiplier * base, embedding)]
-                width = multiplier * base
-                found += [Attention(width, head)] if size in attends else []
+                found = [Residual(width + skips.pop(), after, flags)]
+                width = after
+                found += [Attention(width, flags)] if size in attends else []
                 if level and layer == layers:
-                    found.append(Residual(width, width, embedding, "up"))
+                    found.append(Residual(width, width, flags, "up") if residual else Upsample(width))
                     size *= 2
                 self.output_blocks.append(Steps(found))
-        self.out = nn.Sequential(nn.GroupNorm(32, width), nn.SiLU(), nn.Conv2d(width, 6, 3, padding=1))
+        channels = 6 if flags["learn_sigma"] else 3
+        self.out = nn.Sequential(
+            nn.GroupNorm(32, width), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1)
+        )
 
-    def forward(self, x, timesteps_B):
+    def forward(self, x, timesteps_B, labels_B=None):
         """Returns the output, and what every block gave out."""
-        embedded = self.time_embed(sines(timesteps_B, self.base))
+        embedded = self.time_embed(sines(timesteps_B * self.scale, self.base))
+        if labels_B is not None:
+            embedded = embedded + self.label_emb(labels_B)
         kept, seen = [], []
         for block in self.input_blocks:
             x = block(x, embedded)
