@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from diffusers import ModelMixin as ModelMixin  # pipelines look for it in the module of a network
 from diffusers import UNet2DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
