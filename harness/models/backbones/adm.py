@@ -86,18 +86,18 @@ UNSEEN = ("image_size", "use_new_attention_order", "noise_schedule", "diffusion_
 
 
 class ADM(Backbone):
-    """A `.pt` of guided-diffusion, with its flags under their names there, each defined by `edition` or given.
+    """A `.pt` of guided-diffusion, with its flags under their names there: all defined by `edition`, or given.
 
-    A checkpoint does not show image_size, num_heads or num_head_channels, use_new_attention_order, noise_schedule and
-    diffusion_steps, so these have no default. Others default to those of most released models, and a wrong one is
-    refused, as names or shapes of tensors differ.
+    Editions are imagenet-64, imagenet-128, imagenet-256, imagenet-256-uncond, imagenet-512, lsun-bedroom, lsun-cat,
+    and lsun-horse. Without one, image_size, num_head_channels or num_heads, use_new_attention_order, noise_schedule and
+    diffusion_steps are required, as a checkpoint does not show them. Other flags are those of imagenet-256-uncond
+    unless given, and a wrong one is refused, as names or shapes of tensors differ. A class-conditional model requires
+    `label`.
     """
 
     name: Literal["adm"] = "adm"
     path: str  # such as 256x256_diffusion_uncond.pt
-    edition: str | None = (
-        None  # a released model, which defines all flags: imagenet-256-uncond, lsun-cat, ...
-    )
+    edition: str | None = None  # a released model, which defines all flags
     label: int | None = Field(None, ge=0)  # the class under which a class-conditional model runs
     image_size: int | None = Field(None, ge=4, le=2048)
     in_channels: int = Field(3, ge=1, le=64)

@@ -63,7 +63,7 @@ def _read(path: Path, device: str) -> dict[str, torch.Tensor]:
         raise UserError(f"{path}: not a checkpoint that contains only tensors: {reason}") from None
     if not isinstance(found, dict) or not all(isinstance(one, torch.Tensor) for one in found.values()):
         raise UserError(
-            f"{path}: not a dictionary of tensors; give the weights (the name ends in _uncond.pt)"
+            f"{path}: not a dictionary of tensors; give the weights, such as 256x256_diffusion_uncond.pt"
         )
     return found
 
@@ -72,7 +72,7 @@ def _renamed(
     path: Path, found: Mapping[str, torch.Tensor], unet: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
     """Returns the tensors by their names in diffusers; raises `UserError` for extra, missing or misshapen ones."""
-    _check_classes(path, found, unet)
+    _check_kind(path, found, unet)
     origins, shapes = _original(unet)
     own = {name: tuple(one.shape) for name, one in found.items()}
     problems = mismatches(own, shapes, "these settings require")
@@ -83,8 +83,18 @@ def _renamed(
     return {name: _part(name, found[there], unet) for name, there in origins.items()}
 
 
-def _check_classes(path: Path, found: Mapping[str, torch.Tensor], unet: Mapping[str, Any]) -> None:
-    """Raises `UserError` for a class-conditional model under unconditional settings, and the reverse."""
+def _check_kind(path: Path, found: Mapping[str, torch.Tensor], unet: Mapping[str, Any]) -> None:
+    """Raises `UserError` for classifiers, upsamplers, and models with classes where there are none or the reverse."""
+    first = found.get("input_blocks.0.0.weight")
+    if first is not None and not any(name.startswith("output_blocks.") for name in found):
+        raise UserError(
+            f"{path}: a classifier, without output blocks; give a diffusion model, such as 64x64_diffusion.pt"
+        )
+    if first is not None and first.ndim == 4 and first.shape[1] == 2 * unet["in_channels"]:
+        raise UserError(
+            f"{path}: reads {first.shape[1]} channels, as upsamplers do, which need a small image beside the noised "
+            "one; give a diffusion model of images alone, such as 64x64_diffusion.pt"
+        )
     classes, embedding = unet.get("num_class_embeds"), found.get("label_emb.weight")
     if embedding is not None and classes is None:
         raise UserError(

@@ -433,6 +433,16 @@ CLASSES = {"label_emb.weight": torch.zeros(10, 128)}
         ),
         (lambda at: at.clear(), {}, "is missing (and "),
         (
+            lambda at: [at.pop(name) for name in list(at) if name.startswith("output_blocks.")],
+            {},
+            "a classifier, without output blocks; give a diffusion model",
+        ),
+        (
+            lambda at: at.update({"input_blocks.0.0.weight": torch.zeros(32, 6, 3, 3)}),
+            {},
+            "reads 6 channels, as upsamplers do",
+        ),
+        (
             lambda at: at.update(CLASSES),
             {},
             "class_cond false; set backbone.class_cond: true and backbone.label: 0 to 9",
