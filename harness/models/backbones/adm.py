@@ -89,10 +89,10 @@ class ADM(Backbone):
     """A `.pt` of guided-diffusion, with its flags under their names there: all defined by `edition`, or given.
 
     Editions are imagenet-64, imagenet-128, imagenet-256, imagenet-256-uncond, imagenet-512, lsun-bedroom, lsun-cat,
-    and lsun-horse. Without one, image_size, num_head_channels or num_heads, use_new_attention_order, noise_schedule and
-    diffusion_steps are required, as a checkpoint does not show them. Other flags are those of imagenet-256-uncond
-    unless given, and a wrong one is refused, as names or shapes of tensors differ. A class-conditional model requires
-    `label`.
+    lsun-horse. Without one, a checkpoint does not show image_size, num_head_channels or num_heads,
+    use_new_attention_order, noise_schedule and diffusion_steps, which are therefore required. Other flags are those
+    of imagenet-256-uncond unless given, and a wrong one is refused, as names or shapes of tensors differ. A
+    class-conditional model requires `label`.
     """
 
     name: Literal["adm"] = "adm"
