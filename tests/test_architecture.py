@@ -160,7 +160,7 @@ WHERE = re.compile(r"harness(\.\w+)+:\w+")
 HEAVY_TO_PLAN = ("torch", "diffusers", "transformers", "safetensors.torch", "ray")
 RUN_LATER = {  # whose strings are followed by workers, by exports or in another process
     "calls": {"Code", "train", "_train", "apart"},
-    "names": {"builder", "loaders", "maker", "opener", "FACTORY"},
+    "names": {"builder", "loaders", "maker", "network", "opener", "FACTORY"},
     "functions": {"exporter"},
 }
 LOADING = {  # who follows a string that it was given
@@ -169,6 +169,7 @@ LOADING = {  # who follows a string that it was given
     "harness.core.stages": {"ensure", "run"},
     "harness.models.backbones.checkpoint": {"check_tensors"},
     "harness.models.backbones.family": {"build", "open_float32"},
+    "harness.models.backbones.text_encoders": {"check", "open_pipeline"},
     "harness.models.classifiers.build": {"build"},
     "harness.models.encoders.encoder": {"open_encoder"},
     "harness.sweep.export": {"export", "load"},
