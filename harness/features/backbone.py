@@ -59,13 +59,14 @@ def copy_backbone(stage: Stage, folder: Path, context: Context) -> None:
     Raises `FloatingPointError` for weights that are not finite.
     """
     source, network = Path(stage.options["source"]), stage.config["network"]
-    if source.is_file():
+    options = {name: value for name, value in stage.options.items() if name != "source"}
+    if source.is_file() and not options:
         convert(source, network, folder)
         save_frame(family_of(network), process_in(stage), folder)
     else:
         seed = stage.config.get("random")
         seed = None if seed is None else derive_seed(seed, "untrained")
-        copy_pipeline(source, network, process_in(stage), folder, seed)
+        copy_pipeline(source, network, process_in(stage), folder, seed, options)
     copied = load_denoiser(folder)
     for module in (copied.network, copied.autoencoder):
         if module is not None:

@@ -77,8 +77,8 @@ def images_of(stage: Stage, context: Context) -> np.ndarray:
 
 def open_denoiser(stage: Stage, context: Context) -> Denoiser:
     """Opens a backbone; the last one opened stays in memory for the next shard in the same process."""
-    denoiser = _opened.get(stage.key, lambda: load_denoiser(context.folder(stage)))
-    return denoiser.to(pick_device(context))
+    device = pick_device(context)
+    return _opened.get(stage.key, lambda: load_denoiser(context.folder(stage), device)).to(device)
 
 
 _opened = Recent[Denoiser]()

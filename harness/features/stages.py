@@ -63,7 +63,7 @@ def backbone_stage(
             kind="backbone",
             code=COPIED_BACKBONE,
             config={**shared, "source": plan.fingerprint, **({"random": seed} if plan.random else {})},
-            options={"source": plan.source},
+            options={"source": plan.source, **plan.options},
             local=True,
         )
     passes = 3 * train.steps * train.batch

@@ -7,7 +7,7 @@ depends on the type of network is in its family (`harness.models.backbones.famil
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from harness.core.errors import UserError, did_you_mean
 from harness.core.registry import Registry
 from harness.models.backbones.blocks import Block
 from harness.models.backbones.blocks import multiplications as multiplications
-from harness.models.backbones.family import Family, family_of
+from harness.models.backbones.family import Family, dtype_of, family_of
 from harness.models.noise_processes.levels import NoiseLevel
 from harness.models.noise_processes.process import NoiseProcess
 
@@ -41,6 +41,8 @@ class BackbonePlan:
     source: str | None  # local folder or file of the weights; None: trained by the sweep
     fingerprint: str
     random: bool = False  # random weights instead of those of `source`; all else is the same
+    parameters: int | None = None  # numbers in the network's weights, where its files tell
+    options: Mapping[str, Any] = field(default_factory=dict)  # how `source` is read, for whoever copies it
 
     @property
     def family(self) -> Family:
@@ -55,6 +57,17 @@ class BackbonePlan:
     def untrained(self) -> "BackbonePlan":
         """Returns the control: the same network with random weights (and the same VAE, if any)."""
         return replace(self, random=True) if self.family.latent else replace(self, source=None)
+
+    @property
+    def dtype(self) -> str:
+        """The type in which the network's weights are held, by torch's name."""
+        return dtype_of(self.config)
+
+    @property
+    def gigabytes(self) -> float | None:
+        """The memory that the network's weights need, in 1e9 bytes; None if unknown."""
+        size = 4 if self.dtype == "float32" else 2
+        return None if self.parameters is None else self.parameters * size / 1e9
 
     @property
     def timesteps(self) -> int:
@@ -120,6 +133,10 @@ class BackbonePlan:
         given = f" with {self.family.condition}" if self.family.condition else ""
         total = self.blocks[-1].cost / self.blocks[-1].share / 1e9
         lines.append(f"a pass over {unit}{given}: {total:.3g} G multiply-accumulates per image")
+        if self.parameters is not None:
+            lines.append(
+                f"weights: {self.parameters:,} parameters, {self.gigabytes:.3g} GB of memory in {self.dtype}"
+            )
         levels = ", ".join(
             f"{one}: {_text(self.sigma(one))} / {_text(self.log_snr(one))}" for one in timesteps
         )

@@ -14,6 +14,7 @@ from harness.models.backbones.pipeline import CONFIG, Pipeline
 from harness.models.noise_processes.process import NoiseProcess, load_process
 
 INDEX = "model_index.json"
+CPU = torch.device("cpu")
 SELF_CONDITIONED = "_self_conditioned"  # key in the index; diffusers ignores names with a leading underscore
 
 
@@ -97,8 +98,10 @@ class Denoiser:
         return torch.cat([z_BCHW, torch.zeros_like(z_BCHW) if estimate_BCHW is None else estimate_BCHW], 1)
 
     def run(self, z_BCHW: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
-        """Runs the network with the null condition; returns all its output channels."""
-        return self.family.run(self.network, z_BCHW, self.process.time(steps_B), self._condition)
+        """Runs the network with the null condition; returns all its output channels, in float32."""
+        dtype = next(self.network.parameters()).dtype
+        condition = None if self._condition is None else self._condition.to(dtype)
+        return self.family.run(self.network, z_BCHW.to(dtype), self.process.time(steps_B), condition).float()
 
     def reader(self, modules: Sequence[str]) -> "ActivationReader":
         """Returns a reader of the outputs of `modules`, in the order in which they run. Call `remove` after use."""
@@ -163,16 +166,16 @@ def save_frame(family: Family, process: NoiseProcess, folder: Path, self_conditi
         (folder / INDEX).write_text(json.dumps(index | mark))
 
 
-def load_denoiser(folder: Path) -> Denoiser:
-    """Opens a backbone from its artifact's folder."""
+def load_denoiser(folder: Path, device: torch.device = CPU) -> Denoiser:
+    """Opens a backbone from its artifact's folder; the network's weights go directly to `device`."""
     pipeline = Pipeline(folder)
     family = family_of(read_json(pipeline.network(network_folders()) / CONFIG))
     index = pipeline.file(INDEX)
     return Denoiser(
         family,
-        family.open_network(folder),
+        family.open_network(folder, device),
         load_process(folder),
         autoencoder=family.open_autoencoder(folder),
         condition=family.open_condition(folder),
         self_conditioned=index is not None and read_json(index).get(SELF_CONDITIONED, False),
-    )
+    ).to(device)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.registry import Registry, load_attribute
+from harness.models.backbones import weight_files
 from harness.models.backbones.blocks import Block, Step, numbered
-from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Parts, Pipeline
+from harness.models.backbones.pipeline import CONFIG, DTYPE, WEIGHTS, Parts, Pipeline
 from harness.models.noise_processes.process import NoiseProcess, process_of
 
 if TYPE_CHECKING:
@@ -120,9 +121,10 @@ class Family(ABC):
     def write_parts(self, pipeline: Pipeline, folder: Path) -> None:  # noqa: B027
         """Copies the parts that `parts` returned into an artifact's folder; none unless overridden."""
 
-    def open_network(self, folder: Path) -> Any:
-        """Opens the network of an artifact, in float32 whatever the file's format."""
-        return open_float32(self.network, folder / self.folder)
+    def open_network(self, folder: Path, device: "torch.device | str" = "cpu") -> Any:
+        """Opens the network of an artifact on a device, in the type that `backbone.torch_dtype` chose."""
+        place = folder / self.folder
+        return open_weights(self.network, place, dtype=dtype_of(read_json(place / CONFIG)), device=device)
 
     def open_autoencoder(self, folder: Path) -> Any:
         """Opens the autoencoder that `encode` and `decode` take; None unless overridden."""
@@ -180,19 +182,44 @@ def network_folders() -> list[str]:
     return list(dict.fromkeys(family_named(name).folder for name in FAMILIES.names()))
 
 
-def hub_patterns() -> list[str]:
-    """Returns patterns of all files that any family reads: configurations and safetensors, no code or pickles."""
+def hub_patterns(variant: str | None = None) -> list[str]:
+    """Returns patterns of all files that any family reads: configurations and safetensors, no code or pickles.
+
+    Weights are those of a variant, or those that have none.
+    """
     own = [pattern for name in FAMILIES.names() for pattern in family_named(name).hub_files]
     networks = [f"{folder}/{file}" for folder in network_folders() for file in ("*.json", WEIGHTS)]
-    return list(dict.fromkeys(["*.json", WEIGHTS, "scheduler/*.json", *networks, *own]))
+    found = ["*.json", WEIGHTS, "scheduler/*.json", *networks, *own]
+    return list(dict.fromkeys(form for pattern in found for form in _forms(pattern, variant)))
 
 
-def open_float32(network: str, folder: Path) -> Any:
-    """Opens a diffusers network, "module:class", from its folder in float32."""
+def _forms(pattern: str, variant: str | None) -> list[str]:
+    return weight_files.patterns(pattern, variant) if pattern.endswith(".safetensors") else [pattern]
+
+
+def dtype_of(config: Mapping[str, Any]) -> str:
+    """Returns the type in which a network's weights are held, by torch's name, from its configuration."""
+    return str(config.get(DTYPE, "float32"))
+
+
+def open_weights(
+    network: str, folder: Path, *, dtype: str = "float32", device: "torch.device | str" = "cpu"
+) -> Any:
+    """Opens a diffusers network, "module:class", from its folder, directly in a type and on a device.
+
+    No other copy of it is made: each tensor is converted and moved on its own, and on the CPU those stored in this type
+    are the mapped file itself.
+    """
     import torch
+    from diffusers.utils import logging
 
+    logging.disable_progress_bar()  # it would overwrite the sweep's display
     return load_attribute(network).from_pretrained(
-        folder, use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
+        folder,
+        use_safetensors=True,
+        low_cpu_mem_usage=True,
+        torch_dtype=getattr(torch, dtype),
+        device_map={"": str(device)},
     )
 
 

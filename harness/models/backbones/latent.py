@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.core.config import read_json
 from harness.core.errors import UserError
-from harness.models.backbones.family import Family, open_float32
+from harness.models.backbones.family import Family, open_weights
 from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Parts, Pipeline, Weights
+from harness.models.backbones.weight_files import copy_weights
 
 if TYPE_CHECKING:
     import torch
@@ -53,12 +54,12 @@ class LatentFamily(Family):
     def write_parts(self, pipeline: Pipeline, folder: Path) -> None:
         """Copies the VAE."""
         (folder / VAE).mkdir()
-        for name in (WEIGHTS, CONFIG):
-            shutil.copyfile(pipeline.root / VAE / name, folder / VAE / name)
+        shutil.copyfile(pipeline.root / VAE / CONFIG, folder / VAE / CONFIG)
+        copy_weights(pipeline.root / VAE / WEIGHTS, folder / VAE)
 
     def open_autoencoder(self, folder: Path) -> Any:
         """Opens the VAE."""
-        return open_float32(AUTOENCODER, folder / VAE)
+        return open_weights(AUTOENCODER, folder / VAE)
 
     def encode(self, autoencoder: Any, x_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Returns the mode of the images' scaled latents.

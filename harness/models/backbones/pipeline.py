@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = "config.json"
+DTYPE = (
+    "_torch_dtype"  # key in a network's config.json: in which type it is opened; diffusers ignores such names
+)
 
 
 class Pipeline(NamedTuple):
