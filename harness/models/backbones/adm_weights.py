@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from harness.core.errors import UserError
-from harness.models.backbones.checkpoint import mismatches
+from harness.models.backbones.shapes import mismatches
 from harness.models.backbones.unet import FAMILY
 
 # Tensor names of residual and attention blocks, guided-diffusion's to diffusers'.

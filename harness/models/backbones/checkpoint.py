@@ -1,7 +1,6 @@
 """Checkpoints in diffusers' format: checks their tensors against the configuration, and copies them."""
 
 import json
-import math
 import os
 import re
 import tempfile
@@ -13,16 +12,15 @@ from typing import Any
 import torch
 
 from harness.core.errors import UserError
-from harness.core.registry import load_attribute
 from harness.models.backbones import single_file
 from harness.models.backbones.denoiser import save_frame
 from harness.models.backbones.family import dtype_of, family_of, network_folders
 from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Pipeline
+from harness.models.backbones.shapes import mismatches, shapes_of
 from harness.models.backbones.weight_files import copy_weights, tensors
 from harness.models.noise_processes.process import NoiseProcess
 
 RENAMED = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
-NULL_LABEL = "class_embedder.embedding_table.weight"  # its last row is the null label
 
 
 def check_tensors(places: Sequence[str], kind: str, config: Mapping[str, Any]) -> None:
@@ -40,46 +38,6 @@ def check_tensors(places: Sequence[str], kind: str, config: Mapping[str, Any]) -
     )
     if problems:
         raise UserError(f"{path}: the tensors are not those of config.json: {problems}")
-
-
-def shapes_of(kind: str, config: Mapping[str, Any], where: str) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of a network's tensors by name.
-
-    Raises `UserError`, beginning with `where`, if none can be built.
-    """
-    with torch.device("meta"):
-        try:
-            network = load_attribute(kind).from_config(dict(config))
-        except Exception as error:  # diffusers raises many types for contradictory configurations
-            raise UserError(f"{where}: no {kind.rpartition(':')[2]} can be built from it: {error}") from None
-    return {name: tuple(one.shape) for name, one in network.state_dict().items()}
-
-
-def count(kind: str, config: Mapping[str, Any]) -> int:
-    """Returns how many numbers a network's tensors have."""
-    return sum(math.prod(shape) for shape in shapes_of(kind, config, CONFIG).values())
-
-
-def mismatches(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], says: str) -> str:
-    """Describes how shapes by name differ from those wanted, with one example per type; "" if they do not."""
-    texts = []
-    missing = [name for name in wanted if name not in found]
-    unexpected = [name for name in found if name not in wanted]
-    other = [name for name in wanted if name in found and found[name] != wanted[name]]
-    if missing:
-        texts.append(f"{missing[0]!r} is missing{_more(missing)}")
-    if unexpected:
-        texts.append(f"{unexpected[0]!r} is not expected{_more(unexpected)}")
-    if other:
-        name = other[0]
-        texts.append(f"{name!r} has shape {[*found[name]]}, {says} {[*wanted[name]]}{_more(other)}")
-        if name.endswith(NULL_LABEL) and found[name][0] + 1 == wanted[name][0]:
-            texts.append("the missing last row is the null label: this checkpoint was trained without one")
-    return "; ".join(texts)
-
-
-def _more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def _today(name: str, wanted: Mapping[str, Any]) -> str:

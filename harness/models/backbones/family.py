@@ -207,8 +207,8 @@ def open_weights(
 ) -> Any:
     """Opens a diffusers network, "module:class", from its folder, directly in a type and on a device.
 
-    No other copy of it is made: each tensor is converted and moved on its own, and on the CPU those stored in this type
-    are the mapped file itself.
+    No other copy of it is made: each tensor is converted and moved on its own, and on the CPU those stored in this
+    type are the mapped file itself.
     """
     import torch
     from diffusers.utils import logging

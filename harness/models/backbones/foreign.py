@@ -49,8 +49,8 @@ def _other_part(config: Mapping[str, Any], place: Path) -> str | None:
     """Returns what a network is that denoises no images."""
     name = str(config.get("_class_name", ""))
     if not name and (config.get("architectures") or config.get("model_type")):
-        kind = next(iter(config.get("architectures") or []), config.get("model_type"))
-        return f"holds a {kind} of transformers, no diffusion network; {_whole(place)}"
+        called = [*(config.get("architectures") or []), config.get("model_type")][0]
+        return f"holds a {called} of transformers, no diffusion network; {_whole(place)}"
     if name.startswith(("Autoencoder", "AsymmetricAutoencoder", "VQModel", "ConsistencyDecoder")):
         return f"holds the autoencoder of a pipeline ({name}), not its network; {_whole(place)}"
     if any(word in name for word in ADAPTERS):

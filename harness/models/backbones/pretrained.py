@@ -183,20 +183,19 @@ class Source(NamedTuple):
 
     def check(self, weights: Weights, files: Sequence[Path]) -> None:
         """Raises `UserError` unless files hold exactly a network's tensors."""
+        network = (weights.network, weights.config)
         if [self.file] == [*files]:
-            where, arguments = f"{SINGLE_FILE}:check", (str(self.file), weights.path.parent.name)
+            apart(f"{SINGLE_FILE}:check", str(self.file), weights.path.parent.name, *network)
         else:
-            where, arguments = (
-                "harness.models.backbones.checkpoint:check_tensors",
-                ([str(file) for file in files],),
-            )  # type: ignore[assignment]
-        apart(where, *arguments, weights.network, weights.config)
+            apart(
+                "harness.models.backbones.checkpoint:check_tensors", [str(file) for file in files], *network
+            )
 
     def parameters(self, own: Weights, files: Sequence[Path]) -> int:
         """Returns how many numbers the network has."""
         if self.file is None:
             return parameters(tensors(files))
-        return int(apart("harness.models.backbones.checkpoint:count", own.network, own.config))
+        return int(apart("harness.models.backbones.shapes:parameters", own.network, own.config))
 
     def _inside(self, path: Path, network: bool) -> bool:
         return self.file is not None and (network or path.parent.name in self.held)

@@ -18,7 +18,11 @@ from harness.models.backbones.weight_files import SAFETENSORS, header
 if TYPE_CHECKING:
     import torch
 
-TEXT_ENCODERS = "text_encoder"  # how the names of their folders begin
+TEXT_ENCODERS = (
+    "CLIPTextModel",
+    "CLIPTextModelWithProjection",
+    "T5EncoderModel",
+)  # that diffusers reads from files
 LORA = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", "lora_te_", "lora_unet_")
 
 
@@ -66,7 +70,7 @@ def check(place: str, part: str, network: str, config: Mapping[str, Any]) -> Non
     """
     import torch
 
-    from harness.models.backbones.checkpoint import mismatches, shapes_of
+    from harness.models.backbones.shapes import mismatches, shapes_of
 
     path = Path(place)
     wanted = shapes_of(network, config, f"backbone.config, {part}/{CONFIG}")
@@ -137,7 +141,7 @@ def _converted(
     """Returns a network's tensors by their names in diffusers; a file in diffusers' layout is not converted."""
     from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
-    from harness.models.backbones.checkpoint import shapes_of
+    from harness.models.backbones.shapes import shapes_of
 
     name = network.rpartition(":")[2]
     if name not in SINGLE_FILE_LOADABLE_CLASSES:
@@ -160,16 +164,25 @@ def _converted(
 
 
 def _text_encoders(root: Path) -> list[Path]:
-    return sorted(one for one in root.glob(f"{TEXT_ENCODERS}*") if (one / CONFIG).is_file())
+    return sorted(one for one in root.glob("text_encoder*") if (one / CONFIG).is_file())
+
+
+def _class_of(place: Path) -> Any:
+    """Returns the class of a text encoder; None if it is none of `TEXT_ENCODERS`."""
+    import transformers
+
+    kind = next(iter(read_json(place / CONFIG).get("architectures") or []), None)
+    return getattr(transformers, kind) if kind in TEXT_ENCODERS else None
 
 
 def _reader(place: Path, tensors: Mapping[str, "torch.Tensor"]) -> Any:
     """Returns diffusers' function that reads a text encoder from a file; None if the file does not hold it."""
     from diffusers.loaders import single_file_utils
 
-    kind = next(iter(read_json(place / CONFIG).get("architectures") or []), "CLIPTextModel")
-    model = load_attribute(f"transformers:{kind}")
-    if kind.startswith("T5"):
+    model = _class_of(place)
+    if model is None:
+        return None
+    if model.__name__.startswith("T5"):
         held = single_file_utils.is_t5_in_single_file(tensors)
         return single_file_utils.create_diffusers_t5_model_from_checkpoint if held else None
     held = single_file_utils.is_clip_model_in_single_file(model, tensors)
@@ -179,10 +192,10 @@ def _reader(place: Path, tensors: Mapping[str, "torch.Tensor"]) -> Any:
 def _unpack_text_encoder(
     path: Path, place: Path, tensors: Mapping[str, "torch.Tensor"], folder: Path
 ) -> None:
-    kind = next(iter(read_json(place / CONFIG).get("architectures") or []), "CLIPTextModel")
+    kind = _class_of(place)
     try:
         model = _reader(place, tensors)(
-            load_attribute(f"transformers:{kind}"),
+            kind,
             checkpoint=dict(tensors),
             config=str(place.parent),
             subfolder=place.name,
@@ -190,11 +203,11 @@ def _unpack_text_encoder(
         )
     except ValueError as error:
         raise UserError(
-            f"{path}: diffusers cannot read the {kind} of {place.name} from it: {error}"
+            f"{path}: diffusers cannot read the {kind.__name__} of {place.name} from it: {error}"
         ) from None
     missing = [name for name, one in model.named_parameters() if one.is_meta]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise UserError(f"{path}: of the {kind} of {place.name}, {missing[0]!r} is missing{more}")
+        raise UserError(f"{path}: of the {kind.__name__} of {place.name}, {missing[0]!r} is missing{more}")
     (folder / CONFIG).unlink()
     model.save_pretrained(folder)

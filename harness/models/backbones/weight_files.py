@@ -56,7 +56,7 @@ class Tensor(NamedTuple):
     end: int
 
     @property
-    def count(self) -> int:
+    def numbers(self) -> int:
         """The number of its numbers."""
         return math.prod(self.shape)
 
@@ -257,7 +257,7 @@ def header(path: Path) -> dict[str, Tensor]:
     if size < ends:
         raise UserError(f"{path}: is cut off: it has {size:,} of {ends:,} bytes; {_again(path)}")
     whole = size == ends and all(one.end == next.begin for one, next in pairwise(places))
-    if not whole or any(one.end - one.begin != one.count * BYTES[one.kind] for one in places):
+    if not whole or any(one.end - one.begin != one.numbers * BYTES[one.kind] for one in places):
         raise UserError(f"{path}: not the weights: its tensors and its header do not agree; {_again(path)}")
     return found
 
@@ -282,7 +282,7 @@ def _disguise(start: bytes) -> str:
 
 def parameters(found: Mapping[str, Tensor]) -> int:
     """Returns how many floating-point numbers tensors hold."""
-    return sum(one.count for one in found.values() if one.kind in FLOATS)
+    return sum(one.numbers for one in found.values() if one.kind in FLOATS)
 
 
 def kinds(found: Mapping[str, Tensor]) -> list[str]:
