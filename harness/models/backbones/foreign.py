@@ -49,7 +49,7 @@ def _other_part(config: Mapping[str, Any], place: Path) -> str | None:
     """Returns what a network is that denoises no images."""
     name = str(config.get("_class_name", ""))
     if not name and (config.get("architectures") or config.get("model_type")):
-        called = [*(config.get("architectures") or []), config.get("model_type")][0]
+        called = str([*(config.get("architectures") or []), config.get("model_type")][0])
         return f"holds a {called} of transformers, no diffusion network; {_whole(place)}"
     if name.startswith(("Autoencoder", "AsymmetricAutoencoder", "VQModel", "ConsistencyDecoder")):
         return f"holds the autoencoder of a pipeline ({name}), not its network; {_whole(place)}"
@@ -95,12 +95,10 @@ def _without_config(pipeline: Pipeline, place: Path) -> str:
     if not names:
         return f"{root}: is empty; give a folder that save_pretrained wrote"
     if pipeline.file("model_index.json"):
-        kind = read_json(root / "model_index.json").get("_class_name")
+        called = read_json(root / "model_index.json").get("_class_name")
         if hub.repository(root / CONFIG) is None:
-            return (
-                f"{root}: holds a {kind}, but neither a folder unet nor transformer; copy the whole pipeline"
-            )
-        return f"{root}: holds a {kind}, whose network is in neither unet nor transformer; it is not read"
+            return f"{root}: holds a {called}, but neither a folder unet nor transformer; copy the whole pipeline"
+        return f"{root}: holds a {called}, whose network is in neither unet nor transformer; it is not read"
     if names == ["scheduler_config.json"]:
         return f"{root}: holds a scheduler, no network; {_whole(root)}"
     if alone:

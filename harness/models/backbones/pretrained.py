@@ -32,7 +32,6 @@ from harness.models.backbones.weight_files import (
 )
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # diffusers models have an owner
-SINGLE_FILE = "harness.models.backbones.single_file"
 
 
 class PretrainedBackbone(Backbone):
@@ -116,14 +115,22 @@ class PretrainedBackbone(Backbone):
         if self.variant is not None:
             raise UserError("backbone.variant goes with folders; leave it out for a single file")
         header(file)
-        usual = apart(f"{SINGLE_FILE}:about", str(file)) if self.config is None else self.config
+        usual = (
+            apart("harness.models.backbones.single_file:about", str(file))
+            if self.config is None
+            else self.config
+        )
         root = hub.local_folder("backbone", usual, HUB_ID, "config")
-        found = [] if root is None else apart(f"{SINGLE_FILE}:parts_in", str(file), str(root))
+        found = (
+            []
+            if root is None
+            else apart("harness.models.backbones.single_file:parts_in", str(file), str(root))
+        )
         if root is None:
             every = hub_patterns()
             plain = [one for one in every if not one.endswith(SAFETENSORS)]
             root = hub.snapshot("backbone", usual, None, plain, "config")
-            found = apart(f"{SINGLE_FILE}:parts_in", str(file), str(root))
+            found = apart("harness.models.backbones.single_file:parts_in", str(file), str(root))
             held = (*found, *network_folders())
             rest = [one for one in every if one.endswith(SAFETENSORS) and one.partition("/")[0] not in held]
             root = hub.snapshot("backbone", usual, None, rest, "config")
@@ -185,7 +192,12 @@ class Source(NamedTuple):
         """Raises `UserError` unless files hold exactly a network's tensors."""
         network = (weights.network, weights.config)
         if [self.file] == [*files]:
-            apart(f"{SINGLE_FILE}:check", str(self.file), weights.path.parent.name, *network)
+            apart(
+                "harness.models.backbones.single_file:check",
+                str(self.file),
+                weights.path.parent.name,
+                *network,
+            )
         else:
             apart(
                 "harness.models.backbones.checkpoint:check_tensors", [str(file) for file in files], *network

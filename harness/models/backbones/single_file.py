@@ -1,4 +1,4 @@
-"""Single-file checkpoints: a whole model in its authors' layout, as diffusers' `from_single_file` reads it. No torch.
+"""Single-file checkpoints: a whole model in its authors' layout, as diffusers' `from_single_file` reads it.
 
 Configurations, tokenizers and whatever the file does not hold come from the folder of a pipeline of the same
 architecture. The conversion is diffusers' own; what it yields is compared with the network, tensor by tensor.
@@ -7,22 +7,22 @@ architecture. The conversion is diffusers' own; what it yields is compared with 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import transformers
+from diffusers.loaders import single_file_utils
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+from safetensors.torch import load_file, save_file
 
 from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.registry import load_attribute
 from harness.models.backbones.pipeline import CONFIG
+from harness.models.backbones.shapes import mismatches, shapes_of
 from harness.models.backbones.weight_files import SAFETENSORS, header
 
-if TYPE_CHECKING:
-    import torch
-
-TEXT_ENCODERS = (
-    "CLIPTextModel",
-    "CLIPTextModelWithProjection",
-    "T5EncoderModel",
-)  # that diffusers reads from files
+TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")  # that diffusers converts
 LORA = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", "lora_te_", "lora_unet_")
 
 
@@ -31,14 +31,9 @@ def about(place: str) -> str:
 
     Raises `UserError` for what is no checkpoint in an original layout. Plans run it in another process.
     """
-    from diffusers.loaders.single_file_utils import (
-        DIFFUSERS_DEFAULT_PIPELINE_PATHS,
-        infer_diffusers_model_type,
-    )
-
     path = Path(place)
     tensors = _tensors(path)
-    kind = infer_diffusers_model_type(tensors)
+    kind = single_file_utils.infer_diffusers_model_type(tensors)
     # diffusers takes everything that it does not know for Stable Diffusion 1
     if kind == "v1" and not any(name.startswith("model.diffusion_model.") for name in tensors):
         beside = path.parent / CONFIG
@@ -50,15 +45,13 @@ def about(place: str) -> str:
             f"{path}: not a checkpoint whose layout diffusers knows; give the folder of its pipeline, or set "
             "backbone.config to the folder or Hub id of one of the same architecture"
         )
-    return str(DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"])
+    return str(single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"])
 
 
 def parts_in(place: str, root: str) -> list[str]:
     """Returns the names of the pipeline's folders, besides the network's, whose tensors are in a file."""
-    from diffusers.loaders.single_file_utils import LDM_VAE_KEYS
-
     tensors = _tensors(Path(place))
-    vae = ["vae"] if any(name.startswith(tuple(LDM_VAE_KEYS)) for name in tensors) else []
+    vae = ["vae"] if any(name.startswith(tuple(single_file_utils.LDM_VAE_KEYS)) for name in tensors) else []
     text = [one.name for one in _text_encoders(Path(root)) if _reader(one, tensors) is not None]
     return vae + text
 
@@ -68,10 +61,6 @@ def check(place: str, part: str, network: str, config: Mapping[str, Any]) -> Non
 
     Only the file's header is read. `part` is the folder of the network in a pipeline.
     """
-    import torch
-
-    from harness.models.backbones.shapes import mismatches, shapes_of
-
     path = Path(place)
     wanted = shapes_of(network, config, f"backbone.config, {part}/{CONFIG}")
     with torch.device("meta"):
@@ -92,15 +81,13 @@ def unpack(path: Path, root: Path, networks: Mapping[str, str], folder: Path) ->
     `root` is the pipeline of the same architecture, `networks` the classes "module:class" of its folders. What the
     file does not hold is linked to `root`. Raises `UserError` for text encoders of which tensors are missing.
     """
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(path)
     held = {*parts_in(str(path), str(root)), *networks}
     for file in [*root.glob("*"), *root.glob("*/*")]:
         target = folder / file.relative_to(root)
         if file.is_dir():
             target.mkdir(exist_ok=True)
-        elif not (file.parent.name in held and file.name.endswith(SAFETENSORS)):
+        elif not (file.parent.name in held and SAFETENSORS in file.name):
             target.parent.mkdir(exist_ok=True)
             os.symlink(file.resolve(), target)
     for part, network in networks.items():
@@ -113,10 +100,8 @@ def unpack(path: Path, root: Path, networks: Mapping[str, str], folder: Path) ->
             _unpack_text_encoder(path, place, tensors, folder / place.name)
 
 
-def _tensors(path: Path) -> dict[str, "torch.Tensor"]:
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
     """Returns the file's tensors on the meta device: names, shapes and types alone."""
-    import torch
-
     kinds = {
         "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
         "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "BOOL": torch.bool,
@@ -133,16 +118,12 @@ def _tensors(path: Path) -> dict[str, "torch.Tensor"]:
 
 def _converted(
     path: Path,
-    tensors: Mapping[str, "torch.Tensor"],
+    tensors: Mapping[str, torch.Tensor],
     network: str,
     config: Mapping[str, Any],
     wanted: Mapping[str, Any] | None = None,
-) -> dict[str, "torch.Tensor"]:
+) -> dict[str, torch.Tensor]:
     """Returns a network's tensors by their names in diffusers; a file in diffusers' layout is not converted."""
-    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
-
-    from harness.models.backbones.shapes import shapes_of
-
     name = network.rpartition(":")[2]
     if name not in SINGLE_FILE_LOADABLE_CLASSES:
         raise UserError(
@@ -169,16 +150,12 @@ def _text_encoders(root: Path) -> list[Path]:
 
 def _class_of(place: Path) -> Any:
     """Returns the class of a text encoder; None if it is none of `TEXT_ENCODERS`."""
-    import transformers
-
     kind = next(iter(read_json(place / CONFIG).get("architectures") or []), None)
     return getattr(transformers, kind) if kind in TEXT_ENCODERS else None
 
 
-def _reader(place: Path, tensors: Mapping[str, "torch.Tensor"]) -> Any:
+def _reader(place: Path, tensors: Mapping[str, torch.Tensor]) -> Any:
     """Returns diffusers' function that reads a text encoder from a file; None if the file does not hold it."""
-    from diffusers.loaders import single_file_utils
-
     model = _class_of(place)
     if model is None:
         return None
@@ -189,9 +166,7 @@ def _reader(place: Path, tensors: Mapping[str, "torch.Tensor"]) -> Any:
     return single_file_utils.create_diffusers_clip_model_from_ldm if held else None
 
 
-def _unpack_text_encoder(
-    path: Path, place: Path, tensors: Mapping[str, "torch.Tensor"], folder: Path
-) -> None:
+def _unpack_text_encoder(path: Path, place: Path, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
     kind = _class_of(place)
     try:
         model = _reader(place, tensors)(

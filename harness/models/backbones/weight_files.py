@@ -176,9 +176,10 @@ def _instead(folder: Path, there: Sequence[str]) -> str:
             return f", but {one}; if that file holds them, rename it"
     for one in there:
         if Path(one).suffix in PICKLES:
+            whole = folder.parent if (folder.parent / "model_index.json").is_file() else folder
             return (
-                f", but {one}, a pickle, which may run code when it is read; `{CONVERT} "
-                f"{folder} --to NEW` reads its tensors alone, and writes safetensors"
+                f", but {one}, a pickle, which may run code when it is read; `{CONVERT} {whole} --to NEW` reads its "
+                "tensors alone; then set backbone.path=NEW"
             )
         if Path(one).suffix in FOREIGN:
             return f", but {one}: {FOREIGN[Path(one).suffix]}"
