@@ -207,20 +207,24 @@ def open_weights(
 ) -> Any:
     """Opens a diffusers network, "module:class", from its folder, directly in a type and on a device.
 
-    No other copy of it is made: each tensor is converted and moved on its own, and on the CPU those stored in this
-    type are the mapped file itself.
+    No other copy of it is held: each tensor is converted and moved on its own. Nothing stays mapped to the file, which
+    may be evicted or damaged meanwhile.
     """
     import torch
     from diffusers.utils import logging
 
     logging.disable_progress_bar()  # it would overwrite the sweep's display
-    return load_attribute(network).from_pretrained(
+    found = load_attribute(network).from_pretrained(
         folder,
         use_safetensors=True,
         low_cpu_mem_usage=True,
         torch_dtype=getattr(torch, dtype),
         device_map={"": str(device)},
     )
+    for tensor in [*found.parameters(), *found.buffers()]:
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+    return found
 
 
 def read_network(folder: Path) -> dict[str, Any]:

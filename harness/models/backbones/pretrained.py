@@ -45,7 +45,7 @@ class PretrainedBackbone(Backbone):
     name: Literal["pretrained"] = "pretrained"
     path: str  # a folder that save_pretrained wrote (of a pipeline or its U-Net), a safetensors file, or a Hub id
     revision: str | None = None  # of a Hub id: a commit, tag or branch
-    variant: str | None = Field(None, pattern=r"[A-Za-z]\w*")  # of the files, such as fp16
+    variant: str | None = Field(None, pattern=r"^[A-Za-z]\w*$")  # of the files, such as fp16
     torch_dtype: Literal["float32", "bfloat16", "float16", "auto"] = (
         "float32"  # in which the network is held in memory; auto: as stored
     )

@@ -149,7 +149,7 @@ def _absent(path: Path, variant: str | None) -> str:
     known = _variants(path.name, there)
     if variant is not None:
         plain = single(path.name, None) in there or index(path.name, None) in there
-        rather = [f"set backbone.variant={known[0]}"] * bool(known) + ["leave backbone.variant out"] * plain
+        rather = [f"set backbone.variant={one}" for one in known[:1]] + ["leave backbone.variant out"] * plain
         if rather:
             return f"{folder}: has no weights of variant {variant!r}; {' or '.join(rather)}"
     elif known:
