@@ -83,7 +83,7 @@ class BackboneFamilyContract:
     def opened(self, plan: BackbonePlan, folder: Path, seed: int | None = None) -> Denoiser:
         """Returns the denoiser from the copy that workers read; with random weights if a seed is given."""
         folder.mkdir()
-        copy_pipeline(Path(str(plan.source)), plan.config, plan.process, folder, seed)
+        copy_pipeline(Path(str(plan.source)), plan.config, plan.process, folder, seed, plan.options)
         return load_denoiser(folder)
 
     def noised(

@@ -207,8 +207,8 @@ def open_weights(
 ) -> Any:
     """Opens a diffusers network, "module:class", from its folder, directly in a type and on a device.
 
-    No other copy of it is held: each tensor is converted and moved on its own. Nothing stays mapped to the file, which
-    may be evicted or damaged meanwhile.
+    No other copy of it is held: each tensor is converted and moved on its own. Nothing stays mapped to the file,
+    which may be evicted or damaged meanwhile.
     """
     import torch
     from diffusers.utils import logging
