@@ -65,6 +65,7 @@ def backbone_stage(
             config={**shared, "source": plan.fingerprint, **({"random": seed} if plan.random else {})},
             options={"source": plan.source, **plan.options},
             local=True,
+            note=plan.memory,
         )
     passes = 3 * train.steps * train.batch
     return Stage(

@@ -70,6 +70,16 @@ class BackbonePlan:
         return None if self.parameters is None else self.parameters * size / 1e9
 
     @property
+    def memory(self) -> str:
+        """Says how much memory the network's weights need; empty if unknown."""
+        if self.parameters is None:
+            return ""
+        return (
+            f"weights of the {self.family.class_name}: {self.parameters:,} parameters, {self.gigabytes:.3g} GB of "
+            f"memory in {self.dtype}"
+        )
+
+    @property
     def timesteps(self) -> int:
         """T, the number of noise levels: timesteps go from 0 (least noise) to T - 1."""
         return self.process.timesteps
@@ -133,10 +143,7 @@ class BackbonePlan:
         given = f" with {self.family.condition}" if self.family.condition else ""
         total = self.blocks[-1].cost / self.blocks[-1].share / 1e9
         lines.append(f"a pass over {unit}{given}: {total:.3g} G multiply-accumulates per image")
-        if self.parameters is not None:
-            lines.append(
-                f"weights: {self.parameters:,} parameters, {self.gigabytes:.3g} GB of memory in {self.dtype}"
-            )
+        lines += [self.memory] if self.memory else []
         levels = ", ".join(
             f"{one}: {_text(self.sigma(one))} / {_text(self.log_snr(one))}" for one in timesteps
         )

@@ -243,7 +243,6 @@ def test_opening_a_network_takes_the_memory_of_its_type_and_no_more(tmp_path):
         size, peak = map(float, done.stdout.split())
         assert size == pytest.approx(400 if dtype == "float32" else 200, rel=0.25)
         assert peak < most * size + 20, (folder, dtype)
-        print(folder, dtype, round(size), round(peak))
     shutil.rmtree(tmp_path)  # it is large
 
 
