@@ -174,6 +174,7 @@ LOADING = {  # who follows a string that it was given
     "harness.models.backbones.family": {"build", "open_weights"},
     "harness.models.backbones.shapes": {"shapes_of"},
     "harness.models.backbones.single_file": {"_converted"},
+    "harness.models.backbones.text_encoders": {"check", "open_pipeline"},
     "harness.models.classifiers.build": {"build"},
     "harness.models.encoders.encoder": {"open_encoder"},
     "harness.sweep.export": {"export", "load"},

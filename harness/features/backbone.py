@@ -1,9 +1,13 @@
 """Makes the diffusion backbone: trained by the sweep, copied from a folder, or untrained as a control."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
+from safetensors.torch import save_file
+
+from harness.core.artifacts import MANIFEST
 from harness.core.config import parse, part_of
 from harness.core.seeds import derive_seed
 from harness.core.stages import Context, Stage
@@ -11,8 +15,10 @@ from harness.data.dataset import open_dataset
 from harness.data.transforms import Chosen
 from harness.models.backbones.adm_weights import convert
 from harness.models.backbones.checkpoint import copy_pipeline
+from harness.models.backbones.condition import FILE as CONDITION
 from harness.models.backbones.denoiser import load_denoiser, save_frame, save_pipeline
 from harness.models.backbones.family import build_network, family_of
+from harness.models.backbones.pipeline import Pipeline
 from harness.models.finite import refuse_infinite_weights
 from harness.models.noise_processes.process import NoiseProcess, process_of
 from harness.training import checkpoint
@@ -42,6 +48,24 @@ def denoising(stage: Stage, context: Context) -> Denoising:
     return Denoising(build, images, process_in(stage), regulariser_of(stage))
 
 
+def make_condition(stage: Stage, folder: Path, context: Context) -> None:
+    """Writes the tensors of a backbone's condition."""
+    config, root = stage.options["network"], stage.options["root"]
+    source = None if root is None else Pipeline(Path(root), **stage.options["reading"])
+    tensors = family_of(config).make_condition(source, config, stage.options["settings"])
+    save_file(tensors, folder / CONDITION)
+
+
+def copy_opened(stage: Stage, folder: Path, context: Context) -> None:
+    """Copies a backbone into a new folder as `load_denoiser` reads it, with its condition if it has one."""
+    network = stage.needs.get("network", stage)
+    shutil.copytree(
+        context.folder(network), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST)
+    )
+    if network is not stage:
+        shutil.copyfile(context.file(stage, CONDITION), folder / CONDITION)
+
+
 def process_in(stage: Stage) -> NoiseProcess:
     """Returns the noise process of a backbone's stage."""
     return process_of(stage.config["noise"])
@@ -59,14 +83,13 @@ def copy_backbone(stage: Stage, folder: Path, context: Context) -> None:
     Raises `FloatingPointError` for weights that are not finite.
     """
     source, network = Path(stage.options["source"]), stage.config["network"]
-    options = {name: value for name, value in stage.options.items() if name != "source"}
-    if source.is_file() and not options:
+    if source.is_file():
         convert(source, network, folder)
         save_frame(family_of(network), process_in(stage), folder)
     else:
         seed = stage.config.get("random")
         seed = None if seed is None else derive_seed(seed, "untrained")
-        copy_pipeline(source, network, process_in(stage), folder, seed, options)
+        copy_pipeline(source, network, process_in(stage), folder, seed, stage.options["reading"])
     copied = load_denoiser(folder)
     for module in (copied.network, copied.autoencoder):
         if module is not None:

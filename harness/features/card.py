@@ -45,10 +45,11 @@ def _what(trial: Trial, about: About) -> list[str]:
         "trained": "The backbone is unchanged since its diffusion training; the head was fitted on frozen features.",
         "finetuned": "The backbone was fine-tuned up to this block together with the head.",
     }[about.features]
+    noised = "noised to" if about.noised else "given without noise, as if noised to"
     draws = "from one noise draw" if about.draws == 1 else f"averaged over {about.draws} noise draws"
     colours = "greyscale" if about.channels == 1 else "colour"
     return [
-        f"A {colours} image of {about.size}x{about.size} pixels is noised to "
+        f"A {colours} image of {about.size}x{about.size} pixels is {noised} "
         f"timestep {about.timestep} and passed through a diffusion backbone ({line(trial.axes['backbone'])}) up to "
         f"block {about.block} (`{about.module}`). Its feature map, {draws}, is pooled to {about.pool}x{about.pool} "
         f"and classified by a head ({line(trial.axes['head'])}) into {len(about.classes)} classes.",

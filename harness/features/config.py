@@ -10,6 +10,8 @@ from harness.features.heads.difformer import DifFormer
 from harness.features.heads.head import HEADS, Head
 from harness.features.heads.linear import Linear
 from harness.models.backbones.backbone import BACKBONES, Backbone, BlockNames
+from harness.models.backbones.blocks import AFTER, OUTPUT
+from harness.models.backbones.condition import Condition
 from harness.models.backbones.unet import UNet
 from harness.models.noise_processes.levels import Timestep
 from harness.training.config import Augment, TrainConfig
@@ -45,6 +47,10 @@ class FeaturesConfig(Regularised):
     timesteps: list[Timestep] = Field([10, 30, 50, 90, 150, 300, 500], min_length=1)
     pools: list[int] = Field([1, 2, 4], min_length=1)  # average-pooled to pool x pool
     heads: list[Annotated[Head, part(HEADS)]] = Field([Linear()], min_length=1)
+    after: list[Literal[AFTER]] = Field([OUTPUT], min_length=1)  # type: ignore[valid-type]  # parts of blocks to read
+    conditions: list[Condition] = []  # of the backbone, each probed; empty: its own
+    # fresh: images are noised; clean: they are not, though the network is told the timestep (arXiv 2412.03439)
+    noise: list[Literal["fresh", "clean"]] = Field(["fresh"], min_length=1)
     draws: int = Field(1, ge=1, le=10_000)  # noise draws that each feature is averaged over
     views: int = Field(
         1, ge=1, le=10_000

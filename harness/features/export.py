@@ -1,7 +1,6 @@
 """Exports the classifier of a trial to a folder that `harness.load` reads, and checks that its predictions agree."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ import numpy as np
 import torch
 
 import harness
-from harness.core.artifacts import MANIFEST
 from harness.core.errors import UserError
-from harness.core.stages import Context, Stage, Trial
+from harness.core.stages import Context, Stage, Trial, with_parts
 from harness.data.dataset import Dataset, open_dataset
 from harness.features import extractor
+from harness.features.backbone import copy_opened
 from harness.features.card import card
 from harness.features.finetune import task as finetune
 from harness.features.heads.head import head_of
@@ -100,13 +99,12 @@ def write_tuned(
 
 def _copy_pipeline(stage: Stage, folder: Path, context: Context) -> None:
     """Copies the backbone. Raises `UserError` if it is missing: exporting does not train it again."""
-    if not context.has(stage):
+    if not all(context.has(one) for one in with_parts([stage])):
         raise UserError(
             f"the {stage.kind} {stage.key[:6]} of the best setting is missing from the results; run the sweep again "
             "or name the results that hold it with --results"
         )
-    source = context.folder(stage)
-    shutil.copytree(source, folder / extractor.BACKBONE, ignore=shutil.ignore_patterns(MANIFEST))
+    copy_opened(stage, folder / extractor.BACKBONE, context)
 
 
 def _write_about(
@@ -129,6 +127,7 @@ def _write_about(
         draws=draws,
         seed=trial.seed,
         noise=noise,
+        noised=trial.axes.get("noise") != "clean",
         precision=trial.config["precision"],
         head=trial.config["head"],
         shape=list(shape),

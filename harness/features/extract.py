@@ -20,7 +20,7 @@ from harness.core.stages import Context, Stage
 from harness.data.dataset import open_dataset
 from harness.data.shards import ImageArray
 from harness.data.transforms import as_input
-from harness.models.backbones.denoiser import Denoiser, load_denoiser
+from harness.models.backbones.denoiser import CPU, Denoiser, load_denoiser
 from harness.training import noise
 from harness.training.augment import augmented
 from harness.training.config import Augment
@@ -45,6 +45,7 @@ def make_features(stage: Stage, folder: Path, context: Context) -> None:
         images_of(stage, context),
         timestep=stage.config["timestep"],
         taps=[(one.config["module"], one.part["pool"]) for one in wanted],
+        noised=stage.config["noise"] == "fresh",
         draws=stage.config["draws"],
         view=stage.config["view"],
         augment=stage.config["augment"] and Augment(**stage.config["augment"]),
@@ -78,7 +79,14 @@ def images_of(stage: Stage, context: Context) -> np.ndarray:
 def open_denoiser(stage: Stage, context: Context) -> Denoiser:
     """Opens a backbone; the last one opened stays in memory for the next shard in the same process."""
     device = pick_device(context)
-    return _opened.get(stage.key, lambda: load_denoiser(context.folder(stage), device)).to(device)
+    return _opened.get(stage.key, lambda: load_backbone(stage, context, device)).to(device)
+
+
+def load_backbone(stage: Stage, context: Context, device: torch.device = CPU) -> Denoiser:
+    """Opens a new copy of a backbone on a device, under its condition if it has one."""
+    network = stage.needs.get("network", stage)
+    condition = None if network is stage else context.folder(stage)
+    return load_denoiser(context.folder(network), condition, device)
 
 
 _opened = Recent[Denoiser]()
@@ -108,6 +116,7 @@ def read_blocks(
     draws: int,
     seed: int,
     batch: int,
+    noised: bool = True,
     view: int = 0,
     augment: Augment | None = None,
     precision: str = "float32",
@@ -115,9 +124,10 @@ def read_blocks(
 ) -> Iterator[tuple[int, dict[ModulePool, torch.Tensor]]]:
     """Yields (position in `index_M`, features [B, C', pool, pool] by (module, pool)) of images `index_M` (uint8).
 
-    Takes one forward pass per image and draw, up to the deepest module; `taps` are in the order in which the modules
-    run. View v has draws v * draws to (v + 1) * draws - 1, each with its own crop and flip if `augment` is given.
-    The noise of an image is addressed by its index in the data set, or by `names_M` if given.
+    Takes one forward pass per image and draw, up to the deepest module. View v has draws v * draws to
+    (v + 1) * draws - 1, each with its own crop and flip if `augment` is given.
+    The noise of an image is addressed by its index in the data set, or by `names_M` if given; unless `noised` there
+    is none, though the network is told the timestep (Stracke et al. 2024, arXiv 2412.03439).
     """
     names_M = index_M if names_M is None else names_M
     read = denoiser.reader(list(dict.fromkeys(module for module, _ in taps)))
@@ -133,7 +143,9 @@ def read_blocks(
                     )
                 with autocast(precision, denoiser.device):
                     z_BCHW = denoiser.encode(seen_BCHW)
-                    activations = read(add_noise(denoiser, z_BCHW, index_B, timestep, draw, seed), timestep)
+                    if noised:
+                        z_BCHW = add_noise(denoiser, z_BCHW, index_B, timestep, draw, seed)
+                    activations = read(z_BCHW, timestep)
                 for module, pool in taps:
                     pooled = (
                         torch.nn.functional.adaptive_avg_pool2d(activations[module].float(), pool) / draws

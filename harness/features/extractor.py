@@ -48,6 +48,7 @@ class About(Config):
     noise: str | None = (
         None  # a name from which the seed of the noise is derived; None: the noise of extraction
     )
+    noised: bool = True  # False: images get no noise, though the network is told the timestep
     precision: Literal["auto", "float32", "bfloat16"]
     head: dict[str, Any]
     shape: list[int]  # of an image's features: C, pool, pool
@@ -109,6 +110,7 @@ class Extractor:
             np.arange(len(pixels_NCHW)),
             timestep=about.timestep,
             taps=[tap],
+            noised=about.noised,
             draws=about.draws,
             seed=derive_seed(about.seed, about.noise) if about.noise else about.seed,
             batch=BATCH,
@@ -139,7 +141,7 @@ def load(folder: str | Path, device: str | torch.device | None = None) -> Extrac
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         tensors = load_file(folder / HEAD)
-        denoiser = load_denoiser(folder / BACKBONE, place)
+        denoiser = load_denoiser(folder / BACKBONE, device=place)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder}: the export cannot be read: {error}; export it again") from None
     standard = (tensors.pop(MEAN), tensors.pop(SCALE)) if MEAN in tensors else None

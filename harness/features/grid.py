@@ -16,6 +16,7 @@ from harness.features.heads.head import Head, refuse_same_names
 from harness.features.lazy import BYTES_A_NUMBER
 from harness.features.memory import Setting, read_in_batches
 from harness.features.stages import (
+    Noise,
     Reading,
     Tap,
     check_pools,
@@ -36,11 +37,21 @@ OBJECTIVE = "validation_accuracy"  # what a search maximises
 
 def check(config: FeaturesConfig, plan: BackbonePlan) -> list[Block]:
     """Returns the blocks to probe; raises `UserError` naming the value that is out of range."""
-    blocks = plan.select(config.blocks)
+    blocks = plan.select(config.blocks, after=config.after)
     check_pools(config.pools, blocks, "features.pools")
     refuse_same_names(config.heads, "features.heads")
     refuse_duplicates(config.controls, "features.controls")
+    refuse_duplicates(config.noise, "features.noise")
+    refuse_duplicates(config.after, "features.after")
     return blocks
+
+
+def conditioned(plan: BackbonePlan, config: FeaturesConfig) -> list[BackbonePlan]:
+    """Returns the backbone under each of `features.conditions`, or under its own. Raises `UserError`."""
+    plans = [plan.under(one) for one in config.conditions] or [plan]
+    names = [one.condition.name for one in plans if one.condition is not None]
+    refuse_duplicates(names, "features.conditions")
+    return plans
 
 
 def transferred(config: FeaturesConfig, images: Images, seed: int) -> list[Images]:
@@ -64,7 +75,9 @@ def transferred(config: FeaturesConfig, images: Images, seed: int) -> list[Image
 class Grid:
     """Makes trials that differ only in the swept values."""
 
-    def __init__(self, config: FeaturesConfig, images: Images, seed: int, plan: BackbonePlan) -> None:
+    def __init__(
+        self, config: FeaturesConfig, images: Images, seed: int, plan: BackbonePlan, noise: Noise
+    ) -> None:
         self.config, self.seed, self.plan = config, seed, plan
         data, dataset, self.stage = images
         self.data = data
@@ -77,6 +90,7 @@ class Grid:
         self.labelled = len(dataset.labelled(data.labels_per_class))
         self.classes = len(dataset.classes)
         self.reading = Reading(
+            noise=noise,
             labels_per_class=data.labels_per_class,
             draws=config.draws,
             seed=seed,
@@ -109,6 +123,7 @@ class Grid:
         """How heads get their features; raises `UserError` if the requested way is impossible."""
         taps = set(self.taps.values())
         passes = len(self.timesteps) * len(self.config.regularisers)
+        passes *= len(self.config.noise) * max(1, len(self.config.conditions))
         passes += "untrained" in self.config.controls
         images = self.images + (self.config.views - 1) * self.labelled
         numbers = sum(tap.block.channels * tap.pool**2 for tap in taps)
@@ -244,6 +259,9 @@ class Grid:
             "features": kind,
             "backbone": self.config.backbone.name if backbone else None,
             "regulariser": regulariser,
+            "condition": self.plan.condition.name if backbone and self.plan.condition else None,
+            "noise": self.reading.noise if backbone else None,
+            "after": block.after if block else None,
             "block": block.number if block else None,
             "block_name": block.name if block else None,
             "timestep": timestep,

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from harness.core.checks import refuse_duplicates
 from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
 from harness.core.stages import Code, Stage, Work
 from harness.features.lazy import BYTES_A_NUMBER
+from harness.models.autoencoders.autoencoder import autoencoder_of
 from harness.models.backbones.backbone import BackbonePlan, Block, multiplications
 from harness.training.config import NOISE, TRAINING, TrainConfig
 from harness.training.regularisers import PLAIN, Regulariser
@@ -18,6 +19,7 @@ COPIED_BACKBONE = Code("copied backbone", 1, "harness.features.backbone:copy_bac
 TRAINED_BACKBONE = Code(
     "trained backbone", 1, "harness.features.backbone:train_backbone", uses=(BACKBONE, TRAINING)
 )
+CONDITION = Code("condition", 1, "harness.features.backbone:make_condition", uses=(BACKBONE,))
 EXTRACTION = Code("extraction", 2, uses=(NOISE,))  # noise, one pass, pooling: `read_blocks`
 FEATURES = Code("features", 1, "harness.features.extract:make_features", uses=(EXTRACTION,))
 ACTIVATIONS = 6  # memory of a forward pass, in units of the largest map: measured, rounded up
@@ -57,18 +59,21 @@ def backbone_stage(
             "trained; choose a backbone that the sweep trains, such as unet, or leave regularisers out"
         )
     versions = {"family": plan.family.version, "process": plan.process.version}
+    if plan.latents is not None:
+        versions["autoencoder"] = autoencoder_of(plan.latents.config).version
     shared = {"network": dict(plan.config), "noise": dict(plan.process.config), "versions": versions}
     if plan.source is not None:
-        return Stage(
+        copied = Stage(
             kind="backbone",
             code=COPIED_BACKBONE,
             config={**shared, "source": plan.fingerprint, **({"random": seed} if plan.random else {})},
-            options={"source": plan.source, **plan.options},
+            options={"source": plan.source, "about": list(plan.notes), "reading": dict(plan.reading)},
             local=True,
             note=plan.memory,
         )
+        return under_condition(copied, plan)
     passes = 3 * train.steps * train.batch
-    return Stage(
+    trained = Stage(
         kind="backbone",
         code=TRAINED_BACKBONE,
         config={
@@ -82,6 +87,30 @@ def backbone_stage(
         work=Work(passes, passes * multiplications(plan.blocks) / MULTIPLICATIONS_PER_SECOND),
         trains=train.steps > 0 and train.workers != 0,
     )
+    return under_condition(trained, plan)
+
+
+def under_condition(network: Stage, plan: BackbonePlan) -> Stage:
+    """Returns the stage of a backbone under its condition: the network's own if it takes none.
+
+    The condition is an artifact beside the network's, so that several conditions share one copy of the weights.
+    """
+    if plan.condition is None:
+        return network
+    return Stage(
+        kind="condition",
+        code=CONDITION,
+        config={"name": plan.condition.name, "condition": plan.condition.fingerprint},
+        needs={"network": network},
+        options={
+            "settings": dict(plan.condition.settings),
+            "network": dict(plan.config),
+            "root": plan.root,
+            "reading": dict(plan.reading),
+        },
+        local=True,
+        parts=(network,),
+    )
 
 
 def _regularised(plan: BackbonePlan, regulariser: Regulariser) -> dict[str, Any]:
@@ -90,6 +119,10 @@ def _regularised(plan: BackbonePlan, regulariser: Regulariser) -> dict[str, Any]
         return {}
     resolved = regulariser.resolved(plan)
     return {"network": resolved.network(plan.config), "regulariser": resolved.keyed()}
+
+
+# fresh: images are noised to the timestep; clean: they are not, though the network is told the timestep
+Noise = Literal["fresh", "clean"]
 
 
 class Tap(NamedTuple):
@@ -122,6 +155,8 @@ def check_pools(pools: Sequence[int], blocks: Sequence[Block], where: str, owner
 
 class Reading(NamedTuple):
     """How features are read, independent of backbone, timestep and images."""
+
+    noise: Noise
 
     labels_per_class: int | None
     draws: int
@@ -172,13 +207,15 @@ def features_stages(
     `images` is a range of the probed images, or for views after the first, of the labelled ones.
     """
     deepest = max(tap.block.number for tap in taps)
-    passes = (images[1] - images[0]) * reading.draws
+    draws = 1 if reading.noise == "clean" else reading.draws  # without noise, all are the same
+    passes = (images[1] - images[0]) * draws
     seconds = passes * multiplications(plan.blocks[:deepest]) / MULTIPLICATIONS_PER_SECOND
     floats = sum(tap.block.channels * tap.pool**2 for tap in taps)
     stored = (images[1] - images[0]) * floats * BYTES_A_NUMBER
     shared = {
         "timestep": timestep,
-        "draws": reading.draws,
+        "noise": reading.noise,
+        "draws": draws,
         "labels_per_class": reading.labels_per_class,
         "view": view,
         "augment": reading.augment if view else None,
@@ -198,7 +235,7 @@ def features_stages(
         )
         for tap in taps
     }
-    order = sorted(taps, key=lambda tap: (tap.block.number, tap.pool))
+    order = sorted(taps)
     return {
         tap: replace(
             stage,

@@ -1,13 +1,14 @@
 """Study 1 as trials: every block, timestep, pool and head of the grid, and the controls."""
 
 from collections.abc import Sequence
+from itertools import product
 
 from harness.core.stages import Trial
 from harness.core.study import AutoSearch, Study
 from harness.data.dataset import Images
 from harness.features.choose import Chooser
 from harness.features.config import FeaturesConfig
-from harness.features.grid import Grid, check, transferred
+from harness.features.grid import Grid, check, conditioned, transferred
 from harness.features.heads.head import HEADS
 from harness.features.screens import chooser_of, screens_of
 from harness.features.stages import (
@@ -45,19 +46,22 @@ class Features(Study):
         """Returns all trials of an experiment; raises `UserError` for settings out of the backbone's range."""
         channels, size = images.dataset.images.shape[1:3]
         plan, stage = config.backbone.plan(size, channels), images.stage
-        backbones = regularised_backbones(plan, config.train, config.regularisers, stage, seed, self.name)
+        zero = config.train.model_copy(update={"steps": 0})
         trials: list[Trial] = []
         for one in [images, *transferred(config, images, seed)]:
-            grid = Grid(config, one, seed, plan)
-            for regulariser, backbone in backbones.items():
-                trials += grid.over("trained", backbone, grid.timesteps, regulariser)
-                trials += [
-                    grid.combined(combination, backbone, regulariser) for combination in grid.combinations
-                ]
-            if "untrained" in config.controls:
-                zero = config.train.model_copy(update={"steps": 0})
-                untrained = backbone_stage(plan.untrained(), zero, stage, seed)
-                trials += grid.over("untrained", untrained, [min(grid.timesteps)])
+            for under, noise in product(conditioned(plan, config), config.noise):
+                grid = Grid(config, one, seed, under, noise)
+                backbones = regularised_backbones(
+                    under, config.train, config.regularisers, stage, seed, self.name
+                )
+                for regulariser, backbone in backbones.items():
+                    trials += grid.over("trained", backbone, grid.timesteps, regulariser)
+                    trials += [
+                        grid.combined(combination, backbone, regulariser) for combination in grid.combinations
+                    ]
+                if "untrained" in config.controls:
+                    untrained = backbone_stage(under.untrained(), zero, stage, seed)
+                    trials += grid.over("untrained", untrained, [min(grid.timesteps)])
             if "pixels" in config.controls:
                 trials += [grid.on_pixels(head) for head in config.heads]
         return trials

@@ -25,6 +25,24 @@ FEATURES = Table(
         Column("backbone", TEXT, Role.SETUP, "name of the backbone in the experiment; null for pixels"),
         Column("regulariser", TEXT, Role.SETUP, "of the backbone's training; null for none"),
         Column(
+            "condition",
+            TEXT,
+            Role.SETUP,
+            "what the backbone is told besides image and timestep: a prompt or a label; null for nothing",
+        ),
+        Column(
+            "noise",
+            TEXT,
+            Role.SETUP,
+            "fresh (images are noised to the timestep) or clean (they are not); null for pixels",
+        ),
+        Column(
+            "after",
+            TEXT,
+            Role.SETUP,
+            "what is read of a block: its output or one of its parts; null for pixels and combined",
+        ),
+        Column(
             "block", INTEGER, Role.AXIS, "numbered from 1 along the network; null for pixels and combined"
         ),
         Column(

@@ -21,7 +21,7 @@ def sample(
     clip: float | None = None,
     after_step: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    """Returns the samples obtained from the noise `x_B` in at most `steps` steps.
+    """Returns the samples obtained from standard normal noise `x_B` in at most `steps` steps.
 
     `predict(x_B, steps_B, estimate_B)` is the network's prediction, which may use the previous step's estimate of the
     clean samples (Chen et al. 2022, algorithm 2), at first None. `fresh(step)` draws the standard normal noise of an
@@ -29,7 +29,7 @@ def sample(
     every step.
     """
     places = process.spaced(steps)
-    estimate_B = None
+    x_B, estimate_B = process.start(x_B), None
     for step, following in zip(places, [*places[1:], None], strict=True):
         steps_B = torch.full((len(x_B),), step, device=x_B.device)
         predicted_B = predict(x_B, steps_B, estimate_B).float()

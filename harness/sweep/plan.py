@@ -69,7 +69,7 @@ class Plan:
 
     @cached_property
     def data(self) -> list[str]:
-        """What was read of each data set, and what was left out, each once."""
+        """What was read of each data set and backbone, and what was left out, each once."""
         return self._of_stages("about")
 
     @cached_property

@@ -28,12 +28,30 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.core.errors import UserError
 from harness.models.backbones.backbone import BackbonePlan
 from harness.models.backbones.checkpoint import copy_pipeline
+from harness.models.backbones.condition import FILE as CONDITION
 from harness.models.backbones.denoiser import Denoiser, load_denoiser
 from harness.models.backbones.family import FAMILIES, Family, hub_patterns, network_folders
 from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Pipeline
 from harness.models.backbones.pretrained import PretrainedBackbone
+from harness.models.sampling import sample
 
+RELATIVE_ERROR = 1e-5  # of activations
+GREY_LEVEL = 2 / 255
 TOLERANCE = 1e-3  # relative, of costs: normalisations and activations are not counted
+
+
+def open_copy(plan: BackbonePlan, folder: Path, seed: int | None = None) -> Denoiser:
+    """Returns the denoiser of a pretrained backbone from the copy that workers read, made in the new `folder`.
+
+    With random weights if a seed is given.
+    """
+    folder.mkdir()
+    copy_pipeline(Path(str(plan.source)), plan.config, plan.process, folder, seed, plan.reading)
+    if plan.condition is not None:
+        source = None if plan.root is None else Pipeline(Path(plan.root), **plan.reading)
+        tensors = plan.family.make_condition(source, plan.config, plan.condition.settings)
+        save_file(tensors, folder / CONDITION)
+    return load_denoiser(folder)
 
 
 class BackboneFamilyContract:
@@ -82,9 +100,7 @@ class BackboneFamilyContract:
 
     def opened(self, plan: BackbonePlan, folder: Path, seed: int | None = None) -> Denoiser:
         """Returns the denoiser from the copy that workers read; with random weights if a seed is given."""
-        folder.mkdir()
-        copy_pipeline(Path(str(plan.source)), plan.config, plan.process, folder, seed, plan.options)
-        return load_denoiser(folder)
+        return open_copy(plan, folder, seed)
 
     def noised(
         self, denoiser: Denoiser, images: torch.Tensor, step: int
@@ -257,6 +273,69 @@ class BackboneFamilyContract:
         kinds = {path.suffix for path in (tmp_path / "opened").rglob("*") if path.is_file()}
         assert kinds <= {".json", ".safetensors"}
 
+    # Against the pipeline's own modules.
+
+    def pipeline_pass(
+        self, folder: Path, z_BCHW: torch.Tensor, plan: BackbonePlan, step: int
+    ) -> tuple[Any, Callable[[], Any]] | None:
+        """Returns the denoising network of the pipeline in `folder`, opened by its own library, and a function.
+
+        The function makes the pipeline run that network once, on `z_BCHW` noised to `step`, under the condition that
+        the family uses by default. None if there is no such pipeline.
+        """
+        return None
+
+    def pipeline_samples(
+        self, folder: Path, start_BCHW: torch.Tensor, plan: BackbonePlan
+    ) -> torch.Tensor | None:
+        """Returns the images in [-1, 1] that the pipeline makes of the noise `start_BCHW`, in as many steps as T.
+
+        With a deterministic sampler, under the condition that the family uses by default. None if it has none.
+        """
+        return None
+
+    @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.35, 0.6, 0.95])
+    def test_every_block_is_what_the_pipelines_own_network_puts_out(
+        self, plan: BackbonePlan, published: Path, denoiser: Denoiser, images: torch.Tensor, fraction: float
+    ) -> None:
+        step = round(fraction * (plan.timesteps - 1))
+        z, _ = self.noised(denoiser, images[:1], step)
+        found = self.pipeline_pass(published, z, plan, step)
+        if found is None:
+            pytest.skip("no pipeline to compare with")
+        network, run = found
+        names = [block.name for block in plan.blocks]
+        own: dict[str, torch.Tensor] = {}
+
+        def keep(module: Any, inputs: Any, output: Any, name: str) -> None:
+            own.setdefault(name, plan.family.as_map(network, name, output, z))
+
+        for name in names:
+            network.get_submodule(name).register_forward_hook(partial(keep, name=name))
+        with torch.no_grad():
+            run()
+        read = denoiser.reader(names)
+        with torch.no_grad():
+            ours = read(z, step)
+        read.remove()
+        assert list(own) == names
+        for name in names:
+            error = (ours[name] - own[name][:1]).abs().max() / own[name].abs().max()
+            assert error <= RELATIVE_ERROR, f"{name} at step {step}: {error:.2g}"
+
+    def test_samples_are_those_of_the_pipeline(
+        self, plan: BackbonePlan, published: Path, denoiser: Denoiser, images: torch.Tensor
+    ) -> None:
+        draw = torch.Generator().manual_seed(6)
+        start = torch.randn(denoiser.encode(images[:1]).shape, generator=draw)
+        expected = self.pipeline_samples(published, start, plan)
+        if expected is None:
+            pytest.skip("no pipeline with a deterministic sampler")
+        with torch.no_grad():
+            z = sample(denoiser.process, denoiser.predict, start, steps=plan.timesteps, clip=denoiser.bound)
+            found = denoiser.decode(z).clamp(-1, 1)
+        assert (found - expected).abs().max() <= GREY_LEVEL
+
     # What is refused with one line.
 
     def test_images_of_another_size_are_refused_with_the_settings_that_fit(self, published: Path) -> None:
@@ -297,7 +376,7 @@ class BackboneFamilyContract:
         assert "no such file" in self.refused(published)
 
     def test_every_file_that_it_names_must_be_there(self, plan: BackbonePlan, published: Path) -> None:
-        for file in plan.family.parts(Pipeline(published), plan.config).files:
+        for file in plan.family.parts(Pipeline(published), plan.config, self.size).files:
             content = file.read_bytes()
             file.unlink()
             if file.suffix == ".safetensors":

@@ -108,6 +108,18 @@ class NoiseProcessContract:
             assert torch.equal(alone, together[row : row + 1])
         assert one.time(steps).shape == steps.shape
 
+    def test_scaling_for_the_network_is_one_factor_per_step(
+        self, one: NoiseProcess, clean: torch.Tensor, epsilon: torch.Tensor
+    ) -> None:
+        steps = torch.tensor(self.places(one)[:4])
+        noised = one.noised(clean, epsilon, steps)
+        found = one.scaled(noised, steps)
+        assert (found.shape, found.dtype) == (noised.shape, noised.dtype)
+        factors = one.scaled(torch.ones_like(noised), steps)
+        torch.testing.assert_close(found, factors * noised)
+        assert torch.equal(factors, factors[:, :1, :1].expand_as(factors))
+        assert torch.equal(one.scaled(noised[2:3], steps[2:3]), found[2:3])
+
     def test_a_right_prediction_stands_for_what_was_noised(
         self, one: NoiseProcess, clean: torch.Tensor, epsilon: torch.Tensor
     ) -> None:
@@ -142,12 +154,18 @@ class NoiseProcessContract:
         assert float(found.std()) == pytest.approx(wanted, rel=0.03)
 
     @pytest.mark.parametrize("steps", [1, 4, 1_000_000])
-    def test_sampling_steps_end_at_the_least_noise(self, one: NoiseProcess, steps: int) -> None:
+    def test_sampling_steps_go_from_the_most_noise_to_less(self, one: NoiseProcess, steps: int) -> None:
         places = one.spaced(steps)
         assert places[0] == one.noisiest
-        assert all(before > after for before, after in pairwise(places))
+        assert all(before > after >= 0 for before, after in pairwise(places))
         assert len(places) == min(steps, one.noisiest + 1)
-        assert places[-1] == 0 or steps == 1
+
+    def test_sampling_starts_with_the_noise_of_its_first_step(self, one: NoiseProcess) -> None:
+        ones = torch.ones(2, 3)
+        found = one.start(ones)
+        wanted = one.noised(torch.zeros_like(ones), ones, torch.full((2,), one.noisiest))
+        assert (found >= wanted - 1e-6).all()
+        torch.testing.assert_close(one.start(3 * ones), 3 * found)
 
     @pytest.mark.parametrize("ancestral", [False, True])
     def test_perfect_predictions_sample_the_data(

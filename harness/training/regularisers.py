@@ -76,7 +76,7 @@ class Regulariser(Config):
         randomness: "StepRandomness",
     ) -> "torch.Tensor":
         """Returns the network's input for samples [N, ...] that `process` noised; called every step."""
-        return noised
+        return process.scaled(noised, steps_N)
 
     @contextmanager
     def listening(self, network: "nn.Module") -> Iterator[list["torch.Tensor"]]:
@@ -207,19 +207,19 @@ class SelfConditioning(Regulariser):
         process: "NoiseProcess",
         randomness: "StepRandomness",
     ) -> "torch.Tensor":
-        """Returns the noised samples concatenated with their estimates."""
+        """Returns the noised samples, scaled for the network, concatenated with their estimates."""
         import torch
 
-        estimate = torch.zeros_like(noised)
+        scaled, estimate = process.scaled(noised, steps_N), torch.zeros_like(noised)
         chosen_M = torch.nonzero(randomness.integers("self-conditioning", COIN) < self.probability * COIN)[
             :, 0
         ]
         if len(chosen_M):
-            seen = noised[chosen_M]
+            seen, steps_M = noised[chosen_M], steps_N[chosen_M]
             with torch.no_grad():
-                steps_M = steps_N[chosen_M]
-                output = network(torch.cat([seen, torch.zeros_like(seen)], 1), process.time(steps_M))
+                given = torch.cat([scaled[chosen_M], torch.zeros_like(seen)], 1)
+                output = network(given, process.time(steps_M))
                 predicted = output if isinstance(output, torch.Tensor) else output.sample
                 found = process.estimates(predicted[:, : seen.shape[1]], seen, steps_M).clean
             estimate[chosen_M] = found.clamp(-1, 1).to(estimate.dtype)
-        return torch.cat([noised, estimate], 1)
+        return torch.cat([scaled, estimate], 1)

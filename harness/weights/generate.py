@@ -273,7 +273,7 @@ def sample_latents(
 
     return sampling.sample(
         process,
-        lambda x_NL, steps_N, _: model(x_NL, process.time(steps_N)),
+        lambda x_NL, steps_N, _: model(process.scaled(x_NL, steps_N), process.time(steps_N)),
         noise.normal(derive_seed(seed, "generate"), address_N3, (length,)),
         steps=steps,
         fresh=fresh if ancestral else None,

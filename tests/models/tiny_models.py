@@ -1,6 +1,8 @@
 """Pretrained models at their smallest, saved as the Hub has them: DDPM, Stable Diffusion, DiT."""
 
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import (
@@ -8,19 +10,33 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    DiTPipeline,
     DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
     UNet2DConditionModel,
     UNet2DModel,
 )
 from diffusers.utils import logging
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 logging.disable_progress_bar()
 
 PIXELS, CHANNELS = 16, 3  # images of all of them
 WIDTH = 16  # of the text encoder
 WORDS = 77  # tokens of a prompt
+T5_WORDS = 5  # of its vocabulary
 
 
 def save_ddpm(folder, size=PIXELS, channels=CHANNELS, seed=0, **settings):
@@ -41,25 +57,22 @@ def save_ddpm(folder, size=PIXELS, channels=CHANNELS, seed=0, **settings):
     return folder
 
 
-def save_vae(folder, seed=0, **settings):
-    """Writes a VAE that halves images once, into four latent channels."""
+def tiny_vae(seed=0, **settings):
+    """Returns a VAE that halves images once, into four latent channels unless told otherwise."""
     torch.manual_seed(seed)
-    vae = AutoencoderKL(
+    return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 8),
         norm_num_groups=4,
-        latent_channels=4,
         sample_size=PIXELS,
-        **settings,
-    )
-    vae.save_pretrained(folder / "vae")
-    return vae
+        **{"latent_channels": 4, **settings},
+    ).eval()
 
 
 def save_stable_diffusion(folder, seed=0, text=True, **scheduler):
-    """Writes a `UNet2DConditionModel`, its VAE, scheduler, text encoder and tokenizer; returns the folder."""
-    save_vae(folder, seed)
+    """Writes a `StableDiffusionPipeline` without safety checker; returns the folder."""
+    vae = tiny_vae(seed)
     unet = UNet2DConditionModel(
         sample_size=PIXELS // 2,
         block_out_channels=(8, 16),
@@ -70,40 +83,52 @@ def save_stable_diffusion(folder, seed=0, text=True, **scheduler):
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )
-    unet.save_pretrained(folder / "unet")
     given = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, **scheduler}
-    PNDMScheduler(num_train_timesteps=100, **given).save_pretrained(folder / "scheduler")
-    if text:
-        save_text(folder)
+    pipeline = StableDiffusionPipeline(
+        vae,
+        clip() if text else None,
+        clip_tokenizer(folder) if text else None,
+        unet,
+        PNDMScheduler(num_train_timesteps=100, steps_offset=1, **given),
+        None,
+        None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
     return folder
 
 
-def save_text(folder):
-    """Writes a text encoder and the tokenizer of three words beside it."""
-    (folder / "tokenizer").mkdir(parents=True)
+def clip_tokenizer(folder):
+    """Returns CLIP's tokenizer with a vocabulary of three words; makes the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     words = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}
-    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(words))
-    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
-    files = [str(folder / "tokenizer" / name) for name in ("vocab.json", "merges.txt")]
-    tokenizer = CLIPTokenizer(*files, model_max_length=WORDS)
-    tokenizer.save_pretrained(folder / "tokenizer")
+    with TemporaryDirectory() as place:
+        files = [Path(place) / name for name in ("vocab.json", "merges.txt")]
+        files[0].write_text(json.dumps(words))
+        files[1].write_text("#version: 0.2\n")
+        return CLIPTokenizer(*map(str, files), model_max_length=WORDS)
+
+
+def clip(kind=CLIPTextModel, width=WIDTH, projection=None):
+    """Returns CLIP's text encoder with one layer."""
     config = CLIPTextConfig(
         vocab_size=3,
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=1,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=projection or width,
+        num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=WORDS,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
     )
-    CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    return kind(config).eval()
 
 
 def save_dit(folder, seed=0, classes=5, layers=3):
     """Writes a `DiTTransformer2DModel`, its VAE and scheduler; returns the folder."""
-    save_vae(folder, seed)
+    vae = tiny_vae(seed)
     transformer = DiTTransformer2DModel(
         num_attention_heads=2,
         attention_head_dim=8,
@@ -114,6 +139,50 @@ def save_dit(folder, seed=0, classes=5, layers=3):
         patch_size=2,
         num_embeds_ada_norm=classes,
     )
-    transformer.save_pretrained(folder / "transformer")
-    DDIMScheduler(num_train_timesteps=100).save_pretrained(folder / "scheduler")
+    DiTPipeline(transformer, vae, DDIMScheduler(num_train_timesteps=100)).save_pretrained(folder)
+    return folder
+
+
+def t5(width=WIDTH):
+    """Returns T5's encoder with one layer."""
+    config = T5Config(vocab_size=T5_WORDS, d_model=width, d_kv=8, d_ff=2 * width, num_layers=1, num_heads=2)
+    return T5EncoderModel(config).eval()
+
+
+def t5_tokenizer():
+    """Returns T5's tokenizer with a vocabulary of five words."""
+    words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -1.0), ("\u2581a", -2.0)]
+    return T5Tokenizer(vocab=words, extra_ids=0, model_max_length=512)
+
+
+def save_sd3(folder, seed=0, t5_encoder=True):
+    """Writes a `StableDiffusion3Pipeline`; returns the folder."""
+    vae = tiny_vae(seed, shift_factor=0.06, scaling_factor=1.5, latent_channels=6)
+    transformer = SD3Transformer2DModel(
+        sample_size=PIXELS // 2,
+        patch_size=2,
+        in_channels=6,
+        out_channels=6,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=2 * WIDTH,
+        caption_projection_dim=16,
+        pooled_projection_dim=2 * WIDTH,
+        pos_embed_max_size=8,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    pipeline = StableDiffusion3Pipeline(
+        transformer,
+        FlowMatchEulerDiscreteScheduler(num_train_timesteps=20),
+        vae,
+        clip(CLIPTextModelWithProjection),
+        clip_tokenizer(folder),
+        clip(CLIPTextModelWithProjection),
+        clip_tokenizer(folder),
+        t5(2 * WIDTH) if t5_encoder else None,
+        t5_tokenizer() if t5_encoder else None,
+    )
+    pipeline.save_pretrained(folder)
     return folder

@@ -236,6 +236,7 @@ PARTS = {
     "backbone family UNet2DConditionModel": [],  # no experiment here has one, nor the next
     "backbone family DiTTransformer2DModel": [],
     "noise process variance_preserving": [*NOT_PIXELS, *WEIGHTS],
+    **{f"noise process {name}": [] for name in ("flow_matching", "edm", "continuous_euler", "consistency")},
     "autoencoder 2024-12": WEIGHTS,
     "autoencoder 2024-02": [],  # no experiment here has that edition
 }

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers import EDMEulerScheduler
 from regularised_training import train_with
 from torch import nn
 
@@ -227,3 +228,34 @@ def test_two_workers_learn_what_one_does(tmp_path):
         for parameter, value in weights.items():
             torch.testing.assert_close(together[name][parameter], value, rtol=1e-4, atol=2e-6)
         assert max(float((weights[one] - before[name][one]).abs().max()) for one in weights) > 1e-3
+
+
+@pytest.mark.parametrize("regulariser", [PLAIN, SelfConditioning(probability=1.0)], ids=["none", "self"])
+def test_a_network_in_sigma_learns_from_scaled_samples_what_edm_asks_of_it(regulariser):
+    """Against the preconditioning of diffusers; the estimate that a network reads is not scaled."""
+    model = Small(channels=1 + regulariser.reads_its_estimate)
+    process = process_of({"_class_name": "EDMEulerScheduler", "num_train_timesteps": 50})
+    found = Denoising(nn.Identity, IMAGES, process, regulariser).loss(model, INDEX, randomness())
+    theirs = EDMEulerScheduler()
+    theirs.set_timesteps(50)
+    addresses = torch.stack([torch.arange(6), torch.full((6,), 3), torch.zeros(6)], 1).long()
+    sigma = theirs.sigmas[:-1].flip(0)[noise.integers(derive_seed(11, "timestep"), addresses, 50)]
+    sigma = sigma.view(-1, 1, 1, 1)
+    x = IMAGES[INDEX].float() / 127.5 - 1
+    noised = x + sigma * noise.normal(derive_seed(11, "noise"), addresses, (1, 4, 4))
+    given = model.seen[-1][0]
+    scaled = theirs.precondition_inputs(noised, sigma)
+    torch.testing.assert_close(given[:, :1], scaled, rtol=1e-4, atol=1e-5)
+    again = Small(channels=given.shape[1])
+
+    def clean(channels):
+        with torch.no_grad():
+            predicted = again(channels, theirs.precondition_noise(sigma).flatten()).sample
+        return theirs.precondition_outputs(noised, predicted, sigma)
+
+    if regulariser.reads_its_estimate:
+        first = clean(torch.cat([scaled, torch.zeros_like(scaled)], 1)).clamp(-1, 1)
+        torch.testing.assert_close(given[:, 1:], first, rtol=1e-4, atol=1e-4)
+    weight = (sigma**2 + 0.25) / (0.5 * sigma) ** 2  # Karras et al. 2022, table 1
+    wanted = (weight * (clean(given) - x) ** 2).flatten(1).mean(1)
+    torch.testing.assert_close(found.detach(), wanted, rtol=2e-3, atol=1e-4)

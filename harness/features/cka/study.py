@@ -173,7 +173,9 @@ class _Comparisons:
                     timestep,
                     sorted(taps),
                     plan=backbone.plan,
-                    reading=Reading(None, config.draws, self.seed, config.precision, None, config.batch),
+                    reading=Reading(
+                        "fresh", None, config.draws, self.seed, config.precision, None, config.batch
+                    ),
                     images=images,
                 )
                 for images in shards(self.images, config.shard, config.batch)

@@ -17,6 +17,7 @@ from harness.features.stages import (
 )
 from harness.features.tables import CORRECTNESS, FEATURES
 from harness.models.backbones.backbone import BACKBONES, BackbonePlan, Block, multiplications
+from harness.models.backbones.blocks import OUTPUT
 from harness.training.config import TRAINING
 from harness.training.regularisers import REGULARISERS
 
@@ -66,6 +67,9 @@ class Finetune(Study):
                     "features": "finetuned",
                     "backbone": config.backbone.name,
                     "regulariser": regulariser,
+                    "condition": plan.condition.name if plan.condition else None,
+                    "noise": "fresh",
+                    "after": OUTPUT,
                     "block": setting.block.number,
                     "block_name": setting.block.name,
                     "timestep": setting.timestep,

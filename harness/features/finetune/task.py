@@ -1,7 +1,6 @@
 """The task of fine-tuning, and the maker of its artifact: a diffusers pipeline and the head."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from harness.core.artifacts import MANIFEST
 from harness.core.config import parse
 from harness.core.stages import Context, Stage
 from harness.data.dataset import open_dataset
 from harness.data.transforms import Chosen, as_input
+from harness.features.backbone import copy_opened
+from harness.features.extract import load_backbone
 from harness.features.heads.head import head_of
-from harness.models.backbones.denoiser import Denoiser, load_denoiser
+from harness.models.backbones.denoiser import Denoiser
 from harness.training import checkpoint
 from harness.training.config import Augment, TrainConfig
 from harness.training.launch import train
@@ -124,7 +124,7 @@ def fine_tuning(stage: Stage, context: Context) -> FineTuning:
     head = head_of(stage.config["head"])
     augment = stage.config["augment"]
     return FineTuning(
-        load_denoiser(context.folder(stage.needs["backbone"])),
+        load_backbone(stage.needs["backbone"], context),
         stage.config["module"],
         stage.config["pool"],
         stage.config["timestep"],
@@ -146,8 +146,7 @@ def make_tuned(stage: Stage, folder: Path, context: Context) -> None:
     with torch.random.fork_rng(devices=[]):
         tuned = fine_tuning(stage, context).model()
     tuned.load_state_dict(weights)
-    backbone = context.folder(stage.needs["backbone"])
-    shutil.copytree(backbone, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+    copy_opened(stage.needs["backbone"], folder, context)
     tuned.encoder.save_pretrained(folder / tuned.folder, safe_serialization=True)
     save_file(tuned.head.state_dict(), folder / HEAD)
     learnt = sum(one.numel() for one in tuned.parameters() if one.requires_grad)

@@ -59,6 +59,7 @@ def make_probes(stage: Stage, folder: Path, context: Context) -> None:
             index_M,
             timestep=config["timestep"],
             taps=list(dict.fromkeys(taps.values())),
+            noised=config["noise"] == "fresh",
             draws=config["draws"],
             seed=config["seed"],
             batch=stage.options["batch"],

@@ -24,6 +24,7 @@ from harness.features.heads.head import head_of
 from harness.features.standardise import scale_of
 from harness.features.streaming.stages import head_key
 from harness.features.streaming.streamed_head import EVALUATION, StreamedHead, publish
+from harness.models.backbones.blocks import OUTPUT
 from harness.models.backbones.denoiser import Denoiser
 from harness.training import checkpoint
 from harness.training.config import Augment, TrainConfig
@@ -122,11 +123,12 @@ class SideBySide:
         with autocast(self._precision, randomness.device):
             z_NCHW = torch.cat([denoiser.encode(part) for part in x_NCHW.split(self._batch)])
         timesteps_N = torch.full((len(z_NCHW),), self._timestep, device=randomness.device)
-        noised_NCHW = denoiser.noised(z_NCHW, randomness.normal("noise", z_NCHW), timesteps_N)
+        if self._cells[0]["noise"] == "fresh":
+            z_NCHW = denoiser.noised(z_NCHW, randomness.normal("noise", z_NCHW), timesteps_N)
         found: dict[ModulePool, list[torch.Tensor]] = {tap: [] for tap in self.taps}
         reader = denoiser.reader(list(dict.fromkeys(module for module, _ in self.taps)))
         try:
-            for part in noised_NCHW.split(self._batch):
+            for part in z_NCHW.split(self._batch):
                 with autocast(self._precision, randomness.device):
                     activations = reader(part, self._timestep)
                 for tap in self.taps:
@@ -146,6 +148,7 @@ class SideBySide:
             index_M,
             timestep=self._timestep,
             taps=self.taps,
+            noised=self._cells[0]["noise"] == "fresh",
             draws=1,
             seed=self._cells[0]["seed"],
             batch=self._batch,
@@ -165,7 +168,8 @@ class SideBySide:
 
 def name_of(cell: Mapping[str, Any]) -> str:
     """Returns the name of a cell's head: its key first, which selects the learning rate."""
-    return f"{head_key(cell['head'])}/{cell['block']}/{cell['pool']}"
+    part = "" if cell["after"] == OUTPUT else f"/{cell['after']}"
+    return f"{head_key(cell['head'])}/{cell['block']}/{cell['pool']}{part}"
 
 
 def in_order(cells: Sequence[Mapping[str, Any]]) -> list[ModulePool]:
@@ -241,6 +245,7 @@ def evaluate(
         index_M,
         timestep=cell["timestep"],
         taps=task.taps,
+        noised=cell["noise"] == "fresh",
         draws=1,
         seed=derive_seed(cell["seed"], EVALUATION),
         batch=run.options["batch"],

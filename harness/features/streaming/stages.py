@@ -40,10 +40,10 @@ class Cell(NamedTuple):
     @property
     def place(self) -> "Place":
         """What distinguishes it from the others of one backbone and timestep."""
-        return self.block.number, self.pool, head_key(self.head.keyed())
+        return self.block.name, self.pool, head_key(self.head.keyed())
 
 
-Place = tuple[int, int, str]  # block, pool, head
+Place = tuple[str, int, str]  # module, pool, head
 
 
 class Stream(NamedTuple):
@@ -126,7 +126,7 @@ def _groups(stream: Stream, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
     if not taps:
         return
     strengths = max(len(getattr(cell.head, "strengths", ())) for cell in cells)
-    order = sorted(set(taps.values()), key=lambda tap: (tap.block.number, tap.pool))
+    order = sorted(set(taps.values()))
     for group in by_memory(
         order, strengths, stream.classes, stream.plan, stream.reading.batch, stream.memory
     ):
@@ -147,6 +147,7 @@ def _together(
     training = TrainConfig.model_validate(learns) if learns else None
     shared: dict[str, Any] = {
         "timestep": timestep,
+        "noise": reading.noise,
         "labels_per_class": reading.labels_per_class,
         "precision": reading.precision,
         "seed": reading.seed,
@@ -159,7 +160,7 @@ def _together(
         shared |= {"augment": Augment().keyed() if stream.protocol == "published" else None}
     needs = {"backbone": backbone, "dataset": stream.dataset}
     keys = [need.key for need in needs.values()]
-    places = [[cell.block.number, cell.pool, cell.head.keyed()] for cell in cells]
+    places = [[cell.block.name, cell.pool, cell.head.keyed()] for cell in cells]
     group = fingerprint([shared, *keys, places])
     bare: dict[Place, Stage] = {}
     for cell in cells:
@@ -170,6 +171,7 @@ def _together(
             config={
                 **shared,
                 "block": cell.block.number,
+                "after": cell.block.after,
                 "module": cell.block.name,
                 "size": cell.block.size,
                 "channels": cell.block.channels,

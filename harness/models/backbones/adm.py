@@ -59,7 +59,7 @@ class ADM(Backbone):
         unet, scheduler = self.unet(), self.scheduler()
         apart("harness.models.backbones.adm_weights:check", str(path), unet)
         key = fingerprint([unet, scheduler, checksum(path)])
-        return BackbonePlan(unet, process_of(scheduler), str(path), key)
+        return BackbonePlan(unet, process_of(scheduler), str(path), key, self.image_size)
 
     def unet(self) -> dict[str, Any]:
         """Returns diffusers' config.json of the network; raises `UserError` for contradictory flags."""

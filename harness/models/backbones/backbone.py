@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -16,9 +17,11 @@ from pydantic import Field
 from harness.core.config import Config
 from harness.core.errors import UserError, did_you_mean
 from harness.core.registry import Registry
-from harness.models.backbones.blocks import Block
+from harness.models.backbones.blocks import OUTPUT, Block
 from harness.models.backbones.blocks import multiplications as multiplications
+from harness.models.backbones.condition import Condition, ConditionPlan
 from harness.models.backbones.family import Family, dtype_of, family_of
+from harness.models.backbones.pipeline import Latents, Pipeline
 from harness.models.noise_processes.levels import NoiseLevel
 from harness.models.noise_processes.process import NoiseProcess
 
@@ -40,9 +43,14 @@ class BackbonePlan:
     process: NoiseProcess
     source: str | None  # local folder or file of the weights; None: trained by the sweep
     fingerprint: str
+    size: int  # height and width of what noise is added to
+    latents: Latents | None = None  # None: noise is added to the images themselves
+    condition: ConditionPlan | None = None  # None: the network takes none
+    root: str | None = None  # local folder of the pipeline that the condition is made from, if any
     random: bool = False  # random weights instead of those of `source`; all else is the same
+    notes: tuple[str, ...] = ()  # what was guessed or chosen, in words
     parameters: int | None = None  # numbers in the network's weights, where its files tell
-    options: Mapping[str, Any] = field(default_factory=dict)  # how `source` is read, for whoever copies it
+    reading: Mapping[str, Any] = field(default_factory=dict)  # `Pipeline.reading` of the source
 
     @property
     def family(self) -> Family:
@@ -52,11 +60,16 @@ class BackbonePlan:
     @cached_property
     def blocks(self) -> list[Block]:
         """The blocks where features can be read, in the order in which they run."""
-        return self.family.blocks(self.config)
+        return self.family.blocks(self.config, self.size)
 
     def untrained(self) -> "BackbonePlan":
-        """Returns the control: the same network with random weights (and the same VAE, if any)."""
-        return replace(self, random=True) if self.family.latent else replace(self, source=None)
+        """Returns the control: the same network with random weights (and the same autoencoder, if any)."""
+        return replace(self, random=True) if self.latents else replace(self, source=None)
+
+    def under(self, given: Condition) -> "BackbonePlan":
+        """Returns the same backbone under another condition; raises `UserError` if it does not take it."""
+        source = None if self.root is None else Pipeline(Path(self.root), **self.reading)
+        return replace(self, condition=self.family.condition(source, self.config, given))
 
     @property
     def dtype(self) -> str:
@@ -106,12 +119,30 @@ class BackbonePlan:
             raise UserError(f"block {number}: this backbone has blocks 1 to {len(self.blocks)}")
         return self.blocks[number - 1]
 
-    def select(self, value: str | int | Sequence[str | int], where: str = "features.blocks") -> list[Block]:
-        """Returns the blocks that a setting names, in order.
+    def select(
+        self,
+        value: str | int | Sequence[str | int],
+        where: str = "features.blocks",
+        after: Sequence[str] = (OUTPUT,),
+    ) -> list[Block]:
+        """Returns the blocks that a setting names, in order, each as read `after` its output or one of its parts.
 
         A block is named by number or module path; "mid" is the middle block (of a transformer, the one at half
-        depth), "up" all after it, "all" all. Raises `UserError` for unknown blocks and duplicates.
+        depth), "up" all after it, "all" all. Blocks without a part are left out. Raises `UserError` for unknown
+        blocks, duplicates, and parts that none of the blocks has.
         """
+        blocks = self._selected(value, where)
+        found = [read for block in blocks for part in after if (read := block.read_after(part)) is not None]
+        for part in after:
+            if all(block.after != part for block in found):
+                parts = dict.fromkeys(point.after for block in blocks for point in block.points)
+                raise UserError(
+                    f"{where.replace('blocks', 'after')}: none of these blocks has a part {part!r}; "
+                    f"they have {', '.join([OUTPUT, *parts])}"
+                )
+        return found
+
+    def _selected(self, value: str | int | Sequence[str | int], where: str) -> list[Block]:
         found: list[Block] = []
         for name in [value] if isinstance(value, str | int) else value:
             for block in [self.find(name)] if isinstance(name, int) else self._named(name):
@@ -132,22 +163,27 @@ class BackbonePlan:
         return named[name]
 
     def lines(self, timesteps: Sequence[int]) -> list[str]:
-        """Returns the table of blocks and the noise levels of `timesteps`, as lines of text."""
+        """Returns the table of blocks, the noise levels of `timesteps`, and the notes, as lines of text."""
         width = max(len(block.name) for block in self.blocks)
-        lines = [f"{'block':>5}  {'module':{width}}  {'channels':>8}  {'size':>5}  {'cost up to here':>15}"]
+        lines = [
+            f"{'block':>5}  {'module':{width}}  {'channels':>8}  {'size':>5}  {'cost up to here':>15}",
+        ]
         lines += [
             f"{block.number:>5}  {block.name:{width}}  {block.channels:>8}  {block.size:>5}  {block.share:>15.1%}"
             for block in self.blocks
         ]
-        unit = "the VAE's latents" if self.family.latent else "pixels"
-        given = f" with {self.family.condition}" if self.family.condition else ""
+        lines += [self.memory] if self.memory else []
+        unit = f"latents of {self.latents.kind}" if self.latents else "pixels"
+        given = f" under {self.condition.name}" if self.condition else ""
         total = self.blocks[-1].cost / self.blocks[-1].share / 1e9
         lines.append(f"a pass over {unit}{given}: {total:.3g} G multiply-accumulates per image")
-        lines += [self.memory] if self.memory else []
         levels = ", ".join(
             f"{one}: {_text(self.sigma(one))} / {_text(self.log_snr(one))}" for one in timesteps
         )
-        return [*lines, f"timestep: sigma / log-SNR, of T = {self.timesteps}: {levels}"]
+        parts = dict.fromkeys(point.after for block in self.blocks for point in block.points)
+        if parts:
+            lines.append(f"blocks can also be read after (features.after): {', '.join(parts)}")
+        return [*lines, f"timestep: sigma / log-SNR, of T = {self.timesteps}: {levels}", *self.notes]
 
 
 def _text(value: float | None) -> str:

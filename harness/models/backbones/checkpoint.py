@@ -1,17 +1,17 @@
 """Checkpoints in diffusers' format: checks their tensors against the configuration, and copies them."""
 
 import json
-import os
-import re
-import tempfile
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from harness.core.config import read_json
 from harness.core.errors import UserError
+from harness.models.autoencoders.autoencoder import autoencoder_of
 from harness.models.backbones import single_file
 from harness.models.backbones.denoiser import save_frame
 from harness.models.backbones.family import dtype_of, family_of, network_folders
@@ -54,26 +54,40 @@ def copy_pipeline(
     process: NoiseProcess,
     folder: Path,
     seed: int | None,
-    options: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> None:
     """Copies a pretrained backbone into `folder` for `load_denoiser`; `seed` asks for random network weights.
 
-    Weights keep their numbers and type. `options` are those of the backbone's plan.
+    Weights keep their numbers and type. `reading` is that of the backbone's plan.
     """
+    pipeline = Pipeline.around(source, network_folders())._replace(**(reading or {}))
     family = family_of(config)
     place = folder / family.folder
-    with _as_pipeline(source, config, options or {}) as root:
-        pipeline = Pipeline(root)
-        if seed is None:
-            place.mkdir()
-            copy_weights(pipeline.network(network_folders()) / WEIGHTS, place)
-        else:
-            with torch.random.fork_rng(devices=[]), _default(dtype_of(config)):
-                torch.manual_seed(seed)
-                family.build(config).save_pretrained(place, safe_serialization=True)
-        (place / CONFIG).write_text(json.dumps(dict(config)))
-        family.write_parts(pipeline, folder)
+    if seed is None:
+        _write_weights(pipeline, pipeline.network(network_folders()), family.network, config, place)
+    else:
+        with torch.random.fork_rng(devices=[]), _default(dtype_of(config)):
+            torch.manual_seed(seed)
+            family.build(config).save_pretrained(place, safe_serialization=True)
+    (place / CONFIG).write_text(json.dumps(dict(config)))
+    part = next((one for name in family.autoencoders if (one := pipeline.part(name))), None)
+    if part is not None:
+        about = read_json(part / CONFIG)
+        _write_weights(pipeline, part, autoencoder_of(about).network, about, folder / part.name)
+        shutil.copyfile(part / CONFIG, folder / part.name / CONFIG)
     save_frame(family, process, folder)
+
+
+def _write_weights(
+    pipeline: Pipeline, source: Path, network: str, config: Mapping[str, Any], folder: Path
+) -> None:
+    """Writes the weights of a part, from its folder `source` or from the pipeline's single file."""
+    folder.mkdir()
+    own = source == pipeline.network(network_folders())
+    if pipeline.checkpoint is not None and (own or single_file.holds(pipeline.checkpoint, str(source))):
+        single_file.write(Path(pipeline.checkpoint), network, config, folder / WEIGHTS)
+    else:
+        copy_weights(source / WEIGHTS, folder, pipeline.variant)
 
 
 @contextmanager
@@ -85,40 +99,3 @@ def _default(dtype: str) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-@contextmanager
-def _as_pipeline(source: Path, config: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[Path]:
-    """Yields the folder of a pipeline whose weights have their usual names: `source`, or a temporary one of links."""
-    if source.is_dir() and not options:
-        yield source
-        return
-    family = family_of(config)
-    with tempfile.TemporaryDirectory(prefix="harness-pipeline-") as scratch:
-        folder = Path(scratch)
-        if source.is_dir():
-            _link(source, folder, options["variant"])
-        else:
-            root = Path(options["config"])
-            held = single_file.parts_in(str(source), str(root))
-            parts = family.parts(Pipeline(root), config).weights
-            networks = {one.path.parent.name: one.network for one in parts if one.path.parent.name in held}
-            network = Pipeline(root).network(network_folders()).name
-            single_file.unpack(source, root, {network: family.network, **networks}, folder)
-        yield folder
-
-
-def _link(source: Path, folder: Path, variant: str) -> None:
-    """Links a pipeline's files, with the weights of a variant under the names of those without."""
-    forms = re.compile(rf"(\.{variant})?(-\d{{5}}-of-\d{{5}})?(\.{variant})?\.safetensors")
-    for file in [*source.glob("*"), *source.glob("*/*")]:
-        target = folder / file.relative_to(source)
-        if file.is_dir():
-            target.mkdir(exist_ok=True)
-        elif file.suffix != ".safetensors" and ".safetensors.index." not in file.name:
-            target.parent.mkdir(exist_ok=True)
-            os.symlink(file.resolve(), target)
-    for place in [source, *(one for one in source.iterdir() if one.is_dir())]:
-        for name in {forms.sub(".safetensors", one.name) for one in place.glob("*.safetensors")}:
-            with suppress(UserError):  # of a part that is not read; all others are whole: the plan has looked
-                copy_weights(place / name, folder / place.relative_to(source), variant, os.symlink)

@@ -7,16 +7,20 @@ Adding a family is one file with a subclass of `Family`, one line in `FAMILIES` 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.core.apart import apart
 from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.registry import Registry, load_attribute
+from harness.models.autoencoders.autoencoder import latent_parts
 from harness.models.backbones import weight_files
-from harness.models.backbones.blocks import Block, Step, numbered
+from harness.models.backbones.blocks import Block, Point, Step, numbered
+from harness.models.backbones.condition import Condition, ConditionPlan
 from harness.models.backbones.pipeline import CONFIG, DTYPE, WEIGHTS, Parts, Pipeline
-from harness.models.noise_processes.process import NoiseProcess, process_of
+from harness.models.noise_processes.process import NoiseProcess
 
 if TYPE_CHECKING:
     import torch
@@ -28,18 +32,29 @@ FAMILIES = Registry(
         "UNet2DModel": "harness.models.backbones.unet:FAMILY",
         "UNet2DConditionModel": "harness.models.backbones.conditional_unet:FAMILY",
         "DiTTransformer2DModel": "harness.models.backbones.dit:FAMILY",
+        "SD3Transformer2DModel": "harness.models.backbones.sd3:FAMILY",
     },
 )
 UNNAMED = "UNet2DModel"  # the class of a config.json without `_class_name`
+# Of diffusers' `EMAModel`, which writes its state into the network's config.json.
+AVERAGING = (
+    "decay",
+    "min_decay",
+    "optimization_step",
+    "update_after_step",
+    "use_ema_warmup",
+    "inv_gamma",
+    "power",
+)
 
 
 class Family(ABC):
     """One type of diffusion network: a diffusers class, and how to read, run and probe it.
 
     A family is a stateless singleton. `config` is always what `read` returned, `pipeline` the folder of a pipeline as
-    published by its author, `folder` that of a backbone's artifact: the network in the family's `folder`, what
-    `write_parts` adds, and the noise process. The methods from `build` on need torch; plans call all others, which
-    must not import it.
+    published by its author, `folder` that of a backbone's artifact: the network in the family's `folder`, the
+    autoencoder, and the noise process. Noise is added to a map [C, S, S] of `size` S: images, or latents of the
+    pipeline's autoencoder. The methods from `build` on need torch; plans call all others, which must not import it.
     """
 
     network: ClassVar[str]  # "module:class" of the network, a diffusers `ModelMixin`
@@ -48,15 +63,18 @@ class Family(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}  # diffusers' defaults of fields that config.json may omit
     hub_files: ClassVar[
         Sequence[str]
-    ] = ()  # patterns of further files to download, besides network and scheduler; no code
-    condition: ClassVar[str | None] = None  # the network's further input besides image and timestep, in words
-    latent: ClassVar[bool] = False  # noise is added to (unbounded) latents, not to pixels
+    ] = ()  # patterns of further files to download, besides network, autoencoder and scheduler; no code
+    autoencoders: ClassVar[Sequence[str]] = ()  # folders of a pipeline that may hold the autoencoder
+    latent: ClassVar[bool] = False  # the network has no pixel variant: an autoencoder is required
+    conditions: ClassVar[Sequence[str]] = ()  # settings of `Condition` that the network takes
     version: ClassVar[int] = 1  # raise it if the same configuration now gives other numbers
 
     @property
     def class_name(self) -> str:
         """The network's class."""
         return self.network.rpartition(":")[2]
+
+    # Reading.
 
     def read(self, found: Mapping[str, Any], path: Path) -> dict[str, Any]:
         """Returns the configuration `found`, the content of `path`, with defaults filled in.
@@ -78,82 +96,178 @@ class Family(ABC):
         features.
         """
 
-    @abstractmethod
-    def steps(self, config: Mapping[str, Any]) -> tuple[list[Step], float]:
-        """Returns the steps up to each block, in the order in which they run, and the cost after the last one.
+    def map_size(self, config: Mapping[str, Any]) -> int | None:
+        """Returns the size of the noised maps that the network was built for; None if it reads maps of any size."""
+        return config["sample_size"]
 
-        Names, channels and sizes are those of the modules' outputs as returned by `as_map`; costs are
-        multiply-accumulates per image, computed from shapes.
-        """
+    def patch(self, config: Mapping[str, Any]) -> int:
+        """Returns the height and width of the patches that become tokens, which must divide the map; 1 for none."""
+        return config.get("patch_size", 1)
 
-    def blocks(self, config: Mapping[str, Any]) -> list[Block]:
-        """Returns the table of blocks, numbered from 1."""
-        return numbered(*self.steps(config))
+    def channels(self, config: Mapping[str, Any]) -> int:
+        """Returns the channels of the noised maps."""
+        return config["in_channels"]
 
-    def middle(self, blocks: list[Block]) -> Block:
-        """Returns the block called "mid"; unless overridden, the one at half depth."""
-        return blocks[(len(blocks) - 1) // 2]
-
-    def parts(self, pipeline: Pipeline, config: Mapping[str, Any]) -> Parts:
-        """Returns the other parts of the pipeline that the network needs; none unless overridden.
+    def parts(self, pipeline: Pipeline, config: Mapping[str, Any], size: int) -> Parts:
+        """Returns the other parts of the pipeline that the network needs, for images of `size` pixels.
 
         Raises `UserError`, beginning with a path, for parts that are missing or do not match the network.
         """
-        return Parts(config["sample_size"], config["in_channels"], [], [], [])
-
-    def process(self, pipeline: Pipeline) -> NoiseProcess:
-        """Reads the noise process that the network was trained with; raises `UserError` if it is unknown."""
-        if pipeline.scheduler is None:
-            raise UserError(
-                f"{pipeline.root}: has no scheduler/scheduler_config.json, and latent models have no default "
-                "schedule; give the folder of the whole pipeline"
+        name = next((name for name in self.autoencoders if pipeline.part(name)), None)
+        channels, map_size = self.channels(config), self.map_size(config)
+        if name is not None:
+            return latent_parts(
+                pipeline.root / name, self.class_name, channels, map_size, size, self.patch(config)
             )
-        return process_of(read_json(pipeline.scheduler), str(pipeline.scheduler))
+        if self.latent:
+            raise UserError(
+                f"{pipeline.root}: a {self.class_name} denoises latents, but there is no folder "
+                f"{' or '.join(self.autoencoders)}; give the folder of the whole pipeline"
+            )
+        return Parts(map_size or size, channels, map_size or size)
+
+    def process(self, found: NoiseProcess, config: Mapping[str, Any], path: Path) -> NoiseProcess:
+        """Returns the noise process of the network, given that of the scheduler; the same unless overridden.
+
+        A family adds what a sampler must know of the network, such as its number of tokens, or raises `UserError`,
+        beginning with `path`, for a process that its network cannot have been trained with.
+        """
+        return found
 
     def index(self) -> dict[str, Any] | None:
         """Returns the model_index.json with which diffusers opens an artifact as a pipeline; None if it cannot."""
         return None
 
+    # Blocks.
+
+    def block_names(self, config: Mapping[str, Any]) -> list[str]:
+        """Returns the paths of the modules after which features can be read, for the counted `steps`."""
+        raise NotImplementedError
+
+    def steps(self, config: Mapping[str, Any], size: int) -> tuple[list[Step], float]:
+        """Returns the steps up to each block, in the order in which they run, and the cost after the last one.
+
+        `size` is that of the noised map. Names, channels and sizes are those of the modules' outputs as returned by
+        `as_map`; costs are multiply-accumulates per image. Unless overridden, all of it is counted in a pass without
+        data in another process.
+        """
+        found = apart("harness.models.backbones.counting:count", self.class_name, dict(config), size)
+        steps = [
+            Step(name, channels, side, cost, tuple(Point(*point) for point in points))
+            for name, channels, side, cost, points in found["steps"]
+        ]
+        return steps, found["rest"]
+
+    def blocks(self, config: Mapping[str, Any], size: int) -> list[Block]:
+        """Returns the table of blocks, numbered from 1."""
+        return numbered(*self.steps(config, size))
+
+    def middle(self, blocks: list[Block]) -> Block:
+        """Returns the block called "mid"; unless overridden, the one at half depth."""
+        return blocks[(len(blocks) - 1) // 2]
+
+    # The condition.
+
+    def condition(
+        self, source: Pipeline | None, config: Mapping[str, Any], given: Condition
+    ) -> ConditionPlan | None:
+        """Returns the condition under which the network runs; None if it takes none, unless overridden.
+
+        `source` is None for a network that has no pipeline. Raises `UserError` for settings that the network does not
+        take, or that it needs and that are not given.
+        """
+        self.refuse_conditions(given)
+        return None
+
+    def refuse_conditions(self, given: Condition) -> None:
+        """Raises `UserError` for settings that the network does not take."""
+        for name in given.given:
+            if name not in self.conditions:
+                takes = f"takes {', '.join(self.conditions)}" if self.conditions else "takes no condition"
+                raise UserError(f"backbone.{name} is given, but a {self.class_name} {takes}")
+
+    def condition_shapes(self, config: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
+        """Returns the shapes of the condition's tensors, with the usual number of prompt tokens; none by default.
+
+        Those whose names begin with "label" are integers, with "mask" booleans, all others float32.
+        """
+        return {}
+
+    # With torch.
+
     def build(self, config: Mapping[str, Any]) -> Any:
         """Returns the network with random weights, initialised from torch's current random state."""
         return load_attribute(self.network).from_config(dict(config))
-
-    def write_parts(self, pipeline: Pipeline, folder: Path) -> None:  # noqa: B027
-        """Copies the parts that `parts` returned into an artifact's folder; none unless overridden."""
 
     def open_network(self, folder: Path, device: "torch.device | str" = "cpu") -> Any:
         """Opens the network of an artifact on a device, in the type that `backbone.torch_dtype` chose."""
         place = folder / self.folder
         return open_weights(self.network, place, dtype=dtype_of(read_json(place / CONFIG)), device=device)
 
-    def open_autoencoder(self, folder: Path) -> Any:
-        """Opens the autoencoder that `encode` and `decode` take; None unless overridden."""
-        return None
-
-    def open_condition(self, folder: Path) -> "torch.Tensor | None":
-        """Opens the condition that `run` takes besides image and timestep; None unless overridden."""
-        return None
-
-    def encode(self, autoencoder: Any, x_BCHW: "torch.Tensor") -> "torch.Tensor":
-        """Returns what noise is added to (float32), for images [B, C, H, W] in [-1, 1]; must be deterministic."""
-        return x_BCHW
-
-    def decode(self, autoencoder: Any, z_BCHW: "torch.Tensor") -> "torch.Tensor":
-        """Returns images in [-1, 1], the inverse of `encode`."""
-        return z_BCHW
+    def make_condition(
+        self, source: Pipeline | None, config: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> "dict[str, torch.Tensor]":
+        """Returns the tensors of a condition, without a batch dimension; `settings` are those of `condition`."""
+        return {}
 
     @abstractmethod
     def run(
-        self, network: Any, z_BCHW: "torch.Tensor", time_B: "torch.Tensor", condition: "torch.Tensor | None"
+        self,
+        network: Any,
+        z_BCHW: "torch.Tensor",
+        time_B: "torch.Tensor",
+        condition: "Mapping[str, torch.Tensor]",
     ) -> "torch.Tensor":
-        """Returns all output channels of the network under the null condition.
+        """Returns all output channels of the network, as a map, under a condition with a batch dimension.
 
-        The first channels, as many as in the noised samples, are the prediction; a learnt variance may follow.
+        The first channels, as many as in the noised samples, are the prediction, in the convention of the noise
+        process; a learnt variance may follow.
         """
 
-    def as_map(self, network: Any, activation: "torch.Tensor") -> "torch.Tensor":
-        """Returns a block's output as a feature map [B, C', H', W']; unchanged unless overridden."""
-        return activation
+    def as_map(self, network: Any, module: str, output: Any, z_BCHW: "torch.Tensor") -> "torch.Tensor":
+        """Returns what a module put out, for the network's input `z_BCHW`, as a feature map [B, C', H', W'].
+
+        `module` is its path: of a block, or of one of its parts.
+
+        Unless overridden, takes the first of several outputs, and arranges tokens [B, N, C'] in a square.
+        """
+        activation = output[0] if isinstance(output, tuple) else output
+        return activation if activation.ndim == 4 else square(activation)
+
+    def points(self, block: str, modules: Sequence[str]) -> dict[str, str]:
+        """Returns the parts of a block that can be read: names of `AFTER` to paths of modules.
+
+        `modules` are the paths of all modules of the network. Unless overridden, parts are those within the block's
+        module that have the names of diffusers' transformer blocks.
+        """
+        return parts_of_transformer(block, modules)
+
+
+def parts_of_transformer(block: str, modules: Sequence[str]) -> dict[str, str]:
+    """Returns the parts of a transformer block of diffusers, names of `AFTER` to paths of modules."""
+    known = set(modules)
+
+    def first(*names: str) -> str | None:
+        return next((f"{block}.{name}" for name in names if f"{block}.{name}" in known), None)
+
+    attention = first("attn1", "attn", "self_attn", "attention")
+    found = {
+        "attention": attention,
+        "cross-attention": first("attn2", "cross_attn"),
+        "mlp": first("ff", "mlp", "feed_forward"),
+    }
+    if attention is not None:
+        inner = {"query": "to_q", "key": "to_k", "value": "to_v"}
+        found |= {part: f"{attention}.{path}" for part, path in inner.items()}
+    return {part: path for part, path in found.items() if path in known}
+
+
+def square(tokens_BNC: "torch.Tensor") -> "torch.Tensor":
+    """Returns tokens [B, H * W, C] of a square map, row by row, as a map [B, C, H, W]."""
+    side = isqrt(tokens_BNC.shape[1])
+    if side**2 != tokens_BNC.shape[1]:
+        raise ValueError(f"{tokens_BNC.shape[1]} tokens are no square map")
+    return tokens_BNC.transpose(1, 2).unflatten(2, (side, side))
 
 
 def family_named(name: str) -> Family:
@@ -168,8 +282,8 @@ def family_of(config: Mapping[str, Any]) -> Family:
 
 
 def blocks(config: Mapping[str, Any]) -> list[Block]:
-    """Returns the table of blocks of a network's configuration."""
-    return family_of(config).blocks(config)
+    """Returns the table of blocks of a network's configuration with a size."""
+    return family_of(config).blocks(config, config["sample_size"])
 
 
 def build_network(config: Mapping[str, Any]) -> Any:
@@ -182,13 +296,16 @@ def network_folders() -> list[str]:
     return list(dict.fromkeys(family_named(name).folder for name in FAMILIES.names()))
 
 
-def hub_patterns(variant: str | None = None) -> list[str]:
+def hub_patterns(variant: str | None = None, network: str | None = None) -> list[str]:
     """Returns patterns of all files that any family reads: configurations and safetensors, no code or pickles.
 
-    Weights are those of a variant, or those that have none.
+    Weights are those of a variant, or those that have none; `network` is the folder of a further network.
     """
-    own = [pattern for name in FAMILIES.names() for pattern in family_named(name).hub_files]
-    networks = [f"{folder}/{file}" for folder in network_folders() for file in ("*.json", WEIGHTS)]
+    families = [family_named(name) for name in FAMILIES.names()]
+    own = [pattern for family in families for pattern in family.hub_files]
+    further = [] if network is None else [network]
+    folders = [*network_folders(), *further, *(name for family in families for name in family.autoencoders)]
+    networks = [f"{folder}/{file}" for folder in folders for file in ("*.json", WEIGHTS)]
     found = ["*.json", WEIGHTS, "scheduler/*.json", *networks, *own]
     return list(dict.fromkeys(form for pattern in found for form in _forms(pattern, variant)))
 
@@ -230,7 +347,7 @@ def open_weights(
 def read_network(folder: Path) -> dict[str, Any]:
     """Returns the config.json of a supported network; raises `UserError` for any other."""
     path = folder / CONFIG
-    found = read_json(path)
+    found = {name: value for name, value in read_json(path).items() if name not in AVERAGING}
     kind = found.get("_class_name", UNNAMED)
     if kind not in FAMILIES.names():
         raise UserError(

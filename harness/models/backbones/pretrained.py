@@ -1,4 +1,4 @@
-"""Backbones in diffusers' format, by folder or Hub id, checked completely at planning. No torch."""
+"""Backbones in diffusers' format, by folder, single file or Hub id, checked completely at planning. No torch."""
 
 import re
 from collections.abc import Sequence
@@ -8,14 +8,16 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from harness.core.apart import apart
+from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
 from harness.core.paths import existing_file
 from harness.models import hub
 from harness.models.backbones.backbone import Backbone, BackbonePlan
+from harness.models.backbones.condition import Condition
 from harness.models.backbones.family import family_of, hub_patterns, network_folders, read_network
 from harness.models.backbones.foreign import refuse_foreign
-from harness.models.backbones.pipeline import DTYPE, WEIGHTS, Parts, Pipeline, Weights
+from harness.models.backbones.pipeline import CONFIG, DTYPE, WEIGHTS, Parts, Pipeline, Weights
 from harness.models.backbones.weight_files import (
     CONVERT,
     FOREIGN,
@@ -30,16 +32,16 @@ from harness.models.backbones.weight_files import (
     tensors,
     weight_files,
 )
+from harness.models.noise_processes.process import NoiseProcess, process_of
+from harness.models.noise_processes.schedule import FIELDS, Schedule
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # diffusers models have an owner
 
 
-class PretrainedBackbone(Backbone):
-    """A diffusers model trained elsewhere, by folder, single file or Hub id.
+class PretrainedBackbone(Backbone, Condition):
+    """A diffusers model trained elsewhere, by folder, single file or Hub id, under a condition if it takes one.
 
-    A `UNet2DModel`; a `UNet2DConditionModel` (Stable Diffusion), used with the empty prompt, or a
-    `DiTTransformer2DModel`, used with the null label, on the latents of their VAE. Other packages may add families
-    (`harness.models.backbones.family`).
+    The families are those of `harness.models.backbones.family.FAMILIES`; other packages may add further ones.
     """
 
     name: Literal["pretrained"] = "pretrained"
@@ -50,6 +52,8 @@ class PretrainedBackbone(Backbone):
         "float32"  # in which the network is held in memory; auto: as stored
     )
     config: str | None = None  # of a single file: a pipeline of the same architecture, by folder or Hub id
+    network: str | None = Field(None, pattern=r"^[\w.-]+$")  # its folder in the pipeline, such as unet_ema
+    schedule: Schedule | None = None  # the noise that it was trained with; None: as its scheduler says
 
     def plan(self, size: int, channels: int) -> BackbonePlan:
         """Reads the configurations, checks every tensor's name and shape and takes checksums of the weights.
@@ -62,8 +66,9 @@ class PretrainedBackbone(Backbone):
         refuse_foreign(pipeline, place)
         config = read_network(place)
         family = family_of(config)
-        parts = family.parts(pipeline, config)
-        process = family.process(pipeline)
+        parts = family.parts(pipeline, config, size)
+        noise, said = _noise(pipeline, self.schedule)
+        process = family.process(noise, config, place / CONFIG)
         _check_images(place, parts, size, channels)
         own = Weights(place / WEIGHTS, family.network, config)
         files = {path: source.files(path, path == own.path) for path in (own.path, *parts.files)}
@@ -74,14 +79,20 @@ class PretrainedBackbone(Backbone):
         contents = {file: content(file) for file in every if file.suffix == SAFETENSORS}
         refuse_not_finite(contents)
         sums = [contents[file].sha256 if file in contents else checksum(file) for file in every]
-        return BackbonePlan(
+        latents = parts.latents
+        plan = BackbonePlan(
             config,
             process,
-            str(source.file or pipeline.root),
-            fingerprint([config, process.config, *parts.configs, *sums]),
+            str(pipeline.place or pipeline.root),
+            fingerprint([config, process.config, latents and latents.config, *sums]),
+            parts.map_size,
+            latents=latents,
+            root=str(pipeline.root),
+            notes=(*pipeline.notes(source.folder, network_folders()), *said),
             parameters=source.parameters(own, files[own.path]),
-            options=source.options,
+            reading=pipeline.reading,
         )
+        return plan.under(self)
 
     def _source(self) -> "Source":
         file = existing_file(self.path)
@@ -93,12 +104,14 @@ class PretrainedBackbone(Backbone):
             )
         root = hub.local_folder("backbone", self.path, HUB_ID)
         if root is None:
-            root = hub.snapshot("backbone", self.path, self.revision, hub_patterns(self.variant))
+            wanted = hub_patterns(self.variant, self.network)
+            root = hub.snapshot("backbone", self.path, self.revision, wanted)
             there = [one.relative_to(root).as_posix() for one in root.rglob(f"*{SAFETENSORS}")]
-            plain = _lacking(there, self.variant)
+            plain = _lacking(there, self.variant, wanted)
             if plain:
                 root = hub.snapshot("backbone", self.path, self.revision, plain)
-        return Source(Pipeline(root), self.variant)
+        pipeline = Pipeline.around(root, network_folders(), self.network)
+        return Source(pipeline._replace(variant=self.variant), root)
 
     def _single(self, file: Path) -> "Source":
         """Returns a single file, and the pipeline that its other parts come from."""
@@ -121,24 +134,21 @@ class PretrainedBackbone(Backbone):
             else self.config
         )
         root = hub.local_folder("backbone", usual, HUB_ID, "config")
-        found = (
-            []
-            if root is None
-            else apart("harness.models.backbones.single_file:parts_in", str(file), str(root))
-        )
         if root is None:
             every = hub_patterns()
             plain = [one for one in every if not one.endswith(SAFETENSORS)]
             root = hub.snapshot("backbone", usual, None, plain, "config")
-            found = apart("harness.models.backbones.single_file:parts_in", str(file), str(root))
-            held = (*found, *network_folders())
+            held = [
+                *network_folders(),
+                *(one.name for one in root.iterdir() if one.is_dir() and _held(file, one)),
+            ]
             rest = [one for one in every if one.endswith(SAFETENSORS) and one.partition("/")[0] not in held]
             root = hub.snapshot("backbone", usual, None, rest, "config")
         if Pipeline(root).network(network_folders()) == root:
             raise UserError(
                 f"backbone.config {usual!r}: has no folder unet or transformer; give a whole pipeline"
             )
-        return Source(Pipeline(root), None, file, frozenset(found))
+        return Source(Pipeline(root, checkpoint=str(file)), root)
 
     def _dtype(self, path: Path, files: Sequence[Path]) -> dict[str, str]:
         """Returns the entry of the network's configuration that says in which type it is opened."""
@@ -155,21 +165,10 @@ class PretrainedBackbone(Backbone):
 
 
 class Source(NamedTuple):
-    """Where a model's files are: a pipeline's folder, or a single file with the pipeline of its architecture."""
+    """Where a model's files are: in a pipeline's folders, or in a single file."""
 
     pipeline: Pipeline
-    variant: str | None
-    file: Path | None = None
-    held: frozenset[str] = (
-        frozenset()
-    )  # folders of the pipeline whose weights are in `file`, besides the network's
-
-    @property
-    def options(self) -> dict[str, str]:
-        """What `harness.models.backbones.checkpoint.copy_pipeline` needs to know besides `BackbonePlan.source`."""
-        if self.file is not None:
-            return {"config": str(self.pipeline.root)}
-        return {} if self.variant is None else {"variant": self.variant}
+    folder: Path  # the one that was given
 
     def files(self, path: Path, network: bool) -> list[Path]:
         """Returns the files that hold `path`, which may be the name of weights.
@@ -182,52 +181,70 @@ class Source(NamedTuple):
                     f"{path}: no such file; copy the whole folder, or save it with save_pretrained"
                 )
             return [path]
-        if self._inside(path, network):
-            return [self.file]  # type: ignore[list-item]
-        found = weight_files(path, self.variant, needed=network)
-        check_shards(path, self.variant)
+        checkpoint, variant = self.pipeline.checkpoint, self.pipeline.variant
+        if checkpoint is not None and (network or _held(Path(checkpoint), path.parent)):
+            return [Path(checkpoint)]
+        found = weight_files(path, variant, needed=network)
+        check_shards(path, variant)
         return found
 
     def check(self, weights: Weights, files: Sequence[Path]) -> None:
         """Raises `UserError` unless files hold exactly a network's tensors."""
-        network = (weights.network, weights.config)
-        if [self.file] == [*files]:
-            apart(
-                "harness.models.backbones.single_file:check",
-                str(self.file),
-                weights.path.parent.name,
-                *network,
-            )
+        names, network = [str(file) for file in files], (weights.network, weights.config)
+        if [self.pipeline.checkpoint] == names:
+            apart("harness.models.backbones.single_file:check", names[0], weights.path.parent.name, *network)
         else:
-            apart(
-                "harness.models.backbones.checkpoint:check_tensors", [str(file) for file in files], *network
-            )
+            apart("harness.models.backbones.checkpoint:check_tensors", names, *network)
 
     def parameters(self, own: Weights, files: Sequence[Path]) -> int:
         """Returns how many numbers the network has."""
-        if self.file is None:
+        if self.pipeline.checkpoint is None:
             return parameters(tensors(files))
         return int(apart("harness.models.backbones.shapes:parameters", own.network, own.config))
 
-    def _inside(self, path: Path, network: bool) -> bool:
-        return self.file is not None and (network or path.parent.name in self.held)
+
+def _held(file: Path, folder: Path) -> bool:
+    """Returns whether the weights of a pipeline's part are in a single file."""
+    return bool(apart("harness.models.backbones.single_file:holds", str(file), str(folder)))
 
 
-def _lacking(there: Sequence[str], variant: str | None) -> list[str]:
+def _lacking(there: Sequence[str], variant: str | None, wanted: Sequence[str]) -> list[str]:
     """Returns the patterns of weights that have no files of a variant among those downloaded."""
     from huggingface_hub.utils import filter_repo_objects
 
     if variant is None:
         return []
     plain = [one for one in hub_patterns() if one.endswith(SAFETENSORS)]
-    folders = {
-        one.rpartition("/")[0] for one in filter_repo_objects(there, allow_patterns=hub_patterns(variant))
-    }
+    folders = {one.rpartition("/")[0] for one in filter_repo_objects(there, allow_patterns=list(wanted))}
     return [one for one in plain if one.rpartition("/")[0] not in folders]
+
+
+def _noise(pipeline: Pipeline, given: Schedule | None) -> tuple[NoiseProcess, list[str]]:
+    """Returns the noise process given by hand, or else of the pipeline's scheduler, and what the plan says of it.
+
+    Raises `UserError` where there is neither.
+    """
+    path = pipeline.scheduler
+    if given is not None:
+        process = process_of(given.scheduler(), "backbone.schedule")
+        if path is None:
+            return process, [f"noise: as backbone.schedule says, {given.name}"]
+        return process, [f"noise: as backbone.schedule says, {given.name}; {path} is not read"]
+    if path is None:
+        raise UserError(
+            f"{pipeline.root}: has no scheduler/scheduler_config.json, so its noise is not known; give the folder of "
+            f"the whole pipeline, or backbone.schedule as it was trained: {', '.join(FIELDS)}"
+        )
+    return process_of(read_json(path), str(path)), []
 
 
 def _check_images(place: Path, parts: Parts, size: int, channels: int) -> None:
     """Raises `UserError` unless images have the size and channels that the backbone was trained on."""
+    if parts.channels not in (1, 3):
+        raise UserError(
+            f"{place}: the network reads maps of {parts.channels} channels, hence latents, but there is no "
+            "autoencoder beside it; give the folder of the whole pipeline"
+        )
     if (parts.size, parts.channels) != (size, channels):
         raise UserError(
             f"{place} reads images of {parts.size} pixels and {parts.channels} channels, but the data has {size} "

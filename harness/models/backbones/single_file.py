@@ -4,7 +4,6 @@ Configurations, tokenizers and whatever the file does not hold come from the fol
 architecture. The conversion is diffusers' own; what it yields is compared with the network, tensor by tensor.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from harness.core.errors import UserError
 from harness.core.registry import load_attribute
 from harness.models.backbones.pipeline import CONFIG
 from harness.models.backbones.shapes import mismatches, shapes_of
-from harness.models.backbones.weight_files import SAFETENSORS, header
+from harness.models.backbones.weight_files import header
 
 TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")  # that diffusers converts
+VAE = tuple(single_file_utils.LDM_VAE_KEYS)  # how the names of its tensors begin
 LORA = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", "lora_te_", "lora_unet_")
 
 
@@ -48,12 +48,12 @@ def about(place: str) -> str:
     return str(single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"])
 
 
-def parts_in(place: str, root: str) -> list[str]:
-    """Returns the names of the pipeline's folders, besides the network's, whose tensors are in a file."""
-    tensors = _tensors(Path(place))
-    vae = ["vae"] if any(name.startswith(tuple(single_file_utils.LDM_VAE_KEYS)) for name in tensors) else []
-    text = [one.name for one in _text_encoders(Path(root)) if _reader(one, tensors) is not None]
-    return vae + text
+def holds(place: str, part: str) -> bool:
+    """Returns whether the tensors of a pipeline's part, a folder other than the network's, are in a file."""
+    folder, tensors = Path(part), _tensors(Path(place))
+    if folder.name.startswith("text_encoder"):
+        return _reader(folder, tensors) is not None
+    return folder.name == "vae" and any(name.startswith(VAE) for name in tensors)
 
 
 def check(place: str, part: str, network: str, config: Mapping[str, Any]) -> None:
@@ -75,29 +75,37 @@ def check(place: str, part: str, network: str, config: Mapping[str, Any]) -> Non
         )
 
 
-def unpack(path: Path, root: Path, networks: Mapping[str, str], folder: Path) -> None:
-    """Writes a file as the folder of a pipeline in diffusers' format, into an empty folder.
+def write(path: Path, network: str, config: Mapping[str, Any], target: Path) -> None:
+    """Writes the weights of one network of a file, "module:class", by their names in diffusers."""
+    converted = _converted(path, load_file(path), network, config)
+    save_file({name: one.contiguous().clone() for name, one in converted.items()}, target, {"format": "pt"})
 
-    `root` is the pipeline of the same architecture, `networks` the classes "module:class" of its folders. What the
-    file does not hold is linked to `root`. Raises `UserError` for text encoders of which tensors are missing.
+
+def text_encoder(path: Path, place: Path) -> Any:
+    """Opens a text encoder whose configuration lies in the folder `place`, in float32.
+
+    Raises `UserError` if some of its tensors are missing.
     """
+    kind = _class_of(place)
     tensors = load_file(path)
-    held = {*parts_in(str(path), str(root)), *networks}
-    for file in [*root.glob("*"), *root.glob("*/*")]:
-        target = folder / file.relative_to(root)
-        if file.is_dir():
-            target.mkdir(exist_ok=True)
-        elif not (file.parent.name in held and SAFETENSORS in file.name):
-            target.parent.mkdir(exist_ok=True)
-            os.symlink(file.resolve(), target)
-    for part, network in networks.items():
-        config = read_json(root / part / CONFIG)
-        converted = _converted(path, tensors, network, config)
-        content = {name: one.contiguous().clone() for name, one in converted.items()}
-        save_file(content, folder / part / f"diffusion_pytorch_model{SAFETENSORS}", {"format": "pt"})
-    for place in _text_encoders(root):
-        if place.name in held:
-            _unpack_text_encoder(path, place, tensors, folder / place.name)
+    try:
+        model = _reader(place, tensors)(
+            kind,
+            checkpoint=tensors,
+            config=str(place.parent),
+            subfolder=place.name,
+            torch_dtype=torch.float32,
+            local_files_only=True,
+        )
+    except ValueError as error:
+        raise UserError(
+            f"{path}: diffusers cannot read the {kind.__name__} of {place.name} from it: {error}"
+        ) from None
+    missing = [name for name, one in model.named_parameters() if one.is_meta]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise UserError(f"{path}: of the {kind.__name__} of {place.name}, {missing[0]!r} is missing{more}")
+    return model
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -144,10 +152,6 @@ def _converted(
     return {one: value for one, value in converted.items() if not any(word in one for word in ignored)}
 
 
-def _text_encoders(root: Path) -> list[Path]:
-    return sorted(one for one in root.glob("text_encoder*") if (one / CONFIG).is_file())
-
-
 def _class_of(place: Path) -> Any:
     """Returns the class of a text encoder; None if it is none of `TEXT_ENCODERS`."""
     kind = next(iter(read_json(place / CONFIG).get("architectures") or []), None)
@@ -164,25 +168,3 @@ def _reader(place: Path, tensors: Mapping[str, torch.Tensor]) -> Any:
         return single_file_utils.create_diffusers_t5_model_from_checkpoint if held else None
     held = single_file_utils.is_clip_model_in_single_file(model, tensors)
     return single_file_utils.create_diffusers_clip_model_from_ldm if held else None
-
-
-def _unpack_text_encoder(path: Path, place: Path, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
-    kind = _class_of(place)
-    try:
-        model = _reader(place, tensors)(
-            kind,
-            checkpoint=dict(tensors),
-            config=str(place.parent),
-            subfolder=place.name,
-            local_files_only=True,
-        )
-    except ValueError as error:
-        raise UserError(
-            f"{path}: diffusers cannot read the {kind.__name__} of {place.name} from it: {error}"
-        ) from None
-    missing = [name for name, one in model.named_parameters() if one.is_meta]
-    if missing:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise UserError(f"{path}: of the {kind.__name__} of {place.name}, {missing[0]!r} is missing{more}")
-    (folder / CONFIG).unlink()
-    model.save_pretrained(folder)

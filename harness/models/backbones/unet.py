@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
 from harness.models.backbones.backbone import Backbone, BackbonePlan, Width
-from harness.models.backbones.blocks import Block, Step
-from harness.models.backbones.family import Family, check_numbers, positive
-from harness.models.backbones.pipeline import Pipeline
-from harness.models.noise_processes.process import NoiseProcess, process_of
+from harness.models.backbones.blocks import Block, Point, Step
+from harness.models.backbones.family import check_numbers, parts_of_transformer, positive
+from harness.models.backbones.labelled import LabelledFamily
+from harness.models.noise_processes.process import process_of
 
 if TYPE_CHECKING:
     import torch
@@ -23,29 +22,38 @@ UP = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 MIDDLE = "mid_block"
 
 
-class UNetFamily(Family):
-    """`UNet2DModel`, on pixels and without a condition."""
+class UNetFamily(LabelledFamily):
+    """`UNet2DModel`, on pixels or on latents, without a condition or with a class label."""
 
     network = "diffusers:UNet2DModel"
     folder = "unet"
     needed = ("sample_size", "in_channels", "block_out_channels", "down_block_types", "up_block_types")
+    autoencoders = ("vqvae", "vae")
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:
-        """Refuses unknown block types, and class labels, as there is no null label."""
-        check_unet(config, path, self.class_name, DOWN, UP, "UNetMidBlock2D")
+        """Refuses unknown block types."""
+        check_unet(config, path, DOWN, UP, "UNetMidBlock2D")
+        if config.get("class_embed_type") is not None:
+            raise UserError(
+                f"{path}: class_embed_type = {config['class_embed_type']!r}: only tables of labels are supported "
+                "(num_class_embeds)"
+            )
 
-    def steps(self, config: Mapping[str, Any]) -> tuple[list[Step], float]:
-        """Numbers input, middle and output blocks."""
-        return steps_of(config, Costs(config))
+    def classes(self, config: Mapping[str, Any]) -> int | None:
+        """Returns the rows of the table of labels, one of which may be a null class."""
+        return config.get("num_class_embeds")
+
+    def null(self, config: Mapping[str, Any]) -> int | None:
+        """Returns None: the configuration does not say which row is the null class."""
+        return None
+
+    def steps(self, config: Mapping[str, Any], size: int) -> tuple[list[Step], float]:
+        """Numbers input, middle and output blocks; computed from shapes, so that plans start no other process."""
+        return steps_of(config, Costs(config), size)
 
     def middle(self, blocks: list[Block]) -> Block:
         """Returns the block between input and output blocks."""
         return middle_of(blocks)
-
-    def process(self, pipeline: Pipeline) -> NoiseProcess:
-        """Reads the scheduler; without one, uses the default of DDPM."""
-        path = pipeline.scheduler
-        return process_of(read_json(path) if path else {}, str(path or pipeline.root))
 
     def index(self) -> dict[str, Any]:
         """Returns the index of a `DDPMPipeline`."""
@@ -56,10 +64,14 @@ class UNetFamily(Family):
         }
 
     def run(
-        self, network: Any, z_BCHW: "torch.Tensor", time_B: "torch.Tensor", condition: "torch.Tensor | None"
+        self,
+        network: Any,
+        z_BCHW: "torch.Tensor",
+        time_B: "torch.Tensor",
+        condition: "Mapping[str, torch.Tensor]",
     ) -> "torch.Tensor":
-        """Runs the network; its only inputs are image and timestep."""
-        return network(z_BCHW, time_B).sample
+        """Runs the network, with the label if it takes one."""
+        return network(z_BCHW, time_B, condition.get("label")).sample
 
 
 FAMILY = UNetFamily()
@@ -100,13 +112,12 @@ class Costs:
         return self.residual(width, width, size) if residual else 9 * width**2 * size**2
 
 
-def steps_of(network: Mapping[str, Any], costs: Costs) -> tuple[list[Step], float]:
-    """Returns `Family.steps` of a U-Net with these layer costs.
+def steps_of(network: Mapping[str, Any], costs: Costs, size: int) -> tuple[list[Step], float]:
+    """Returns `Family.steps` of a `UNet2DModel` with these layer costs.
 
     Blocks are input blocks, the middle block and output blocks, as in guided-diffusion (ADM): a downsampler is a
     separate block, an upsampler is part of the last block of its level.
     """
-    size = network["sample_size"]
     widths, layers = list(network["block_out_channels"]), network.get("layers_per_block", 2)
     first, last = widths[0], len(widths) - 1
     steps = [
@@ -117,7 +128,8 @@ def steps_of(network: Mapping[str, Any], costs: Costs) -> tuple[list[Step], floa
         part = "attentions" if "Attn" in kind else "resnets"
         for layer in range(layers):
             cost = costs.residual(width, out, size) + ("Attn" in kind) * costs.attention(out, size)
-            steps.append(Step(f"down_blocks.{level}.{part}.{layer}", out, size, cost))
+            name = f"down_blocks.{level}.{part}.{layer}"
+            steps.append(Step(name, out, size, cost, _points(name, layer, kind, out, size)))
             skips.append(out)
             width = out
         if level < last:
@@ -125,18 +137,32 @@ def steps_of(network: Mapping[str, Any], costs: Costs) -> tuple[list[Step], floa
             cost = costs.resample(out, size, _residual(kind, network.get("downsample_type")))
             steps.append(Step(f"down_blocks.{level}.downsamplers.0", out, size, cost))
             skips.append(out)
-    steps.append(Step(MIDDLE, width, size, costs.middle(width, size, network.get("add_attention", True))))
+    attends = network.get("add_attention", True)
+    points = _points(f"{MIDDLE}.0", 0, "Attn" if attends else "", width, size)
+    steps.append(Step(MIDDLE, width, size, costs.middle(width, size, attends), points))
     for level, (out, kind) in enumerate(zip(reversed(widths), network["up_block_types"], strict=True)):
         part = "attentions" if "Attn" in kind else "resnets"
         for layer in range(layers + 1):
             cost = costs.residual(width + skips.pop(), out, size)
             cost += ("Attn" in kind) * costs.attention(out, size)
             name, width = f"up_blocks.{level}.{part}.{layer}", out
+            points = _points(name, layer, kind, out, size)
             if layer == layers and level < last:
                 size, name = size * 2, f"up_blocks.{level}.upsamplers.0"
                 cost += costs.resample(out, size, _residual(kind, network.get("upsample_type")))
-            steps.append(Step(name, out, size, cost))
+            steps.append(Step(name, out, size, cost, points))
     return steps, 9 * first * network.get("out_channels", 3) * size**2
+
+
+def _points(block: str, layer: int, kind: str, width: int, size: int) -> tuple[Point, ...]:
+    """Returns the parts of one layer of a `UNet2DModel`'s block."""
+    level = block.rsplit(".", 2)[0] if block.count(".") > 1 else MIDDLE
+    attention = f"{level}.attentions.{layer}"
+    paths = {"resnet": f"{level}.resnets.{layer}"}
+    if "Attn" in kind:
+        paths |= {"attention": attention, "query": f"{attention}.to_q"}
+        paths |= {"key": f"{attention}.to_k", "value": f"{attention}.to_v"}
+    return tuple(Point(part, path, width, size) for part, path in paths.items() if path != block)
 
 
 def _residual(kind: str, sampler: str | None) -> bool:
@@ -144,10 +170,67 @@ def _residual(kind: str, sampler: str | None) -> bool:
     return kind.startswith("Resnet") or (kind.startswith("Attn") and sampler == "resnet")
 
 
+def unet_names(network: Mapping[str, Any]) -> list[str]:
+    """Returns the modules of a U-Net's blocks, in the order in which they run.
+
+    Blocks are input blocks, the middle block and output blocks, as in guided-diffusion (ADM): a downsampler is a
+    separate block, an upsampler is part of the last block of its level.
+    """
+    down, up = network["down_block_types"], network["up_block_types"]
+    layers = network.get("layers_per_block", 2)
+    counts = [layers] * len(down) if isinstance(layers, int) else list(layers)
+    names = ["conv_in"]
+    for level, (kind, count) in enumerate(zip(down, counts, strict=True)):
+        names += [f"down_blocks.{level}.{_part(kind)}.{layer}" for layer in range(count)]
+        if level < len(down) - 1:
+            names.append(f"down_blocks.{level}.downsamplers.0")
+    names.append(MIDDLE)
+    for level, (kind, count) in enumerate(zip(up, reversed(counts), strict=True)):
+        names += [f"up_blocks.{level}.{_part(kind)}.{layer}" for layer in range(count + 1)]
+        if level < len(up) - 1:
+            names[-1] = f"up_blocks.{level}.upsamplers.0"
+    return names
+
+
+def _part(kind: str) -> str:
+    return "attentions" if "Attn" in kind else "resnets"
+
+
+def parts_of_unet(block: str, modules: Sequence[str]) -> dict[str, str]:
+    """Returns the parts of a U-Net's block, names of `AFTER` to paths of modules.
+
+    Attention is that of a layer's last transformer block. The block of an upsampler has the parts of the layer
+    before it.
+    """
+    level, _, rest = block.rpartition(".attentions.")
+    if not level:
+        level, _, rest = block.rpartition(".resnets.")
+    if block.endswith(".upsamplers.0"):
+        level = block.removesuffix(".upsamplers.0")
+        rest = str(
+            max(
+                int(one.rpartition(".")[2]) for one in modules if one.rpartition(".")[0] == f"{level}.resnets"
+            )
+        )
+    elif block == MIDDLE:
+        level, rest = MIDDLE, "0"
+    if not level or ".downsamplers" in block:
+        return {}
+    attention = f"{level}.attentions.{rest}"
+    depth = sum(one.rpartition(".")[0] == f"{attention}.transformer_blocks" for one in modules)
+    if depth:
+        found = parts_of_transformer(f"{attention}.transformer_blocks.{depth - 1}", modules)
+    else:
+        inner = {"attention": "", "query": ".to_q", "key": ".to_k", "value": ".to_v"}
+        found = {part: f"{attention}{path}" for part, path in inner.items()}
+    found = {"resnet": f"{level}.resnets.{rest}", **found}
+    return {part: path for part, path in found.items() if path in modules and path != block}
+
+
 def check_unet(
-    unet: Mapping[str, Any], path: Path, kind: str, down: Sequence[str], up: Sequence[str], centre: str
+    unet: Mapping[str, Any], path: Path, down: Sequence[str], up: Sequence[str], centre: str
 ) -> None:
-    """Raises `UserError` for a U-Net whose blocks cannot be numbered, or that has class labels.
+    """Raises `UserError` for a U-Net whose blocks cannot be numbered.
 
     `down`, `up` and `centre` are the supported block types.
     """
@@ -168,12 +251,6 @@ def check_unet(
     for name in ("downsample_type", "upsample_type"):
         if unet.get(name, "conv") not in ("conv", "resnet"):
             raise UserError(f"{path}: {name} = {unet[name]!r}: expected conv or resnet")
-    for name in ("num_class_embeds", "class_embed_type"):
-        if unet.get(name) is not None:
-            raise UserError(
-                f"{path}: {name} = {unet[name]!r}: a class-conditional {kind} has no null label; "
-                "use a backbone without class labels, or a DiTTransformer2DModel, which has one"
-            )
 
 
 class UNet(Backbone):
@@ -224,4 +301,4 @@ class UNet(Backbone):
             "up_block_types": ["AttnUpBlock2D" if there else "UpBlock2D" for there in reversed(attention)],
         }
         scheduler = {"num_train_timesteps": self.timesteps, "beta_schedule": self.schedule}
-        return BackbonePlan(network, process_of(scheduler), None, fingerprint([network, scheduler]))
+        return BackbonePlan(network, process_of(scheduler), None, fingerprint([network, scheduler]), size)

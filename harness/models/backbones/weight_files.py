@@ -28,6 +28,7 @@ from harness.core.storage import Storage
 from harness.models import hub
 
 SAFETENSORS = ".safetensors"
+TEXT_WEIGHTS = "model.safetensors"  # the name of weights that transformers wrote
 # bytes a number, by safetensors' names of types; others are those of quantised networks
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 BYTES = {**FLOATS, "I64": 8, "I32": 4, "I16": 2, "BOOL": 1}

@@ -7,6 +7,7 @@ step (`time`) is up to the process and need not be an integer.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -25,10 +26,41 @@ NOISE_PROCESSES = Registry(
     "noise process",
     {
         "variance_preserving": "harness.models.noise_processes.variance_preserving:VariancePreserving",
+        "flow_matching": "harness.models.noise_processes.flow_matching:FlowMatching",
+        "edm": "harness.models.noise_processes.edm:EDM",
+        "continuous_euler": "harness.models.noise_processes.edm:ContinuousEuler",
+        "consistency": "harness.models.noise_processes.edm:Consistency",
     },
 )
 SAMPLING = Code("sampling", 1)  # the loop, `harness.models.sampling`
 SIGNIFICANT = 6  # digits of a noise level in tables: further ones differ between machines
+EXAMPLES = ("DDPMScheduler", "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler")
+VIDEO, TOKENS, AUDIO = "is for video models", "noises tokens instead of images", "is for audio models"
+# Why a scheduler of diffusers is refused; of others it is only known that they are.
+UNREAD = {
+    name: f"a {name} {why}"
+    for name, why in {
+        "AmusedScheduler": TOKENS,
+        "BlockRefinementScheduler": TOKENS,
+        "CogVideoXDDIMScheduler": VIDEO,
+        "CogVideoXDPMScheduler": VIDEO,
+        "CosineDPMSolverMultistepScheduler": AUDIO,
+        "DDPMWuerstchenScheduler": "has continuous time and no steps",
+        "DiscreteDDIMScheduler": TOKENS,
+        "EntropyBoundScheduler": TOKENS,
+        "FlowMapEulerDiscreteScheduler": "is for networks that are told a second time, where their step ends",
+        "HeliosDMDScheduler": VIDEO,
+        "HeliosScheduler": VIDEO,
+        "IPNDMScheduler": AUDIO,
+        "KarrasVeScheduler": "has noise levels but no number of steps",
+        "LTXEulerAncestralRFScheduler": VIDEO,
+        "MiniMaxH3Scheduler": VIDEO,
+        "PiflowScheduler": "is for networks that predict a policy instead of a velocity",
+        "RFD4ProteinaScheduler": "is for proteins",
+        "ScoreSdeVeScheduler": "is for networks that read images in [0, 1] instead of [-1, 1]",
+        "VQDiffusionScheduler": TOKENS,
+    }.items()
+}
 PLACE = Path("scheduler", "scheduler_config.json")  # in a pipeline's folder
 
 
@@ -49,6 +81,7 @@ class NoiseProcess(ABC):
     """
 
     version: ClassVar[int] = 1  # raise it if the same configuration now gives other numbers
+    schedulers: ClassVar[Sequence[str]] = ()  # classes of diffusers that it reads, for messages
     config: Mapping[
         str, Any
     ]  # JSON-like; `process_of` turns it into the same process; part of a backbone's key
@@ -142,6 +175,17 @@ class NoiseProcess(ABC):
         """Returns the network's time input at steps (int64 [B]); the steps themselves unless overridden."""
         return steps_B
 
+    def scaled(self, noised_B: "torch.Tensor", steps_B: "torch.Tensor") -> "torch.Tensor":
+        """Returns the network's input for noised samples: the samples themselves unless overridden.
+
+        Whoever calls the network scales, once; `target`, `estimates` and `advance` take unscaled samples.
+        """
+        return noised_B
+
+    def start(self, epsilon_B: "torch.Tensor") -> "torch.Tensor":
+        """Returns the sampler's first state, at `noisiest`: standard normal noise itself unless overridden."""
+        return epsilon_B
+
     @abstractmethod
     def noised(
         self, x_B: "torch.Tensor", epsilon_B: "torch.Tensor", steps_B: "torch.Tensor"
@@ -195,15 +239,31 @@ def process_of(found: Mapping[str, Any], where: str = "scheduler_config.json") -
 
     Raises `UserError` for a scheduler that no known process reads.
     """
+    kind, known = found.get("_class_name", "DDPMScheduler"), list[str]()
+    if not isinstance(kind, str):
+        raise UserError(
+            f"{where}: _class_name = {kind!r}: expected the name of a scheduler, such as {EXAMPLES[0]}"
+        )
     for name in NOISE_PROCESSES.names():
         process: type[NoiseProcess] = NOISE_PROCESSES.load(name)
         if process.reads(found):
             return process.from_config(found, where)
-    kind = found.get("_class_name", "DDPMScheduler")
+        known += process.schedulers
+    if kind in known:  # one process reads it, but not as it is set
+        raise UserError(f"{where}: a {kind} with these settings is not supported")
+    near = get_close_matches(kind, known, 1, 0.8)
     raise UserError(
-        f"{where}: {kind} is not supported, as it has no DDPM noise schedule; give the scheduler that the "
-        "model was trained with, one with betas (DDPM, DDIM, PNDM, EulerDiscrete, DPMSolverMultistep)"
+        f"{where}: {UNREAD.get(kind, f'{kind[:80]} is not supported')}; "
+        + (f"did you mean {near[0]}? " if near and kind not in UNREAD else "")
+        + f"give the scheduler that the model was trained with, such as {', '.join(EXAMPLES)}"
     )
+
+
+def check_timesteps(value: Any, where: str) -> int:
+    """Returns a scheduler's number of steps; raises `UserError`, beginning with `where`, for anything else."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{where}: num_train_timesteps = {value!r}: expected a positive integer")
+    return value
 
 
 def load_process(folder: Path) -> NoiseProcess:

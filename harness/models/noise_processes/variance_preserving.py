@@ -5,16 +5,16 @@ diffusers scheduler is read as the DDPM schedule behind it: the betas, and what 
 float64 without torch; tensors are noised with diffusers' own float32 values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from harness.core.errors import UserError, did_you_mean
-from harness.models.noise_processes.process import PLACE, Estimates, NoiseProcess
+from harness.models.noise_processes.process import PLACE, Estimates, NoiseProcess, check_timesteps
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,33 @@ SCHEDULES = (
     "sigmoid",
     "laplace",
 )  # of diffusers' DDPMScheduler
+# Every scheduler that noises as DDPM does, whatever its sampler, with the defaults of its betas where they differ.
+STABLE_DIFFUSION: Mapping[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULERS: Mapping[str, Mapping[str, Any]] = {
+    "DDPMScheduler": {},
+    "DDPMParallelScheduler": {},
+    "DDIMScheduler": {},
+    "DDIMParallelScheduler": {},
+    "DDIMInverseScheduler": {},
+    "DEISMultistepScheduler": {},
+    "DPMSolverMultistepScheduler": {},
+    "DPMSolverMultistepInverseScheduler": {},
+    "DPMSolverSDEScheduler": STABLE_DIFFUSION,
+    "DPMSolverSinglestepScheduler": {},
+    "EulerAncestralDiscreteScheduler": {},
+    "EulerDiscreteScheduler": {},
+    "HeunDiscreteScheduler": STABLE_DIFFUSION,
+    "KDPM2AncestralDiscreteScheduler": STABLE_DIFFUSION,
+    "KDPM2DiscreteScheduler": STABLE_DIFFUSION,
+    "LCMScheduler": {**STABLE_DIFFUSION, "beta_schedule": "scaled_linear"},
+    "LMSDiscreteScheduler": {},
+    "PNDMScheduler": {},
+    "RePaintScheduler": {},
+    "SASolverScheduler": {},
+    "TCDScheduler": {**STABLE_DIFFUSION, "beta_schedule": "scaled_linear"},
+    "UnCLIPScheduler": {"beta_schedule": "squaredcos_cap_v2"},
+    "UniPCMultistepScheduler": {},
+}
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 MOST_BETA = 0.999
 
@@ -36,22 +63,24 @@ class VariancePreserving(NoiseProcess):
 
     config: Mapping[str, Any]  # of a DDPMScheduler: betas, number of steps, prediction type
     _tensors: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    schedulers: ClassVar[Sequence[str]] = tuple(SCHEDULERS)
 
     @classmethod
     def reads(cls, found: Mapping[str, Any]) -> bool:
-        """Accepts every scheduler with betas: diffusers writes them whichever sampler is configured."""
-        has_betas = found.get("_class_name", "DDPMScheduler") == "DDPMScheduler" or "beta_schedule" in found
+        """Accepts every scheduler with DDPM's betas: diffusers writes them whichever sampler is configured."""
         flows = found.get("use_flow_sigmas") or found.get("prediction_type") == "flow_prediction"
-        return has_betas and not flows
+        continuous = found.get("timestep_type") == "continuous"
+        return found.get("_class_name", "DDPMScheduler") in SCHEDULERS and not flows and not continuous
 
     @classmethod
     def from_config(cls, found: Mapping[str, Any], where: str) -> Self:
         """Keeps the values that define the schedule; raises `UserError` for invalid ones."""
+        given = {**SCHEDULERS[found.get("_class_name", "DDPMScheduler")], **found}
         kept = {
-            name: found[name]
+            name: given[name]
             for name in ("beta_schedule", "beta_start", "beta_end", "trained_betas")
-            if found.get(name) is not None
-        } | {"num_train_timesteps": found.get("num_train_timesteps", 1000)}
+            if given.get(name) is not None
+        } | {"num_train_timesteps": check_timesteps(found.get("num_train_timesteps", 1000), where)}
         if found.get("prediction_type", "epsilon") != "epsilon":
             kept["prediction_type"] = found["prediction_type"]
         if found.get("rescale_betas_zero_snr"):
@@ -163,8 +192,6 @@ class VariancePreserving(NoiseProcess):
 
 def _check(scheduler: Mapping[str, Any], where: str) -> None:
     steps, kind = scheduler["num_train_timesteps"], scheduler.get("beta_schedule", "linear")
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise UserError(f"{where}: num_train_timesteps = {steps!r}: expected a positive integer")
     if kind not in SCHEDULES:
         raise UserError(f"{where}: beta_schedule = {kind!r}: expected one of {', '.join(SCHEDULES)}")
     for name in ("beta_start", "beta_end"):

@@ -6,6 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.models.backbones.blocks import multiplications
+from harness.models.backbones.condition_tensors import like
 from harness.models.backbones.denoiser import Denoiser
 from harness.models.backbones.family import blocks, build_network, family_of
 from harness.models.backbones.unet import UNet
@@ -74,8 +75,8 @@ def middle(config):
 def denoiser_of(config):
     """Returns a denoiser with random weights."""
     torch.manual_seed(0)
-    prompt = torch.zeros(77, config["cross_attention_dim"]) if "cross_attention_dim" in config else None
-    return Denoiser(family_of(config), build_network(config), process_of({}), condition=prompt)
+    condition = like(family_of(config).condition_shapes(config))
+    return Denoiser(family_of(config), build_network(config), process_of({}), condition=condition)
 
 
 def counted(run):

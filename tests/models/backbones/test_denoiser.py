@@ -9,6 +9,7 @@ from harness.models.backbones.denoiser import Denoiser, load_denoiser, save_pipe
 from harness.models.backbones.family import blocks, build_network
 from harness.models.backbones.unet import FAMILY, UNet
 from harness.models.noise_processes.process import process_of
+from harness.models.noise_processes.variance_preserving import VariancePreserving
 
 logging.disable_progress_bar()
 
@@ -112,3 +113,32 @@ def test_the_saved_network_is_stock_diffusers(saved):
     assert isinstance(load_denoiser(saved[0]).network, UNet2DModel)
     names = {path.suffix for path in saved[0].rglob("*") if path.is_file()}
     assert names == {".json", ".safetensors"}
+
+
+class Scaling(VariancePreserving):
+    """A process whose network sees samples scaled by step + 2."""
+
+    def scaled(self, noised_B, steps_B):
+        return noised_B * (steps_B + 2).reshape(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("self_conditioned", [False, True])
+def test_the_network_sees_scaled_samples_and_the_estimate_as_it_is(self_conditioned):
+    torch.manual_seed(0)
+    config = UNet(block_out_channels=[8, 16], layers_per_block=1).plan(8, 1).config
+    network = build_network({**config, "in_channels": 1 + self_conditioned})
+    process = Scaling({"num_train_timesteps": 40})
+    one = Denoiser(FAMILY, network, process, self_conditioned=self_conditioned)
+    seen = []
+    network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    z, estimate, steps = torch.randn(2, 1, 8, 8), torch.rand(2, 1, 8, 8), torch.tensor([3, 7])
+    scaled = torch.cat([5 * z[:1], 9 * z[1:]])
+    noise = one(z, steps, estimate)
+    read = one.reader(["mid_block"])
+    read(z, steps)
+    read.remove()
+    others = (estimate, torch.zeros_like(z))
+    wanted = [torch.cat([scaled, other], 1) if self_conditioned else scaled for other in others]
+    assert all(torch.equal(found, given) for found, given in zip(seen, wanted, strict=True))
+    predicted = network(wanted[0], steps).sample
+    torch.testing.assert_close(noise, process.estimates(predicted, z, steps).noise)

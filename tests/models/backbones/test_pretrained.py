@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,13 +21,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from harness.core.config import parse
 from harness.core.errors import UserError
-from harness.models.backbones.checkpoint import copy_pipeline
-from harness.models.backbones.conditional_unet import empty_prompt
-from harness.models.backbones.denoiser import load_denoiser, save_pipeline
+from harness.models.backbones.conditional_unet import FAMILY as CONDITIONAL_UNET
+from harness.models.backbones.denoiser import save_pipeline
 from harness.models.backbones.family import blocks, build_network
-from harness.models.backbones.pipeline import WEIGHTS
+from harness.models.backbones.pipeline import WEIGHTS, Pipeline
 from harness.models.backbones.pretrained import PretrainedBackbone
 from harness.models.backbones.unet import UNet
+from harness.testing.backbones import open_copy
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def test_a_folder_of_diffusers_is_read_whether_of_the_pipeline_or_of_its_network
     plan = PretrainedBackbone(path=str(folder / below)).plan(8, 1)
     assert plan.source == str(folder / below)
     assert plan.blocks == blocks(unet.config)
-    assert plan.timesteps == (1000 if below else 40)
+    assert plan.timesteps == 40
 
 
 def test_what_diffusers_itself_saves_is_read(tmp_path):
@@ -130,9 +129,7 @@ def models(tmp_path_factory):
 def opened(folder, place, seed=None):
     """Returns the plan of a pretrained model and its denoiser, from the copy that workers read."""
     plan = PretrainedBackbone(path=str(folder)).plan(PIXELS, 3)
-    place.mkdir()
-    copy_pipeline(Path(plan.source), plan.config, plan.process, place, seed)
-    return plan, load_denoiser(place)
+    return plan, open_copy(plan, place, seed)
 
 
 @pytest.fixture
@@ -214,12 +211,15 @@ def test_the_noise_is_predicted_whatever_the_network_predicts(tmp_path, predicti
     torch.testing.assert_close(denoiser(z, timesteps_B), epsilon, atol=1e-4, rtol=1e-4)
 
 
+UNET = {"cross_attention_dim": 16}
+
+
 def test_a_stored_empty_prompt_stands_for_the_text_encoder(models, tmp_path, noised):
     shutil.copytree(models / "sd", tmp_path / "model")
-    embedding = empty_prompt(tmp_path / "model" / "text_encoder", tmp_path / "model" / "tokenizer")
+    embedding = CONDITIONAL_UNET.make_condition(Pipeline(tmp_path / "model"), UNET, {"prompt": ""})
     for name in ("text_encoder", "tokenizer"):
         shutil.rmtree(tmp_path / "model" / name)
-    save_file({"embedding": embedding}, tmp_path / "model" / "empty_prompt.safetensors")
+    save_file(embedding, tmp_path / "model" / "empty_prompt.safetensors")
     _, denoiser = opened(tmp_path / "model", tmp_path / "stored")
     _, with_text = opened(models / "sd", tmp_path / "text")
     assert torch.equal(denoiser(*noised), with_text(*noised))
@@ -235,7 +235,7 @@ def test_a_model_is_planned_without_torch(models):
         "print(len(plan.blocks), *plan.lines([0])[-2:], sorted({'torch', 'diffusers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "a pass over the VAE's latents with the empty prompt: " in done.stdout
+    assert 'a pass over latents of AutoencoderKL under prompt "": ' in done.stdout
     assert done.stdout.rstrip().endswith("[]")
 
 
@@ -376,39 +376,38 @@ SPOILT = {
         lambda at: edit(at / "transformer/config.json", num_embeds_ada_norm=None),
         "expected a positive integer for the null label",
     ),
-    "class-conditional": (
-        "ddpm",
-        lambda at: edit(at / "unet/config.json", num_class_embeds=10),
-        "num_class_embeds = 10: a class-conditional UNet2DModel has no null label",
-    ),
     "more conditions": (
         "sd",
         lambda at: edit(at / "unet/config.json", addition_embed_type="text_time"),
-        "addition_embed_type = 'text_time': requires a condition other than the prompt",
+        "addition_embed_type = 'text_time': requires a condition other than the prompt, which",
     ),
     "no VAE": ("sd", lambda at: shutil.rmtree(at / "vae"), "denoises latents, but there is no folder vae"),
-    "other VAE": ("dit", lambda at: edit(at / "vae/config.json", latent_channels=16), "latent_channels = 16"),
+    "other VAE": (
+        "dit",
+        lambda at: edit(at / "vae/config.json", latent_channels=16),
+        "the autoencoder's latents have 16 channels, but the DiTTransformer2DModel reads 4",
+    ),
     "no schedule": (
         "sd",
         lambda at: shutil.rmtree(at / "scheduler"),
         "has no scheduler/scheduler_config.json",
     ),
-    "flow matching": (
+    "other noise": (
         "dit",
         lambda at: (at / "scheduler/scheduler_config.json").write_text(
-            json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler"})
+            json.dumps({"_class_name": "ScoreSdeVeScheduler"})
         ),
-        "FlowMatchEulerDiscreteScheduler is not supported",
+        "a ScoreSdeVeScheduler is for networks that read images in [0, 1]",
     ),
     "no prompt": (
         "sd",
         lambda at: shutil.rmtree(at / "text_encoder"),
-        "has neither text_encoder and tokenizer nor empty_prompt.safetensors",
+        "has no folder text_encoder, which embeds the prompt, and no empty_prompt.safetensors",
     ),
     "other text encoder": (
         "sd",
         lambda at: edit(at / "text_encoder/config.json", hidden_size=32),
-        "hidden_size = 32, but the network has cross_attention_dim = 16",
+        "the text encoder has width 32, but the network expects 16",
     ),
     "patches": (
         "dit",

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +11,9 @@ from safetensors.torch import load_file, save_file
 from tiny_models import PIXELS, save_stable_diffusion
 
 from harness.core.errors import UserError
-from harness.models.backbones.checkpoint import copy_pipeline
-from harness.models.backbones.denoiser import load_denoiser
 from harness.models.backbones.pipeline import WEIGHTS
 from harness.models.backbones.pretrained import PretrainedBackbone
+from harness.testing.backbones import open_copy
 
 LAYERS, LEVELS = 1, 2  # of the tiny models' U-Net and VAE
 RESNET = {
@@ -108,12 +106,6 @@ def write(tensors, folder):
     return folder / "model-v1.safetensors"
 
 
-def opened(plan, place):
-    place.mkdir()
-    copy_pipeline(Path(plan.source), plan.config, plan.process, place, None, plan.options)
-    return load_denoiser(place)
-
-
 def test_a_single_file_is_the_pipeline_that_it_came_from(pipeline, without_weights, tmp_path):
     tensors = original(pipeline)
     assert len(tensors) == len(set(tensors))
@@ -121,7 +113,7 @@ def test_a_single_file_is_the_pipeline_that_it_came_from(pipeline, without_weigh
     plan = PretrainedBackbone(path=str(file), config=str(without_weights)).plan(PIXELS, 3)
     whole = PretrainedBackbone(path=str(pipeline)).plan(PIXELS, 3)
     assert (plan.blocks, plan.parameters) == (whole.blocks, whole.parameters)
-    one, other = opened(plan, tmp_path / "one"), opened(whole, tmp_path / "other")
+    one, other = open_copy(plan, tmp_path / "one"), open_copy(whole, tmp_path / "other")
     torch.manual_seed(0)
     x, z, steps = torch.rand(2, 3, PIXELS, PIXELS) * 2 - 1, torch.randn(2, 4, 8, 8), torch.tensor([3, 60])
     assert torch.equal(one.encode(x), other.encode(x))
@@ -133,7 +125,7 @@ def test_a_single_file_is_the_pipeline_that_it_came_from(pipeline, without_weigh
     for reader in readers:
         reader.remove()
     with torch.no_grad():
-        prompt = other._condition.expand(2, -1, -1)
+        prompt = other._condition["prompt"].expand(2, -1, -1)
         assert torch.equal(one.predict(z, steps), unet(z, steps, prompt).sample)
 
 
@@ -143,8 +135,8 @@ def test_what_the_file_does_not_hold_comes_from_the_folder(pipeline, without_wei
     with pytest.raises(UserError, match=r"vae/diffusion_pytorch_model\.safetensors: no such file"):
         PretrainedBackbone(path=str(file), config=str(without_weights)).plan(PIXELS, 3)
     plan = PretrainedBackbone(path=str(file), config=str(pipeline)).plan(PIXELS, 3)
-    one = opened(plan, tmp_path / "one")
-    other = opened(PretrainedBackbone(path=str(pipeline)).plan(PIXELS, 3), tmp_path / "other")
+    one = open_copy(plan, tmp_path / "one")
+    other = open_copy(PretrainedBackbone(path=str(pipeline)).plan(PIXELS, 3), tmp_path / "other")
     z, steps = torch.ones(1, 4, 8, 8), torch.tensor([3])
     assert torch.equal(one.predict(z, steps), other.predict(z, steps))
 
@@ -187,7 +179,7 @@ def test_a_text_encoder_that_lacks_a_tensor_is_refused_when_it_is_opened(pipelin
     del tensors[name]
     plan = PretrainedBackbone(path=str(write(tensors, tmp_path)), config=str(without_weights)).plan(PIXELS, 3)
     with pytest.raises(UserError, match=r"of the CLIPTextModel of text_encoder, '.*fc1\.weight' is missing"):
-        opened(plan, tmp_path / "copy")
+        open_copy(plan, tmp_path / "copy")
 
 
 def test_without_a_folder_diffusers_says_which_model_has_the_architecture(pipeline, tmp_path, monkeypatch):

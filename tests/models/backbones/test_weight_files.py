@@ -13,17 +13,17 @@ import torch
 from diffusers import DiTTransformer2DModel, FluxTransformer2DModel, UNet2DConditionModel
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
-from tiny_models import PIXELS, save_ddpm, save_dit, save_stable_diffusion, save_vae
+from tiny_models import PIXELS, save_ddpm, save_dit, save_stable_diffusion
 
 from harness.core.config import parse
 from harness.core.errors import UserError
 from harness.models import hub
 from harness.models.backbones import weight_files
-from harness.models.backbones.checkpoint import check_tensors, copy_pipeline
-from harness.models.backbones.denoiser import load_denoiser
+from harness.models.backbones.checkpoint import check_tensors
 from harness.models.backbones.family import hub_patterns, open_weights
 from harness.models.backbones.pipeline import CONFIG, WEIGHTS
 from harness.models.backbones.pretrained import PretrainedBackbone
+from harness.testing.backbones import open_copy
 
 STEM = WEIGHTS.removesuffix(".safetensors")
 
@@ -53,12 +53,6 @@ def planned(folder, **settings):
     return PretrainedBackbone(path=str(folder), **settings).plan(PIXELS, 3)
 
 
-def opened(plan, place, seed=None):
-    place.mkdir()
-    copy_pipeline(Path(plan.source), plan.config, plan.process, place, seed, plan.options)
-    return load_denoiser(place)
-
-
 def weights(denoiser):
     return denoiser.network.state_dict()
 
@@ -76,7 +70,7 @@ def test_shards_are_read_as_the_whole_is(pipeline, tmp_path, variant):
     assert len(list((folder / "unet").glob("*-of-*.safetensors"))) > 2
     plan, whole = planned(folder, variant=variant), planned(pipeline)
     assert (plan.parameters, plan.blocks) == (whole.parameters, whole.blocks)
-    assert same(weights(opened(plan, tmp_path / "copy")), weights(opened(whole, tmp_path / "whole")))
+    assert same(weights(open_copy(plan, tmp_path / "copy")), weights(open_copy(whole, tmp_path / "whole")))
 
 
 def test_a_variant_is_named_and_copied_under_the_plain_names(pipeline, tmp_path):
@@ -84,7 +78,7 @@ def test_a_variant_is_named_and_copied_under_the_plain_names(pipeline, tmp_path)
     with pytest.raises(UserError, match=r"there is a variant fp16; set backbone\.variant=fp16"):
         planned(folder)
     plan = planned(folder, variant="fp16")
-    denoiser = opened(plan, tmp_path / "copy")
+    denoiser = open_copy(plan, tmp_path / "copy")
     original = load_file(pipeline / "unet" / WEIGHTS)
     assert all(torch.equal(one, original[name].half().float()) for name, one in weights(denoiser).items())
     assert (tmp_path / "copy" / "unet" / WEIGHTS).is_file()
@@ -101,7 +95,7 @@ def test_a_copy_of_shards_is_opened_by_diffusers(pipeline, tmp_path):
         file = next((folder / part).glob("*.safetensors"))
         file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
     plan = planned(folder, variant="fp16")
-    opened(plan, tmp_path / "copy")
+    open_copy(plan, tmp_path / "copy")
     names = {one.name for one in (tmp_path / "copy" / "unet").iterdir()}
     assert f"{WEIGHTS}.index.json" in names
     assert not [name for name in names if "fp16" in name]
@@ -163,13 +157,13 @@ def test_a_network_is_held_in_the_type_that_was_asked_for(pipeline, tmp_path, dt
     assert (plan.dtype, plan.gigabytes) == (dtype, plan.parameters * 2 / 1e9)
     assert f"GB of memory in {dtype}" in "\n".join(plan.lines([0]))
     assert plan.fingerprint != planned(pipeline).fingerprint
-    denoiser = opened(plan, tmp_path / "copy")
+    denoiser = open_copy(plan, tmp_path / "copy")
     assert {one.dtype for one in denoiser.network.parameters()} == {getattr(torch, dtype)}
     assert {one.dtype for one in denoiser.autoencoder.parameters()} == {torch.float32}
     unet = UNet2DConditionModel.from_pretrained(pipeline / "unet", torch_dtype=getattr(torch, dtype)).eval()
     torch.manual_seed(0)
     z, steps = torch.randn(2, 4, 8, 8), torch.tensor([3, 60])
-    prompt = denoiser._condition.to(unet.dtype).expand(2, -1, -1)
+    prompt = denoiser._condition["prompt"].to(unet.dtype).expand(2, -1, -1)
     with torch.no_grad():
         expected = unet(z.to(unet.dtype), steps, prompt).sample
         found = denoiser.predict(z, steps)
@@ -191,7 +185,7 @@ def test_auto_is_the_type_of_the_file(pipeline, tmp_path):
 
 def test_the_untrained_control_has_the_type_too(pipeline, tmp_path):
     plan = planned(pipeline, torch_dtype="bfloat16").untrained()
-    control = opened(plan, tmp_path / "control", seed=1)
+    control = open_copy(plan, tmp_path / "control", seed=1)
     assert {one.dtype for one in control.network.parameters()} == {torch.bfloat16}
     assert torch.get_default_dtype() == torch.float32
     assert load_file(tmp_path / "control" / "unet" / WEIGHTS)["conv_in.weight"].dtype == torch.bfloat16
@@ -292,7 +286,6 @@ def bytes_read():
 
 @pytest.mark.slow
 def test_a_network_of_twelve_billion_parameters_is_planned_from_its_header(tmp_path, monkeypatch):
-    save_vae(tmp_path / "model")
     config = save_dit(tmp_path / "small") / "transformer" / CONFIG
     large = {
         **json.loads(config.read_text()),
@@ -300,7 +293,8 @@ def test_a_network_of_twelve_billion_parameters_is_planned_from_its_header(tmp_p
         "attention_head_dim": 64,
         "num_layers": 40,
     }
-    shutil.copytree(tmp_path / "small" / "scheduler", tmp_path / "model" / "scheduler")
+    for part in ("vae", "scheduler"):
+        shutil.copytree(tmp_path / "small" / part, tmp_path / "model" / part)
     (tmp_path / "model" / "transformer").mkdir()
     (tmp_path / "model" / "transformer" / CONFIG).write_text(json.dumps(large))
     with torch.device("meta"):
@@ -446,6 +440,6 @@ def test_weights_that_are_not_finite_are_refused_with_their_name(pipeline, tmp_p
 
 def test_an_artifact_is_a_pipeline_of_diffusers(pipeline, tmp_path):
     """Whatever the type: the key that records it does not disturb diffusers."""
-    opened(planned(pipeline, torch_dtype="bfloat16"), tmp_path / "copy")
+    open_copy(planned(pipeline, torch_dtype="bfloat16"), tmp_path / "copy")
     unet = open_weights("diffusers:UNet2DConditionModel", tmp_path / "copy" / "unet", dtype="float32")
     assert same(unet.state_dict(), load_file(pipeline / "unet" / WEIGHTS))

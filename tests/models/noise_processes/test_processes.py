@@ -27,6 +27,69 @@ class TestVariancePreserving(NoiseProcessContract):
         return process_of(request.param)
 
 
+class TestFlowMatching(NoiseProcessContract):
+    @pytest.fixture(
+        params=[
+            {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+            {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 40, "shift": 3.0},
+            {
+                "_class_name": "FlowMatchEulerDiscreteScheduler",
+                "use_dynamic_shifting": True,
+                "_image_seq_len": 1024,
+                "_even_sigmas": True,
+            },
+            {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True, "flow_shift": 2.0}
+            | {"prediction_type": "flow_prediction"},
+        ],
+        ids=str,
+    )
+    def one(self, request):
+        return process_of(request.param)
+
+
+class TestEDM(NoiseProcessContract):
+    @pytest.fixture(
+        params=[
+            {"_class_name": "EDMEulerScheduler"},
+            {
+                "_class_name": "EDMEulerScheduler",
+                "num_train_timesteps": 50,
+                "sigma_schedule": "exponential",
+                "sigma_data": 1.0,
+                "prediction_type": "v_prediction",
+            },
+        ],
+        ids=str,
+    )
+    def one(self, request):
+        return process_of(request.param)
+
+
+class TestContinuousEuler(NoiseProcessContract):
+    @pytest.fixture(
+        params=[
+            {},
+            {
+                "use_karras_sigmas": True,
+                "sigma_min": 0.002,
+                "sigma_max": 700.0,
+                "timestep_spacing": "leading",
+            },
+            {"rescale_betas_zero_snr": True, "use_exponential_sigmas": True, "num_train_timesteps": 100},
+        ],
+        ids=str,
+    )
+    def one(self, request):
+        continuous = {"timestep_type": "continuous", "prediction_type": "v_prediction"}
+        return process_of({"_class_name": "EulerDiscreteScheduler", **continuous, **request.param})
+
+
+class TestConsistency(NoiseProcessContract):
+    @pytest.fixture(params=[{}, {"num_train_timesteps": 201, "sigma_data": 1.0}], ids=str)
+    def one(self, request):
+        return process_of({"_class_name": "CMStochasticIterativeScheduler", **request.param})
+
+
 @dataclass(frozen=True)
 class StraightLine(NoiseProcess):
     """Flow matching (Lipman et al. 2023): x_t = (1 - t) x_0 + t epsilon; the network is told t, and predicts v."""

@@ -1,0 +1,1 @@
+"""Autoencoders: between images and the latents that a diffusion network denoises."""

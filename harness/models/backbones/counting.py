@@ -1,0 +1,60 @@
+"""Counts the blocks of a network in a pass on torch's meta device: shapes and operations, without data or weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.models.backbones.condition_tensors import like
+from harness.models.backbones.family import Family, family_named
+
+
+def count(class_name: str, config: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Returns the steps up to each block, and the cost after the last, for one image's map of `size`.
+
+    {"steps": [[name, channels, size, cost, points]], "rest": cost} with points [part, name, channels, size]. Costs
+    are multiply-accumulates. Plans run this in another process, so arguments and result are JSON.
+    """
+    family = family_named(class_name)
+    with torch.device("meta"), torch.no_grad():
+        network = family.build(config).eval()
+        z_1CHW = torch.empty(1, family.channels(config), size, size)
+        condition = {
+            name: value[None].to("meta") for name, value in like(family.condition_shapes(config)).items()
+        }
+        return _counted(family, network, family.block_names(config), z_1CHW, condition)
+
+
+def _counted(
+    family: Family, network: Any, names: list[str], z_1CHW: torch.Tensor, condition: dict[str, torch.Tensor]
+) -> dict[str, Any]:
+    modules = [name for name, _ in network.named_modules()]
+    parts = {name: family.points(name, modules) for name in names}
+    read = list(dict.fromkeys([*names, *(path for one in parts.values() for path in one.values())]))
+    shapes: dict[str, tuple[int, int]] = {}
+    reached: dict[str, float] = {}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+
+        def keep(name: str, output: Any) -> None:
+            _, channels, height, _ = family.as_map(network, name, output, z_1CHW).shape
+            shapes[name], reached[name] = (channels, height), counter.get_total_flops() / 2
+
+        hooks = [
+            network.get_submodule(name).register_forward_hook(
+                lambda module, inputs, output, name=name: keep(name, output)
+            )
+            for name in read
+        ]
+        family.run(network, z_1CHW, torch.empty(1, device="meta"), condition)
+        total = counter.get_total_flops() / 2
+    for hook in hooks:
+        hook.remove()
+    order = [name for name in reached if name in names]
+    steps, before = [], 0.0
+    for name in order:
+        points = [[part, path, *shapes[path]] for part, path in parts[name].items() if path in shapes]
+        steps.append([name, *shapes[name], reached[name] - before, points])
+        before = reached[name]
+    return {"steps": steps, "rest": total - before}

@@ -1,0 +1,68 @@
+"""Base of the families whose condition is a class label. No torch at import."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.core.errors import UserError
+from harness.core.fingerprint import fingerprint
+from harness.models.backbones.condition import Condition, ConditionPlan
+from harness.models.backbones.family import Family
+from harness.models.backbones.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    import torch
+
+
+class LabelledFamily(Family):
+    """A family that is told a class; its condition is the tensor "label", int64 []."""
+
+    conditions: ClassVar[Sequence[str]] = ("label",)
+
+    def classes(self, config: Mapping[str, Any]) -> int | None:
+        """Returns the number of classes without the null class; None for an unconditional network."""
+        raise NotImplementedError
+
+    def null(self, config: Mapping[str, Any]) -> int | None:
+        """Returns the number of the null class that the network was trained with; None if it has none."""
+        raise NotImplementedError
+
+    def condition(
+        self, source: Pipeline | None, config: Mapping[str, Any], given: Condition
+    ) -> ConditionPlan | None:
+        """Returns the label, by default the null class; raises `UserError` if it is needed and not given."""
+        classes, null = self.classes(config), self.null(config)
+        if classes is None:
+            if given.given:
+                name = next(iter(given.given))
+                raise UserError(f"backbone.{name} is given, but this {self.class_name} takes no condition")
+            return None
+        self.refuse_conditions(given)
+        label = given.label
+        if label in (None, "null"):
+            if null is None:
+                missing = (
+                    "has no null class" if label == "null" else "is class-conditional, without a null class"
+                )
+                raise UserError(
+                    f"backbone.label is needed: this {self.class_name} {missing}; "
+                    f"give a class from 0 to {classes - 1}"
+                )
+            label = null
+        assert isinstance(label, int)
+        if not 0 <= label < classes and label != null:
+            raise UserError(f"backbone.label = {label}: expected a class from 0 to {classes - 1}")
+        settings = {"label": label}
+        name = "null label" if label == null else f"label {label}"
+        return ConditionPlan(name, settings, fingerprint([self.class_name, settings]))
+
+    def condition_shapes(self, config: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
+        """Returns the shape of the label, if the network takes one."""
+        return {} if self.classes(config) is None else {"label": []}
+
+    def make_condition(
+        self, source: Pipeline | None, config: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> "dict[str, torch.Tensor]":
+        """Returns the label."""
+        import torch
+
+        return {"label": torch.tensor(settings["label"])}
