@@ -60,6 +60,7 @@ def main() -> None:
     adm = ADM(
         path="", image_size=chosen.size, num_channels=chosen.width, channel_mult=[1, 1, 2, 2, 4, 4],
         num_head_channels=min(64, chosen.width), attention_resolutions=[chosen.size // s for s in (8, 16, 32)],
+        use_new_attention_order=False, noise_schedule="linear", diffusion_steps=1000,
     )  # fmt: skip
     config, process = adm.unet(), process_of(adm.scheduler())
     torch.manual_seed(0)

@@ -87,7 +87,9 @@ def plan(count: int, folder: Path, shard: int) -> Plan:
         "store_gb": 1e9,
     }
     experiment = parse(Experiment, {"name": "imagenet", "features": features}, "imagenet")
-    on_paper = experiment.features.model_copy(update={"backbone": OnPaper(path="nowhere")})
+    on_paper = experiment.features.model_copy(
+        update={"backbone": OnPaper(path="nowhere", edition="imagenet-256-uncond")}
+    )
     experiment = experiment.model_copy(update={"features": on_paper})
     storage = Storage(str(folder / "results"))
     context = Context(ArtifactStore(storage), {})
@@ -98,7 +100,7 @@ def plan(count: int, folder: Path, shard: int) -> Plan:
 
 def one_pass() -> float:
     """Returns the multiplications of one pass up to the deepest requested block."""
-    return multiplications(blocks(ADM(path="nowhere").unet())[: max(BLOCKS)])
+    return multiplications(blocks(ADM(path="nowhere", edition="imagenet-256-uncond").unet())[: max(BLOCKS)])
 
 
 def figures(found: Plan, gpus: int) -> SimpleNamespace:

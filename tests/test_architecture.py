@@ -164,7 +164,7 @@ WHERE = re.compile(r"harness(\.\w+)+:\w+")
 HEAVY_TO_PLAN = ("torch", "diffusers", "transformers", "safetensors.torch", "ray")
 RUN_LATER = {  # whose strings are followed by workers, by exports or in another process
     "calls": {"Code", "train", "_train", "apart"},
-    "names": {"builder", "loaders", "maker", "opener", "FACTORY"},
+    "names": {"builder", "loaders", "maker", "network", "opener", "FACTORY"},
     "functions": {"exporter"},
 }
 LOADING = {  # who follows a string that it was given

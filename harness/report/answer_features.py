@@ -11,6 +11,7 @@ from harness.report.correctness import Correctness, Paired, Who, compare, judged
 from harness.report.figures.figure import levels, split, succeeded, varied
 from harness.report.figures.probes import Columns, columns
 from harness.report.importance import MOST, importances
+from harness.report.published import same_blocks
 from harness.report.rendering import render
 from harness.report.tables import Tables, best_row
 from harness.report.words import (
@@ -287,4 +288,4 @@ def published_note(tables: Tables) -> Markup:
 def _as_published(frame: pd.DataFrame) -> bool:
     """Returns whether everything was measured with the paper's backbone on the paper's data set."""
     data = all("imagenet" in value.lower() for value in levels(frame["data"]))
-    return data and levels(frame["backbone"]) == ["adm"]
+    return data and levels(frame["backbone"]) == ["adm"] and same_blocks(frame)

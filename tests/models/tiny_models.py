@@ -1,4 +1,4 @@
-"""Pretrained models at their smallest, saved as the Hub has them: DDPM, Stable Diffusion, DiT."""
+"""Pretrained models at their smallest, saved as the Hub has them: DDPM, ADM, Stable Diffusion, DiT."""
 
 import json
 from pathlib import Path
@@ -31,6 +31,8 @@ from transformers import (
     T5Tokenizer,
 )
 
+from harness.models.backbones.adm_network import ADMUNet2DModel
+
 logging.disable_progress_bar()
 
 PIXELS, CHANNELS = 16, 3  # images of all of them
@@ -54,6 +56,32 @@ def save_ddpm(folder, size=PIXELS, channels=CHANNELS, seed=0, **settings):
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )
     DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=100, **settings)).save_pretrained(folder)
+    return folder
+
+
+def save_adm(folder, seed=0):
+    """Writes a pipeline of an `ADMUNet2DModel`; returns the folder."""
+    torch.manual_seed(seed)
+    unet = ADMUNet2DModel(
+        model_channels=16,
+        time_embedding_dim=64,
+        num_attention_heads=2,
+        timestep_scale=0.25,
+        sample_size=PIXELS,
+        in_channels=CHANNELS,
+        out_channels=2 * CHANNELS,
+        block_out_channels=[8, 16],
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=None,
+        attn_norm_num_groups=4,
+        resnet_time_scale_shift="scale_shift",
+        downsample_type="resnet",
+        upsample_type="resnet",
+        down_block_types=["ResnetDownsampleBlock2D", "AttnDownBlock2D"],
+        up_block_types=["AttnUpBlock2D", "ResnetUpsampleBlock2D"],
+    )
+    DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=100)).save_pretrained(folder)
     return folder
 
 

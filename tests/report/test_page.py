@@ -23,6 +23,7 @@ from harness.core.tables import SCHEMA_VERSION
 from harness.report import page as page_module
 from harness.report.figures import FIGURES
 from harness.report.page import embedded, write_report
+from harness.report.published import ADM_BLOCKS
 from harness.report.sections import SECTIONS
 from harness.report.tables import from_arrow
 from harness.sweep import studies
@@ -246,9 +247,11 @@ def test_the_paper_s_own_setting_needs_no_warning(storage: Storage, small_featur
         {**row, "data": "imagenet-1k", "backbone": row["backbone"] and "adm"}
         for row in small_features["features"]
     ]
-    text = Reader(written(storage, {"features": rows})).text
+    numbered = [{**row, "block_name": ADM_BLOCKS.get(row["block"], row["block_name"])} for row in rows]
+    text = Reader(written(storage, {"features": numbered})).text
     assert "Published numbers" in text
     assert "another data set or backbone" not in text
+    assert "another data set or backbone" in Reader(written(storage, {"features": rows})).text
 
 
 def test_tables_of_one_study_suffice(storage: Storage, small_features: dict) -> None:

@@ -56,6 +56,14 @@ def test_networks_numbered_as_adm_are_known_by_their_blocks() -> None:
     assert same_blocks(resnets)
 
 
+def test_an_adm_of_another_depth_is_not_the_published_one() -> None:
+    other = pd.DataFrame(
+        {"backbone": "adm", "block": [9, 24], "block_name": ["down_blocks.2.resnets.1", "x"]}
+    )
+    assert not same_blocks(other)
+    assert same_blocks(other.assign(block=[8, 20]))
+
+
 def test_heads_have_their_parameters() -> None:
     linear, attention = published_heads()
     layers = [(1024 * pool * pool) * 50 + 50 for pool in (1, 2, 4, 8)]

@@ -33,6 +33,7 @@ FAMILIES = Registry(
         "UNet2DConditionModel": "harness.models.backbones.conditional_unet:FAMILY",
         "DiTTransformer2DModel": "harness.models.backbones.dit:FAMILY",
         "SD3Transformer2DModel": "harness.models.backbones.sd3:FAMILY",
+        "ADMUNet2DModel": "harness.models.backbones.adm:FAMILY",
     },
 )
 UNNAMED = "UNet2DModel"  # the class of a config.json without `_class_name`

@@ -33,24 +33,25 @@ class LabelledFamily(Family):
         classes, null = self.classes(config), self.null(config)
         if classes is None:
             if given.given:
-                name = next(iter(given.given))
-                raise UserError(f"backbone.{name} is given, but this {self.class_name} takes no condition")
+                ((name, value), *_) = given.given.items()
+                raise UserError(
+                    f"backbone.{name} = {value!r}: this {self.class_name} is unconditional; leave backbone.{name} out"
+                )
             return None
         self.refuse_conditions(given)
         label = given.label
         if label in (None, "null"):
             if null is None:
-                missing = (
-                    "has no null class" if label == "null" else "is class-conditional, without a null class"
-                )
                 raise UserError(
-                    f"backbone.label is needed: this {self.class_name} {missing}; "
-                    f"give a class from 0 to {classes - 1}"
+                    f"backbone.label is missing: this {self.class_name} is class-conditional and its configuration "
+                    f"names no null class; set backbone.label to a class from 0 to {classes - 1}"
                 )
             label = null
         assert isinstance(label, int)
         if not 0 <= label < classes and label != null:
-            raise UserError(f"backbone.label = {label}: expected a class from 0 to {classes - 1}")
+            raise UserError(
+                f"backbone.label = {label}: this {self.class_name} has classes 0 to {classes - 1}"
+            )
         settings = {"label": label}
         name = "null label" if label == null else f"label {label}"
         return ConditionPlan(name, settings, fingerprint([self.class_name, settings]))

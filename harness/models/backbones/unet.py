@@ -89,7 +89,8 @@ class Costs:
         first = network["block_out_channels"][0]
         self._embedding = network.get("time_embedding_dim") or 4 * first
         self._scale_shift = network.get("resnet_time_scale_shift", "default") == "scale_shift"
-        sines = 2 * first if network.get("time_embedding_type") == "fourier" else first
+        sines = network.get("model_channels", first)  # of an `ADMUNet2DModel`
+        sines = 2 * first if network.get("time_embedding_type") == "fourier" else sines
         self.timestep = self._embedding * (sines + self._embedding)
 
     def residual(self, before: int, after: int, size: int) -> float:

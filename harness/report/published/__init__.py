@@ -63,11 +63,10 @@ def sigma(timestep: float) -> float:
 
 def same_blocks(blocks: pd.DataFrame) -> bool:
     """Returns whether rows with `backbone`, `block` and `block_name` are of a network numbered as ADM is."""
-    if (blocks["backbone"] == "adm").any():
-        return True
     known = blocks.dropna(subset=["block", "block_name"])[["block", "block_name"]].drop_duplicates()
-    return any(
-        ADM_BLOCKS.get(int(block), "").replace("attentions", "resnets")
-        == str(name).replace("attentions", "resnets")
+    same = [
+        ADM_BLOCKS[int(block)].replace("attentions", "resnets") == str(name).replace("attentions", "resnets")
         for block, name in known.itertuples(index=False)
-    )
+        if int(block) in ADM_BLOCKS
+    ]
+    return all(same) if same else bool((blocks["backbone"] == "adm").any())

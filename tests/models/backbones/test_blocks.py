@@ -27,6 +27,15 @@ ADM = {
 }
 SMALL_ADM = {**ADM, "sample_size": 32, "block_out_channels": [8, 8, 16, 16, 32, 32], "attention_head_dim": 8}
 SMALL_ADM |= {"norm_num_groups": 4, "attn_norm_num_groups": 4}
+ADM_512 = {
+    **SMALL_ADM,
+    "_class_name": "ADMUNet2DModel",
+    "block_out_channels": [8, 16, 16, 32, 32, 64],
+    "model_channels": 16,
+    "time_embedding_dim": 64,
+    "attention_head_dim": None,
+    "num_attention_heads": 2,
+}
 STABLE_DIFFUSION = {
     "_class_name": "UNet2DConditionModel",
     "sample_size": 8,
@@ -61,6 +70,15 @@ CONFIGURATIONS = {
     },
     "fourier": {**UNet(block_out_channels=[8, 16]).plan(8, 1).config, "time_embedding_type": "fourier"},
     "ADM": SMALL_ADM,
+    "ADM of 512 pixels": ADM_512,
+    "ADM without residual samplers": {
+        **SMALL_ADM,
+        "down_block_types": ["DownBlock2D"] * 3 + ["AttnDownBlock2D"] * 3,
+        "up_block_types": ["AttnUpBlock2D"] * 3 + ["UpBlock2D"] * 3,
+        "upsample_type": "conv",
+        "downsample_type": "conv",
+        "resnet_time_scale_shift": "default",
+    },
     "Stable Diffusion": STABLE_DIFFUSION,
     "two layers of attention": {**STABLE_DIFFUSION, "transformer_layers_per_block": 2},
     "DiT": DIT,

@@ -1,5 +1,7 @@
 """Every backbone family keeps the contract; one line a family."""
 
+import json
+
 import pytest
 from diffusers import (
     DDIMScheduler,
@@ -7,7 +9,7 @@ from diffusers import (
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
 )
-from tiny_models import PIXELS, save_ddpm, save_dit, save_sd3, save_stable_diffusion
+from tiny_models import PIXELS, save_adm, save_ddpm, save_dit, save_sd3, save_stable_diffusion
 
 from harness.models.backbones.family import FAMILIES, UNNAMED, family_named
 from harness.testing.backbones import BackboneFamilyContract
@@ -28,6 +30,18 @@ def opened(kind, folder, scheduler=None):
 
 class TestUNet(BackboneFamilyContract):
     save = staticmethod(lambda folder, seed: save_ddpm(folder, seed=seed))
+
+
+class TestADM(BackboneFamilyContract):
+    save = staticmethod(lambda folder, seed: save_adm(folder, seed=seed))
+
+    def test_contradictory_heads_and_widths_are_refused(self, published):
+        path = published / "unet" / "config.json"
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps({**config, "num_attention_heads": 3}))
+        assert self.refused(published).endswith("num_attention_heads = 3 does not divide the channels")
+        path.write_text(json.dumps({**config, "model_channels": None}))
+        assert "model_channels = None: expected a positive integer" in self.refused(published)
 
 
 @pytest.mark.slow

@@ -232,7 +232,7 @@ def test_a_model_is_planned_without_torch(models):
         "import sys\n"
         "from harness.models.backbones.pretrained import PretrainedBackbone\n"
         f"plan = PretrainedBackbone(path={str(models / 'sd')!r}).plan({PIXELS}, 3)\n"
-        "print(len(plan.blocks), *plan.lines([0])[-2:], sorted({'torch', 'diffusers'} & set(sys.modules)))"
+        "print(len(plan.blocks), *plan.lines([0])[-3:], sorted({'torch', 'diffusers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert 'a pass over latents of AutoencoderKL under prompt "": ' in done.stdout
