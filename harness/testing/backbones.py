@@ -47,9 +47,9 @@ def open_copy(plan: BackbonePlan, folder: Path, seed: int | None = None) -> Deno
     With random weights if a seed is given.
     """
     folder.mkdir()
-    copy_pipeline(Path(str(plan.source)), plan.config, plan.process, folder, seed)
+    copy_pipeline(Path(str(plan.source)), plan.config, plan.process, folder, seed, plan.reading)
     if plan.condition is not None:
-        source = None if plan.root is None else Pipeline(Path(plan.root))
+        source = None if plan.root is None else Pipeline(Path(plan.root), **plan.reading)
         tensors = plan.family.make_condition(source, plan.config, plan.condition.settings)
         save_file(tensors, folder / CONDITION)
     return load_denoiser(folder)
