@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from search_pairs import Pair, pairs, trained_transformer
 
 from harness.core.artifacts import ArtifactStore
 from harness.core.provenance import provenance
@@ -42,46 +43,21 @@ REPEATS = 10  # of random search and TPE, which are random, per seed
 WANTED = {"regret": 0.5, "passes": 1 / 4, "fits": 1 / 10}
 
 
-def pairs(data: str | None) -> dict[str, dict[str, Any]]:
-    """Returns experiments by name: their data, backbone and training."""
-    cifar: dict[str, Any] = {"max_train": 1000, "max_validation": 2500, "max_test": 500, "size": 16}
-    cifar |= {"name": "parquet", "path": data} if data else {"name": "hub", "path": "uoft-cs/cifar10"}
+def experiment(pair: Pair, seed: int, search: str, results: Path) -> Any:
+    """Returns the grid of a pair, or a search in it; trains its transformer first if it has one."""
+    backbone = pair.backbone
+    if pair.transformer:
+        backbone = {"name": "pretrained", "path": str(trained_transformer(pair, seed, results))}
     training = {"batch": 64, "learning_rate": 0.002, "ema": 0.99, "workers": 0}
-    return {
-        "digits, U-Net 16-32": {
-            "data": {"name": "digits", "validation": 0.4, "test": 0.1},  # half a point is three images
-            "backbone": {"name": "unet", "block_out_channels": [16, 32], "layers_per_block": 1},
-            "train": {"steps": 120, **training},
-        },
-        "CIFAR-10, U-Net 8-16": {
-            "data": cifar,
-            "backbone": {"name": "unet", "block_out_channels": [8, 16], "layers_per_block": 1},
-            "train": {"steps": 120, **training},
-        },
-        "CIFAR-10 grey, U-Net 16-32": {  # the cosine schedule has less noise at the same timestep
-            "data": {**cifar, "channels": 1},
-            "backbone": {
-                "name": "unet",
-                "block_out_channels": [16, 32],
-                "layers_per_block": 1,
-                "schedule": "squaredcos_cap_v2",
-            },
-            "train": {"steps": 120, **training},
-        },
-    }
-
-
-def experiment(pair: dict[str, Any], seed: int, search: str) -> Any:
-    """Returns the grid of a pair, or a search in it."""
     values = {
         "seed": seed,
-        "data": pair["data"],
+        "data": pair.data,
         "search": {"name": search, "trials": 1000},
         "features": {
-            "backbone": pair["backbone"],
-            "train": pair["train"],
-            "blocks": [2, 3, 4, 5, 6, 8, 9],
-            "timesteps": [10, 30, 50, 90, 150, 300, 500],
+            "backbone": backbone,
+            "train": {"steps": pair.steps, **training},
+            "blocks": pair.blocks,
+            "timesteps": pair.timesteps,
             "pools": [1, 2, 4],
             "heads": [
                 {"name": "linear", "strengths": [0.03]},

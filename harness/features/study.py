@@ -45,7 +45,7 @@ class Features(Study):
         """Returns all trials of an experiment; raises `UserError` for settings out of the backbone's range."""
         channels, size = images.dataset.images.shape[1:3]
         plan, stage = config.backbone.plan(size, channels), images.stage
-        backbones = regularised_backbones(plan, config.train, config.regularisers, stage, seed, self.name)
+        backbones = regularised_backbones(plan, config.train, config.regularisers, images, seed, self.name)
         trials: list[Trial] = []
         for one in [images, *transferred(config, images, seed)]:
             grid = Grid(config, one, seed, plan)

@@ -57,7 +57,7 @@ def experiments(folder):
                     "knn",
                     {"name": "attention", "width": 8, "attention_heads": 2},
                 ],
-                "regularisers": ["none", "dispersive", "self_conditioning"],
+                "regularisers": ["none", "dispersive", "self_conditioning", "lsep"],
                 "combined": [{"blocks": [2, 5], "timesteps": [0, 50], "pool": 2}],
             },
             "cka": {"encoders": ["pixels", "random", {"name": "pretrained", "path": str(folder / "vit")}]},
@@ -229,7 +229,7 @@ PARTS = {
     "regulariser none": [],  # nothing is computed
     **{
         f"regulariser {name}": [f"cached/*/{name}/*", f"cached/features/combined/{name}/*"]
-        for name in ("dispersive", "self_conditioning")
+        for name in ("dispersive", "self_conditioning", "lsep")
     },
     **{f"control {name}": ["cached/weights"] for name in CONTROLS},
     "backbone family UNet2DModel": NOT_PIXELS,
