@@ -68,6 +68,12 @@ def pairs(data: str | None) -> dict[str, Pair]:
         ),
         "digits, transformer": Pair(False, digits, {"layers": 6, "heads": 4}, [1, 2, 3, 4, 5, 6]),
         "digits, U-Net 8-16": Pair(False, digits, unet(8, 16, cosine=True), [2, 3, 4, 5, 6, 8, 9], steps=600),
+        "vehicles, transformer": Pair(
+            True, {**cifar, "classes": VEHICLES}, {"layers": 6, "heads": 3}, [1, 2, 3, 4, 5, 6]
+        ),
+        "digits, U-Net 8-8": Pair(
+            True, digits, unet(8, 8), [1, 2, 4, 5, 6, 8, 9], [1, 3, 10, 30, 100, 300, 600, 900]
+        ),
     }
 
 

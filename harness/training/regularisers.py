@@ -229,9 +229,9 @@ class LinearSeparability(OfBlock):
     """LSEP (Yun et al., "No Alignment Needed for Generation", arXiv 2509.21565): a linear probe is part of training.
 
     A linear classifier of the block's activation, averaged over positions, is learnt together with the network, which
-    its cross-entropy also trains: no external encoder. To the loss of a labelled image it adds weight · cross-entropy.
-    The weight is `weights[i]` if its timestep lies in the i-th of as many equal intervals, the least noise first; in
-    the released loss they are equally spaced between two values. The classifier is not part of the backbone.
+    its cross-entropy trains too: no external encoder. To the loss of a labelled image it adds weight · cross-entropy.
+    The weight is `weights[i]` if its timestep lies in the i-th of as many equal intervals, least noise first; in the
+    released loss weights are equally spaced between two values. The classifier is not part of the backbone.
 
     This is the loss as released. The paper's further measures, random crops and a schedule of class conditions, are
     left out: backbones trained here are unconditional.

@@ -22,7 +22,7 @@ SETTINGS = {"timesteps": [0, 20, 50], "heads": ["linear", "ridge"], "controls": 
 
 def screens_of(**settings):
     dataset, grid = trials_of(**{**SETTINGS, **settings})
-    return dataset, grid, STUDY.auto.screens(grid)
+    return dataset, grid, STUDY.auto.screens("screening", grid)
 
 
 @pytest.mark.parametrize(
@@ -132,4 +132,4 @@ def test_features_that_are_not_kept_cannot_be_screened():
     _, grid, _ = screens_of()
     streamed = [replace(trial, reads={"streamed": trial.reads["features"]}) for trial in grid]
     with pytest.raises(UserError, match=r"features\.caching=cached"):
-        STUDY.auto.screens(streamed)
+        STUDY.auto.screens("screening", streamed)
