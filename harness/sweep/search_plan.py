@@ -26,12 +26,15 @@ class Search(NamedTuple):
 
     def line(self) -> str:
         """Returns a line on what the search takes at most, compared with the whole grid."""
-        most = len(self.most) if self.chooser else self.budget
         quick = sum(not trial.searchable for trial in self.most)
+        whole = f"{len(self.grid):,} {self.study} trials"
+        trials = (
+            f"{len(self.most):,} trials, {quick:,} of them on some of the images, instead of {whole}"
+            if quick
+            else f"{len(self.most) if self.chooser else self.budget:,} of {whole}"
+        )
         return (
-            f"{self.name} search: at most {most:,} trials"
-            + (f", {quick:,} of them on some of the images," if quick else "")
-            + f" instead of {len(self.grid):,} {self.study} trials; at most {passes(self.most):,} of the grid's "
+            f"{self.name} search: at most {trials}; at most {passes(self.most):,} of the grid's "
             f"{passes(self.grid):,} image passes"
         )
 

@@ -1,4 +1,4 @@
-"""The choice of settings on simulated surfaces: it ends, keeps its budget and finds peaks, as do the published two."""
+"""The choice of settings on simulated surfaces: it ends, keeps its budget, finds peaks; so do the published two."""
 
 import math
 

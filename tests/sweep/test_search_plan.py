@@ -162,10 +162,28 @@ def test_a_sweep_by_auto_keeps_to_its_plan_and_has_nothing_to_do_the_second_time
     kinds = [row["features"] for row in rows]
     passes = {(row["features"], row["timestep"]): row["image_passes"] for row in rows}
     most = facts["searches"][0]
-    assert 0 < kinds.count("trained") <= most["trials"] - 16
-    assert kinds.count("screen") in (16, 20)
-    assert len({row["timestep"] for row in rows if row["features"] == "trained"}) == 1
-    assert sum(passes.values()) <= most["image_passes"] <= 6 * IMAGES / 4
+    assert kinds.count("trained") + kinds.count("screen") == most["trials"] == BUDGET
+    assert kinds.count("screen") <= NEEDED
+    assert len({row["timestep"] for row in rows if row["features"] == "trained"}) == 2
+    assert sum(passes.values()) <= most["image_passes"] <= 6 * IMAGES * 0.42
+    assert main(command) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (again["missing"], again["done_now"], again["searches"]) == (0, 0, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["frequency", "local"])
+def test_the_published_methods_run_in_a_sweep(tmp_path, capsys, method):
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "search": {"name": "auto", "method": method, "trials": 9}}))
+    command = ["sweep", str(path), "--results", str(tmp_path / "results"), "--debug", "--json"]
+    assert main(command) == 0
+    capsys.readouterr()
+    rows = RowStore(Storage(str(tmp_path / "results")), studies.tables()).tables()["features"].to_pylist()
+    kinds = [row["features"] for row in rows]
+    assert kinds.count("trained") == 9
+    assert kinds.count("frequency") == (6 if method == "frequency" else 0)
+    assert all((row["high_frequency_ratio"] is None) == (row["features"] != "frequency") for row in rows)
     assert main(command) == 0
     again = json.loads(capsys.readouterr().out)
     assert (again["missing"], again["done_now"], again["searches"]) == (0, 0, [])

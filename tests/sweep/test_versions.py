@@ -65,6 +65,10 @@ def experiments(folder):
             "finetune": {"tune": LITTLE, "heads": ["linear"], "blocks": [2], "timesteps": [0], "pools": [1]},
             "weights": {**weights, "controls": sorted(CONTROLS)},
         },
+        "frequencies": {
+            "search": {"name": "auto", "method": "frequency"},
+            "features": features | {"heads": ["linear"], "controls": []},
+        },
         "streamed": {
             "features": features | {"caching": "streamed", "heads": ["ridge", "mlp"], "controls": []}
         },
@@ -100,7 +104,7 @@ def keys(experiments, datasets):
     for one, reading in zip(experiments, datasets, strict=True):
         stage = dataset_stage(one.data, one.seed, reading)
         trials = all_trials(one, Images(one.data, reading.dataset, stage))
-        for trial in [*trials, *screening_trials(one.search.name, trials)]:
+        for trial in [*trials, *screening_trials(one.search, trials)]:
             found.setdefault(f"{one.name}/{label(trial)}", set()).add(trial.key)
     return found
 
@@ -158,6 +162,7 @@ def parts():
 
 
 CACHED = ["cached/features/trained/*", "cached/features/untrained/*", "cached/features/combined/*"]
+CACHED += ["frequencies/features/trained/*"]
 READ = [
     *CACHED,
     "cached/features/screen/*",
@@ -165,7 +170,8 @@ READ = [
     "copied/features/trained/*",
     "copied/features/untrained/*",
 ]
-NOT_PIXELS = [*READ, "cached/generation/*", "cached/finetune/*", "streamed/*"]
+FREQUENCY = "frequencies/features/frequency/*"
+NOT_PIXELS = [*READ, FREQUENCY, "cached/generation/*", "cached/finetune/*", "streamed/*"]
 COLLECTED = ["cached/weights", "copied/weights"]
 WEIGHTS = [*COLLECTED, "given/weights"]
 BY_TRAINING = [one for one in NOT_PIXELS if one != "copied/features/trained/*"]
@@ -177,10 +183,12 @@ DEPENDENTS = {
     "backbone": NOT_PIXELS,
     "trained backbone": BY_TRAINING,
     "copied backbone": ["copied/features/trained/*"],
-    "extraction": [*READ, "cached/finetune/*", "streamed/*"],
+    "extraction": [*READ, FREQUENCY, "cached/finetune/*", "streamed/*"],
     "features": READ,
     "probe": [*CACHED, "cached/features/pixels/*", "copied/features/*"],
     "screen": ["cached/features/screen/*"],
+    "frequencies": [FREQUENCY],
+    "frequency": [FREQUENCY],
     "streamed probe": ["streamed/*"],
     "streamed ridge": ["streamed/*/ridge"],
     "streamed heads": ["streamed/*/mlp"],
