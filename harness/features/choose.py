@@ -6,16 +6,15 @@ counts as one: `screening`, ours; `frequency` (A-SelecT) and `local` (Diff-Feat)
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle, islice
-from math import ceil, inf, log2
+from math import inf, log2
 from typing import NamedTuple
 
 SHARE = 1 / 10  # of the grid's head fits: the budget, unless the grid is small
-PROFILED = 2  # blocks whose screening probes tell how good a timestep is
-REFINED = 2  # blocks for which a small budget screens other pools
-SCREENED = 2 / 3  # largest share of the budget for screening probes
-PASSES = 2 / 5  # largest share of the grid's image passes, for grids of seven timesteps or more
-FEWEST_TIMESTEPS = 8  # of the grid per timestep at which all images are passed, but two of six or more
-SMALLEST_SHARE, LARGEST_SHARE = 0.1, 0.3  # of a full pass, for the screening of one timestep
+SCREENED = (
+    1 / 2,
+    2 / 3,
+)  # shares of the budget for screening probes: of a sufficient one, and of a small one at most
+SCREEN_SHARE = 0.15  # of the images of a full pass, for the screening of one timestep
 
 
 class Candidate(NamedTuple):
@@ -51,16 +50,14 @@ Known = Mapping[Candidate, float | None]  # validation accuracy, or high-frequen
 def budget_of(timesteps: int, blocks: int, pools: int, heads: int, trials: int) -> int:
     """Returns the largest number of fits and screening probes: a tenth of the grid, never above `trials`.
 
-    For a small grid it is what `screening` needs for its probes, and half as many fits or two of each head.
+    For a small grid it is what `screening` needs: two for each timestep that it looks at, one for each block and
+    pool, two for each head.
     """
-    grid, needed = timesteps * blocks * pools * heads, screens_needed(timesteps, blocks, pools)
-    return min(grid, trials, max(int(grid * SHARE), ceil(needed / SCREENED), needed + 2 * heads))
-
-
-def screens_needed(timesteps: int, blocks: int, pools: int) -> int:
-    """Returns how many probes screen timesteps, then all blocks at one, then other pools of its best blocks."""
-    profile = most_screened(timesteps) * min(PROFILED, blocks)
-    return profile + max(0, blocks - PROFILED) + min(REFINED, blocks) * (pools - 1)
+    grid, needed = (
+        timesteps * blocks * pools * heads,
+        2 * most_screened(timesteps) + blocks + pools + 2 * heads,
+    )
+    return min(grid, trials, max(int(grid * SHARE), needed))
 
 
 def rounds(timesteps: int) -> int:
@@ -73,15 +70,23 @@ def most_screened(timesteps: int) -> int:
     return min(timesteps, 3 + 2 * rounds(timesteps))
 
 
+def most_screens(space: SearchSpace) -> int:
+    """Returns the largest number of screening probes, so that at least a third of the budget, and one fit, is left.
+
+    It is half of the budget, or as many as screen every timestep and two more blocks.
+    """
+    wanted = max(int(SCREENED[0] * space.budget), most_screened(len(space.timesteps)) + 2)
+    return max(0, min(wanted, int(SCREENED[1] * space.budget), space.budget - 1))
+
+
+def profiled(space: SearchSpace) -> int:
+    """Returns how many blocks are screened at every screened timestep: two if probes of four others are left."""
+    return 2 if 2 * most_screened(len(space.timesteps)) + 4 <= most_screens(space) else 1
+
+
 def full_passes(timesteps: int) -> int:
-    """Returns at how many timesteps `screening` passes all images."""
-    return max(1 if timesteps < 6 else 2, timesteps // FEWEST_TIMESTEPS)
-
-
-def screen_share(timesteps: int) -> float:
-    """Returns the share of a full pass that screening one timestep takes, so that the total stays within `PASSES`."""
-    left = PASSES * timesteps - full_passes(timesteps)
-    return min(max(left / most_screened(timesteps), SMALLEST_SHARE), LARGEST_SHARE)
+    """Returns at how many timesteps `screening` passes all images at most: half of them, and one."""
+    return min(timesteps, timesteps // 2 + 1)
 
 
 class Missing(Exception):
@@ -186,8 +191,3 @@ class Chooser:
         ]
         total = min(most, len(settings) * len(by_timestep))
         return list(islice((next(one) for one in cycle(by_timestep)), total))
-
-
-def most_screens(space: SearchSpace) -> int:
-    """Returns the largest number of screening probes, so that at least one fit is left."""
-    return min(int(SCREENED * space.budget), space.budget - 1)

@@ -1,22 +1,24 @@
-"""`search: auto` by screening, ours: cheap probes find timestep, block and pool, few heads are fitted there. Pure.
+"""`search: auto` by screening, ours: probes on some images find where to begin, head fits climb from there. Pure.
 
 It relies on three facts: accuracy has a single peak over noise levels (arXiv 2502.05743), so a few timesteps find it;
 once an image is passed, all blocks and pools come at no extra cost; a ridge probe on some of the images ranks
 settings cheaply, and blocks agree about which timestep is good.
 
-1. Screening probes of two blocks at three timesteps, then between the best and its neighbours; of one block, if the
-   budget is small.
-2. At the best timestep, probes of all blocks, then of the best blocks' other pools, as far as the budget goes.
-3. All images are passed at the best timestep. Half of the fits are spent there, on the settings that screened best:
-   all heads on the first few, then the better half of the heads on the next few, until one head is left.
-4. The other half refits the best of them at the next best timesteps, where probes cannot tell the difference.
+1. Screening probes of two blocks, or one if the budget is small, at three timesteps, then between the best and its
+   neighbours. At the best timestep probes of all blocks, then of the best blocks' other pools, as far as they may.
+2. All images are passed there. Two fifths of the fits: all heads on the settings that screened best, then the better
+   half of the heads on the next, until one is left.
+3. From the best of them fits climb to neighbouring timesteps, blocks and pools as long as accuracy rises: probes on
+   some of the images cannot tell neighbouring timesteps apart, and not all blocks and pools were screened.
+4. The remaining fits, in two rounds, go in turn to the settings that screened next best, at the best timestep, and to
+   the best settings, at the other timesteps that were passed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, zip_longest
 from math import ceil, inf, log2
 
 from harness.features.choose import (
-    PROFILED,
     Candidate,
     Evaluated,
     Method,
@@ -24,24 +26,85 @@ from harness.features.choose import (
     full_passes,
     most_screened,
     most_screens,
+    profiled,
     rounds,
-    screens_needed,
 )
+
+FIRST = 2 / 5  # of the fits, for the choice of the head
+FEWEST = 2  # settings on which heads are compared, if the fits suffice
 
 
 def run(space: SearchSpace, evaluated: Evaluated) -> None:
     """Evaluates screening probes, then fits."""
     probes = _Probes(space, evaluated)
-    order = [space.timesteps[position] for position in probes.positions()]
-    order = order[: full_passes(len(space.timesteps))]
-    settings = probes.settings(order[0])
-    heads = _fit_heads(space, evaluated, settings, ceil(evaluated.left / 2) if order[1:] else evaluated.left)
-    for place, timestep in enumerate(order[1:]):
-        fitted = {one: value for one, value in evaluated.values.items() if one.head and value > -inf}
-        best = sorted(fitted, key=fitted.__getitem__, reverse=True)
-        again = list(dict.fromkeys(one._replace(timestep=timestep) for one in best))
-        evaluated.of(again[: evaluated.left // (len(order) - 1 - place)])
-    evaluated.of(setting._replace(head=head) for head in heads for setting in settings)
+    first = space.timesteps[probes.positions()[0]]
+    settings = probes.settings(first)
+    heads = _fit_heads(space, evaluated, settings, ceil(FIRST * evaluated.left))
+    passed = _climb(space, evaluated, first)
+    for share in (2, 1):
+        further = list(_further(evaluated, settings, heads, passed))
+        evaluated.of(further[: ceil(evaluated.left / share)])
+    evaluated.of(_further(evaluated, settings, heads, passed))
+
+
+def _climb(space: SearchSpace, evaluated: Evaluated, first: int) -> list[int]:
+    """Moves to the best of the neighbouring fits until none is better; returns the timesteps passed.
+
+    Neighbours are one timestep, block or pool away. Blocks and pools that were screened at the first timestep are
+    none: they were not the best there.
+    """
+    passed = [first]
+    while best := _best_first(evaluated)[:1]:
+        here = best[0]
+        timesteps = _beside(space.timesteps, here.timestep)
+        new = [one for one in timesteps if one not in passed]
+        passed += new[: full_passes(len(space.timesteps)) - len(passed)]
+        near = [here._replace(timestep=one) for one in timesteps if one in passed]
+        near += [here._replace(block=one) for one in _beside(space.blocks, here.block)]
+        near += [here._replace(pool=one) for one in _beside(space.pools, here.pool)]
+        evaluated.of(
+            one
+            for one in near
+            if one.timestep != here.timestep
+            or one._replace(timestep=first, head=None) not in evaluated.values
+        )
+        if _best_first(evaluated)[:1] == best:
+            break
+    return passed
+
+
+def _beside(values: Sequence[int], value: int | None) -> list[int]:
+    """Returns the neighbours of a value."""
+    assert value is not None, "a fit has a block and a pool"
+    place = values.index(value)
+    return [values[one] for one in (place - 1, place + 1) if 0 <= one < len(values)]
+
+
+def _best_first(evaluated: Evaluated) -> list[Candidate]:
+    """Returns all fits that did not fail, the best first."""
+    fits = [one for one, value in evaluated.values.items() if one.head and value > -inf]
+    return sorted(fits, key=evaluated.values.__getitem__, reverse=True)
+
+
+def _further(
+    evaluated: Evaluated, settings: Sequence[Candidate], heads: Sequence[str], passed: Sequence[int]
+) -> Iterator[Candidate]:
+    """Yields what has not been fitted of the settings, at the timesteps passed, the most promising first."""
+    fits = _best_first(evaluated)
+    best = fits[0] if fits else settings[0]._replace(head=heads[0])
+    next_screened = [one._replace(timestep=best.timestep, head=best.head) for one in settings]
+    elsewhere = [one._replace(timestep=timestep) for one in fits for timestep in passed]
+    rest = [
+        one._replace(timestep=timestep, head=head)
+        for head in heads
+        for one in settings
+        for timestep in passed
+    ]
+    fresh = ([one for one in ones if one not in evaluated.values] for ones in (next_screened, elsewhere))
+    in_turn = (one for pair in zip_longest(*fresh) for one in pair if one is not None)
+    for one in dict.fromkeys(chain(in_turn, rest)):
+        if one not in evaluated.values:
+            yield one
 
 
 class _Probes:
@@ -50,8 +113,6 @@ class _Probes:
     def __init__(self, space: SearchSpace, evaluated: Evaluated) -> None:
         self._space, self._evaluated = space, evaluated
         self._left = most_screens(space)
-        enough = screens_needed(len(space.timesteps), len(space.blocks), len(space.pools)) <= self._left
-        self._profiled = PROFILED if enough else 1
 
     def positions(self) -> list[int]:
         """Returns the positions of the screened timesteps, the best first; the middle one if none could be."""
@@ -67,7 +128,7 @@ class _Probes:
 
     def _scores(self, positions: Sequence[int]) -> dict[int, float]:
         """Returns the mean accuracy of the profiled blocks at each position, -inf where none could be screened."""
-        blocks = spread(self._space.blocks, self._profiled)
+        blocks = spread(self._space.blocks, profiled(self._space))
         pool = self._space.pools[-1]
         wanted = {
             position: [Candidate(self._space.timesteps[position], block, pool, None) for block in blocks]
@@ -105,7 +166,7 @@ def _fit_heads(
     heads, dropped = list(space.heads), list[str]()
     rungs = 1 + ceil(log2(len(heads)))
     for rung in range(rungs):
-        count = max(1, left // (rungs - rung) // len(heads))
+        count = max(left // (rungs - rung) // len(heads), min(FEWEST, left // len(heads)), 1)
         fits = [setting._replace(head=head) for setting in settings[:count] for head in heads][:left]
         if not fits:
             break

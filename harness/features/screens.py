@@ -9,7 +9,7 @@ from dataclasses import replace
 from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
 from harness.core.stages import Code, Stage, Trial, Work, shards
-from harness.features.choose import Candidate, Chooser, Method, SearchSpace, budget_of, screen_share
+from harness.features.choose import SCREEN_SHARE, Candidate, Chooser, Method, SearchSpace, budget_of
 from harness.features.heads.ridge import Ridge
 from harness.features.memory import read_in_batches
 from harness.features.stages import EXTRACTION
@@ -28,10 +28,8 @@ def screens_of(grid: Sequence[Trial]) -> list[Trial]:
     a probe takes more than `features.memory_gb`.
     """
     _refuse_streamed(grid)
-    share = screen_share(len({trial.axes["timestep"] for trial in grid}))
     found = {
-        (trial.axes["timestep"], trial.axes["block"], trial.axes["pool"]): _screen(trial, share)
-        for trial in grid
+        (trial.axes["timestep"], trial.axes["block"], trial.axes["pool"]): _screen(trial) for trial in grid
     }
     return list(found.values())
 
@@ -55,9 +53,9 @@ def _refuse_streamed(grid: Sequence[Trial]) -> None:
         )
 
 
-def _screen(trial: Trial, share: float) -> Trial:
+def _screen(trial: Trial) -> Trial:
     whole = trial.reads["features"]
-    images = int(share * max(stage.part["images"][1] for stage in whole))
+    images = int(SCREEN_SHARE * max(stage.part["images"][1] for stage in whole))
     begin, end = whole[0].part["images"]
     parts = shards(images, end - begin, whole[0].options["batch"])
     head = Ridge()

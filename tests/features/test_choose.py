@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.features.choose import (
-    PASSES,
+    SCREEN_SHARE,
     Candidate,
     Chooser,
     SearchSpace,
@@ -16,7 +16,7 @@ from harness.features.choose import (
     most_screened,
     most_screens,
     next_candidates,
-    screen_share,
+    profiled,
 )
 from harness.features.choose_published import FREQUENCY, LOCAL
 from harness.features.choose_screening import SCREENING, between, spread
@@ -92,12 +92,13 @@ def test_the_best_of_up_to_seven_timesteps_is_passed_and_of_more_the_next_but_on
 
 
 @given(surfaces(most=7))
-def test_the_best_setting_and_head_of_the_whole_grid_are_found(case):
+def test_the_best_head_and_a_setting_next_to_the_best_of_the_whole_grid_are_found(case):
     surface, count = case
-    space = space_of(count)
-    known = play(space, surface)
+    known = play(space_of(count), surface)
     best = Candidate(surface.best, surface.block, surface.pool, surface.head)
-    assert max(fits(known), key=known.__getitem__) == best
+    found = max(fits(known), key=known.__getitem__)
+    assert found.head == surface.head
+    assert known[found] >= surface(best) - 0.01, "one block away"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -120,35 +121,50 @@ def test_no_surface_makes_it_exceed_its_budgets(name, timesteps, blocks, heads, 
 
 
 @pytest.mark.parametrize("timesteps", range(7, 101))
-def test_passes_are_two_fifths_of_the_grid_and_fits_with_screens_a_tenth(timesteps):
-    passes = full_passes(timesteps) + screen_share(timesteps) * most_screened(timesteps)
-    assert passes <= PASSES * timesteps + 1e-9
-    space = space_of(timesteps)
-    assert space.budget <= max(space.grid / 10, 4 + 2 * most_screened(timesteps) + 5 + 4 + 6)
-    assert space_of(timesteps, blocks=20).budget <= timesteps * 20 * 3 * 2 / 10 or timesteps < 8
+def test_fits_with_screens_are_a_tenth_of_the_grid_and_passes_less_than_three_quarters(timesteps):
+    passes = full_passes(timesteps) + SCREEN_SHARE * most_screened(timesteps)
+    assert passes <= 0.72 * timesteps
+    assert space_of(timesteps).budget == timesteps * 7 * 3 * 2 // 10
 
 
-def test_half_of_the_fits_are_at_the_best_timestep_and_half_at_the_next_best():
+@given(surfaces(most=12))
+def test_on_one_peak_no_more_timesteps_are_passed_than_the_best_and_its_neighbours(case):
+    surface, count = case
+    known = play(space_of(count), surface)
+    assert timesteps_of(fits(known)) <= {surface.best + one for one in (-2, -1, 0, 1, 2)}
+    assert surface.best in timesteps_of(fits(known))
+
+
+def test_fits_climb_where_screens_are_misleading():
+    def value(candidate):
+        seen = 3 if candidate.head is None else 1
+        return -abs(candidate.timestep - seen) - 0.1 * abs(candidate.block - 4)
+
+    known = play(space_of(7), value)
+    assert timesteps_of(fits(known)) == {0, 1, 2, 3} or timesteps_of(fits(known)) == {1, 2, 3, 4}
+    assert max(fits(known), key=known.__getitem__)[:2] == (1, 4)
+
+
+def test_a_sufficient_budget_is_half_screens_and_profiles_two_blocks():
     space = space_of(7)
-    known = play(space, lambda candidate: -abs(candidate.timestep - 3.2) - 0.1 * abs(candidate.block - 4))
-    counts = {timestep: sum(one.timestep == timestep for one in fits(known)) for timestep in range(7)}
-    assert {timestep for timestep, count in counts.items() if count} == {3, 4}
-    assert abs(counts[3] - counts[4]) <= 1
-    assert len(screens(known)) == most_screens(space) == space.budget - counts[3] - counts[4]
+    known = play(space, lambda candidate: -abs(candidate.timestep - 3) - 0.1 * abs(candidate.block - 4))
+    assert (space.budget, most_screens(space), profiled(space)) == (29, 14, 2)
+    assert len(screens(known)) == 14
+    assert sum(one.timestep != 3 for one in screens(known)) == 4 * 2
+    assert profiled(space_of(7, trials=20)) == 1
 
 
 def test_every_head_is_tried_on_the_first_settings_and_the_better_half_on_the_next():
-    space = space_of(5, blocks=30, heads=("a", "b", "c", "d"))
-    assert full_passes(5) == 1
+    space = space_of(1, blocks=60, pools=(1,), heads=("a", "b", "c", "d"), trials=100)
     good = {"a": 0.1, "b": 0.4, "c": 0.3, "d": 0.2, None: 0.0}
     known = play(space, lambda candidate: good[candidate.head] - 0.01 * candidate.block)
     counts = {head: sum(candidate.head == head for candidate in fits(known)) for head in space.heads}
-    assert counts["a"] == counts["d"] < counts["c"] < counts["b"]
+    assert 2 <= counts["a"] == counts["d"] < counts["c"] < counts["b"], "one lucky fit does not decide"
     first = [candidate.head for candidate in fits(known)[: 4 * counts["a"]]]
     assert {head: first.count(head) for head in space.heads} == dict.fromkeys(space.heads, counts["a"])
 
 
-def test_settings_are_fitted_in_the_order_of_their_screens():
+def test_settings_are_fitted_in_the_order_of_their_screens_and_then_around_the_best():
     space = space_of(5, heads=("linear",))
     known = play(
         space,
@@ -156,7 +172,9 @@ def test_settings_are_fitted_in_the_order_of_their_screens():
             -abs(candidate.timestep - 2) - 0.1 * abs(candidate.block - 4) - 0.01 * candidate.pool
         ),
     )
-    assert [(candidate.block, candidate.pool) for candidate in fits(known)[:3]] == [(4, 1), (4, 2), (4, 4)]
+    order = sorted((one for one in screens(known) if one.timestep == 2), key=known.__getitem__, reverse=True)
+    assert [one._replace(head=None) for one in fits(known)[:3]] == order[:3]
+    assert Candidate(2, 4, 1, "linear") in known, "pool 1 is two steps away from the screened pool 4"
 
 
 def test_a_small_budget_leaves_out_screens_and_never_the_fits():
@@ -197,8 +215,7 @@ def test_failures_are_passed_over(failing):
             candidate.head == "mlp" for candidate in fits(known)
         )
     else:
-        assert timesteps
-        assert 3 not in timesteps
+        assert max(fits(known), key=known.__getitem__).timestep == 3, "fits climb there"
 
 
 @pytest.mark.slow
