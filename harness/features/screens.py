@@ -16,6 +16,7 @@ from harness.features.stages import EXTRACTION
 
 SCREEN = Code("screen", 2, "harness.features.screening_probe:run")
 SCREEN_SECONDS = 0.05  # estimated for one CPU core
+FEWEST_SCREENED = 50  # images: fewer tell settings apart by luck
 SPECTRA = Code("frequencies", 1, "harness.features.frequency:make_frequencies", uses=(EXTRACTION,))
 FREQUENCY = Code("frequency", 1, "harness.features.frequency:run")
 FREQUENCY_IMAGES = 64  # enough for the mean of a ratio
@@ -55,7 +56,8 @@ def _refuse_streamed(grid: Sequence[Trial]) -> None:
 
 def _screen(trial: Trial) -> Trial:
     whole = trial.reads["features"]
-    images = int(SCREEN_SHARE * max(stage.part["images"][1] for stage in whole))
+    total = max(stage.part["images"][1] for stage in whole)
+    images = min(total, max(FEWEST_SCREENED, int(SCREEN_SHARE * total)))
     begin, end = whole[0].part["images"]
     parts = shards(images, end - begin, whole[0].options["batch"])
     head = Ridge()

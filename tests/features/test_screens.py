@@ -10,7 +10,6 @@ from tiny_features import pick, trials_of
 
 from harness.core.errors import UserError
 from harness.core.stages import run
-from harness.features.choose import SCREEN_SHARE
 from harness.features.extract import images_of
 from harness.features.probe import read_features
 from harness.features.screening_probe import best_left_out, left_out
@@ -52,8 +51,8 @@ def test_there_is_one_screen_for_every_block_timestep_and_pool():
 
 
 def test_a_screen_has_features_of_its_own_which_the_whole_timestep_shares():
-    _, grid, screens = screens_of(shard=32)
-    images = int(SCREEN_SHARE * (40 + 30 + 40))
+    _, grid, screens = screens_of(shard=64)
+    images = 50
     by_timestep = {}
     for screen in screens:
         (stage,) = screen.reads["features"]
@@ -64,6 +63,15 @@ def test_a_screen_has_features_of_its_own_which_the_whole_timestep_shares():
     assert [len(jobs) for jobs in by_timestep.values()] == [1, 1, 1]
     whole = {stage.key for trial in grid for stage in trial.reads["features"]}
     assert not whole & {stage.key for screen in screens for stage in screen.reads["features"]}
+
+
+@pytest.mark.parametrize(
+    ("data", "images"),
+    [({}, 50), ({"max_test": 530}, 90), ({"max_test": 5, "max_validation": 5, "labels_per_class": 2}, 30)],
+)
+def test_a_screen_takes_a_share_of_the_images_but_not_too_few(data, images):
+    _, _, screens = screens_of(data=data)
+    assert {screen.config["images"] for screen in screens} == {images}
 
 
 def test_a_screen_reads_the_features_that_the_grid_has_of_the_same_images(context):
