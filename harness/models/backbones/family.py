@@ -74,6 +74,14 @@ class Family(ABC):
         """The network's class."""
         return self.network.rpartition(":")[2]
 
+    def variants(self) -> "Sequence[Family]":
+        """Returns the families of this class of network: itself, unless it has uses that differ in condition."""
+        return (self,)
+
+    def variant(self, config: Mapping[str, Any]) -> "Family":
+        """Returns that of `variants` which reads a configuration; `config` is a content of config.json."""
+        return self
+
     # Reading.
 
     def read(self, found: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -277,7 +285,7 @@ def family_named(name: str) -> Family:
 
 def family_of(config: Mapping[str, Any]) -> Family:
     """Returns the family of a network's configuration."""
-    return family_named(config.get("_class_name", UNNAMED))
+    return family_named(config.get("_class_name", UNNAMED)).variant(config)
 
 
 def blocks(config: Mapping[str, Any]) -> list[Block]:
@@ -297,7 +305,7 @@ def network_folders() -> list[str]:
 
 def hub_patterns() -> list[str]:
     """Returns patterns of all files that any family reads: configurations and safetensors, no code or pickles."""
-    families = [family_named(name) for name in FAMILIES.names()]
+    families = [family for name in FAMILIES.names() for family in family_named(name).variants()]
     own = [pattern for family in families for pattern in family.hub_files]
     folders = [*network_folders(), *(name for family in families for name in family.autoencoders)]
     networks = [f"{folder}/{file}" for folder in folders for file in ("*.json", WEIGHTS)]
@@ -322,7 +330,7 @@ def read_network(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder}: holds a {kind}; backbone 'pretrained' reads {', '.join(FAMILIES.names())}"
         )
-    return family_named(kind).read(found, path)
+    return family_named(kind).variant(found).read(found, path)
 
 
 def check_numbers(values: Mapping[str, Any], path: Path) -> None:

@@ -50,9 +50,13 @@ class PromptedFamily(Family):
         """Returns the prompt, with the fingerprint of what embeds it. Raises `UserError` if nothing can."""
         self.refuse_conditions(given)
         assert source is not None
-        settings: dict[str, Any] = {
-            name: value for name, value in given.given.items() if name not in ("prompt", "embeddings")
-        }
+        for name in ("prompt", "embeddings"):
+            if given.unconditional and name in given.given:
+                raise UserError(
+                    f"backbone.unconditional and backbone.{name} are both given; give one of them"
+                )
+        own = {name: value for name, value in given.given.items() if name not in ("prompt", "embeddings")}
+        settings: dict[str, Any] = {**self.further_settings(source, config), **own}
         if given.embeddings is not None:
             if given.prompt is not None:
                 raise UserError("backbone.prompt and backbone.embeddings are both given; give one of them")
@@ -63,6 +67,10 @@ class PromptedFamily(Family):
                     "embed-prompt PIPELINE --to FILE"
                 )
             return self._of_file(path, f"embeddings {path.name}", settings)
+        if given.unconditional and self.zeros(source):
+            settings |= {"zeros": True}
+            key = fingerprint([self.class_name, settings, self.condition_shapes(config)])
+            return ConditionPlan(_named("unconditional", settings), settings, key)
         prompt = given.prompt or ""
         stored = source.file(EMPTY_PROMPT)
         if stored is not None and not prompt and not given.unconditional:
@@ -74,6 +82,14 @@ class PromptedFamily(Family):
         return ConditionPlan(
             _named(what, settings), settings, fingerprint([self.class_name, settings, *sums])
         )
+
+    def further_settings(self, source: Pipeline, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns settings for `further_tensors`: defaults, and facts of the pipeline; none unless overridden."""
+        return {}
+
+    def zeros(self, source: Pipeline) -> bool:
+        """Returns whether zeros stand for the embeddings in the unconditional pass; not unless overridden."""
+        return False
 
     def _of_file(self, path: Path, what: str, settings: Mapping[str, Any]) -> ConditionPlan:
         key = fingerprint([self.class_name, dict(settings), checksum(path)])
@@ -123,15 +139,18 @@ class PromptedFamily(Family):
         self, source: Pipeline | None, config: Mapping[str, Any], settings: Mapping[str, Any]
     ) -> "dict[str, torch.Tensor]":
         """Returns the prompt's embeddings, from a file or by the pipeline's own text encoders."""
-        from harness.models.backbones.condition_tensors import dtype, read_embeddings
+        from harness.models.backbones.condition_tensors import dtype, like, read_embeddings
 
-        shapes = self.condition_shapes(config)
+        further = self.further_tensors(config, settings)
+        shapes = {name: shape for name, shape in self.condition_shapes(config).items() if name not in further}
         if "embeddings" in settings:
             found = read_embeddings(Path(settings["embeddings"]), shapes)
+        elif settings.get("zeros"):
+            found = like(shapes)
         else:
             assert source is not None
             found = self._embedded(source, settings)
-        found |= self.further_tensors(config, settings)
+        found |= further
         return {name: value.to(dtype(name)).contiguous() for name, value in found.items()}
 
     def further_tensors(

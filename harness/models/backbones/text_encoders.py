@@ -39,19 +39,20 @@ def check(kind: str, root: str, names: Sequence[str]) -> None:
     for name in names:
         folder = Path(root) / name
         if name.startswith("text_encoder"):
-            _open_encoder(_class_of(pipeline, Path(root), name), folder, device_map="meta")
+            open_encoder(_class_of(pipeline, Path(root), name), folder, device_map="meta")
 
 
 def _open(pipeline: type, root: Path, name: str) -> Any:
     kind = _class_of(pipeline, root, name)
     if not name.startswith("text_encoder"):
         return kind.from_pretrained(root / name, local_files_only=True)
-    encoder = _open_encoder(kind, root / name, dtype=torch.float32).eval()
+    encoder = open_encoder(kind, root / name, dtype=torch.float32).eval()
     refuse_infinite_weights(encoder.state_dict(), str(root / name))
     return encoder
 
 
-def _open_encoder(kind: Any, folder: Path, **loading: Any) -> Any:
+def open_encoder(kind: Any, folder: Path, **loading: Any) -> Any:
+    """Opens an encoder of transformers; raises `UserError` for one that cannot be read or is incomplete."""
     try:
         with _quiet():
             encoder, found = kind.from_pretrained(
