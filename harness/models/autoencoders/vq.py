@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 
 class VQAutoencoder(Autoencoder):
-    """`VQModel`: noise is added before quantisation, which is part of the decoder."""
+    """`VQModel`: noise is added before quantisation, which is part of the decoder.
+
+    A MoVQ, of Kandinsky 2, is told by its spatial normalisation: it neither scales latents nor quantises them, as in
+    its pipelines.
+    """
 
     network = "diffusers:VQModel"
     defaults = {
@@ -29,8 +33,8 @@ class VQAutoencoder(Autoencoder):
             raise UserError(f"{path}: block_out_channels = {widths!r}: expected a list of channel counts")
 
     def channels(self, config: Mapping[str, Any]) -> int:
-        """Returns latent_channels."""
-        return config["latent_channels"]
+        """Returns the width of the codebook, by default latent_channels."""
+        return config.get("vq_embed_dim") or config["latent_channels"]
 
     def factor(self, config: Mapping[str, Any]) -> int:
         """Returns two to the power of the number of downsamplers."""
@@ -38,11 +42,20 @@ class VQAutoencoder(Autoencoder):
 
     def encode(self, autoencoder: Any, x_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Returns the scaled latents before quantisation."""
-        return autoencoder.encode(x_BCHW).latents.float() * autoencoder.config.scaling_factor
+        return autoencoder.encode(x_BCHW).latents.float() * _scale(autoencoder.config)
 
     def decode(self, autoencoder: Any, z_BCHW: "torch.Tensor") -> "torch.Tensor":
-        """Quantises latents and returns their images."""
-        return autoencoder.decode(z_BCHW / autoencoder.config.scaling_factor).sample
+        """Quantises latents, unless they are a MoVQ's, and returns their images."""
+        config = autoencoder.config
+        return autoencoder.decode(z_BCHW / _scale(config), force_not_quantize=_is_movq(config)).sample
 
 
 AUTOENCODER = VQAutoencoder()
+
+
+def _is_movq(config: Any) -> bool:
+    return config.get("norm_type", "group") == "spatial"
+
+
+def _scale(config: Any) -> float:
+    return 1.0 if _is_movq(config) else config.scaling_factor

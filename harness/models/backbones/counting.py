@@ -17,7 +17,7 @@ def count(class_name: str, config: Mapping[str, Any], size: int) -> dict[str, An
     {"steps": [[name, channels, size, cost, points]], "rest": cost} with points [part, name, channels, size]. Costs
     are multiply-accumulates. Plans run this in another process, so arguments and result are JSON.
     """
-    family = family_named(class_name)
+    family = family_named(class_name).variant(config)
     with torch.device("meta"), torch.no_grad():
         network = family.build(config).eval()
         z_1CHW = torch.empty(1, family.channels(config), size, size)

@@ -75,6 +75,14 @@ class Family(ABC):
         """The network's class."""
         return self.network.rpartition(":")[2]
 
+    def variants(self) -> "Sequence[Family]":
+        """Returns the families of this class of network: itself, unless it has uses that differ in condition."""
+        return (self,)
+
+    def variant(self, config: Mapping[str, Any]) -> "Family":
+        """Returns that of `variants` which reads a configuration; `config` is a content of config.json."""
+        return self
+
     # Reading.
 
     def read(self, found: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -279,7 +287,7 @@ def family_named(name: str) -> Family:
 
 def family_of(config: Mapping[str, Any]) -> Family:
     """Returns the family of a network's configuration."""
-    return family_named(config.get("_class_name", UNNAMED))
+    return family_named(config.get("_class_name", UNNAMED)).variant(config)
 
 
 def blocks(config: Mapping[str, Any]) -> list[Block]:
@@ -302,7 +310,7 @@ def hub_patterns(variant: str | None = None, network: str | None = None) -> list
 
     Weights are those of a variant, or those that have none; `network` is the folder of a further network.
     """
-    families = [family_named(name) for name in FAMILIES.names()]
+    families = [family for name in FAMILIES.names() for family in family_named(name).variants()]
     own = [pattern for family in families for pattern in family.hub_files]
     further = [] if network is None else [network]
     folders = [*network_folders(), *further, *(name for family in families for name in family.autoencoders)]
@@ -354,7 +362,7 @@ def read_network(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder}: holds a {kind}; backbone 'pretrained' reads {', '.join(FAMILIES.names())}"
         )
-    return family_named(kind).read(found, path)
+    return family_named(kind).variant(found).read(found, path)
 
 
 def check_numbers(values: Mapping[str, Any], path: Path) -> None:

@@ -60,9 +60,13 @@ class PromptedFamily(Family):
         """Returns the prompt, with the fingerprint of what embeds it. Raises `UserError` if nothing can."""
         self.refuse_conditions(given)
         assert source is not None
-        settings: dict[str, Any] = {
-            name: value for name, value in given.given.items() if name not in ("prompt", "embeddings")
-        }
+        for name in ("prompt", "embeddings"):
+            if given.unconditional and name in given.given:
+                raise UserError(
+                    f"backbone.unconditional and backbone.{name} are both given; give one of them"
+                )
+        own = {name: value for name, value in given.given.items() if name not in ("prompt", "embeddings")}
+        settings: dict[str, Any] = {**self.further_settings(source, config), **own}
         if given.embeddings is not None:
             if given.prompt is not None:
                 raise UserError("backbone.prompt and backbone.embeddings are both given; give one of them")
@@ -73,6 +77,10 @@ class PromptedFamily(Family):
                     "embed-prompt PIPELINE --to FILE"
                 )
             return self._of_file(path, config, settings)
+        if given.unconditional and self.zeros(source):
+            settings |= {"zeros": True}
+            key = fingerprint([self.class_name, settings, self.condition_shapes(config)])
+            return ConditionPlan(_named("unconditional", settings), settings, key)
         prompt = given.prompt or ""
         stored = source.file(EMPTY_PROMPT)
         if stored is not None and not prompt and not given.unconditional:
@@ -86,6 +94,14 @@ class PromptedFamily(Family):
         return ConditionPlan(
             _named(what, settings), settings, fingerprint([self.class_name, settings, *sums])
         )
+
+    def further_settings(self, source: Pipeline, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns settings for `further_tensors`: defaults, and facts of the pipeline; none unless overridden."""
+        return {}
+
+    def zeros(self, source: Pipeline) -> bool:
+        """Returns whether zeros stand for the embeddings in the unconditional pass; not unless overridden."""
+        return False
 
     def _of_file(self, path: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> ConditionPlan:
         """Returns the condition that `harness embed-prompt` wrote; raises `UserError` if for another network."""
@@ -163,15 +179,19 @@ class PromptedFamily(Family):
         """Returns the prompt's embeddings, from a file or by the pipeline's own text encoders."""
         from safetensors.torch import load_file
 
-        from harness.models.backbones.condition_tensors import dtype
+        from harness.models.backbones.condition_tensors import dtype, like
 
+        further = self.further_tensors(config, settings)
+        shapes = {name: shape for name, shape in self.condition_shapes(config).items() if name not in further}
         if "embeddings" in settings:
             stored = load_file(settings["embeddings"])
-            found = {name: stored[name] for name in self.condition_shapes(config)}
+            found = {name: stored[name] for name in shapes}
+        elif settings.get("zeros"):
+            found = like(shapes)
         else:
             assert source is not None
             found = self._embedded(source, settings)
-        found |= self.further_tensors(config, settings)
+        found |= further
         return {name: value.to(dtype(name)).contiguous() for name, value in found.items()}
 
     def further_tensors(

@@ -50,7 +50,7 @@ def check(kind: str, root: str, names: Sequence[str], reading: Mapping[str, str]
             if "checkpoint" in reading and single_file.holds(reading["checkpoint"], str(folder)):
                 continue
             variant = _variant(folder, reading.get("variant"))
-            _open_encoder(_class_of(pipeline, Path(root), name), folder, device_map="meta", variant=variant)
+            open_encoder(_class_of(pipeline, Path(root), name), folder, device_map="meta", variant=variant)
 
 
 def _variant(folder: Path, variant: str | None) -> str | None:
@@ -68,12 +68,13 @@ def _open(pipeline: type, source: Pipeline, name: str) -> Any:
         encoder = single_file.text_encoder(Path(source.checkpoint), root / name).eval()
     else:
         variant = _variant(root / name, source.variant)
-        encoder = _open_encoder(kind, root / name, dtype=torch.float32, variant=variant).eval()
+        encoder = open_encoder(kind, root / name, dtype=torch.float32, variant=variant).eval()
     refuse_infinite_weights(encoder.state_dict(), str(root / name))
     return encoder
 
 
-def _open_encoder(kind: Any, folder: Path, **loading: Any) -> Any:
+def open_encoder(kind: Any, folder: Path, **loading: Any) -> Any:
+    """Opens an encoder of transformers; raises `UserError` for one that cannot be read or is incomplete."""
     try:
         with _quiet():
             encoder, found = kind.from_pretrained(

@@ -32,7 +32,7 @@ class UNetFamily(LabelledFamily):
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:
         """Refuses unknown block types."""
-        check_unet(config, path, DOWN, UP, "UNetMidBlock2D")
+        check_unet(config, path, DOWN, UP, ("UNetMidBlock2D",))
         if config.get("class_embed_type") is not None:
             raise UserError(
                 f"{path}: class_embed_type = {config['class_embed_type']!r}: only tables of labels are supported "
@@ -78,8 +78,8 @@ FAMILY = UNetFamily()
 
 
 def middle_of(blocks: Sequence[Block]) -> Block:
-    """Returns the middle block of a U-Net."""
-    return next(block for block in blocks if block.name == MIDDLE)
+    """Returns the block between a U-Net's input and output blocks; without one, the last input block."""
+    return [block for block in blocks if not block.name.startswith("up_blocks.")][-1]
 
 
 class Costs:
@@ -185,7 +185,8 @@ def unet_names(network: Mapping[str, Any]) -> list[str]:
         names += [f"down_blocks.{level}.{_part(kind)}.{layer}" for layer in range(count)]
         if level < len(down) - 1:
             names.append(f"down_blocks.{level}.downsamplers.0")
-    names.append(MIDDLE)
+    if network.get("mid_block_type", MIDDLE) is not None:
+        names.append(MIDDLE)
     for level, (kind, count) in enumerate(zip(up, reversed(counts), strict=True)):
         names += [f"up_blocks.{level}.{_part(kind)}.{layer}" for layer in range(count + 1)]
         if level < len(up) - 1:
@@ -229,11 +230,15 @@ def parts_of_unet(block: str, modules: Sequence[str]) -> dict[str, str]:
 
 
 def check_unet(
-    unet: Mapping[str, Any], path: Path, down: Sequence[str], up: Sequence[str], centre: str
+    unet: Mapping[str, Any],
+    path: Path,
+    down: Sequence[str],
+    up: Sequence[str],
+    centres: Sequence[str | None],
 ) -> None:
     """Raises `UserError` for a U-Net whose blocks cannot be numbered.
 
-    `down`, `up` and `centre` are the supported block types.
+    `down`, `up` and `centres` are the supported block types; the first of `centres` is the default.
     """
     widths, layers = unet.get("block_out_channels"), unet.get("layers_per_block", 2)
     if not isinstance(widths, list) or not widths or not all(positive(width) for width in widths):
@@ -243,12 +248,19 @@ def check_unet(
         if not isinstance(kinds, list) or len(kinds) != len(widths) or not set(map(str, kinds)) <= set(known):
             raise UserError(f"{path}: {name} = {kinds!r}: expected {len(widths)} of {', '.join(known)}")
     numbers = {name: unet[name] for name in ("sample_size", "in_channels")}
-    check_numbers({**numbers, "layers_per_block": layers}, path)
+    check_numbers(numbers, path)
+    counts = layers if isinstance(layers, list) else [layers] * len(widths)
+    if len(counts) != len(widths) or not all(positive(count) for count in counts):
+        raise UserError(
+            f"{path}: layers_per_block = {layers!r}: expected a positive integer, "
+            f"or one for each of {len(widths)} levels"
+        )
     groups = unet.get("norm_num_groups", 32)
     if not positive(groups) or any(width % groups for width in widths):
         raise UserError(f"{path}: norm_num_groups = {groups!r} does not divide block_out_channels = {widths}")
-    if unet.get("mid_block_type", centre) != centre:
-        raise UserError(f"{path}: mid_block_type = {unet['mid_block_type']!r}: expected {centre}")
+    if unet.get("mid_block_type", centres[0]) not in centres:
+        known = " or ".join(map(str, centres))
+        raise UserError(f"{path}: mid_block_type = {unet['mid_block_type']!r}: expected {known}")
     for name in ("downsample_type", "upsample_type"):
         if unet.get(name, "conv") not in ("conv", "resnet"):
             raise UserError(f"{path}: {name} = {unet[name]!r}: expected conv or resnet")

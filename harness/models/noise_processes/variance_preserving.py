@@ -64,6 +64,7 @@ class VariancePreserving(NoiseProcess):
     config: Mapping[str, Any]  # of a DDPMScheduler: betas, number of steps, prediction type
     _tensors: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     schedulers: ClassVar[Sequence[str]] = tuple(SCHEDULERS)
+    version: ClassVar[int] = 2
 
     @classmethod
     def reads(cls, found: Mapping[str, Any]) -> bool:
@@ -142,15 +143,24 @@ class VariancePreserving(NoiseProcess):
     def estimates(
         self, predicted_B: "torch.Tensor", noised_B: "torch.Tensor", steps_B: "torch.Tensor"
     ) -> Estimates:
-        """Computes the noise, then x_0 = (x_t - sqrt(1 - a) epsilon) / sqrt(a) (Ho et al. 2020, equation 15)."""
+        """Returns x_0 and epsilon, of which one follows from the other (Ho et al. 2020, equation 15).
+
+        v gives both by a rotation (Salimans and Ho 2022, appendix D), also where no signal is left.
+        """
         a_B = self._kept(steps_B, noised_B)
-        if self._predicts == "epsilon":
-            noise_B = predicted_B
-        elif self._predicts == "v_prediction":
-            noise_B = a_B.sqrt() * predicted_B + (1 - a_B).sqrt() * noised_B
-        else:
-            noise_B = (noised_B - a_B.sqrt() * predicted_B) / (1 - a_B).sqrt()
-        return Estimates((noised_B - (1 - a_B).sqrt() * noise_B) / a_B.sqrt(), noise_B)
+        signal_B, noise_B = a_B.sqrt(), (1 - a_B).sqrt()
+        if self._predicts == "v_prediction":
+            return Estimates(
+                signal_B * noised_B - noise_B * predicted_B, signal_B * predicted_B + noise_B * noised_B
+            )
+        if self._predicts == "sample":
+            return Estimates(predicted_B, (noised_B - signal_B * predicted_B) / noise_B)
+        return Estimates((noised_B - noise_B * predicted_B) / signal_B, predicted_B)
+
+    @property
+    def noisiest(self) -> int:
+        """The last step, where v and samples are informative without any signal, as predicted noise is not."""
+        return super().noisiest if self._predicts == "epsilon" else self.timesteps - 1
 
     @property
     def _predicts(self) -> str:

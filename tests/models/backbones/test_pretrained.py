@@ -378,8 +378,8 @@ SPOILT = {
     ),
     "more conditions": (
         "sd",
-        lambda at: edit(at / "unet/config.json", addition_embed_type="text_time"),
-        "addition_embed_type = 'text_time': requires a condition other than the prompt, which",
+        lambda at: edit(at / "unet/config.json", addition_embed_type="image_hint"),
+        "addition_embed_type = 'image_hint': the network of no known model, which is not supported",
     ),
     "no VAE": ("sd", lambda at: shutil.rmtree(at / "vae"), "denoises latents, but there is no folder vae"),
     "other VAE": (

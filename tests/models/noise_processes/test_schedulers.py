@@ -313,3 +313,26 @@ def test_settings_that_contradict_each_other_are_refused_with_the_reason(config,
         process_of(config, "here")
     assert str(caught.value).startswith("here: ")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_a_schedule_without_signal_at_its_end_is_sampled_from_there_as_diffusers_does(prediction):
+    scheduler, config = made(
+        "DDIMScheduler",
+        {
+            **ZERO_SNR,
+            "num_train_timesteps": 20,
+            "prediction_type": prediction,
+            "clip_sample": False,
+            "steps_offset": 0,
+        },
+    )
+    ours = process_of(config)
+    epsilon = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+    found = sample(ours, lambda x, k, _: network(x, k[0] / 10), epsilon, steps=20)
+    scheduler.set_timesteps(20)
+    assert scheduler.alphas_cumprod[scheduler.timesteps[0]] == 0
+    x = epsilon
+    for t in scheduler.timesteps:
+        x = scheduler.step(network(x, t / 10), t, x).prev_sample
+    torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-4)
