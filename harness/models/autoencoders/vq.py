@@ -12,14 +12,18 @@ if TYPE_CHECKING:
 
 
 class VQAutoencoder(Autoencoder):
-    """`VQModel`: noise is added before quantisation, which is part of the decoder."""
+    """`VQModel`: noise is added before quantisation, which is part of the decoder.
+
+    A configuration without scaling_factor is older than that field, and its latents were not scaled, as those of
+    ldm-celebahq-256 (Rombach et al. 2022, appendix D.1); diffusers' default is Stable Diffusion's.
+    """
 
     network = "diffusers:VQModel"
     defaults = {
         "in_channels": 3,
         "block_out_channels": [64],
         "latent_channels": 3,
-        "scaling_factor": 0.18215,
+        "scaling_factor": 1.0,
     }
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:

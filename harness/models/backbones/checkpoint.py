@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.registry import load_attribute
+from harness.models.autoencoders.autoencoder import autoencoder_of
 from harness.models.backbones.denoiser import save_frame
 from harness.models.backbones.family import family_of, network_folders
 from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Pipeline
@@ -92,8 +94,14 @@ def copy_pipeline(
             family.build(config).save_pretrained(place, safe_serialization=True)
     for name in family.autoencoders:
         if pipeline.part(name) is not None:
-            (folder / name).mkdir()
-            for file in (WEIGHTS, CONFIG):
-                shutil.copyfile(pipeline.root / name / file, folder / name / file)
+            copy_autoencoder(pipeline.root / name, folder / name)
             break
     save_frame(family, process, folder)
+
+
+def copy_autoencoder(source: Path, folder: Path) -> None:
+    """Copies an autoencoder into the new `folder`, its configuration as its kind reads it."""
+    found = read_json(source / CONFIG)
+    folder.mkdir()
+    shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(autoencoder_of(found).read(found, source / CONFIG)))

@@ -134,7 +134,7 @@ class Family(ABC):
         """
         return found
 
-    def index(self) -> dict[str, Any] | None:
+    def index(self, folder: Path) -> dict[str, Any] | None:
         """Returns the model_index.json with which diffusers opens an artifact as a pipeline; None if it cannot."""
         return None
 
