@@ -38,6 +38,10 @@ def parser() -> argparse.ArgumentParser:
     )
     listing = commands.add_parser("list", help="list experiments and the parts they can use")
     describe = commands.add_parser("describe", help="show what a part is and which options it has")
+    convert = commands.add_parser(
+        "convert-weights",
+        help="rewrite pickled weights (.bin, .ckpt, .pt) as safetensors, reading tensors alone",
+    )
     doctor = commands.add_parser("doctor", help="check this machine or a running cluster for problems")
     for command in (sweep, plan, report, export, generate):
         command.add_argument(
@@ -86,6 +90,10 @@ def parser() -> argparse.ArgumentParser:
             help="number of generated networks to write"
             + (", instead of a classifier" if command is export else ""),
         )
+    convert.add_argument("source", metavar="PATH", help="file of weights, or folder of a model")
+    convert.add_argument(
+        "--to", required=True, metavar="FOLDER", help="output folder; must be empty or not exist"
+    )
     describe.add_argument("part", help="name shown by `harness list`, an experiment, or tables")
     return top
 
@@ -190,6 +198,13 @@ def _describe(chosen: argparse.Namespace) -> int:
     return OK
 
 
+def _convert(chosen: argparse.Namespace) -> int:
+    from harness.core.apart import apart
+
+    print("\n".join(apart("harness.models.backbones.pickles:convert", chosen.source, chosen.to)))
+    return OK
+
+
 def _doctor(chosen: argparse.Namespace) -> int:
     from harness.sweep.doctor.diagnosis import doctor
 
@@ -210,5 +225,6 @@ COMMANDS = {
     "generate": _export,
     "list": _list,
     "describe": _describe,
+    "convert-weights": _convert,
     "doctor": _doctor,
 }

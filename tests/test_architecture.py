@@ -147,7 +147,11 @@ def test_pickle_is_nowhere():
     # formats that others chose: tensors alone are read from them
     others = [
         line
-        for module in ("harness.models.backbones.adm_weights", "harness.weights.checkpoint_files")
+        for module in (
+            "harness.models.backbones.adm_weights",
+            "harness.models.backbones.pickles",
+            "harness.weights.checkpoint_files",
+        )
         for line in used.pop(module)
     ]
     assert all("torch.load(" in line and "weights_only=True" in line for line in others)
@@ -167,8 +171,9 @@ LOADING = {  # who follows a string that it was given
     "harness.core.apart": {"_call"},
     "harness.core.registry": {"load"},
     "harness.core.stages": {"ensure", "run"},
-    "harness.models.backbones.checkpoint": {"check_tensors"},
-    "harness.models.backbones.family": {"build", "open_float32"},
+    "harness.models.backbones.family": {"build", "open_weights"},
+    "harness.models.backbones.shapes": {"shapes_of"},
+    "harness.models.backbones.single_file": {"_converted"},
     "harness.models.backbones.text_encoders": {"check", "open_pipeline"},
     "harness.models.classifiers.build": {"build"},
     "harness.models.encoders.encoder": {"open_encoder"},

@@ -13,7 +13,8 @@ from harness.core.errors import UserError
 from harness.core.leftovers import latest
 
 DEFAULT_GIGABYTES = 50.0
-KEPT_APART = ("locks", "index")  # what else is in the folder: `harness.data.index` keeps what it read there
+# what else is in the folder: what `harness.data.index` and `harness.models.backbones.weight_files` know of files
+KEPT_APART = ("locks", "index", "weights")
 ABANDONED_SECONDS = 3600.0  # a download that has not grown for this long belongs to a dead process
 
 

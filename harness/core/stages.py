@@ -77,6 +77,7 @@ class Stage:
     group: str | None = None  # the same for all siblings, so that only one of them is made at a time
     # further stages that hold this one's content: whoever needs this one reads them too; made after it, in no key
     parts: tuple["Stage", ...] = ()
+    note: str = ""  # what the plan says about it
 
     @property
     def short_name(self) -> str:

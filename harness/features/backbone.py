@@ -51,7 +51,7 @@ def denoising(stage: Stage, context: Context) -> Denoising:
 def make_condition(stage: Stage, folder: Path, context: Context) -> None:
     """Writes the tensors of a backbone's condition."""
     config, root = stage.options["network"], stage.options["root"]
-    source = None if root is None else Pipeline(Path(root))
+    source = None if root is None else Pipeline(Path(root), **stage.options["reading"])
     tensors = family_of(config).make_condition(source, config, stage.options["settings"])
     save_file(tensors, folder / CONDITION)
 
@@ -89,7 +89,7 @@ def copy_backbone(stage: Stage, folder: Path, context: Context) -> None:
     else:
         seed = stage.config.get("random")
         seed = None if seed is None else derive_seed(seed, "untrained")
-        copy_pipeline(source, network, process_in(stage), folder, seed)
+        copy_pipeline(source, network, process_in(stage), folder, seed, stage.options["reading"])
     copied = load_denoiser(folder)
     for module in (copied.network, copied.autoencoder):
         if module is not None:

@@ -20,7 +20,7 @@ from harness.core.stages import Context, Stage
 from harness.data.dataset import open_dataset
 from harness.data.shards import ImageArray
 from harness.data.transforms import as_input
-from harness.models.backbones.denoiser import Denoiser, load_denoiser
+from harness.models.backbones.denoiser import CPU, Denoiser, load_denoiser
 from harness.training import noise
 from harness.training.augment import augmented
 from harness.training.config import Augment
@@ -78,15 +78,15 @@ def images_of(stage: Stage, context: Context) -> np.ndarray:
 
 def open_denoiser(stage: Stage, context: Context) -> Denoiser:
     """Opens a backbone; the last one opened stays in memory for the next shard in the same process."""
-    denoiser = _opened.get(stage.key, lambda: load_backbone(stage, context))
-    return denoiser.to(pick_device(context))
+    device = pick_device(context)
+    return _opened.get(stage.key, lambda: load_backbone(stage, context, device)).to(device)
 
 
-def load_backbone(stage: Stage, context: Context) -> Denoiser:
-    """Opens a new copy of a backbone on the CPU, under its condition if it has one."""
+def load_backbone(stage: Stage, context: Context, device: torch.device = CPU) -> Denoiser:
+    """Opens a new copy of a backbone on a device, under its condition if it has one."""
     network = stage.needs.get("network", stage)
     condition = None if network is stage else context.folder(stage)
-    return load_denoiser(context.folder(network), condition)
+    return load_denoiser(context.folder(network), condition, device)
 
 
 _opened = Recent[Denoiser]()

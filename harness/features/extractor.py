@@ -141,7 +141,7 @@ def load(folder: str | Path, device: str | torch.device | None = None) -> Extrac
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         tensors = load_file(folder / HEAD)
-        denoiser = load_denoiser(folder / BACKBONE)
+        denoiser = load_denoiser(folder / BACKBONE, device=place)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder}: the export cannot be read: {error}; export it again") from None
     standard = (tensors.pop(MEAN), tensors.pop(SCALE)) if MEAN in tensors else None
@@ -153,7 +153,7 @@ def load(folder: str | Path, device: str | torch.device | None = None) -> Extrac
     if place.type == "mps":  # MPS has no float64
         module = module.float()
     fitted = Fitted(module.eval().requires_grad_(False).to(place), None)
-    return Extractor(about, denoiser.to(place), fitted, standard)
+    return Extractor(about, denoiser, fitted, standard)
 
 
 def _read_about(folder: Path) -> About:

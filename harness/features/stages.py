@@ -67,8 +67,9 @@ def backbone_stage(
             kind="backbone",
             code=COPIED_BACKBONE,
             config={**shared, "source": plan.fingerprint, **({"random": seed} if plan.random else {})},
-            options={"source": plan.source, "about": list(plan.notes)},
+            options={"source": plan.source, "about": list(plan.notes), "reading": dict(plan.reading)},
             local=True,
+            note=plan.memory,
         )
         return under_condition(copied, plan)
     passes = 3 * train.steps * train.batch
@@ -105,6 +106,7 @@ def under_condition(network: Stage, plan: BackbonePlan) -> Stage:
             "settings": dict(plan.condition.settings),
             "network": dict(plan.config),
             "root": plan.root,
+            "reading": dict(plan.reading),
         },
         local=True,
         parts=(network,),

@@ -13,9 +13,11 @@ from harness.core.paths import existing_folder
 
 ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 LONGEST_ID = 96  # characters
+SHA256 = re.compile(r"[0-9a-f]{64}")
+NOTES = ".cache/huggingface/download"  # where `hf download --local-dir` keeps what it knows of the files
 
 
-def local_folder(place: str, path: str, ids: re.Pattern[str] = ID) -> Path | None:
+def local_folder(place: str, path: str, ids: re.Pattern[str] = ID, setting: str = "path") -> Path | None:
     """Returns the folder that a path names, which takes precedence over the Hub; None if it can only be an id.
 
     Raises `UserError` if it is neither; `ids` is the pattern of ids.
@@ -23,20 +25,22 @@ def local_folder(place: str, path: str, ids: re.Pattern[str] = ID) -> Path | Non
     folder = existing_folder(path)
     if folder is None and (not ids.fullmatch(path) or len(path) > LONGEST_ID):
         raise UserError(
-            f"{place}.path {path[:200]!r}: no such folder; give one that save_pretrained wrote, or a Hub id "
+            f"{place}.{setting} {path[:200]!r}: no such folder; give one that save_pretrained wrote, or a Hub id "
             "such as google/ddpm-cifar10-32 or facebook/dinov2-base"
         )
     return folder
 
 
-def snapshot(place: str, name: str, revision: str | None, patterns: Sequence[str]) -> Path:
+def snapshot(
+    place: str, name: str, revision: str | None, patterns: Sequence[str], setting: str = "path"
+) -> Path:
     """Returns a folder with a model's files that match the patterns, downloaded unless cached.
 
     Raises `UserError` if they cannot be obtained.
     """
     from huggingface_hub import snapshot_download
 
-    with _explained(place, name, revision):
+    with _explained(place, name, revision, setting):
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
 
 
@@ -62,8 +66,37 @@ def files(place: str, name: str, revision: str | None, needed: str, first_of: Se
         return folder
 
 
+def repository(path: Path) -> str | None:
+    """Returns the id of the model to which a file or folder in the Hub's cache belongs; None elsewhere."""
+    for folder in path.parents:
+        if folder.name == "snapshots" and folder.parent.name.startswith("models--"):
+            return folder.parent.name.removeprefix("models--").replace("--", "/")
+    return None
+
+
+def known_sha256(path: Path) -> str | None:
+    """Returns the SHA-256 of a file that the Hub's client downloaded and nobody has changed since; None for others.
+
+    The client names large files by it: in its cache by the blob that the file links to, in a folder of `hf download
+    --local-dir` by the note that it leaves there.
+    """
+    try:
+        if path.is_symlink():
+            blob = path.resolve()
+            downloaded, name = path.lstat().st_ctime, blob.name if blob.parent.name == "blobs" else ""
+        else:
+            blob, root = path, next(one for one in path.parents if (one / NOTES).is_dir())
+            note = root / NOTES / f"{path.relative_to(root)}.metadata"
+            _, name, time = note.read_text().split()
+            downloaded = float(time)
+        changed = blob.stat().st_ctime
+    except (OSError, StopIteration, ValueError):
+        return None
+    return name if SHA256.fullmatch(name) and changed <= downloaded else None
+
+
 @contextmanager
-def _explained(place: str, name: str, revision: str | None) -> Iterator[None]:
+def _explained(place: str, name: str, revision: str | None, setting: str = "path") -> Iterator[None]:
     """Turns the client's errors into a `UserError` of one line that says what to do."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -74,7 +107,7 @@ def _explained(place: str, name: str, revision: str | None) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    given = f"{place}.path {name!r}"
+    given = f"{place}.{setting} {name!r}"
     try:
         yield
     except GatedRepoError:

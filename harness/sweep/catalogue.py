@@ -14,6 +14,7 @@ from harness.core.registry import GROUP, Registry
 from harness.core.tables import COMMON, Column, Table
 from harness.data.config import SOURCES, DataConfig
 from harness.data.dataset import Images
+from harness.models.autoencoders.autoencoder import AUTOENCODERS
 from harness.models.backbones.family import FAMILIES
 from harness.models.noise_processes.process import NOISE_PROCESSES
 from harness.sweep.experiment import find_experiment, known_experiments, load_experiment
@@ -23,7 +24,7 @@ from harness.sweep.studies import STUDIES, studies, tables
 def registries() -> list[Registry]:
     """Returns the registries of everything that experiments can use; studies may share one."""
     parts = [registry for study in studies() for registry in study.registries]
-    return [STUDIES, SOURCES, *dict.fromkeys(parts), FAMILIES, NOISE_PROCESSES]
+    return [STUDIES, SOURCES, *dict.fromkeys(parts), FAMILIES, AUTOENCODERS, NOISE_PROCESSES]
 
 
 def catalogue() -> dict[str, list[str]]:

@@ -61,10 +61,11 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """The notes of the trials to run, each once."""
+        """The notes of the stages to make and those they need, and of the trials to run, each once."""
         candidates = (trial for search in self.searches for trial in search.candidates)
-        notes = dict.fromkeys(trial.note for trial in [*self.missing, *candidates])
-        return [note for note in notes if note] + self.hints
+        stages = (one for stage in [*self.stages, *self.search_stages] for one in (*stage.before, stage))
+        notes = [stage.note for stage in stages] + [trial.note for trial in [*self.missing, *candidates]]
+        return [note for note in dict.fromkeys(notes) if note] + self.hints
 
     @cached_property
     def data(self) -> list[str]:

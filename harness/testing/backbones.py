@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.core.errors import UserError
 from harness.models.backbones.backbone import BackbonePlan
+from harness.models.backbones.blocks import AFTER
 from harness.models.backbones.checkpoint import copy_pipeline
 from harness.models.backbones.condition import FILE as CONDITION
 from harness.models.backbones.denoiser import Denoiser, load_denoiser
@@ -46,9 +47,9 @@ def open_copy(plan: BackbonePlan, folder: Path, seed: int | None = None) -> Deno
     With random weights if a seed is given.
     """
     folder.mkdir()
-    copy_pipeline(Path(str(plan.source)), plan.config, plan.process, folder, seed)
+    copy_pipeline(Path(str(plan.source)), plan.config, plan.process, folder, seed, plan.reading)
     if plan.condition is not None:
-        source = None if plan.root is None else Pipeline(Path(plan.root))
+        source = None if plan.root is None else Pipeline(Path(plan.root), **plan.reading)
         tensors = plan.family.make_condition(source, plan.config, plan.condition.settings)
         save_file(tensors, folder / CONDITION)
     return load_denoiser(folder)
@@ -181,6 +182,19 @@ class BackboneFamilyContract:
             assert block.cost == pytest.approx(_counted(partial(read, z, 3)), rel=TOLERANCE)
             assert block.share == pytest.approx(block.cost / total, rel=TOLERANCE)
             read.remove()
+
+    def test_parts_of_blocks_have_the_shapes_of_the_table(
+        self, plan: BackbonePlan, denoiser: Denoiser, images: torch.Tensor
+    ) -> None:
+        z, _ = self.noised(denoiser, images, 3)
+        points = [point for block in plan.blocks for point in block.points]
+        for point in points:
+            assert point.after in AFTER
+            read = denoiser.reader([point.name])
+            (found,) = read(z, 3).values()
+            read.remove()
+            assert found.shape == (len(z), point.channels, point.size, point.size), point
+            assert not torch.allclose(found[0], found[1]), f"{point.name} must depend on the image"
 
     def test_nothing_runs_after_the_deepest_block(
         self, plan: BackbonePlan, denoiser: Denoiser, images: torch.Tensor

@@ -88,6 +88,7 @@ NOT_IN_THE_KEY = {
     "siblings": {"siblings": (stage("sibling"),)},
     "group": {"group": "together"},
     "parts": {"parts": (stage("part"),)},
+    "note": {"note": "large"},
 }
 
 

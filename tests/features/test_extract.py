@@ -78,6 +78,39 @@ def test_features_are_the_pooled_activations_of_the_noised_image():
         torch.testing.assert_close(found[module, pool], by_hand, rtol=0, atol=1e-5)
 
 
+def test_features_of_clean_images_are_those_of_the_images_themselves_at_the_timestep():
+    """As in CleanDIFT (arXiv 2412.03439): no noise and no shrinking, but the network is told the timestep."""
+    denoiser = Denoiser(*family_unet_and_process())
+    x = torch.from_numpy(IMAGES[PLACES]).float() / 127.5 - 1
+    expected = denoiser.reader(["mid_block"])(x, 30)["mid_block"].mean((2, 3), keepdim=True)
+    found = features(taps=[("mid_block", 1)], noised=False)["mid_block", 1]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert not torch.allclose(found, features(taps=[("mid_block", 1)])["mid_block", 1], atol=1e-3)
+
+
+def test_clean_images_take_one_pass_however_many_draws(context, passes):
+    dataset, trials = trials_of(
+        blocks=["mid"], timesteps=[50], controls=[], draws=3, noise=["fresh", "clean"], pools=[1]
+    )
+    found = {trial.axes["noise"]: trial.reads["features"][0] for trial in trials}
+    images = len(dataset.probed(4))
+    for name, draws in (("fresh", 3), ("clean", 1)):
+        passes.clear()
+        context.file(found[name], FILE)
+        assert sum(passes) == draws * images == found[name].work.image_passes
+
+
+def test_parts_of_a_block_are_read_in_the_same_pass_as_its_output(context, passes):
+    dataset, trials = trials_of(
+        blocks=["mid"], timesteps=[50], controls=[], pools=[1], after=["output", "resnet", "query"]
+    )
+    assert [trial.axes["after"] for trial in trials] == ["output", "resnet", "query"]
+    assert len({trial.axes["block"] for trial in trials}) == 1
+    found = [load_file(context.file(trial.reads["features"][0], FILE))["features"] for trial in trials]
+    assert sum(passes) == len(dataset.probed(4))
+    assert not torch.equal(found[0], found[1])
+
+
 @pytest.mark.parametrize("timestep", [0, 1, 50, 99])
 def test_noise_is_mixed_in_as_the_paper_says(timestep):
     """Ho et al. 2020, equation 4, with the schedule computed here."""

@@ -527,10 +527,10 @@ DAMAGES = {
         lambda at: (at / WEIGHTS).unlink(),
         ["diffusion_pytorch_model.safetensors", "save_pretrained"],
     ),
-    "junk weights": (lambda at: (at / WEIGHTS).write_bytes(b"junk"), "not the weights of a UNet2DModel"),
+    "junk weights": (lambda at: (at / WEIGHTS).write_bytes(b"junk"), "not the weights: no safetensors file"),
     "cut weights": (
         lambda at: (at / WEIGHTS).write_bytes((at / WEIGHTS).read_bytes()[:-9]),
-        "not the weights",
+        ["is cut off", "copy or download it again"],
     ),
     "other widths": (lambda at: edit(at / CONFIG, block_out_channels=[32]), "config.json says [32, 1, 3, 3]"),
     "no config": (lambda at: (at / CONFIG).unlink(), ["config.json", "cannot be read"]),

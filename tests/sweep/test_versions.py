@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_encoders import saved
-from tiny_models import save_ddpm
+from tiny_models import PIXELS, save_ddpm, save_dit
 
 import harness
 from harness.core.config import parse
 from harness.core.stages import Code
 from harness.data.dataset import Images, dataset_stage, read
+from harness.models.autoencoders.autoencoder import AUTOENCODERS
 from harness.models.backbones.family import FAMILIES
 from harness.models.classifiers.build import build
 from harness.models.encoders import inception
@@ -30,9 +31,13 @@ NETWORK = {"name": "convnet", "channels": [8], "groups": 2}
 LITTLE = {"steps": 2, "batch": 4}
 
 
+DATA = {"name": "digits", "labels_per_class": 4, "max_validation": 30, "max_test": 40}
+
+
 def experiments(folder):
     """Returns experiments that together run every kind of stage and trial, by name."""
     save_ddpm(folder / "ddpm", size=8, channels=1)
+    save_dit(folder / "dit")
     for name in ("vit", "resnet"):
         saved(folder / name, name)
     checkpoints = folder / "checkpoints"
@@ -81,13 +86,21 @@ def experiments(folder):
                 "controls": [],
             },
         },
+        "conditioned": {
+            "data": {**DATA, "size": PIXELS, "channels": 3},
+            "features": {
+                "backbone": {"name": "pretrained", "path": str(folder / "dit")},
+                "blocks": [2],
+                "timesteps": [10],
+                "controls": ["untrained"],
+            },
+        },
         "given": {
             "weights": {**weights, "checkpoints": {"path": str(checkpoints), "held_out": 2}, "controls": []}
         },
     }
-    data = {"name": "digits", "labels_per_class": 4, "max_validation": 30, "max_test": 40}
     return [
-        parse(Experiment, {"name": name, "data": data, **values}, name) for name, values in sections.items()
+        parse(Experiment, {"name": name, "data": DATA, **values}, name) for name, values in sections.items()
     ]
 
 
@@ -152,7 +165,7 @@ def codes():
 def parts():
     """Returns every registered part with a version of its own, by registry and name."""
     registries = {one.kind: one for study in STUDIES.names() for one in STUDIES.load(study).registries}
-    registries |= {one.kind: one for one in (FAMILIES, NOISE_PROCESSES)}
+    registries |= {one.kind: one for one in (FAMILIES, NOISE_PROCESSES, AUTOENCODERS)}
     found = {f"{kind} {name}": one.load(name) for kind, one in registries.items() for name in one.names()}
     return {name: kind for name, kind in found.items() if getattr(kind, "version", None) is not None}
 
@@ -164,11 +177,13 @@ READ = [
     "cached/cka/*",
     "copied/features/trained/*",
     "copied/features/untrained/*",
+    "conditioned/*",
 ]
 NOT_PIXELS = [*READ, "cached/generation/*", "cached/finetune/*", "streamed/*"]
 COLLECTED = ["cached/weights", "copied/weights"]
 WEIGHTS = [*COLLECTED, "given/weights"]
-BY_TRAINING = [one for one in NOT_PIXELS if one != "copied/features/trained/*"]
+COPIED = ["copied/features/trained/*", "conditioned/*"]
+BY_TRAINING = [one for one in NOT_PIXELS if one not in COPIED]
 DEPENDENTS = {
     "dataset": ["*"],
     "decoding": ["*"],
@@ -176,10 +191,11 @@ DEPENDENTS = {
     "training": [*BY_TRAINING, *WEIGHTS],
     "backbone": NOT_PIXELS,
     "trained backbone": BY_TRAINING,
-    "copied backbone": ["copied/features/trained/*"],
+    "copied backbone": COPIED,
+    "condition": ["conditioned/*"],
     "extraction": [*READ, "cached/finetune/*", "streamed/*"],
     "features": READ,
-    "probe": [*CACHED, "cached/features/pixels/*", "copied/features/*"],
+    "probe": [*CACHED, "cached/features/pixels/*", "copied/features/*", "conditioned/*"],
     "screen": ["cached/features/screen/*"],
     "streamed probe": ["streamed/*"],
     "streamed ridge": ["streamed/*/ridge"],
@@ -232,9 +248,11 @@ PARTS = {
         for name in ("dispersive", "self_conditioning")
     },
     **{f"control {name}": ["cached/weights"] for name in CONTROLS},
-    "backbone family UNet2DModel": NOT_PIXELS,
-    "backbone family UNet2DConditionModel": [],  # no experiment here has one, nor the next
-    "backbone family DiTTransformer2DModel": [],
+    **{f"backbone family {name}": [] for name in FAMILIES.names()},  # but for two, no experiment here has one
+    "backbone family UNet2DModel": [one for one in NOT_PIXELS if one != "conditioned/*"],
+    "backbone family DiTTransformer2DModel": ["conditioned/*"],
+    **{f"image autoencoder {name}": [] for name in AUTOENCODERS.names()},
+    "image autoencoder AutoencoderKL": ["conditioned/*"],
     "noise process variance_preserving": [*NOT_PIXELS, *WEIGHTS],
     **{f"noise process {name}": [] for name in ("flow_matching", "edm", "continuous_euler", "consistency")},
     "autoencoder 2024-12": WEIGHTS,

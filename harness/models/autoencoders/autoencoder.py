@@ -1,7 +1,7 @@
 """The contract of an autoencoder kind: all that depends on the type of autoencoder. No torch at import.
 
 Adding a kind is one file with a subclass of `Autoencoder` and one line in `AUTOENCODERS` (or an entry point
-"autoencoder.CLASS" of the group `harness.plugins`).
+"image_autoencoder.CLASS" of the group `harness.plugins`).
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # By the `_class_name` of the autoencoder's config.json.
 AUTOENCODERS = Registry(
-    "autoencoder",
+    "image autoencoder",
     {
         "AutoencoderKL": "harness.models.autoencoders.kl:AUTOENCODER",
         "VQModel": "harness.models.autoencoders.vq:AUTOENCODER",

@@ -9,8 +9,8 @@ import torch
 
 from harness.core.errors import UserError
 from harness.models.backbones.adm import ADM, EDITIONS, NEW_ORDER
-from harness.models.backbones.checkpoint import mismatches
 from harness.models.backbones.family import family_of
+from harness.models.backbones.shapes import mismatches
 
 # Tensor names of residual and attention blocks, guided-diffusion's to diffusers'.
 RESIDUAL = {

@@ -7,7 +7,7 @@ depends on the type of network is in its family (`harness.models.backbones.famil
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from harness.core.registry import Registry
 from harness.models.backbones.blocks import OUTPUT, Block
 from harness.models.backbones.blocks import multiplications as multiplications
 from harness.models.backbones.condition import Condition, ConditionPlan
-from harness.models.backbones.family import Family, family_of
+from harness.models.backbones.family import Family, dtype_of, family_of
 from harness.models.backbones.pipeline import Latents, Pipeline
 from harness.models.noise_processes.levels import NoiseLevel
 from harness.models.noise_processes.process import NoiseProcess
@@ -49,6 +49,8 @@ class BackbonePlan:
     root: str | None = None  # local folder of the pipeline that the condition is made from, if any
     random: bool = False  # random weights instead of those of `source`; all else is the same
     notes: tuple[str, ...] = ()  # what was guessed or chosen, in words
+    parameters: int | None = None  # numbers in the network's weights, where its files tell
+    reading: Mapping[str, Any] = field(default_factory=dict)  # `Pipeline.reading` of the source
 
     @property
     def family(self) -> Family:
@@ -66,8 +68,29 @@ class BackbonePlan:
 
     def under(self, given: Condition) -> "BackbonePlan":
         """Returns the same backbone under another condition; raises `UserError` if it does not take it."""
-        source = None if self.root is None else Pipeline(Path(self.root))
+        source = None if self.root is None else Pipeline(Path(self.root), **self.reading)
         return replace(self, condition=self.family.condition(source, self.config, given))
+
+    @property
+    def dtype(self) -> str:
+        """The type in which the network's weights are held, by torch's name."""
+        return dtype_of(self.config)
+
+    @property
+    def gigabytes(self) -> float | None:
+        """The memory that the network's weights need, in 1e9 bytes; None if unknown."""
+        size = 4 if self.dtype == "float32" else 2
+        return None if self.parameters is None else self.parameters * size / 1e9
+
+    @property
+    def memory(self) -> str:
+        """Says how much memory the network's weights need; empty if unknown."""
+        if self.parameters is None:
+            return ""
+        return (
+            f"weights of the {self.family.class_name}: {self.parameters:,} parameters, {self.gigabytes:.3g} GB of "
+            f"memory in {self.dtype}"
+        )
 
     @property
     def timesteps(self) -> int:
@@ -149,6 +172,7 @@ class BackbonePlan:
             f"{block.number:>5}  {block.name:{width}}  {block.channels:>8}  {block.size:>5}  {block.share:>15.1%}"
             for block in self.blocks
         ]
+        lines += [self.memory] if self.memory else []
         unit = f"latents of {self.latents.kind}" if self.latents else "pixels"
         given = f" under {self.condition.name}" if self.condition else ""
         total = self.blocks[-1].cost / self.blocks[-1].share / 1e9

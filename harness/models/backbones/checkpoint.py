@@ -1,73 +1,42 @@
 """Checkpoints in diffusers' format: checks their tensors against the configuration, and copies them."""
 
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from harness.core.config import read_json
 from harness.core.errors import UserError
-from harness.core.registry import load_attribute
 from harness.models.autoencoders.autoencoder import autoencoder_of
+from harness.models.backbones import single_file
 from harness.models.backbones.denoiser import save_frame
-from harness.models.backbones.family import family_of, network_folders
+from harness.models.backbones.family import dtype_of, family_of, network_folders
 from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Pipeline
+from harness.models.backbones.shapes import mismatches, shapes_of
+from harness.models.backbones.weight_files import copy_weights, tensors
 from harness.models.noise_processes.process import NoiseProcess
 
 RENAMED = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
-NULL_LABEL = "class_embedder.embedding_table.weight"  # its last row is the null label
 
 
-def check_tensors(place: str, kind: str, config: Mapping[str, Any]) -> None:
-    """Raises `UserError`, naming the first tensors, unless a file holds exactly those of a network.
+def check_tensors(places: Sequence[str], kind: str, config: Mapping[str, Any]) -> None:
+    """Raises `UserError`, naming the first tensors, unless files together hold exactly those of a network.
 
-    `kind` is the "module:class" of a diffusers network. Plans run this in another process, so arguments are JSON.
+    `kind` is the "module:class" of a diffusers network. Only headers are read. Plans run this in another process, so
+    arguments are JSON.
     """
-    path, name_of_kind = Path(place), kind.rpartition(":")[2]
-    try:
-        with safe_open(path, framework="numpy") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not the weights of a {name_of_kind}: {error}") from None
-    with torch.device("meta"):
-        try:
-            network = load_attribute(kind).from_config(dict(config))
-            wanted = {name: tuple(one.shape) for name, one in network.state_dict().items()}
-        except Exception as error:  # diffusers raises many types for contradictory configurations
-            raise UserError(
-                f"{path.parent / 'config.json'}: no {name_of_kind} can be built from it: {error}"
-            ) from None
+    files = [Path(place) for place in places]
+    path = files[0] if len(files) == 1 else files[0].parent
+    found = {name: one.shape for name, one in tensors(files).items()}
+    wanted = shapes_of(kind, config, f"{files[0].parent / CONFIG}")
     problems = mismatches(
         {_today(name, wanted): shape for name, shape in found.items()}, wanted, "config.json says"
     )
     if problems:
         raise UserError(f"{path}: the tensors are not those of config.json: {problems}")
-
-
-def mismatches(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], says: str) -> str:
-    """Describes how shapes by name differ from those wanted, with one example per type; "" if they do not."""
-    texts = []
-    missing = [name for name in wanted if name not in found]
-    unexpected = [name for name in found if name not in wanted]
-    other = [name for name in wanted if name in found and found[name] != wanted[name]]
-    if missing:
-        texts.append(f"{missing[0]!r} is missing{_more(missing)}")
-    if unexpected:
-        texts.append(f"{unexpected[0]!r} is not expected{_more(unexpected)}")
-    if other:
-        name = other[0]
-        texts.append(f"{name!r} has shape {[*found[name]]}, {says} {[*wanted[name]]}{_more(other)}")
-        if name.endswith(NULL_LABEL) and found[name][0] + 1 == wanted[name][0]:
-            texts.append("the missing last row is the null label: this checkpoint was trained without one")
-    return "; ".join(texts)
-
-
-def _more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def _today(name: str, wanted: Mapping[str, Any]) -> str:
@@ -79,29 +48,60 @@ def _today(name: str, wanted: Mapping[str, Any]) -> str:
 
 
 def copy_pipeline(
-    source: Path, config: Mapping[str, Any], process: NoiseProcess, folder: Path, seed: int | None
+    source: Path,
+    config: Mapping[str, Any],
+    process: NoiseProcess,
+    folder: Path,
+    seed: int | None,
+    reading: Mapping[str, Any] | None = None,
 ) -> None:
-    """Copies a pretrained backbone into `folder` for `load_denoiser`; `seed` asks for random network weights."""
-    pipeline, family = Pipeline.around(source, network_folders()), family_of(config)
+    """Copies a pretrained backbone into `folder` for `load_denoiser`; `seed` asks for random network weights.
+
+    Weights keep their numbers and type. `reading` is that of the backbone's plan.
+    """
+    pipeline = Pipeline.around(source, network_folders())._replace(**(reading or {}))
+    family = family_of(config)
     place = folder / family.folder
     if seed is None:
-        place.mkdir()
-        shutil.copyfile(pipeline.network(network_folders()) / WEIGHTS, place / WEIGHTS)
-        (place / CONFIG).write_text(json.dumps(dict(config)))
+        _write_weights(pipeline, pipeline.network(network_folders()), family.network, config, place)
     else:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _default(dtype_of(config)):
             torch.manual_seed(seed)
             family.build(config).save_pretrained(place, safe_serialization=True)
-    for name in family.autoencoders:
-        if pipeline.part(name) is not None:
-            copy_autoencoder(pipeline.root / name, folder / name)
-            break
+    (place / CONFIG).write_text(json.dumps(dict(config)))
+    part = next((one for name in family.autoencoders if (one := pipeline.part(name))), None)
+    if part is not None:
+        copy_autoencoder(pipeline, part, folder / part.name)
     save_frame(family, process, folder)
 
 
-def copy_autoencoder(source: Path, folder: Path) -> None:
-    """Copies an autoencoder into the new `folder`, its configuration as its kind reads it."""
+def copy_autoencoder(pipeline: Pipeline, source: Path, folder: Path) -> None:
+    """Copies an autoencoder from `source` into the new `folder`, its configuration as its kind reads it."""
     found = read_json(source / CONFIG)
+    kind = autoencoder_of(found)
+    config = kind.read(found, source / CONFIG)
+    _write_weights(pipeline, source, kind.network, config, folder)
+    (folder / CONFIG).write_text(json.dumps(config))
+
+
+def _write_weights(
+    pipeline: Pipeline, source: Path, network: str, config: Mapping[str, Any], folder: Path
+) -> None:
+    """Writes the weights of a part, from its folder `source` or from the pipeline's single file."""
     folder.mkdir()
-    shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(autoencoder_of(found).read(found, source / CONFIG)))
+    own = source == pipeline.network(network_folders())
+    if pipeline.checkpoint is not None and (own or single_file.holds(pipeline.checkpoint, str(source))):
+        single_file.write(Path(pipeline.checkpoint), network, config, folder / WEIGHTS)
+    else:
+        copy_weights(source / WEIGHTS, folder, pipeline.variant)
+
+
+@contextmanager
+def _default(dtype: str) -> Iterator[None]:
+    """Makes new tensors have a type, so that a large network is never held in float32."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

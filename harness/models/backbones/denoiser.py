@@ -16,11 +16,12 @@ from harness.models.backbones.family import (
     family_named,
     family_of,
     network_folders,
-    open_float32,
+    open_weights,
 )
 from harness.models.backbones.pipeline import CONFIG, INDEX, Pipeline
 from harness.models.noise_processes.process import PLACE, NoiseProcess, load_process
 
+CPU = torch.device("cpu")
 SELF_CONDITIONED = "_self_conditioned"  # key in the index; diffusers ignores names with a leading underscore
 
 
@@ -108,7 +109,7 @@ class Denoiser:
         return torch.cat([z_BCHW, torch.zeros_like(z_BCHW) if estimate_BCHW is None else estimate_BCHW], 1)
 
     def run(self, z_BCHW: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
-        """Runs the network under its condition on what `conditioned` returned; returns all its output channels.
+        """Runs the network under its condition on what `conditioned` returned; returns all its outputs, in float32.
 
         Scales the noised samples for the network; the estimate of a self-conditioned one stays as it is.
         """
@@ -117,8 +118,13 @@ class Denoiser:
             given_BCHW = torch.cat([self.process.scaled(noised_BCHW, steps_B), estimate_BCHW], 1)
         else:
             given_BCHW = self.process.scaled(z_BCHW, steps_B)
-        condition = {name: value.expand(len(z_BCHW), *value.shape) for name, value in self._condition.items()}
-        return self.family.run(self.network, given_BCHW, self.process.time(steps_B), condition)
+        dtype = next(self.network.parameters()).dtype
+        condition = {
+            name: (value.to(dtype) if value.is_floating_point() else value).expand(len(z_BCHW), *value.shape)
+            for name, value in self._condition.items()
+        }
+        out_BCHW = self.family.run(self.network, given_BCHW.to(dtype), self.process.time(steps_B), condition)
+        return out_BCHW.float()
 
     def reader(self, modules: Sequence[str]) -> "ActivationReader":
         """Returns a reader of the outputs of `modules`. Call `remove` after use."""
@@ -183,22 +189,25 @@ def save_frame(family: Family, process: NoiseProcess, folder: Path, self_conditi
         (folder / INDEX).write_text(json.dumps(index | mark))
 
 
-def load_denoiser(folder: Path, condition: Path | None = None) -> Denoiser:
-    """Opens a backbone from its artifact's folder, under the condition that another folder, or its own, holds."""
+def load_denoiser(folder: Path, condition: Path | None = None, device: torch.device = CPU) -> Denoiser:
+    """Opens a backbone from its artifact's folder, under the condition that another folder, or its own, holds.
+
+    The network's weights go directly to `device`.
+    """
     pipeline = Pipeline(folder)
     family = family_of(read_json(pipeline.network(network_folders()) / CONFIG))
     index = pipeline.file(INDEX)
     return Denoiser(
         family,
-        family.open_network(folder),
+        family.open_network(folder, device),
         load_process(folder),
         autoencoder=open_autoencoder(family, folder),
         condition=read_condition(condition or folder),
         self_conditioned=index is not None and read_json(index).get(SELF_CONDITIONED, False),
-    )
+    ).to(device)
 
 
 def open_autoencoder(family: Family, folder: Path) -> Any:
     """Opens the autoencoder of an artifact, in float32; None if it has none."""
     place = next((folder / name for name in family.autoencoders if (folder / name).is_dir()), None)
-    return None if place is None else open_float32(autoencoder_of(read_json(place / CONFIG)).network, place)
+    return None if place is None else open_weights(autoencoder_of(read_json(place / CONFIG)).network, place)

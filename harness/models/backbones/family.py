@@ -16,9 +16,10 @@ from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.registry import Registry, load_attribute
 from harness.models.autoencoders.autoencoder import latent_parts
+from harness.models.backbones import weight_files
 from harness.models.backbones.blocks import Block, Point, Step, numbered
 from harness.models.backbones.condition import Condition, ConditionPlan
-from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Parts, Pipeline
+from harness.models.backbones.pipeline import CONFIG, DTYPE, WEIGHTS, Parts, Pipeline
 from harness.models.noise_processes.process import NoiseProcess
 
 if TYPE_CHECKING:
@@ -199,9 +200,10 @@ class Family(ABC):
         """Returns the network with random weights, initialised from torch's current random state."""
         return load_attribute(self.network).from_config(dict(config))
 
-    def open_network(self, folder: Path) -> Any:
-        """Opens the network of an artifact, in float32 whatever the file's format."""
-        return open_float32(self.network, folder / self.folder)
+    def open_network(self, folder: Path, device: "torch.device | str" = "cpu") -> Any:
+        """Opens the network of an artifact on a device, in the type that `backbone.torch_dtype` chose."""
+        place = folder / self.folder
+        return open_weights(self.network, place, dtype=dtype_of(read_json(place / CONFIG)), device=device)
 
     def make_condition(
         self, source: Pipeline | None, config: Mapping[str, Any], settings: Mapping[str, Any]
@@ -295,22 +297,52 @@ def network_folders() -> list[str]:
     return list(dict.fromkeys(family_named(name).folder for name in FAMILIES.names()))
 
 
-def hub_patterns() -> list[str]:
-    """Returns patterns of all files that any family reads: configurations and safetensors, no code or pickles."""
+def hub_patterns(variant: str | None = None, network: str | None = None) -> list[str]:
+    """Returns patterns of all files that any family reads: configurations and safetensors, no code or pickles.
+
+    Weights are those of a variant, or those that have none; `network` is the folder of a further network.
+    """
     families = [family_named(name) for name in FAMILIES.names()]
     own = [pattern for family in families for pattern in family.hub_files]
-    folders = [*network_folders(), *(name for family in families for name in family.autoencoders)]
+    further = [] if network is None else [network]
+    folders = [*network_folders(), *further, *(name for family in families for name in family.autoencoders)]
     networks = [f"{folder}/{file}" for folder in folders for file in ("*.json", WEIGHTS)]
-    return list(dict.fromkeys(["*.json", WEIGHTS, "scheduler/*.json", *networks, *own]))
+    found = ["*.json", WEIGHTS, "scheduler/*.json", *networks, *own]
+    return list(dict.fromkeys(form for pattern in found for form in _forms(pattern, variant)))
 
 
-def open_float32(network: str, folder: Path) -> Any:
-    """Opens a diffusers network, "module:class", from its folder in float32."""
+def _forms(pattern: str, variant: str | None) -> list[str]:
+    return weight_files.patterns(pattern, variant) if pattern.endswith(".safetensors") else [pattern]
+
+
+def dtype_of(config: Mapping[str, Any]) -> str:
+    """Returns the type in which a network's weights are held, by torch's name, from its configuration."""
+    return str(config.get(DTYPE, "float32"))
+
+
+def open_weights(
+    network: str, folder: Path, *, dtype: str = "float32", device: "torch.device | str" = "cpu"
+) -> Any:
+    """Opens a diffusers network, "module:class", from its folder, directly in a type and on a device.
+
+    No other copy of it is held: each tensor is converted and moved on its own. Nothing stays mapped to the file,
+    which may be evicted or damaged meanwhile.
+    """
     import torch
+    from diffusers.utils import logging
 
-    return load_attribute(network).from_pretrained(
-        folder, use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
+    logging.disable_progress_bar()  # it would overwrite the sweep's display
+    found = load_attribute(network).from_pretrained(
+        folder,
+        use_safetensors=True,
+        low_cpu_mem_usage=True,
+        torch_dtype=getattr(torch, dtype),
+        device_map={"": str(device)},
     )
+    for tensor in [*found.parameters(), *found.buffers()]:
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+    return found
 
 
 def read_network(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,9 @@ INDEX = "model_index.json"
 AVERAGED = "_ema"  # what the training scripts of diffusers append to a folder with averaged weights
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = "config.json"
+DTYPE = (
+    "_torch_dtype"  # key in a network's config.json: in which type it is opened; diffusers ignores such names
+)
 # Where a pipeline keeps its scheduler.
 SCHEDULERS = ("scheduler/scheduler_config.json", "scheduler_config.json")
 
@@ -19,6 +22,8 @@ class Pipeline(NamedTuple):
 
     root: Path
     place: Path | None = None  # of the network, if it is not the first that `network` would find in `root`
+    variant: str | None = None  # of weights, such as fp16; parts that have no such files are read as they are
+    checkpoint: str | None = None  # a single file, from which all parts come that it holds
 
     @classmethod
     def around(cls, folder: Path, networks: Sequence[str], chosen: str | None = None) -> Self:
@@ -63,6 +68,12 @@ class Pipeline(NamedTuple):
                 f"backbone.network={other} reads that"
             )
         return lines
+
+    @property
+    def reading(self) -> dict[str, str]:
+        """Where its weights are, besides in its folders: fields of this class that are set, as JSON-like data."""
+        found = {"variant": self.variant, "checkpoint": self.checkpoint}
+        return {name: value for name, value in found.items() if value is not None}
 
     def part(self, name: str) -> Path | None:
         """Returns the folder of a part; None if it does not exist."""

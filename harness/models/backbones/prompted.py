@@ -13,6 +13,15 @@ from harness.core.paths import existing_file
 from harness.models.backbones.condition import Condition, ConditionPlan
 from harness.models.backbones.family import Family
 from harness.models.backbones.pipeline import CONFIG, Pipeline
+from harness.models.backbones.weight_files import (
+    SAFETENSORS,
+    TEXT_WEIGHTS,
+    check_shards,
+    content,
+    header,
+    refuse_not_finite,
+    weight_files,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +42,7 @@ class PromptedFamily(Family):
     @property
     def hub_files(self) -> Sequence[str]:  # type: ignore[override]
         """The text encoders and tokenizers."""
-        files = ("*.json", "*.safetensors", "merges.txt", "*.model")
+        files = ("*.json", TEXT_WEIGHTS, "merges.txt", "*.model")
         parts = (*self.text_parts, *self.optional_text_parts)
         return [EMPTY_PROMPT, *(f"{part}/{file}" for part in parts for file in files)]
 
@@ -69,7 +78,9 @@ class PromptedFamily(Family):
             return self._of_file(stored, 'prompt ""', settings)
         files = self._text_files(source, config)
         settings |= {"prompt": prompt}
-        sums = [checksum(file) for file in files]
+        contents = {file: content(file) for file in files if file.suffix == SAFETENSORS}
+        refuse_not_finite(contents)
+        sums = [contents[file].sha256 if file in contents else checksum(file) for file in files]
         what = "unconditional" if given.unconditional else f'prompt "{prompt}"'
         return ConditionPlan(
             _named(what, settings), settings, fingerprint([self.class_name, settings, *sums])
@@ -88,18 +99,18 @@ class PromptedFamily(Family):
                     "folder of the whole pipeline, or backbone.embeddings"
                 )
         self.check_text(source, config)
+        files = [file for name in self._present(source) for file in part_files(source, name)]
+        for file in files:
+            if file.suffix == SAFETENSORS:
+                header(file)
         apart(
             "harness.models.backbones.text_encoders:check",
             self.pipeline,
             str(source.root),
             self._present(source),
+            source.reading,
         )
-        return sorted(
-            file
-            for name in self._present(source)
-            for file in (source.root / name).rglob("*")
-            if file.is_file()
-        )
+        return files
 
     def _present(self, source: Pipeline) -> list[str]:
         """Returns the folders that embed a prompt, of those that exist."""
@@ -145,9 +156,27 @@ class PromptedFamily(Family):
 
         from harness.models.backbones.text_encoders import open_pipeline
 
-        pipeline = open_pipeline(self.pipeline, source.root, self._present(source))
+        pipeline = open_pipeline(self.pipeline, source, self._present(source))
         with torch.no_grad():
             return self.embed(pipeline, settings["prompt"], settings.get("unconditional", False))
+
+
+def part_files(source: Pipeline, name: str) -> list[Path]:
+    """Returns the files of a text encoder or tokenizer that are read. Raises `UserError` if some are missing."""
+    folder = source.root / name
+    kept = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.suffix in (".json", ".txt", ".model")
+    ]
+    if not name.startswith("text_encoder"):
+        return kept
+    if source.checkpoint is not None and apart(
+        "harness.models.backbones.single_file:holds", source.checkpoint, str(folder)
+    ):
+        return [*kept, Path(source.checkpoint)]
+    check_shards(folder / TEXT_WEIGHTS, source.variant)
+    return [*kept, *weight_files(folder / TEXT_WEIGHTS, source.variant)]
 
 
 def _named(what: str, settings: Mapping[str, Any]) -> str:

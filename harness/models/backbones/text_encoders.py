@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -12,13 +12,14 @@ import transformers
 
 from harness.core.errors import UserError
 from harness.core.registry import load_attribute
+from harness.models.backbones import single_file
+from harness.models.backbones.pipeline import INDEX, Pipeline
+from harness.models.backbones.weight_files import TEXT_WEIGHTS, index, single
 from harness.models.finite import refuse_infinite_weights
 
-INDEX = "model_index.json"
 
-
-def open_pipeline(kind: str, root: Path, names: Sequence[str], **settings: Any) -> Any:
-    """Returns the pipeline "module:class" with the parts `names` of the folder `root`, and None for all others.
+def open_pipeline(kind: str, source: Pipeline, names: Sequence[str], **settings: Any) -> Any:
+    """Returns the pipeline "module:class" with the parts `names` of `source`, and None for all others.
 
     Raises `UserError` for a text encoder whose weights are incomplete, and `FloatingPointError` for weights that are
     not finite.
@@ -26,27 +27,42 @@ def open_pipeline(kind: str, root: Path, names: Sequence[str], **settings: Any) 
     pipeline = load_attribute(kind)
     parameters = inspect.signature(pipeline.__init__).parameters
     absent = {name: None for name, one in parameters.items() if one.default is one.empty and name != "self"}
-    parts = {name: _open(pipeline, root, name) for name in names}
+    parts = {name: _open(pipeline, source, name) for name in names}
     return pipeline(**{**absent, **parts, **settings})
 
 
-def check(kind: str, root: str, names: Sequence[str]) -> None:
+def check(kind: str, root: str, names: Sequence[str], reading: Mapping[str, str]) -> None:
     """Raises `UserError` unless the weights of all text encoders are complete; reads shapes, not weights.
 
-    Plans run this in another process, so arguments are JSON.
+    Those of a single file are only looked at when they are opened. Plans run this in another process, so arguments
+    are JSON; `reading` is that of a `Pipeline`.
     """
     pipeline = load_attribute(kind)
     for name in names:
         folder = Path(root) / name
         if name.startswith("text_encoder"):
-            _open_encoder(_class_of(pipeline, Path(root), name), folder, device_map="meta")
+            if "checkpoint" in reading and single_file.holds(reading["checkpoint"], str(folder)):
+                continue
+            variant = _variant(folder, reading.get("variant"))
+            _open_encoder(_class_of(pipeline, Path(root), name), folder, device_map="meta", variant=variant)
 
 
-def _open(pipeline: type, root: Path, name: str) -> Any:
+def _variant(folder: Path, variant: str | None) -> str | None:
+    """Returns the variant of a text encoder's weights; None if it has no such files."""
+    names = (single(TEXT_WEIGHTS, variant), index(TEXT_WEIGHTS, variant))
+    return variant if any((folder / name).is_file() for name in names) else None
+
+
+def _open(pipeline: type, source: Pipeline, name: str) -> Any:
+    root = source.root
     kind = _class_of(pipeline, root, name)
     if not name.startswith("text_encoder"):
         return kind.from_pretrained(root / name, local_files_only=True)
-    encoder = _open_encoder(kind, root / name, dtype=torch.float32).eval()
+    if source.checkpoint is not None and single_file.holds(source.checkpoint, str(root / name)):
+        encoder = single_file.text_encoder(Path(source.checkpoint), root / name).eval()
+    else:
+        variant = _variant(root / name, source.variant)
+        encoder = _open_encoder(kind, root / name, dtype=torch.float32, variant=variant).eval()
     refuse_infinite_weights(encoder.state_dict(), str(root / name))
     return encoder
 
@@ -75,8 +91,8 @@ def _line(error: Exception) -> str:
 
 def _class_of(pipeline: type, root: Path, name: str) -> Any:
     """Returns the class of a part: that of the pipeline's index, or of the pipeline's signature."""
-    index = root / INDEX
-    entries = json.loads(index.read_text()) if index.is_file() else {}
+    listed = root / INDEX
+    entries = json.loads(listed.read_text()) if listed.is_file() else {}
     library, called = entries.get(name) or ("", "")
     if library == "transformers" and hasattr(transformers, called):
         return getattr(transformers, called)

@@ -239,3 +239,17 @@ def test_the_lines_for_people_hold_every_block_and_timestep():
         [str(block.number), block.name] for block in PLAN.blocks
     ]
     assert lines[-1].endswith("of T = 1000: 0: 0.01 / 9.21, 999: 157 / -10.1")
+
+
+def test_blocks_are_read_after_their_parts():
+    plan = UNet(block_out_channels=[8, 16], layers_per_block=1).plan(8, 1)
+    found = plan.select(["mid", 3], after=["query", "output"])
+    assert [(block.number, block.after) for block in found][:2] == [(5, "query"), (5, "output")]
+    assert found[0].name == "mid_block.attentions.0.to_q"
+    assert [block.after for block in plan.select("all", after=["query"])] == ["query"] * sum(
+        any(point.after == "query" for point in block.points) for block in plan.blocks
+    )
+    with pytest.raises(
+        UserError, match=r"features\.after: none of these blocks has a part 'mlp'; they have output, "
+    ):
+        plan.select("all", after=["mlp"])

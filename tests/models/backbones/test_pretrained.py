@@ -409,6 +409,14 @@ SPOILT = {
         lambda at: edit(at / "text_encoder/config.json", hidden_size=32),
         "the text encoder has width 32, but the network expects 16",
     ),
+    "text encoder without a layer": (
+        "sd",
+        lambda at: retensor(
+            at / "text_encoder" / "model.safetensors",
+            lambda one: [one.pop(name) for name in list(one) if ".layers.1." in name],
+        ),
+        "the weights are incomplete: 'encoder.layers.1.layer_norm1.bias' is missing (and 15 more)",
+    ),
     "patches": (
         "dit",
         lambda at: edit(at / "transformer/config.json", patch_size=3),

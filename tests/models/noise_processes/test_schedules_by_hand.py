@@ -18,7 +18,7 @@ def read(values):
     return process_of(parse(Schedule, section, "backbone.schedule").scheduler(), "backbone.schedule")
 
 
-@pytest.mark.parametrize("name", [*FIELDS.keys() - {"betas"}, *OTHER_NAMES])
+@pytest.mark.parametrize("name", [*sorted(FIELDS.keys() - {"betas"}), *OTHER_NAMES])
 def test_every_name_alone_is_a_schedule_of_a_thousand_steps(name):
     assert read(name).timesteps == 1000
 
