@@ -31,6 +31,7 @@ class UNetFamily(LabelledFamily):
     folder = "unet"
     needed = ("sample_size", "in_channels", "block_out_channels", "down_block_types", "up_block_types")
     autoencoders = ("vqvae", "vae")
+    original = "harness.models.backbones.adm_weights:convert"
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:
         """Refuses unknown block types, inputs other than the noised map, and times that are no plain steps."""
