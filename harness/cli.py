@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
         "convert-weights",
         help="rewrite pickled weights (.bin, .ckpt, .pt) as safetensors, reading tensors alone",
     )
+    embed = commands.add_parser(
+        "embed-prompt", help="write a prompt's embedding, for machines without the text encoders"
+    )
     doctor = commands.add_parser("doctor", help="check this machine or a running cluster for problems")
     for command in (sweep, plan, report, export, generate):
         command.add_argument(
@@ -94,6 +97,14 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--to", required=True, metavar="FOLDER", help="output folder; must be empty or not exist"
     )
+    embed.add_argument("source", metavar="PIPELINE", help="folder of a pipeline, or Hub id")
+    embed.add_argument("--prompt", default="", metavar="TEXT", help='the prompt (default: "")')
+    embed.add_argument(
+        "--unconditional", action="store_true", help="that of classifier-free guidance's unconditional pass"
+    )
+    embed.add_argument("--revision", metavar="NAME", help="commit, tag or branch of a Hub id")
+    embed.add_argument("--variant", metavar="NAME", help="of the files, such as fp16")
+    embed.add_argument("--to", required=True, metavar="FILE", help="new .safetensors file")
     describe.add_argument("part", help="name shown by `harness list`, an experiment, or tables")
     return top
 
@@ -205,6 +216,15 @@ def _convert(chosen: argparse.Namespace) -> int:
     return OK
 
 
+def _embed(chosen: argparse.Namespace) -> int:
+    from harness.core.apart import apart
+
+    values = {"name": "pretrained", "path": chosen.source, "revision": chosen.revision}
+    values |= {"variant": chosen.variant, "prompt": chosen.prompt, "unconditional": chosen.unconditional}
+    print("\n".join(apart("harness.models.backbones.embed:embed", values, chosen.to)))
+    return OK
+
+
 def _doctor(chosen: argparse.Namespace) -> int:
     from harness.sweep.doctor.diagnosis import doctor
 
@@ -226,5 +246,6 @@ COMMANDS = {
     "list": _list,
     "describe": _describe,
     "convert-weights": _convert,
+    "embed-prompt": _embed,
     "doctor": _doctor,
 }

@@ -37,11 +37,13 @@ class AutoSearch(Protocol):
     A grid consists of the searchable trials on one data set, with one seed and one set-up.
     """
 
-    def screens(self, grid: Sequence[Trial]) -> list[Trial]:
+    methods: ClassVar[tuple[str, ...]]  # ways to choose, for `search.method`; the first is the default
+
+    def screens(self, method: str, grid: Sequence[Trial]) -> list[Trial]:
         """Returns trials outside the grid that the chooser may ask for; raises `UserError` if it cannot search it."""
 
-    def chooser(self, grid: Sequence[Trial], screens: Sequence[Trial], trials: int) -> Chooser:
-        """Returns a chooser of at most `trials` trials of `grid`."""
+    def chooser(self, method: str, grid: Sequence[Trial], screens: Sequence[Trial], trials: int) -> Chooser:
+        """Returns a chooser of at most `trials` trials, fits that it takes outside `grid` included."""
 
 
 class Shared(NamedTuple):

@@ -4,7 +4,10 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from safetensors.torch import save_file
 
 from harness.core.artifacts import MANIFEST
@@ -12,29 +15,34 @@ from harness.core.config import parse, part_of
 from harness.core.registry import load_attribute
 from harness.core.seeds import derive_seed
 from harness.core.stages import Context, Stage
-from harness.data.dataset import open_dataset
+from harness.data.dataset import Dataset, open_dataset
 from harness.data.transforms import Chosen
 from harness.models.backbones.checkpoint import copy_pipeline
 from harness.models.backbones.condition import FILE as CONDITION
 from harness.models.backbones.denoiser import load_denoiser, save_frame, save_pipeline
-from harness.models.backbones.family import build_network, family_of
+from harness.models.backbones.family import blocks, build_network, family_of
 from harness.models.backbones.pipeline import Pipeline
 from harness.models.finite import refuse_infinite_weights
 from harness.models.noise_processes.process import NoiseProcess, process_of
 from harness.training import checkpoint
 from harness.training.config import TrainConfig
 from harness.training.launch import train
-from harness.training.regularisers import PLAIN, REGULARISERS, Regulariser
+from harness.training.regularisers import BESIDE, PLAIN, REGULARISERS, UNLABELLED, Regulariser
 from harness.training.tasks import Denoising
 
 
 def train_backbone(stage: Stage, folder: Path, context: Context) -> None:
-    """Trains the network on the training images, without labels; writes a diffusers pipeline and the loss history."""
+    """Trains the network on the training images; writes a diffusers pipeline and the loss history.
+
+    Labels are used only if the regulariser does.
+    """
     config = parse(TrainConfig, stage.options["train"], "train")
     with context.store.scratch() as trained:
         train("harness.features.backbone:denoising", stage, config, stage.config["seed"], trained, context)
-        network = build_network(stage.config["network"])
+        network = _build(stage)
         network.load_state_dict(checkpoint.trained_weights(trained))
+        if hasattr(network, BESIDE):
+            delattr(network, BESIDE)
         save_pipeline(network, process_in(stage), folder, regulariser_of(stage).reads_its_estimate)
         (folder / "history.json").write_text(json.dumps(checkpoint.read_state(trained)["history"]))
 
@@ -43,9 +51,31 @@ def denoising(stage: Stage, context: Context) -> Denoising:
     """Returns the training task of the backbone. Called by every worker."""
     dataset = open_dataset(stage.needs["dataset"], context)
     config = parse(TrainConfig, stage.options["train"], "train")
-    images = Chosen(dataset.images, config.storage_order(dataset.splits["train"]))
-    build = partial(build_network, stage.config["network"])
-    return Denoising(build, images, process_in(stage), regulariser_of(stage))
+    index_M = config.storage_order(dataset.splits["train"])
+    regulariser = regulariser_of(stage)
+    return Denoising(
+        partial(_build, stage),
+        Chosen(dataset.images, index_M),
+        process_in(stage),
+        regulariser,
+        labels_M=_labels(stage, dataset, index_M) if regulariser.learns_labels else None,
+    )
+
+
+def _build(stage: Stage) -> Any:
+    """Returns the untrained network, with what its regulariser learns beside it."""
+    network = build_network(stage.config["network"])
+    channels = {block.name: block.channels for block in blocks(stage.config["network"])}
+    beside = regulariser_of(stage).beside(channels, stage.config.get("classes", 0))
+    if beside is not None:
+        network.add_module(BESIDE, beside)
+    return network
+
+
+def _labels(stage: Stage, dataset: Dataset, index_M: np.ndarray) -> torch.Tensor:
+    """Returns the labels of images `index_M` that probes may learn from, [M]; others are `UNLABELLED`."""
+    known_M = np.isin(index_M, dataset.labelled(stage.config["labels_per_class"]))
+    return torch.from_numpy(np.where(known_M, dataset.labels[index_M], UNLABELLED).astype(np.int64))
 
 
 def make_condition(stage: Stage, folder: Path, context: Context) -> None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from harness.core.checks import refuse_duplicates
 from harness.core.errors import UserError
 from harness.core.fingerprint import fingerprint
 from harness.core.stages import Code, Stage, Work
+from harness.data.dataset import Images
 from harness.features.lazy import BYTES_A_NUMBER
 from harness.models.autoencoders.autoencoder import autoencoder_of
 from harness.models.backbones.backbone import BackbonePlan, Block, multiplications
@@ -30,26 +32,51 @@ def regularised_backbones(
     plan: BackbonePlan,
     train: TrainConfig,
     regularisers: Sequence[Regulariser],
-    dataset: Stage,
+    images: Images,
     seed: int,
     section: str,
 ) -> dict[str | None, Stage]:
     """Returns the backbone's stage for each regulariser of its training, by the regulariser's name in rows.
 
-    Raises `UserError` naming the `section` for regularisers with the same name, or that cannot be used.
+    Raises `UserError` naming the `section` for regularisers with the same name, or that cannot be used, as one that
+    learns labels without any.
     """
     names = [regulariser.display_name for regulariser in regularisers]
     refuse_duplicates(names, f"{section}.regularisers", "; give each a label of its own")
     return {
-        regulariser.display_name: backbone_stage(plan, train, dataset, seed, regulariser)
+        regulariser.display_name: backbone_stage(
+            plan,
+            train,
+            images.stage,
+            seed,
+            regulariser,
+            _labels(regulariser, images, f"{section}.regularisers") if regulariser.learns_labels else {},
+        )
         for regulariser in regularisers
     }
 
 
+def _labels(regulariser: Regulariser, images: Images, where: str) -> dict[str, Any]:
+    """Returns the entries of a backbone's configuration that say which labels its training uses."""
+    per_class = images.config.labels_per_class
+    try:
+        images.dataset.labelled(per_class)
+    except UserError as error:
+        raise UserError(f"{where}, {regulariser.display_name}: it learns from labels, and {error}") from None
+    return {"labels_per_class": per_class, "classes": len(images.dataset.classes)}
+
+
 def backbone_stage(
-    plan: BackbonePlan, train: TrainConfig, dataset: Stage, seed: int, regulariser: Regulariser = PLAIN
+    plan: BackbonePlan,
+    train: TrainConfig,
+    dataset: Stage,
+    seed: int,
+    regulariser: Regulariser = PLAIN,
+    labels: Mapping[str, Any] = MappingProxyType({}),
 ) -> Stage:
     """Returns the stage that holds the backbone as a diffusers pipeline. Zero steps leave it untrained.
+
+    `labels` are further values of a regulariser that learns them.
 
     Raises `UserError` for a regulariser of a backbone that the sweep does not train.
     """
@@ -79,6 +106,7 @@ def backbone_stage(
         config={
             **shared,
             **_regularised(plan, regulariser),
+            **labels,
             "train": train.keyed(),
             "seed": seed,
         },

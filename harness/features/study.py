@@ -7,10 +7,12 @@ from harness.core.stages import Trial
 from harness.core.study import AutoSearch, Study
 from harness.data.dataset import Images
 from harness.features.choose import Chooser
+from harness.features.choose_published import FREQUENCY, LOCAL
+from harness.features.choose_screening import SCREENING
 from harness.features.config import FeaturesConfig
 from harness.features.grid import Grid, check, conditioned, transferred
 from harness.features.heads.head import HEADS
-from harness.features.screens import chooser_of, screens_of
+from harness.features.screens import chooser_of, frequencies_of, screens_of
 from harness.features.stages import (
     backbone_stage,
     regularised_backbones,
@@ -20,16 +22,21 @@ from harness.models.backbones.backbone import BACKBONES
 from harness.training.regularisers import REGULARISERS
 
 
-class Screening(AutoSearch):
-    """`search: auto` of study 1: screening probes first, then heads on the settings that did best."""
+class Choosing(AutoSearch):
+    """`search: auto` of study 1."""
 
-    def screens(self, grid: Sequence[Trial]) -> list[Trial]:
-        """Returns a screening probe of each setting of `grid`."""
-        return screens_of(grid)
+    methods = ("screening", "frequency", "local")
+    _ways = {"screening": SCREENING, "frequency": FREQUENCY, "local": LOCAL}
 
-    def chooser(self, grid: Sequence[Trial], screens: Sequence[Trial], trials: int) -> Chooser:
-        """Returns the chooser that uses the screening probes."""
-        return chooser_of(grid, screens, trials)
+    def screens(self, method: str, grid: Sequence[Trial]) -> list[Trial]:
+        """Returns what the method looks at before it fits heads of `grid`."""
+        if method == "local":
+            return []
+        return frequencies_of(grid) if method == "frequency" else screens_of(grid)
+
+    def chooser(self, method: str, grid: Sequence[Trial], screens: Sequence[Trial], trials: int) -> Chooser:
+        """Returns the chooser of that method."""
+        return chooser_of(self._ways[method], grid, screens, trials)
 
 
 class Features(Study):
@@ -39,7 +46,7 @@ class Features(Study):
     Config = FeaturesConfig
     tables = (FEATURES, CORRECTNESS)
     registries = (BACKBONES, HEADS, REGULARISERS)
-    auto = Screening()
+    auto = Choosing()
     loaders = {"extractor.json": "harness.features.extractor:load"}
 
     def trials(self, config: FeaturesConfig, images: Images, seed: int) -> list[Trial]:
@@ -52,7 +59,7 @@ class Features(Study):
             for under, noise in product(conditioned(plan, config), config.noise):
                 grid = Grid(config, one, seed, under, noise)
                 backbones = regularised_backbones(
-                    under, config.train, config.regularisers, stage, seed, self.name
+                    under, config.train, config.regularisers, images, seed, self.name
                 )
                 for regulariser, backbone in backbones.items():
                     trials += grid.over("trained", backbone, grid.timesteps, regulariser)

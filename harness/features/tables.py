@@ -19,8 +19,8 @@ FEATURES = Table(
             "features",
             TEXT,
             Role.IDENTITY,
-            "trained (the backbone), untrained, pixels, screen (a screening probe of `search: auto`), combined "
-            "(several blocks and timesteps) or finetuned",
+            "trained (the backbone), untrained, pixels, screen (a screening probe of `search: auto`), frequency (it "
+            "measures a timestep for `search: auto`), combined (several blocks and timesteps) or finetuned",
         ),
         Column("backbone", TEXT, Role.SETUP, "name of the backbone in the experiment; null for pixels"),
         Column("regulariser", TEXT, Role.SETUP, "of the backbone's training; null for none"),
@@ -43,7 +43,10 @@ FEATURES = Table(
             "what is read of a block: its output or one of its parts; null for pixels and combined",
         ),
         Column(
-            "block", INTEGER, Role.AXIS, "numbered from 1 along the network; null for pixels and combined"
+            "block",
+            INTEGER,
+            Role.AXIS,
+            "numbered from 1 along the network; null for pixels, frequency and combined",
         ),
         Column(
             "block_name", TEXT, Role.IDENTITY, "the block's module; for combined, the blocks and timesteps"
@@ -104,6 +107,13 @@ FEATURES = Table(
             Role.METRIC,
             "passes of images through the backbone behind this row; rows may share passes",
             "images",
+        ),
+        Column(
+            "high_frequency_ratio",
+            FLOAT,
+            Role.METRIC,
+            "energy of the feature maps above half the Nyquist frequency, mean over the blocks; only for frequency",
+            "share, 0 to 1",
         ),
         *estimate("validation_accuracy", "the criterion by which settings are selected", expected=True),
         *estimate(

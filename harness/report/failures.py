@@ -57,8 +57,9 @@ def missing(tables: Tables) -> list[Missing]:
         frame = succeeded(frame)
         for column in (column.name for column in tables.declared[name].columns if column.expected):
             expected = frame
-            if (name, column) == ("features", "test_accuracy"):
-                expected = frame[frame["features"] != "screen"]  # screens do not use the test images
+            if name == "features":  # a frequency trial classifies nothing, a screen no test images
+                without = ["frequency"] if column != "test_accuracy" else ["frequency", "screen"]
+                expected = frame[~frame["features"].isin(without)]
             if (name, column) == ("networks", "distance"):
                 expected = frame[frame["kind"] != "vote"]  # a vote has no parameters
             count = int(expected[column].isna().sum())

@@ -2,9 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
 import harness
 from harness.core.config import Config, parse, read_yaml, with_settings
@@ -33,7 +33,18 @@ class SearchConfig(Config):
     """
 
     name: Literal["grid", "random", "tpe", "auto"] = "grid"
-    trials: int = Field(100, ge=1)  # settings per data set and network; auto: at most, counting heads
+    trials: int = Field(
+        100, ge=1
+    )  # settings per data set and network; auto: at most, counting heads and screens
+    method: str | None = None  # auto: how the study chooses, None for its own best; others are for comparison
+
+    @model_validator(mode="after")
+    def _method_is_read(self) -> Self:
+        if self.method is not None and self.name != "auto":
+            raise ValueError(
+                f"method = {self.method!r} is for name = 'auto' only; leave it out, or set name=auto"
+            )
+        return self
 
 
 def _by_name(search: Any) -> Any:

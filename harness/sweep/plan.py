@@ -148,7 +148,7 @@ def make_plan(experiment: Any, images: Images, tables: Mapping[str, pa.Table], c
     Raises `UserError` for settings that the data does not allow.
     """
     trials = all_trials(experiment, images)
-    screens = screening_trials(experiment.search.name, trials)
+    screens = screening_trials(experiment.search, trials)
     recorded = _recorded([*trials, *screens], tables)
     done = {key: row["objective"] for key, row in recorded.items() if row["status"] == "ok"}
     search = experiment.search
@@ -204,12 +204,14 @@ def _hints(stages: Iterable[Stage], context: Context) -> list[str]:
 
 def _recorded(trials: Iterable[Trial], tables: Mapping[str, pa.Table]) -> dict[str, dict[str, Any]]:
     """Returns status and objective, by key, of the trials that have a row."""
-    wanted = {trial.key for trial in trials}
+    wanted: dict[tuple[str, str], set[str]] = {}
+    for trial in trials:
+        wanted.setdefault((trial.table, trial.objective), set()).add(trial.key)
     found: dict[str, dict[str, Any]] = {}
-    for table, column in {(trial.table, trial.objective) for trial in trials}:
+    for (table, column), keys in wanted.items():
         rows = (tables[table][name].to_pylist() for name in ("key", "status", column))
         for key, status, value in zip(*rows, strict=True):
-            if key in wanted and found.get(key, {}).get("status") != "failed":  # one failed row is enough
+            if key in keys and found.get(key, {}).get("status") != "failed":  # one failed row is enough
                 found[key] = {"status": status, "objective": value}
     return found
 

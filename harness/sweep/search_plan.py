@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+from harness.core.errors import unknown
 from harness.core.stages import Trial
 from harness.core.study import AutoSearch, Chooser
 from harness.core.tables import Role
@@ -25,14 +26,16 @@ class Search(NamedTuple):
 
     def line(self) -> str:
         """Returns a line on what the search takes at most, compared with the whole grid."""
-        quick = len(self.most) - sum(trial.searchable for trial in self.most) if self.chooser else 0
+        quick = sum(not trial.searchable for trial in self.most)
+        whole = f"{len(self.grid):,} {self.study} trials"
         trials = (
-            f"{len(self.most) - quick if self.chooser else self.budget:,} of {len(self.grid):,} {self.study}"
+            f"{len(self.most):,} trials, {quick:,} of them on some of the images, instead of {whole}"
+            if quick
+            else f"{len(self.most) if self.chooser else self.budget:,} of {whole}"
         )
         return (
-            f"{self.name} search: at most {trials} trials"
-            + (f" after {quick:,} screening trials" if quick else "")
-            + f"; at most {passes(self.most):,} of the grid's {passes(self.grid):,} image passes"
+            f"{self.name} search: at most {trials}; at most {passes(self.most):,} of the grid's "
+            f"{passes(self.grid):,} image passes"
         )
 
     def summary(self) -> dict[str, Any]:
@@ -53,18 +56,25 @@ def passes(trials: Iterable[Trial]) -> int:
     return sum(stage.work.image_passes for stage in stages.values())
 
 
-def screening_trials(search: str, trials: Iterable[Trial]) -> list[Trial]:
+def screening_trials(config: Any, trials: Iterable[Trial]) -> list[Trial]:
     """Returns the trials of `search: auto` outside the grid; raises `UserError` if a grid cannot be searched."""
-    if search != "auto":
+    if config.name != "auto":
         return []
-    grids = _groups(trial for trial in trials if is_searched(trial, search))
-    return [screen for grid in grids.values() for screen in _auto(grid).screens(grid)]
+    grids = _groups(trial for trial in trials if is_searched(trial, config.name))
+    found = []
+    for grid in grids.values():
+        auto, method = _auto(config, grid)
+        found += auto.screens(method, grid)
+    return found
 
 
-def _auto(grid: Sequence[Trial]) -> AutoSearch:
+def _auto(config: Any, grid: Sequence[Trial]) -> tuple[AutoSearch, str]:
+    """Returns how the study of a grid chooses, and by which method; raises `UserError` for one it does not have."""
     auto = study(grid[0].study).auto
     assert auto is not None, "is_searched excludes other studies"
-    return auto
+    if config.method not in (None, *auto.methods):
+        raise unknown("search.method", config.method, list(auto.methods))
+    return auto, config.method or auto.methods[0]
 
 
 def is_searched(trial: Trial, search: str) -> bool:
@@ -112,7 +122,8 @@ def _search(
     chooser, most = None, grid
     budget = min(config.trials, len(grid)) - len(known)
     if config.name == "auto":
-        chooser = _auto(grid).chooser(grid, screens, config.trials)
+        auto, method = _auto(config, grid)
+        chooser = auto.chooser(method, grid, screens, config.trials)
         by_key = {trial.key: trial for trial in candidates}
         most = [by_key[key] for key in chooser.longest()]
         budget = _left(chooser, known)

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field
 
@@ -28,9 +28,12 @@ REGULARISERS = Registry(
     {
         "none": "harness.training.regularisers:Plain",
         "dispersive": "harness.training.regularisers:Dispersive",
+        "lsep": "harness.training.regularisers:LinearSeparability",
         "self_conditioning": "harness.training.regularisers:SelfConditioning",
     },
 )
+BESIDE = "learnt_beside"  # the submodule of a network in training that holds what is learnt beside it
+UNLABELLED = -1  # instead of a label
 COIN = 2**24  # resolution of the random number that decides whether a sample reads its own estimate
 
 
@@ -38,6 +41,22 @@ def _short_word(label: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", label):
         raise ValueError("use at most 40 characters: letters, digits, '.', '_' and '-'")
     return label
+
+
+def _not_all_zero(weights: list[float]) -> list[float]:
+    if not any(weights):
+        raise ValueError("all are 0, which regularises nothing; give a positive one, or use none")
+    return weights
+
+
+class Batch(NamedTuple):
+    """The samples of a training step that a worker computes, N of them."""
+
+    labels_N: (
+        "torch.Tensor | None"  # classes, `UNLABELLED` without one; None for a regulariser without labels
+    )
+    steps_N: "torch.Tensor"  # timesteps
+    timesteps: int  # of the noise process
 
 
 class Regulariser(Config):
@@ -50,6 +69,9 @@ class Regulariser(Config):
 
     version: ClassVar[int | None] = 1  # raise it if the same values now give other weights
     reads_its_estimate: ClassVar[bool] = False  # the network has input channels for its own estimate
+    learns_labels: ClassVar[bool] = (
+        False  # the training sees the labels of the images that probes may learn from
+    )
 
     @property
     def display_name(self) -> str | None:
@@ -67,6 +89,13 @@ class Regulariser(Config):
         """Returns the configuration of the network to train, given that of the unregularised backbone."""
         return dict(config)
 
+    def beside(self, channels: Mapping[str, int], classes: int) -> "nn.Module | None":
+        """Returns what is learnt beside the network and left out of the backbone; called once, before training.
+
+        `channels` are those of each block's activation, by module path; `classes` is 0 unless `learns_labels`.
+        """
+        return None
+
     def input(
         self,
         network: "nn.Module",
@@ -80,11 +109,13 @@ class Regulariser(Config):
 
     @contextmanager
     def listening(self, network: "nn.Module") -> Iterator[list["torch.Tensor"]]:
-        """Context that collects the activations for `penalised` during a forward pass; called every step."""
+        """Context that collects what `penalised` needs during a forward pass; called every step."""
         yield []
 
-    def penalised(self, losses_N: "torch.Tensor", heard: list["torch.Tensor"]) -> "torch.Tensor":
-        """Returns the losses [N] plus the penalty on the collected activations `heard`."""
+    def penalised(
+        self, losses_N: "torch.Tensor", heard: list["torch.Tensor"], batch: Batch
+    ) -> "torch.Tensor":
+        """Returns the losses [N] plus the penalty on what `listening` collected."""
         return losses_N
 
 
@@ -102,7 +133,40 @@ class Plain(Regulariser):
 PLAIN = Plain()
 
 
-class Dispersive(Regulariser):
+class OfBlock(Regulariser):
+    """Base of regularisers of one block's activations."""
+
+    block: int | str = "mid"  # by number, by module path, or "mid"
+
+    def resolved(self, plan: BackbonePlan) -> Self:
+        """Resolves the block to its module."""
+        found = plan.select([self.block], f"regularisers.{self.name}.block")
+        if len(found) != 1:
+            raise UserError(
+                f"regularisers.{self.name}.block = {self.block!r}: names {len(found)} blocks instead of one"
+            )
+        return self.model_copy(update={"block": found[0].name})
+
+    @contextmanager
+    def listening(self, network: "nn.Module") -> Iterator[list["torch.Tensor"]]:
+        """Collects what `kept` makes of the block's activations."""
+        heard: list[torch.Tensor] = []
+
+        def keep(module: Any, inputs: Any, output: Any) -> None:
+            heard.append(self.kept(network, output[0] if isinstance(output, tuple) else output))
+
+        hook = network.get_submodule(str(self.block)).register_forward_hook(keep)
+        try:
+            yield heard
+        finally:
+            hook.remove()
+
+    def kept(self, network: "nn.Module", activation: "torch.Tensor") -> "torch.Tensor":
+        """Returns what `penalised` needs of an activation, [N, ...]: all of it by default."""
+        return activation
+
+
+class Dispersive(OfBlock):
     """Dispersive loss (Wang & He, "Diffuse and Disperse", arXiv 2506.09027): spreads a block's activations out.
 
     Adds weight · log mean_ij exp(-d_ij / temperature) to the mean loss, over all pairs of the whole batch,
@@ -112,33 +176,11 @@ class Dispersive(Regulariser):
 
     name: Literal["dispersive"] = "dispersive"
     weight: float = Field(0.5, gt=0)
-    block: int | str = "mid"  # by number, by module path, or "mid"
     temperature: float = Field(0.5, gt=0)
 
-    def resolved(self, plan: BackbonePlan) -> Self:
-        """Resolves the block to its module."""
-        found = plan.select([self.block])
-        if len(found) != 1:
-            raise UserError(
-                f"regularisers.dispersive.block = {self.block!r}: names {len(found)} blocks instead of one"
-            )
-        return self.model_copy(update={"block": found[0].name})
-
-    @contextmanager
-    def listening(self, network: "nn.Module") -> Iterator[list["torch.Tensor"]]:
-        """Collects the block's activations."""
-        heard: list[torch.Tensor] = []
-
-        def keep(module: Any, inputs: Any, output: Any) -> None:
-            heard.append(output[0] if isinstance(output, tuple) else output)
-
-        hook = network.get_submodule(str(self.block)).register_forward_hook(keep)
-        try:
-            yield heard
-        finally:
-            hook.remove()
-
-    def penalised(self, losses_N: "torch.Tensor", heard: list["torch.Tensor"]) -> "torch.Tensor":
+    def penalised(
+        self, losses_N: "torch.Tensor", heard: list["torch.Tensor"], batch: Batch
+    ) -> "torch.Tensor":
         """Adds the dispersive loss of the whole batch to each sample's.
 
         A worker differentiates only with respect to its own N activations, and its samples have weight N / B in the
@@ -181,6 +223,57 @@ def _with_other_workers(h_ND: "torch.Tensor") -> "torch.Tensor":
     kept = [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
     kept[distributed.get_rank()] = h_ND
     return torch.cat(kept)
+
+
+class LinearSeparability(OfBlock):
+    """LSEP (Yun et al., "No Alignment Needed for Generation", arXiv 2509.21565): a linear probe is part of training.
+
+    A linear classifier of the block's activation, averaged over positions, is learnt together with the network, which
+    its cross-entropy trains too: no external encoder. To the loss of a labelled image it adds weight · cross-entropy.
+    The weight is `weights[i]` if its timestep lies in the i-th of as many equal intervals, least noise first; in the
+    released loss weights are equally spaced between two values. The classifier is not part of the backbone.
+
+    This is the loss as released. The paper's further measures, random crops and a schedule of class conditions, are
+    left out: backbones trained here are unconditional.
+
+    The labels are those that probes may learn from: of training images, `data.labels_per_class` of each class. Other
+    images add nothing; the mean is over the whole batch, so few labels make a weak penalty. A backbone trained so has
+    seen labels, unlike all others.
+    """
+
+    name: Literal["lsep"] = "lsep"
+    weights: Annotated[list[Annotated[float, Field(ge=0)]], AfterValidator(_not_all_zero)] = Field(
+        [0.1], min_length=1, max_length=1000
+    )
+
+    learns_labels: ClassVar[bool] = True
+
+    def beside(self, channels: Mapping[str, int], classes: int) -> "nn.Module":
+        """Returns the linear classifier."""
+        from torch import nn
+
+        return nn.Linear(channels[str(self.block)], classes)
+
+    def kept(self, network: "nn.Module", activation: "torch.Tensor") -> "torch.Tensor":
+        """Returns the classifier's scores [N, classes] of maps [N, C, H, W] or tokens [N, L, C]."""
+        maps = activation.ndim == 4
+        mean_NC = activation.mean((2, 3) if maps else 1)
+        scores: torch.Tensor = network.get_submodule(BESIDE)(mean_NC)
+        return scores
+
+    def penalised(
+        self, losses_N: "torch.Tensor", heard: list["torch.Tensor"], batch: Batch
+    ) -> "torch.Tensor":
+        """Adds the weighted cross-entropy of each labelled sample."""
+        import torch
+
+        (scores_NK,) = heard
+        assert batch.labels_N is not None, "learns_labels"
+        entropies_N = torch.nn.functional.cross_entropy(
+            scores_NK.float(), batch.labels_N, ignore_index=UNLABELLED, reduction="none"
+        )
+        interval_N = batch.steps_N * len(self.weights) // batch.timesteps
+        return losses_N + losses_N.new_tensor(self.weights)[interval_N] * entropies_N
 
 
 class SelfConditioning(Regulariser):

@@ -10,7 +10,7 @@ from harness.data.transforms import as_input
 from harness.models.noise_processes.process import NoiseProcess
 from harness.training.config import Augment
 from harness.training.randomness import StepRandomness
-from harness.training.regularisers import PLAIN, Regulariser
+from harness.training.regularisers import PLAIN, Batch, Regulariser
 
 
 class Task(Protocol):
@@ -47,7 +47,8 @@ def _taken(examples: "torch.Tensor | Indexed", index_N: torch.Tensor) -> torch.T
 class Denoising:
     """Predicts the target of a noise process from noised examples; the noise, as in Ho et al. 2020, equation 14.
 
-    Examples are images (uint8 [M, C, H, W]) or latents (float [M, L]).
+    Examples are images (uint8 [M, C, H, W]) or latents (float [M, L]). Only a regulariser that `learns_labels` needs
+    their labels (int64 [M], `UNLABELLED` without one).
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Denoising:
         process: NoiseProcess,
         regulariser: Regulariser = PLAIN,
         noun: str = "images",
+        labels_M: torch.Tensor | None = None,
     ) -> None:
         self.model = build
         self.noun = noun
@@ -64,6 +66,7 @@ class Denoising:
         self._x = examples
         self._process = process
         self._regulariser = regulariser
+        self._labels_M = labels_M
 
     def loss(self, model: nn.Module, index_N: torch.Tensor, randomness: StepRandomness) -> torch.Tensor:
         """Returns the mean squared error of the prediction [N], plus the regulariser's penalty."""
@@ -78,7 +81,9 @@ class Denoising:
         predicted = output if isinstance(output, torch.Tensor) else output.sample
         target = self._process.target(x, epsilon, steps_N)
         losses_N = (predicted[:, : x.shape[1]] - target).square().flatten(1).mean(1)
-        return self._regulariser.penalised(losses_N, heard)
+        labels_N = None if self._labels_M is None else self._labels_M[index_N].to(randomness.device)
+        batch = Batch(labels_N, steps_N, self._process.timesteps)
+        return self._regulariser.penalised(losses_N, heard, batch)
 
     def snapshot(self, model: nn.Module, step: int) -> None:
         """Takes no snapshots."""

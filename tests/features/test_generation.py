@@ -289,12 +289,12 @@ def test_the_experiments_sample_the_backbones_that_they_probe(name):
     experiment = load_experiment(name, [])
     for shared in ("backbone", "train", "regularisers"):
         assert getattr(experiment.generation, shared) == getattr(experiment.features, shared)
-    assert len(experiment.generation.regularisers) == (3 if name == "regularisers_small" else 1)
+    assert len(experiment.generation.regularisers) == (4 if name == "regularisers_small" else 1)
 
 
 @pytest.mark.slow
 def test_each_regulariser_trains_a_backbone_of_its_own_and_its_features_are_probed(context):
-    chosen = ["none", {"name": "dispersive", "block": 5, "weight": 2.0}, "self_conditioning"]
+    chosen = ["none", {"name": "dispersive", "block": 5, "weight": 2.0}, "self_conditioning", "lsep"]
     trials = trials_of(
         regularisers=chosen,
         blocks=[5],
@@ -304,13 +304,13 @@ def test_each_regulariser_trains_a_backbone_of_its_own_and_its_features_are_prob
     )[1]
     place = {"features": "trained", "block": 5}
     found = {}
-    for name in (None, "dispersive", "self_conditioning"):
+    for name in (None, "dispersive", "self_conditioning", "lsep"):
         trial = pick(trials, **place, regulariser=name)
         outcome = run(trial, context, "cpu")
         assert not outcome.failed, outcome.tables["features"][0]["error"]
         assert outcome.tables["features"][0]["regulariser"] == name
         found[name] = trial.needs["backbone"]
-    assert len({stage.key for stage in found.values()}) == 3
+    assert len({stage.key for stage in found.values()}) == 4
     assert found["dispersive"].config["regulariser"]["block"] == "mid_block"
     without = trials_of(blocks=[5], timesteps=[10], pools=[1], train={"steps": 4, "batch": 8, "workers": 0})[
         1

@@ -62,7 +62,7 @@ def test_rows_are_the_same_in_memory_and_in_batches(context, monkeypatch):
 def test_a_screen_is_the_same_in_memory_and_in_batches(context, monkeypatch):
     monkeypatch.setattr(lazy, "BATCH_ROWS", 16)
     _, trials = trials_of(**{**ONE, "controls": [], "timesteps": [0, 20, 50]}, heads=["ridge"])
-    screen = STUDY.auto.screens(trials)[0]
+    screen = STUDY.auto.screens("screening", trials)[0]
     assert screen.options["setting"][1:3] == (screen.config["images"], 0)
     whole, read = tables_of(screen, context)["features"], tables_of(in_batches(screen), context)["features"]
     assert (whole["reading"], read["reading"]) == ("in memory", "in batches")

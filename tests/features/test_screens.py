@@ -10,7 +10,7 @@ from tiny_features import pick, trials_of
 
 from harness.core.errors import UserError
 from harness.core.stages import run
-from harness.features.choose import screen_share
+from harness.features.choose import SCREEN_SHARE
 from harness.features.extract import images_of
 from harness.features.probe import read_features
 from harness.features.screening_probe import best_left_out, left_out
@@ -22,7 +22,7 @@ SETTINGS = {"timesteps": [0, 20, 50], "heads": ["linear", "ridge"], "controls": 
 
 def screens_of(**settings):
     dataset, grid = trials_of(**{**SETTINGS, **settings})
-    return dataset, grid, STUDY.auto.screens(grid)
+    return dataset, grid, STUDY.auto.screens("screening", grid)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_there_is_one_screen_for_every_block_timestep_and_pool():
 
 def test_a_screen_has_features_of_its_own_which_the_whole_timestep_shares():
     _, grid, screens = screens_of(shard=32)
-    images = int(screen_share(3) * (40 + 30 + 40))
+    images = int(SCREEN_SHARE * (40 + 30 + 40))
     by_timestep = {}
     for screen in screens:
         (stage,) = screen.reads["features"]
@@ -132,4 +132,4 @@ def test_features_that_are_not_kept_cannot_be_screened():
     _, grid, _ = screens_of()
     streamed = [replace(trial, reads={"streamed": trial.reads["features"]}) for trial in grid]
     with pytest.raises(UserError, match=r"features\.caching=cached"):
-        STUDY.auto.screens(streamed)
+        STUDY.auto.screens("screening", streamed)

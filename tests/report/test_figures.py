@@ -324,6 +324,11 @@ def test_regret_against_a_loop(study_one: dict) -> None:
         expected[fits] = (passes, fits + screens, fits, 100 * (best_known - best))
     for place, cost in enumerate(("image passes", "head fits", "head fits without screens")):
         found = regret(rows, cost, "x")
+        first = {**order[0], "features": "frequency", "timestep": 999, "validation_accuracy": None}
+        first |= {"began_at": order[0]["began_at"] - 1, "image_passes": 64}
+        longer = regret(pd.concat([pd.DataFrame([first]), rows]), cost, "x")
+        more = 64 if cost == "image passes" else 0
+        assert longer.cost == [one + more for one in found.cost]
         steps = {(e[place], round(e[3], 3)) for e in expected.values()}
         assert set(zip(found.cost, found.regret, strict=True)) <= steps
         assert found.cost[-1] == expected[fits][place]

@@ -54,17 +54,46 @@ def test_a_search_by_optuna_takes_its_budget_and_all_passes_at_most(planned, nam
     assert f"{name} search: at most 7 of 48 features trials" in "\n".join(plan.lines())
 
 
-def test_auto_takes_a_quarter_of_the_passes_and_a_tenth_of_the_fits_at_most(planned):
+BUDGET, SCREENS = 18, 9  # two for each of five timesteps that are screened, 2 blocks, 2 pools, 2 x 2 heads
+
+
+def test_auto_counts_its_screens_in_the_budget_that_it_states(planned):
     plan = planned("search={name: auto}")
     (search,) = plan.searches
     fits = [trial for trial in search.most if trial.searchable]
     screens = [trial for trial in search.most if not trial.searchable]
-    assert (len(fits), len(screens)) == (4, 5 * 2 * 2)
-    assert search.budget == len(search.most)
+    assert (len(fits), len(screens)) == (BUDGET - SCREENS, SCREENS)
+    assert search.budget == len(search.most) == BUDGET
     facts = plan.summary()["searches"][0]
-    assert IMAGES < facts["image_passes"] <= 6 * IMAGES / 4
+    assert facts["trials"] == BUDGET
+    assert 4 * IMAGES < facts["image_passes"] <= (4 + 5 * 0.15) * IMAGES
     assert plan.image_passes == facts["image_passes"] + 3 * 2 * 8
-    assert "at most 4 of 48 features trials after 20 screening trials" in "\n".join(plan.lines())
+    said = "at most 18 trials, 9 of them on some of the images, instead of 48 features trials"
+    assert said in "\n".join(plan.lines())
+
+
+@pytest.mark.parametrize("trials", [1, 5, 12])
+def test_a_smaller_budget_holds_for_fits_and_screens_together(planned, trials):
+    (search,) = planned(f"search={{name: auto, trials: {trials}}}").searches
+    assert search.budget == len(search.most) == trials
+
+
+def test_the_published_methods_are_asked_for_by_name(planned):
+    (local,) = planned("search={name: auto, method: local}").searches
+    assert (local.budget, len(local.most), {one.searchable for one in local.most}) == (BUDGET, BUDGET, {True})
+    assert local.summary()["image_passes"] == 6 * IMAGES
+    (frequency,) = planned("search={name: auto, method: frequency}").searches
+    measured = [trial for trial in frequency.most if not trial.searchable]
+    assert [trial.axes["features"] for trial in measured] == ["frequency"] * 6
+    assert len(frequency.most) == 6 + BUDGET
+    assert frequency.summary()["image_passes"] == 6 * 64 + 3 * IMAGES
+
+
+def test_a_method_that_is_not_there_or_not_read_is_refused(planned):
+    with pytest.raises(UserError, match=r"unknown search\.method 'frequencies'.*did you mean 'frequency'"):
+        planned("search={name: auto, method: frequencies}")
+    with pytest.raises(UserError, match="method = 'local' is for name = 'auto' only"):
+        planned("search={name: tpe, method: local}")
 
 
 def test_what_is_known_is_taken_off_only_where_the_search_comes_by(planned):
@@ -132,10 +161,28 @@ def test_a_sweep_by_auto_keeps_to_its_plan_and_has_nothing_to_do_the_second_time
     kinds = [row["features"] for row in rows]
     passes = {(row["features"], row["timestep"]): row["image_passes"] for row in rows}
     most = facts["searches"][0]
-    assert 0 < kinds.count("trained") <= most["trials"] - 16
-    assert kinds.count("screen") in (16, 20)
-    assert len({row["timestep"] for row in rows if row["features"] == "trained"}) == 1
-    assert sum(passes.values()) <= most["image_passes"] <= 6 * IMAGES / 4
+    assert kinds.count("trained") + kinds.count("screen") == most["trials"] == BUDGET
+    assert kinds.count("screen") <= SCREENS
+    assert 2 <= len({row["timestep"] for row in rows if row["features"] == "trained"}) <= 4
+    assert sum(passes.values()) <= most["image_passes"] <= (4 + 5 * 0.15) * IMAGES
+    assert main(command) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (again["missing"], again["done_now"], again["searches"]) == (0, 0, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["frequency", "local"])
+def test_the_published_methods_run_in_a_sweep(tmp_path, capsys, method):
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "search": {"name": "auto", "method": method, "trials": 9}}))
+    command = ["sweep", str(path), "--results", str(tmp_path / "results"), "--debug", "--json"]
+    assert main(command) == 0
+    capsys.readouterr()
+    rows = RowStore(Storage(str(tmp_path / "results")), studies.tables()).tables()["features"].to_pylist()
+    kinds = [row["features"] for row in rows]
+    assert kinds.count("trained") == 9
+    assert kinds.count("frequency") == (6 if method == "frequency" else 0)
+    assert all((row["high_frequency_ratio"] is None) == (row["features"] != "frequency") for row in rows)
     assert main(command) == 0
     again = json.loads(capsys.readouterr().out)
     assert (again["missing"], again["done_now"], again["searches"]) == (0, 0, [])

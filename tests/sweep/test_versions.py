@@ -62,13 +62,17 @@ def experiments(folder):
                     "knn",
                     {"name": "attention", "width": 8, "attention_heads": 2},
                 ],
-                "regularisers": ["none", "dispersive", "self_conditioning"],
+                "regularisers": ["none", "dispersive", "self_conditioning", "lsep"],
                 "combined": [{"blocks": [2, 5], "timesteps": [0, 50], "pool": 2}],
             },
             "cka": {"encoders": ["pixels", "random", {"name": "pretrained", "path": str(folder / "vit")}]},
             "generation": {"encoders": ["pixels", "random", "inception"], "steps": 2, "samples": 4},
             "finetune": {"tune": LITTLE, "heads": ["linear"], "blocks": [2], "timesteps": [0], "pools": [1]},
             "weights": {**weights, "controls": sorted(CONTROLS)},
+        },
+        "frequencies": {
+            "search": {"name": "auto", "method": "frequency"},
+            "features": features | {"heads": ["linear"], "controls": []},
         },
         "streamed": {
             "features": features | {"caching": "streamed", "heads": ["ridge", "mlp"], "controls": []}
@@ -113,7 +117,7 @@ def keys(experiments, datasets):
     for one, reading in zip(experiments, datasets, strict=True):
         stage = dataset_stage(one.data, one.seed, reading)
         trials = all_trials(one, Images(one.data, reading.dataset, stage))
-        for trial in [*trials, *screening_trials(one.search.name, trials)]:
+        for trial in [*trials, *screening_trials(one.search, trials)]:
             found.setdefault(f"{one.name}/{label(trial)}", set()).add(trial.key)
     return found
 
@@ -171,6 +175,7 @@ def parts():
 
 
 CACHED = ["cached/features/trained/*", "cached/features/untrained/*", "cached/features/combined/*"]
+CACHED += ["frequencies/features/trained/*"]
 READ = [
     *CACHED,
     "cached/features/screen/*",
@@ -179,7 +184,8 @@ READ = [
     "copied/features/untrained/*",
     "conditioned/*",
 ]
-NOT_PIXELS = [*READ, "cached/generation/*", "cached/finetune/*", "streamed/*"]
+FREQUENCY = "frequencies/features/frequency/*"
+NOT_PIXELS = [*READ, FREQUENCY, "cached/generation/*", "cached/finetune/*", "streamed/*"]
 COLLECTED = ["cached/weights", "copied/weights"]
 WEIGHTS = [*COLLECTED, "given/weights"]
 COPIED = ["copied/features/trained/*", "conditioned/*"]
@@ -193,10 +199,12 @@ DEPENDENTS = {
     "trained backbone": BY_TRAINING,
     "copied backbone": COPIED,
     "condition": ["conditioned/*"],
-    "extraction": [*READ, "cached/finetune/*", "streamed/*"],
+    "extraction": [*READ, FREQUENCY, "cached/finetune/*", "streamed/*"],
     "features": READ,
     "probe": [*CACHED, "cached/features/pixels/*", "copied/features/*", "conditioned/*"],
     "screen": ["cached/features/screen/*"],
+    "frequencies": [FREQUENCY],
+    "frequency": [FREQUENCY],
     "streamed probe": ["streamed/*"],
     "streamed ridge": ["streamed/*/ridge"],
     "streamed heads": ["streamed/*/mlp"],
@@ -245,7 +253,7 @@ PARTS = {
     "regulariser none": [],  # nothing is computed
     **{
         f"regulariser {name}": [f"cached/*/{name}/*", f"cached/features/combined/{name}/*"]
-        for name in ("dispersive", "self_conditioning")
+        for name in ("dispersive", "self_conditioning", "lsep")
     },
     **{f"control {name}": ["cached/weights"] for name in CONTROLS},
     **{f"backbone family {name}": [] for name in FAMILIES.names()},  # but for two, no experiment here has one

@@ -9,7 +9,7 @@ from torch import distributed, multiprocessing, nn
 from harness.models.noise_processes.process import process_of
 from harness.training.config import TrainConfig
 from harness.training.loop import ProcessGroup, fit
-from harness.training.regularisers import Dispersive, SelfConditioning
+from harness.training.regularisers import BESIDE, Dispersive, LinearSeparability, SelfConditioning
 from harness.training.tasks import Denoising
 
 
@@ -40,10 +40,20 @@ class Several(ProcessGroup):
         return float(total) / self.size
 
 
+LABELS = torch.arange(20) % 4 - 1  # a quarter of the images have none
 REGULARISERS = {
     "dispersive": Dispersive(block="block", weight=5.0, temperature=0.1),
     "self_conditioning": SelfConditioning(),
+    "lsep": LinearSeparability(block="block", weights=[3.0, 1.0]),
 }
+
+
+def _net(chosen):
+    net = Net(1 + chosen.reads_its_estimate)
+    beside = chosen.beside({"block": 4}, 3)
+    if beside is not None:
+        net.add_module(BESIDE, beside)
+    return net
 
 
 def _train(rank, size, folder, steps):
@@ -55,10 +65,11 @@ def _train(rank, size, folder, steps):
     )
     for name, chosen in REGULARISERS.items():
         task = Denoising(
-            partial(Net, 1 + chosen.reads_its_estimate),
+            partial(_net, chosen),
             images,
             process_of({"num_train_timesteps": 50}),
             chosen,
+            labels_M=LABELS if chosen.learns_labels else None,
         )
         config = TrainConfig(steps=steps, batch=7, optimizer="sgd", learning_rate=0.02)
         progress = fit(

@@ -20,10 +20,13 @@ from harness.models.noise_processes.process import process_of
 from harness.training import noise
 from harness.training.randomness import StepRandomness
 from harness.training.regularisers import (
+    BESIDE,
     COIN,
     PLAIN,
     REGULARISERS,
+    UNLABELLED,
     Dispersive,
+    LinearSeparability,
     Plain,
     Regulariser,
     SelfConditioning,
@@ -41,8 +44,10 @@ def randomness(count=6):
     return StepRandomness(11, 3, torch.arange(count))
 
 
-def loss(model, regulariser):
-    return Denoising(nn.Identity, IMAGES, PROCESS, regulariser).loss(model, INDEX, randomness())
+def loss(model, regulariser, labels=None):
+    return Denoising(nn.Identity, IMAGES, PROCESS, regulariser, labels_M=labels).loss(
+        model, INDEX, randomness()
+    )
 
 
 class Small(nn.Module):
@@ -75,8 +80,12 @@ class TestContract:
     def test_what_is_trained_can_be_built_and_gives_a_loss_for_each_sample(self, name):
         one = self.regulariser(name).resolved(PLAN)
         network = build_network(one.network(PLAN.config))
+        beside = one.beside({block.name: block.channels for block in PLAN.blocks}, 3)
+        if beside is not None:
+            network.add_module(BESIDE, beside)
         images = torch.zeros(5, 1, 8, 8, dtype=torch.uint8)
-        task = Denoising(nn.Identity, images, process_of({"num_train_timesteps": 50}), one)
+        labels = torch.tensor([0, 2, UNLABELLED, 1, 0]) if one.learns_labels else None
+        task = Denoising(nn.Identity, images, process_of({"num_train_timesteps": 50}), one, labels_M=labels)
         losses = task.loss(network, torch.arange(5), randomness(count=5))
         assert losses.shape == (5,)
         losses.sum().backward()
@@ -164,6 +173,9 @@ def test_settings_out_of_range_are_refused():
     ):
         with pytest.raises(UserError):
             parse(Dispersive, values, "regulariser")
+    for weights in ([], [-1.0], [0.0, 0.0]):
+        with pytest.raises(UserError, match="weights"):
+            parse(LinearSeparability, {"name": "lsep", "weights": weights}, "regulariser")
     with pytest.raises(UserError):
         parse(SelfConditioning, {"name": "self_conditioning", "probability": 1.5}, "regulariser")
 
@@ -172,6 +184,66 @@ def test_a_label_names_it_and_changes_no_key():
     assert Dispersive(label="strong").display_name == "strong"
     assert Dispersive(label="strong").keyed() == Dispersive().keyed()
     assert Plain().keyed()["name"] == "none"
+
+
+LABELS = torch.tensor([2, 0, 1, UNLABELLED, 0, 2, 1, 1, 0])  # of IMAGES
+
+
+def separable(weights):
+    """Returns a small network with a linear classifier beside it, and the regulariser."""
+    model, regulariser = Small(), LinearSeparability(block="block", weights=weights)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model.add_module(BESIDE, regulariser.beside({"block": 3}, 3))
+    return model, regulariser
+
+
+def test_linear_separability_adds_the_weighted_cross_entropy_of_labelled_samples():
+    model, regulariser = separable([0.5, 0.0, 2.0, 1.0])
+    found, plain = loss(model, regulariser, LABELS), loss(Small(), PLAIN)
+    addresses = torch.stack([torch.arange(6), torch.full((6,), 3), torch.zeros(6)], 1).long()
+    steps = noise.integers(derive_seed(11, "timestep"), addresses, 50).tolist()
+    weight, bias = (one.detach().double().numpy() for one in model.get_submodule(BESIDE).parameters())
+    maps = model.block(model.seen[0][0]).detach().double().numpy()
+    expected = []
+    for step, label, one in zip(steps, LABELS[INDEX].tolist(), maps, strict=True):
+        means = [one[channel].sum() / 16 for channel in range(3)]
+        scores = [
+            sum(w * m for w, m in zip(row, means, strict=True)) + b
+            for row, b in zip(weight, bias, strict=True)
+        ]
+        entropy = math.log(sum(math.exp(score) for score in scores)) - scores[label]
+        share = [0.5, 0.0, 2.0, 1.0][min(3, int(step / 12.5))]
+        expected.append(0.0 if label == UNLABELLED else share * entropy)
+    assert len({int(step / 12.5) for step in steps}) > 1
+    assert expected.count(0.0) >= 2, "image 3 is there twice, and has no label"
+    torch.testing.assert_close(
+        (found - plain).double(), torch.tensor(expected).double(), rtol=1e-4, atol=1e-5
+    )
+    assert not model.block._forward_hooks, "nothing listens after the step"
+
+
+def test_the_classifier_and_the_block_learn_from_labels_and_not_what_comes_after_the_block():
+    model, regulariser = separable([1.0])
+    (loss(model, regulariser, LABELS).sum() - loss(model, PLAIN).sum()).backward()
+    assert model.get_submodule(BESIDE).weight.grad.abs().max() > 1e-3
+    assert model.block.weight.grad.abs().max() > 1e-4
+    assert model.last.weight.grad.abs().max() < 1e-5
+
+
+def test_images_without_labels_train_the_denoiser_alone():
+    model, regulariser = separable([1.0])
+    found = loss(model, regulariser, torch.full_like(LABELS, UNLABELLED))
+    torch.testing.assert_close(found, loss(Small(), PLAIN), rtol=0, atol=0)
+    found.sum().backward()
+    assert not model.get_submodule(BESIDE).weight.grad.any(), "zero, not missing: other workers wait for it"
+
+
+def test_tokens_are_averaged_over_positions():
+    model, regulariser = separable([1.0])
+    maps_NCHW = torch.randn(2, 3, 4, 5)
+    tokens_NLC = maps_NCHW.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(regulariser.kept(model, maps_NCHW), regulariser.kept(model, tokens_NLC))
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])

@@ -56,7 +56,7 @@ class Finetune(Study):
             config.heads,
         )
         dataset.labelled(data.labels_per_class)
-        backbones = regularised_backbones(plan, config.train, config.regularisers, stage, seed, self.name)
+        backbones = regularised_backbones(plan, config.train, config.regularisers, images, seed, self.name)
         return [
             Trial(
                 study=self.name,

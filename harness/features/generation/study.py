@@ -39,9 +39,7 @@ class Generation(Study):
         plan = config.backbone.plan(size, channels)
         check(config, plan, images.dataset)
         comparison = _Comparison(config, images, seed, plan)
-        backbones = regularised_backbones(
-            plan, config.train, config.regularisers, images.stage, seed, self.name
-        )
+        backbones = regularised_backbones(plan, config.train, config.regularisers, images, seed, self.name)
         encoders = [(encoder, encoder.stage(channels)) for encoder in config.encoders]
         return [
             comparison.trial(regulariser, backbone, encoder, encoder_stage)

@@ -12,6 +12,10 @@ from pydantic import Field
 from harness.core.config import Config
 
 FILE = "condition.safetensors"
+NETWORK, NAME = (
+    "network",
+    "condition",
+)  # what a file of embeddings says of itself: class of the network, condition
 
 
 class Condition(Config):

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from harness.core.errors import UserError
 from harness.models.backbones.condition import FILE
 
 
@@ -29,22 +27,3 @@ def dtype(name: str) -> torch.dtype:
 def read_condition(folder: Path) -> dict[str, torch.Tensor]:
     """Returns the condition that a folder holds, {} if it holds none."""
     return load_file(folder / FILE) if (folder / FILE).is_file() else {}
-
-
-def read_embeddings(path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a file that `harness embed-prompt` wrote.
-
-    Their first dimension, the number of tokens, may differ from that of `shapes` if there are several dimensions.
-    Raises `UserError` unless they are those that the network takes.
-    """
-    try:
-        found = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors: {error}") from None
-    for name, shape in shapes.items():
-        if name not in found:
-            raise UserError(f"{path}: has no tensor {name!r}; this network takes {', '.join(shapes)}")
-        got = list(found[name].shape)
-        if len(got) != len(shape) or got[1:] != list(shape[1:]) or (len(shape) == 1 and got != list(shape)):
-            raise UserError(f"{path}: {name!r} has shape {got}, this network takes {list(shape)}")
-    return {name: found[name].to(dtype(name)) for name in shapes}

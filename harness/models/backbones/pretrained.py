@@ -63,7 +63,7 @@ class PretrainedBackbone(Backbone, Condition):
 
         Of weights only headers are read, unless their checksum is not known yet.
         """
-        source = self._source()
+        source = self.source()
         pipeline = source.pipeline
         place = pipeline.network(network_folders())
         refuse_foreign(pipeline, place)
@@ -100,7 +100,8 @@ class PretrainedBackbone(Backbone, Condition):
         )
         return plan.under(self)
 
-    def _source(self) -> "Source":
+    def source(self) -> "Source":
+        """Returns where the files are, downloaded if they are on the Hub. Raises `UserError`."""
         file = existing_file(self.path)
         if file is not None:
             return self._single(file)

@@ -10,7 +10,7 @@ from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
 from harness.core.paths import existing_file
-from harness.models.backbones.condition import Condition, ConditionPlan
+from harness.models.backbones.condition import NAME, NETWORK, Condition, ConditionPlan
 from harness.models.backbones.family import Family
 from harness.models.backbones.pipeline import CONFIG, Pipeline
 from harness.models.backbones.weight_files import (
@@ -19,6 +19,7 @@ from harness.models.backbones.weight_files import (
     check_shards,
     content,
     header,
+    metadata,
     refuse_not_finite,
     weight_files,
 )
@@ -71,11 +72,11 @@ class PromptedFamily(Family):
                     f"backbone.embeddings {given.embeddings[:200]!r}: no such file; write it with: python -m harness "
                     "embed-prompt PIPELINE --to FILE"
                 )
-            return self._of_file(path, f"embeddings {path.name}", settings)
+            return self._of_file(path, config, settings)
         prompt = given.prompt or ""
         stored = source.file(EMPTY_PROMPT)
         if stored is not None and not prompt and not given.unconditional:
-            return self._of_file(stored, 'prompt ""', settings)
+            return self._of_file(stored, config, settings)
         files = self._text_files(source, config)
         settings |= {"prompt": prompt}
         contents = {file: content(file) for file in files if file.suffix == SAFETENSORS}
@@ -86,9 +87,35 @@ class PromptedFamily(Family):
             _named(what, settings), settings, fingerprint([self.class_name, settings, *sums])
         )
 
-    def _of_file(self, path: Path, what: str, settings: Mapping[str, Any]) -> ConditionPlan:
+    def _of_file(self, path: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> ConditionPlan:
+        """Returns the condition that `harness embed-prompt` wrote; raises `UserError` if for another network."""
+        about = metadata(path)
+        made_for = about.get(NETWORK, self.class_name)
+        if made_for != self.class_name:
+            raise UserError(
+                f"{path}: holds a prompt's embedding for a {made_for}, but this is a {self.class_name}"
+            )
+        self._check_embeddings(path, config)
+        what = about.get(NAME, 'prompt ""' if path.name == EMPTY_PROMPT else f"embeddings {path.name}")
         key = fingerprint([self.class_name, dict(settings), checksum(path)])
         return ConditionPlan(_named(what, settings), {**settings, "embeddings": str(path)}, key)
+
+    def _check_embeddings(self, path: Path, config: Mapping[str, Any]) -> None:
+        """Raises `UserError` unless a file holds the tensors that the network takes.
+
+        The first of several dimensions, the number of tokens, may be any.
+        """
+        found, wanted = header(path), self.condition_shapes(config)
+        for name, shape in wanted.items():
+            if name not in found:
+                raise UserError(
+                    f"{path}: has no tensor {name!r}; a {self.class_name} takes {', '.join(wanted)}; write it with: "
+                    "python -m harness embed-prompt PIPELINE --to FILE"
+                )
+            fixed = list(shape[1:] if len(shape) > 1 else shape)
+            got = list(found[name].shape)
+            if len(got) != len(shape) or got[len(got) - len(fixed) :] != fixed:
+                raise UserError(f"{path}: {name!r} has shape {got}, but this network takes {list(shape)}")
 
     def _text_files(self, source: Pipeline, config: Mapping[str, Any]) -> list[Path]:
         """Returns the files that embed a prompt; raises `UserError` for folders that are missing."""
@@ -134,11 +161,13 @@ class PromptedFamily(Family):
         self, source: Pipeline | None, config: Mapping[str, Any], settings: Mapping[str, Any]
     ) -> "dict[str, torch.Tensor]":
         """Returns the prompt's embeddings, from a file or by the pipeline's own text encoders."""
-        from harness.models.backbones.condition_tensors import dtype, read_embeddings
+        from safetensors.torch import load_file
 
-        shapes = self.condition_shapes(config)
+        from harness.models.backbones.condition_tensors import dtype
+
         if "embeddings" in settings:
-            found = read_embeddings(Path(settings["embeddings"]), shapes)
+            stored = load_file(settings["embeddings"])
+            found = {name: stored[name] for name in self.condition_shapes(config)}
         else:
             assert source is not None
             found = self._embedded(source, settings)

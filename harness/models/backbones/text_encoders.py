@@ -18,7 +18,7 @@ from harness.models.backbones.weight_files import TEXT_WEIGHTS, index, single
 from harness.models.finite import refuse_infinite_weights
 
 
-def open_pipeline(kind: str, source: Pipeline, names: Sequence[str], **settings: Any) -> Any:
+def open_pipeline(kind: str, source: Pipeline, names: Sequence[str]) -> Any:
     """Returns the pipeline "module:class" with the parts `names` of `source`, and None for all others.
 
     Raises `UserError` for a text encoder whose weights are incomplete, and `FloatingPointError` for weights that are
@@ -26,9 +26,15 @@ def open_pipeline(kind: str, source: Pipeline, names: Sequence[str], **settings:
     """
     pipeline = load_attribute(kind)
     parameters = inspect.signature(pipeline.__init__).parameters
-    absent = {name: None for name, one in parameters.items() if one.default is one.empty and name != "self"}
+    absent: dict[str, Any] = {
+        name: None for name, one in parameters.items() if one.default is one.empty and name != "self"
+    }
+    if (
+        "requires_safety_checker" in parameters
+    ):  # without one, diffusers warns of the images that it would make
+        absent["requires_safety_checker"] = False
     parts = {name: _open(pipeline, source, name) for name in names}
-    return pipeline(**{**absent, **parts, **settings})
+    return pipeline(**{**absent, **parts})
 
 
 def check(kind: str, root: str, names: Sequence[str], reading: Mapping[str, str]) -> None:

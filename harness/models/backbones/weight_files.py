@@ -222,6 +222,15 @@ def check_shards(path: Path, variant: str | None) -> None:
             )
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """Returns what a safetensors file says of itself. Raises `UserError` for any other file."""
+    header(path)
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        found: dict[str, str] = json.loads(file.read(length)).get("__metadata__", {})
+    return found
+
+
 def header(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a safetensors file by name. Raises `UserError` for any other file."""
     size = path.stat().st_size

@@ -46,9 +46,13 @@ def columns(tables: Tables) -> Columns:
 
 def known(tables: Tables, *kinds: str) -> pd.DataFrame:
     """Returns the rows of these kinds of features that have a validation accuracy; of all kinds if none is given."""
+    return rows_of(tables, *kinds).dropna(subset=["validation_accuracy"])
+
+
+def rows_of(tables: Tables, *kinds: str) -> pd.DataFrame:
+    """Returns the rows of trials of these kinds of features that succeeded; of all kinds if none is given."""
     own = columns(tables)
     frame = succeeded(tables.features)[["features", *own.what, *own.axes, *MEASURED]]
-    frame = frame.dropna(subset=["validation_accuracy"])
     return frame[frame["features"].isin(kinds)] if kinds else frame
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from harness.report.figures.figure import Absent, Drawing, Figure, View, levels, ramp, split, varied
 from harness.report.figures.lines import SYMBOLS
-from harness.report.figures.probes import NO_PROBES, columns, known
+from harness.report.figures.probes import NO_PROBES, columns, rows_of
 from harness.report.tables import Tables
 from harness.report.words import label, plain
 
@@ -28,7 +28,7 @@ ONE_PASS = [
     "train_n",
     "image_passes",
 ]
-SCREEN = "screen"
+SCREEN, FREQUENCY = "screen", "frequency"
 
 
 class Regret(NamedTuple):
@@ -40,14 +40,17 @@ class Regret(NamedTuple):
 
 
 def regret(frame: pd.DataFrame, cost: str, name: str) -> Regret:
-    """Returns the steps of one search in the order in which trials began; screens only add cost."""
+    """Returns the steps of one search in the order in which trials began; what is no fit only adds cost.
+
+    A frequency trial takes passes, but no fit.
+    """
     frame = frame.sort_values("began_at", kind="stable")
-    screen = frame["features"] == SCREEN
+    fit, screen = frame["features"] == "trained", frame["features"] == SCREEN
     if cost == "image passes":
         spent = frame["image_passes"].where(~frame.duplicated(ONE_PASS), 0).cumsum()
     else:
-        spent = (~screen | (cost == "head fits")).cumsum()
-    best = frame["validation_accuracy"].mask(screen).cummax().ffill()
+        spent = (fit | (screen & (cost == "head fits"))).cumsum()
+    best = frame["validation_accuracy"].where(fit).cummax().ffill()
     missing = 100 * (best.max() - best)
     steps = missing.notna() & (missing != missing.shift())
     steps.iloc[-1] = True  # the search went on after it had found its best
@@ -75,7 +78,8 @@ def draw(found: list[Regret], cost: str) -> Drawing:
 
 def views(tables: Tables) -> list[View] | Absent:
     """Draws a figure for each cost, a line for each seed; data sets and backbones are choices."""
-    frame = known(tables, "trained", SCREEN).dropna(subset=["began_at"])
+    frame = rows_of(tables, "trained", SCREEN, FREQUENCY).dropna(subset=["began_at"])
+    frame = frame[frame["validation_accuracy"].notna() | (frame["features"] == FREQUENCY)]
     candidates = frame[frame["features"] == "trained"]
     if candidates.empty:
         return Absent(NO_PROBES)

@@ -1,0 +1,89 @@
+"""Frequency trials: a timestep's ratio over whole maps, read as its features are, without labels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_features import pick, trials_of
+
+from harness.core.errors import UserError
+from harness.core.seeds import derive_seed
+from harness.core.stages import run
+from harness.features.extract import images_of, open_denoiser
+from harness.features.study import STUDY
+from harness.metrics.frequencies import high_frequency_ratio
+from harness.sweep import studies
+from harness.training import noise
+
+SETTINGS = {"timesteps": [0, 20, 50], "heads": ["linear", "ridge"], "controls": [], "batch": 25}
+
+
+def frequencies_of(**settings):
+    dataset, grid = trials_of(**{**SETTINGS, **settings})
+    return dataset, grid, STUDY.auto.screens("frequency", grid)
+
+
+def test_there_is_one_for_each_timestep_and_all_blocks_share_its_pass():
+    _, grid, found = frequencies_of(shard=32)
+    assert [one.axes["timestep"] for one in found] == [0, 20, 50]
+    for one in found:
+        assert (one.axes["features"], one.axes["block"], one.axes["head"], one.searchable) == (
+            "frequency",
+            None,
+            None,
+            False,
+        )
+        (stage,) = one.reads["frequencies"]
+        assert stage.work.image_passes == 64
+        assert stage.config["modules"] == sorted({trial.axes["block_name"] for trial in grid})
+
+
+def test_a_row_holds_the_mean_ratio_of_the_maps_that_would_be_pooled(context):
+    dataset, _, found = frequencies_of()
+    trial = pick(found, timestep=20)
+    outcome = run(trial, context, "cpu")
+    assert not outcome.failed, outcome.tables["features"][0]["error"]
+    (row,) = outcome.tables["features"]
+    studies.tables()["features"].filled([row])
+    assert row["image_passes"] == 64
+    assert row.get("validation_accuracy") is None
+    (stage,) = trial.reads["frequencies"]
+    index_N = images_of(stage, context)
+    assert len(set(index_N)) == 64
+    denoiser = open_denoiser(stage.needs["backbone"], context)
+    x = torch.from_numpy(dataset.images[index_N]).float() / 127.5 - 1
+    places = torch.tensor([[index, 20, 0] for index in index_N.tolist()])
+    epsilon = noise.normal(derive_seed(0, "features"), places, (1, 8, 8))
+    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 100), 0)
+    noised = alphas[20].sqrt() * x + (1 - alphas[20]).sqrt() * epsilon
+    maps = {}
+    hooks = [
+        denoiser.network.get_submodule(name).register_forward_hook(
+            lambda module, given, output, name=name: maps.update(
+                {name: output[0] if isinstance(output, tuple) else output}
+            )
+        )
+        for name in stage.config["modules"]
+    ]
+    with torch.no_grad():
+        denoiser.network(noised, torch.full((64,), 20))
+    for hook in hooks:
+        hook.remove()
+    expected = np.mean([high_frequency_ratio(one.numpy()).mean() for one in maps.values()])
+    assert row["high_frequency_ratio"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_more_heads_and_pools_are_the_same_measurement():
+    _, _, found = frequencies_of()
+    _, _, other = frequencies_of(heads=["ridge"], pools=[1])
+    assert [one.key for one in found] == [one.key for one in other]
+    _, _, fewer = frequencies_of(blocks=[5])
+    assert not {one.key for one in found} & {one.key for one in fewer}
+
+
+def test_features_that_are_not_kept_cannot_be_chosen_from():
+    _, grid, _ = frequencies_of()
+    streamed = [replace(trial, reads={"streamed": trial.reads["features"]}) for trial in grid]
+    with pytest.raises(UserError, match=r"features\.caching=cached"):
+        STUDY.auto.screens("frequency", streamed)
