@@ -164,12 +164,13 @@ WHERE = re.compile(r"harness(\.\w+)+:\w+")
 HEAVY_TO_PLAN = ("torch", "diffusers", "transformers", "safetensors.torch", "ray")
 RUN_LATER = {  # whose strings are followed by workers, by exports or in another process
     "calls": {"Code", "train", "_train", "apart"},
-    "names": {"builder", "loaders", "maker", "network", "opener", "FACTORY"},
+    "names": {"builder", "loaders", "maker", "network", "opener", "original", "FACTORY"},
     "functions": {"exporter"},
 }
 LOADING = {  # who follows a string that it was given
     "harness.core.apart": {"_call"},
     "harness.core.registry": {"load"},
+    "harness.features.backbone": {"copy_backbone"},
     "harness.core.stages": {"ensure", "run"},
     "harness.models.backbones.family": {"build", "open_weights"},
     "harness.models.backbones.shapes": {"shapes_of"},

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 
 from harness.core.artifacts import MANIFEST
 from harness.core.config import parse, part_of
+from harness.core.registry import load_attribute
 from harness.core.seeds import derive_seed
 from harness.core.stages import Context, Stage
 from harness.data.dataset import Dataset, open_dataset
 from harness.data.transforms import Chosen
-from harness.models.backbones.adm_weights import convert
 from harness.models.backbones.checkpoint import copy_pipeline
 from harness.models.backbones.condition import FILE as CONDITION
 from harness.models.backbones.denoiser import load_denoiser, save_frame, save_pipeline
@@ -108,18 +108,18 @@ def regulariser_of(stage: Stage) -> Regulariser:
 
 
 def copy_backbone(stage: Stage, folder: Path, context: Context) -> None:
-    """Copies a pretrained backbone to the results in diffusers' format; an ADM `.pt` is converted.
+    """Copies a pretrained backbone to the results in diffusers' format; a file of the original code is converted.
 
     Raises `FloatingPointError` for weights that are not finite.
     """
     source, network = Path(stage.options["source"]), stage.config["network"]
-    if source.is_file():
-        convert(source, network, folder)
-        save_frame(family_of(network), process_in(stage), folder)
+    family, reading, seed = family_of(network), stage.options["reading"], stage.config.get("random")
+    seed = None if seed is None else derive_seed(seed, "untrained")
+    if source.is_file() and family.original is not None:
+        load_attribute(family.original)(source, network, folder, reading, seed)
+        save_frame(family, process_in(stage), folder)
     else:
-        seed = stage.config.get("random")
-        seed = None if seed is None else derive_seed(seed, "untrained")
-        copy_pipeline(source, network, process_in(stage), folder, seed, stage.options["reading"])
+        copy_pipeline(source, network, process_in(stage), folder, seed, reading)
     copied = load_denoiser(folder)
     for module in (copied.network, copied.autoencoder):
         if module is not None:

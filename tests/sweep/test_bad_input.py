@@ -543,7 +543,7 @@ DAMAGES = {
     "kinds": (lambda at: edit(at / CONFIG, up_block_types=["SkipUpBlock2D"]), "expected 1 of UpBlock2D"),
     "layers": (lambda at: edit(at / CONFIG, layers_per_block="x"), "layers_per_block = 'x'"),
     "groups": (lambda at: edit(at / CONFIG, norm_num_groups=3), "norm_num_groups = 3"),
-    "classes": (lambda at: edit(at / CONFIG, num_class_embeds=10), "without class labels"),
+    "classes": (lambda at: edit(at / CONFIG, num_class_embeds=10), "'class_embedding.weight' is missing"),
     "schedule": (
         lambda at: edit(at / "scheduler/scheduler_config.json", num_train_timesteps=0),
         "num_train_timesteps = 0",

@@ -16,6 +16,9 @@ class VQAutoencoder(Autoencoder):
 
     A MoVQ, of Kandinsky 2, is told by its spatial normalisation: it neither scales latents nor quantises them, as in
     its pipelines.
+
+    A configuration without scaling_factor is older than that field, and its latents were not scaled, as those of
+    ldm-celebahq-256 (Rombach et al. 2022, appendix D.1); diffusers' default is Stable Diffusion's.
     """
 
     network = "diffusers:VQModel"
@@ -23,7 +26,7 @@ class VQAutoencoder(Autoencoder):
         "in_channels": 3,
         "block_out_channels": [64],
         "latent_channels": 3,
-        "scaling_factor": 0.18215,
+        "scaling_factor": 1.0,
     }
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:

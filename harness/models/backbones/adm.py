@@ -325,9 +325,10 @@ class ADMFamily(UNetFamily):
             ):
                 raise UserError(f"{path}: num_attention_heads = {heads!r} does not divide the channels")
 
-    def index(self) -> dict[str, Any]:
-        """Returns the index of a `DDPMPipeline` with a network of this package."""
-        return super().index() | {"unet": self.network.split(":")}
+    def index(self, folder: Path) -> dict[str, Any] | None:
+        """Returns the index of a pipeline with a network of this package."""
+        index = super().index(folder)
+        return None if index is None else index | {"unet": self.network.split(":")}
 
 
 FAMILY = ADMFamily()

@@ -46,7 +46,13 @@ def check(place: str, unet: Mapping[str, Any]) -> None:
     _renamed(Path(place), _read(Path(place), "meta"), unet)
 
 
-def convert(path: Path, unet: Mapping[str, Any], folder: Path) -> None:
+def convert(
+    path: Path,
+    unet: Mapping[str, Any],
+    folder: Path,
+    reading: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+) -> None:
     """Writes the checkpoint at `path` as diffusers' network below `folder`. Raises `UserError`."""
     tensors = _renamed(path, _read(path, "cpu"), unet)
     family = family_of(unet)

@@ -31,6 +31,7 @@ BACKBONES = Registry(
         "unet": "harness.models.backbones.unet:UNet",
         "pretrained": "harness.models.backbones.pretrained:PretrainedBackbone",
         "adm": "harness.models.backbones.adm:ADM",
+        "dit": "harness.models.backbones.dit_original:DiT",
     },
 )
 
@@ -50,7 +51,8 @@ class BackbonePlan:
     random: bool = False  # random weights instead of those of `source`; all else is the same
     notes: tuple[str, ...] = ()  # what was guessed or chosen, in words
     parameters: int | None = None  # numbers in the network's weights, where its files tell
-    reading: Mapping[str, Any] = field(default_factory=dict)  # `Pipeline.reading` of the source
+    # Of a folder: `Pipeline.reading`; of a file of the original code: what its `Family.original` needs besides
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def family(self) -> Family:

@@ -1,7 +1,6 @@
 """Checkpoints in diffusers' format: checks their tensors against the configuration, and copies them."""
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,16 +65,28 @@ def copy_pipeline(
     if seed is None:
         _write_weights(pipeline, pipeline.network(network_folders()), family.network, config, place)
     else:
-        with torch.random.fork_rng(devices=[]), _default(dtype_of(config)):
-            torch.manual_seed(seed)
-            family.build(config).save_pretrained(place, safe_serialization=True)
+        write_random(config, place, seed)
     (place / CONFIG).write_text(json.dumps(dict(config)))
     part = next((one for name in family.autoencoders if (one := pipeline.part(name))), None)
     if part is not None:
-        about = read_json(part / CONFIG)
-        _write_weights(pipeline, part, autoencoder_of(about).network, about, folder / part.name)
-        shutil.copyfile(part / CONFIG, folder / part.name / CONFIG)
+        copy_autoencoder(pipeline, part, folder / part.name)
     save_frame(family, process, folder)
+
+
+def write_random(config: Mapping[str, Any], folder: Path, seed: int) -> None:
+    """Writes a network with random weights of a seed into the new `folder`."""
+    with torch.random.fork_rng(devices=[]), _default(dtype_of(config)):
+        torch.manual_seed(seed)
+        family_of(config).build(config).save_pretrained(folder, safe_serialization=True)
+
+
+def copy_autoencoder(pipeline: Pipeline, source: Path, folder: Path) -> None:
+    """Copies an autoencoder from `source` into the new `folder`, its configuration as its kind reads it."""
+    found = read_json(source / CONFIG)
+    kind = autoencoder_of(found)
+    config = kind.read(found, source / CONFIG)
+    _write_weights(pipeline, source, kind.network, config, folder)
+    (folder / CONFIG).write_text(json.dumps(config))
 
 
 def _write_weights(

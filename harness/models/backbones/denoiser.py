@@ -186,7 +186,7 @@ def save_pipeline(network: Any, process: NoiseProcess, folder: Path, self_condit
 def save_frame(family: Family, process: NoiseProcess, folder: Path, self_conditioned: bool = False) -> None:
     """Writes what turns a network's folder into a pipeline: the scheduler and the index."""
     process.save(folder)
-    index = family.index()
+    index = family.index(folder)
     if index is not None:
         if "scheduler" in index:
             index["scheduler"] = ["diffusers", read_json(folder / PLACE)["_class_name"]]

@@ -32,6 +32,8 @@ FAMILIES = Registry(
         "UNet2DModel": "harness.models.backbones.unet:FAMILY",
         "UNet2DConditionModel": "harness.models.backbones.conditional_unet:FAMILY",
         "DiTTransformer2DModel": "harness.models.backbones.dit:FAMILY",
+        "OriginalDiTTransformer2DModel": "harness.models.backbones.dit:ORIGINAL",
+        "Transformer2DModel": "harness.models.backbones.transformer_2d:FAMILY",
         "SD3Transformer2DModel": "harness.models.backbones.sd3:FAMILY",
         "ADMUNet2DModel": "harness.models.backbones.adm:FAMILY",
     },
@@ -68,6 +70,7 @@ class Family(ABC):
     autoencoders: ClassVar[Sequence[str]] = ()  # folders of a pipeline that may hold the autoencoder
     latent: ClassVar[bool] = False  # the network has no pixel variant: an autoencoder is required
     conditions: ClassVar[Sequence[str]] = ()  # settings of `Condition` that the network takes
+    original: ClassVar[str | None] = None  # "module:function" that converts files of its authors' own code
     version: ClassVar[int] = 1  # raise it if the same configuration now gives other numbers
 
     @property
@@ -104,6 +107,20 @@ class Family(ABC):
         It must refuse whatever `steps` cannot number or `run` cannot condition, which would silently give wrong
         features.
         """
+
+    def trained_by(self, config: Mapping[str, Any], code: str) -> dict[str, Any]:
+        """Returns the configuration of the network as one of two codes trains it: "original" or "diffusers".
+
+        Raises `UserError` for a family of which both build the same network, unless overridden.
+        """
+        raise UserError(
+            f"backbone.trained_by = {code} is for DiT, whose original code differs from diffusers'; a "
+            f"{self.class_name} takes none, so leave it out"
+        )
+
+    def notes(self, config: Mapping[str, Any]) -> list[str]:
+        """Returns lines for plans: what of the network was chosen where its files do not tell; none by default."""
+        return []
 
     def map_size(self, config: Mapping[str, Any]) -> int | None:
         """Returns the size of the noised maps that the network was built for; None if it reads maps of any size."""
@@ -143,7 +160,7 @@ class Family(ABC):
         """
         return found
 
-    def index(self) -> dict[str, Any] | None:
+    def index(self, folder: Path) -> dict[str, Any] | None:
         """Returns the model_index.json with which diffusers opens an artifact as a pipeline; None if it cannot."""
         return None
 

@@ -42,9 +42,11 @@ class LabelledFamily(Family):
         label = given.label
         if label in (None, "null"):
             if null is None:
+                given_as = "is missing" if label is None else "= 'null'"
                 raise UserError(
-                    f"backbone.label is missing: this {self.class_name} is class-conditional and its configuration "
-                    f"names no null class; set backbone.label to a class from 0 to {classes - 1}"
+                    f"backbone.label {given_as}: this {self.class_name} is class-conditional and its configuration "
+                    f"names no null class; set backbone.label to a class from 0 to {classes - 1}, or to the number "
+                    "of the null class if it was trained with one"
                 )
             label = null
         assert isinstance(label, int)

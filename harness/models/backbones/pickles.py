@@ -1,9 +1,11 @@
 """Weights that are published as pickles of PyTorch, rewritten as safetensors. Only tensors are read from them."""
 
+import argparse
 import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -73,17 +75,26 @@ def _renamed(name: str) -> str:
     )
 
 
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a pickle, none of them sharing memory; raises `UserError` if it holds anything else."""
+def opened(path: Path) -> Any:
+    """Returns what a pickle holds: tensors, mapped to the file where it allows, and plain values.
+
+    Among these are the arguments of training scripts, an `argparse.Namespace`. Raises `UserError` for all else.
+    """
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # other files fail in many ways
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{path}: cannot be read without running code in it: {reason}; look for a safetensors copy of it"
         ) from None
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a pickle, none of them sharing memory; raises `UserError` if it holds anything else."""
+    found = opened(path)
     found = found.get("state_dict", found) if isinstance(found, dict) else found
     if not isinstance(found, dict) or not all(isinstance(one, torch.Tensor) for one in found.values()):
         held = ", ".join(map(str, list(found)[:5])) if isinstance(found, dict) else type(found).__name__

@@ -54,6 +54,9 @@ class PretrainedBackbone(Backbone, Condition):
     config: str | None = None  # of a single file: a pipeline of the same architecture, by folder or Hub id
     network: str | None = Field(None, pattern=r"^[\w.-]+$")  # its folder in the pipeline, such as unet_ema
     schedule: Schedule | None = None  # the noise that it was trained with; None: as its scheduler says
+    trained_by: Literal["original", "diffusers"] | None = (
+        None  # the code that trained a DiT; None: by the class that its config.json names
+    )
 
     def plan(self, size: int, channels: int) -> BackbonePlan:
         """Reads the configurations, checks every tensor's name and shape and takes checksums of the weights.
@@ -65,11 +68,14 @@ class PretrainedBackbone(Backbone, Condition):
         place = pipeline.network(network_folders())
         refuse_foreign(pipeline, place)
         config = read_network(place)
+        if self.trained_by is not None:
+            config = family_of(config).trained_by(config, self.trained_by)
+            config = family_of(config).read(config, place / CONFIG)
         family = family_of(config)
         parts = family.parts(pipeline, config, size)
         noise, said = _noise(pipeline, self.schedule)
         process = family.process(noise, config, place / CONFIG)
-        _check_images(place, parts, size, channels)
+        check_images(place, parts, size, channels)
         own = Weights(place / WEIGHTS, family.network, config)
         files = {path: source.files(path, path == own.path) for path in (own.path, *parts.files)}
         for weights in (own, *parts.weights):
@@ -88,7 +94,7 @@ class PretrainedBackbone(Backbone, Condition):
             parts.map_size,
             latents=latents,
             root=str(pipeline.root),
-            notes=(*pipeline.notes(source.folder, network_folders()), *said),
+            notes=(*pipeline.notes(source.folder, network_folders()), *said, *family.notes(config)),
             parameters=source.parameters(own, files[own.path]),
             reading=pipeline.reading,
         )
@@ -239,7 +245,7 @@ def _noise(pipeline: Pipeline, given: Schedule | None) -> tuple[NoiseProcess, li
     return process_of(read_json(path), str(path)), []
 
 
-def _check_images(place: Path, parts: Parts, size: int, channels: int) -> None:
+def check_images(place: Path, parts: Parts, size: int, channels: int) -> None:
     """Raises `UserError` unless images have the size and channels that the backbone was trained on."""
     if parts.channels not in (1, 3):
         raise UserError(

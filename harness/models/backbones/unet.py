@@ -12,7 +12,8 @@ from harness.models.backbones.backbone import Backbone, BackbonePlan, Width
 from harness.models.backbones.blocks import Block, Point, Step
 from harness.models.backbones.family import check_numbers, parts_of_transformer, positive
 from harness.models.backbones.labelled import LabelledFamily
-from harness.models.noise_processes.process import process_of
+from harness.models.noise_processes.process import NoiseProcess, process_of
+from harness.models.noise_processes.variance_preserving import VariancePreserving
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 DOWN = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")  # supported block types
 UP = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 MIDDLE = "mid_block"
+HEAD = 8  # diffusers' default of attention_head_dim
 
 
 class UNetFamily(LabelledFamily):
@@ -29,15 +31,52 @@ class UNetFamily(LabelledFamily):
     folder = "unet"
     needed = ("sample_size", "in_channels", "block_out_channels", "down_block_types", "up_block_types")
     autoencoders = ("vqvae", "vae")
+    original = "harness.models.backbones.adm_weights:convert"
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:
-        """Refuses unknown block types."""
+        """Refuses unknown block types, inputs other than the noised map, and times that are no plain steps."""
         check_unet(config, path, DOWN, UP, ("UNetMidBlock2D",))
         if config.get("class_embed_type") is not None:
             raise UserError(
                 f"{path}: class_embed_type = {config['class_embed_type']!r}: only tables of labels are supported "
                 "(num_class_embeds)"
             )
+        classes = config.get("num_class_embeds")
+        if classes is not None:
+            check_numbers({"num_class_embeds": classes}, path)
+        if config.get("center_input_sample"):
+            raise UserError(
+                f"{path}: center_input_sample = true: the network reads noised images in [0, 1], but noise is added "
+                "to images in [-1, 1]"
+            )
+        _check_time(config, path)
+        _check_attention(config, path)
+        coarsest = 2 ** (len(config["block_out_channels"]) - 1)
+        if config["sample_size"] % coarsest:
+            raise UserError(
+                f"{path}: sample_size = {config['sample_size']} is not divisible by {coarsest}, so the network's "
+                "maps do not match on the way up"
+            )
+        channels, out = config["in_channels"], config.get("out_channels", 3)
+        if out not in (channels, 2 * channels):
+            raise UserError(
+                f"{path}: in_channels = {channels} and out_channels = {out}: the network reads more than the noised "
+                f"map (or predicts something else); expected out_channels {channels}, or {2 * channels} with a "
+                "learnt variance"
+            )
+
+    def process(self, found: NoiseProcess, config: Mapping[str, Any], path: Path) -> NoiseProcess:
+        """Refuses times that a table of learnt embeddings does not have."""
+        if config.get("time_embedding_type") != "learned":
+            return found
+        rows = config["num_train_timesteps"]
+        if not isinstance(found, VariancePreserving) or found.timesteps > rows:
+            kind = found.config.get("_class_name", "DDPMScheduler")
+            raise UserError(
+                f"{path}: time_embedding_type = 'learned' is a table of {rows} steps, but the scheduler has "
+                f"{found.timesteps} and is a {kind}; give the one that the model was trained with"
+            )
+        return found
 
     def classes(self, config: Mapping[str, Any]) -> int | None:
         """Returns the rows of the table of labels, one of which may be a null class."""
@@ -55,13 +94,12 @@ class UNetFamily(LabelledFamily):
         """Returns the block between input and output blocks."""
         return middle_of(blocks)
 
-    def index(self) -> dict[str, Any]:
-        """Returns the index of a `DDPMPipeline`."""
-        return {
-            "_class_name": "DDPMPipeline",
-            "unet": ["diffusers", "UNet2DModel"],
-            "scheduler": ["diffusers", "DDPMScheduler"],
-        }
+    def index(self, folder: Path) -> dict[str, Any] | None:
+        """Returns the index of a `DDPMPipeline`, or of an `LDMPipeline` on the latents of a `VQModel`."""
+        parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+        if (folder / "vqvae").is_dir():
+            return {"_class_name": "LDMPipeline", **parts, "vqvae": ["diffusers", "VQModel"]}
+        return None if (folder / "vae").is_dir() else {"_class_name": "DDPMPipeline", **parts}
 
     def run(
         self,
@@ -89,8 +127,8 @@ class Costs:
         first = network["block_out_channels"][0]
         self._embedding = network.get("time_embedding_dim") or 4 * first
         self._scale_shift = network.get("resnet_time_scale_shift", "default") == "scale_shift"
+        self._head = None if network.get("num_attention_heads") else network.get("attention_head_dim", HEAD)
         sines = network.get("model_channels", first)  # of an `ADMUNet2DModel`
-        sines = 2 * first if network.get("time_embedding_type") == "fourier" else sines
         self.timestep = self._embedding * (sines + self._embedding)
 
     def residual(self, before: int, after: int, size: int) -> float:
@@ -101,8 +139,12 @@ class Costs:
 
     def attention(self, width: int, size: int) -> float:
         """Self-attention over the map."""
-        tokens = size**2
-        return 4 * tokens * width**2 + 2 * tokens**2 * width
+        tokens, inner = size**2, self.inner(width)
+        return 4 * tokens * width * inner + 2 * tokens**2 * inner
+
+    def inner(self, width: int) -> int:
+        """Returns the channels of all heads together, less than `width` if heads do not divide it."""
+        return width if self._head is None else width // self._head * self._head
 
     def middle(self, width: int, size: int, attention: bool) -> float:
         """Two residual blocks with attention between them."""
@@ -130,7 +172,7 @@ def steps_of(network: Mapping[str, Any], costs: Costs, size: int) -> tuple[list[
         for layer in range(layers):
             cost = costs.residual(width, out, size) + ("Attn" in kind) * costs.attention(out, size)
             name = f"down_blocks.{level}.{part}.{layer}"
-            steps.append(Step(name, out, size, cost, _points(name, layer, kind, out, size)))
+            steps.append(Step(name, out, size, cost, _points(name, layer, kind, out, size, costs.inner(out))))
             skips.append(out)
             width = out
         if level < last:
@@ -139,7 +181,7 @@ def steps_of(network: Mapping[str, Any], costs: Costs, size: int) -> tuple[list[
             steps.append(Step(f"down_blocks.{level}.downsamplers.0", out, size, cost))
             skips.append(out)
     attends = network.get("add_attention", True)
-    points = _points(f"{MIDDLE}.0", 0, "Attn" if attends else "", width, size)
+    points = _points(f"{MIDDLE}.0", 0, "Attn" if attends else "", width, size, costs.inner(width))
     steps.append(Step(MIDDLE, width, size, costs.middle(width, size, attends), points))
     for level, (out, kind) in enumerate(zip(reversed(widths), network["up_block_types"], strict=True)):
         part = "attentions" if "Attn" in kind else "resnets"
@@ -147,7 +189,7 @@ def steps_of(network: Mapping[str, Any], costs: Costs, size: int) -> tuple[list[
             cost = costs.residual(width + skips.pop(), out, size)
             cost += ("Attn" in kind) * costs.attention(out, size)
             name, width = f"up_blocks.{level}.{part}.{layer}", out
-            points = _points(name, layer, kind, out, size)
+            points = _points(name, layer, kind, out, size, costs.inner(out))
             if layer == layers and level < last:
                 size, name = size * 2, f"up_blocks.{level}.upsamplers.0"
                 cost += costs.resample(out, size, _residual(kind, network.get("upsample_type")))
@@ -155,15 +197,19 @@ def steps_of(network: Mapping[str, Any], costs: Costs, size: int) -> tuple[list[
     return steps, 9 * first * network.get("out_channels", 3) * size**2
 
 
-def _points(block: str, layer: int, kind: str, width: int, size: int) -> tuple[Point, ...]:
-    """Returns the parts of one layer of a `UNet2DModel`'s block."""
+def _points(block: str, layer: int, kind: str, width: int, size: int, inner: int) -> tuple[Point, ...]:
+    """Returns the parts of one layer of a `UNet2DModel`'s block; `inner` are the channels of queries."""
     level = block.rsplit(".", 2)[0] if block.count(".") > 1 else MIDDLE
     attention = f"{level}.attentions.{layer}"
     paths = {"resnet": f"{level}.resnets.{layer}"}
     if "Attn" in kind:
         paths |= {"attention": attention, "query": f"{attention}.to_q"}
         paths |= {"key": f"{attention}.to_k", "value": f"{attention}.to_v"}
-    return tuple(Point(part, path, width, size) for part, path in paths.items() if path != block)
+    return tuple(
+        Point(part, path, inner if part in ("query", "key", "value") else width, size)
+        for part, path in paths.items()
+        if path != block
+    )
 
 
 def _residual(kind: str, sampler: str | None) -> bool:
@@ -229,6 +275,37 @@ def parts_of_unet(block: str, modules: Sequence[str]) -> dict[str, str]:
     return {part: path for part, path in found.items() if path in modules and path != block}
 
 
+def _check_time(config: Mapping[str, Any], path: Path) -> None:
+    """Raises `UserError` unless the network's time is a step, as sinusoids or by a table."""
+    kind = config.get("time_embedding_type", "positional")
+    if kind == "fourier":
+        raise UserError(
+            f"{path}: time_embedding_type = 'fourier': such a network (NCSN++) is told σ itself, reads images in "
+            "[0, 1] and needs a ScoreSdeVeScheduler, which is not supported; expected 'positional' or 'learned'"
+        )
+    if kind not in ("positional", "learned"):
+        raise UserError(f"{path}: time_embedding_type = {kind!r}: expected 'positional' or 'learned'")
+    if kind == "learned":
+        check_numbers({"num_train_timesteps": config.get("num_train_timesteps")}, path)
+
+
+def _check_attention(config: Mapping[str, Any], path: Path) -> None:
+    """Raises `UserError` for attention without a head, and unknown ways in which time scales activations."""
+    head = config.get("attention_head_dim", HEAD)
+    widths = list(zip(config["block_out_channels"], config["down_block_types"], strict=True))
+    widths += zip(reversed(config["block_out_channels"]), config["up_block_types"], strict=True)
+    attend = [width for width, kind in widths if "Attn" in kind]
+    attend += [config["block_out_channels"][-1]] if config.get("add_attention", True) else []
+    if head is not None and (not positive(head) or any(width < head for width in attend)):
+        raise UserError(
+            f"{path}: attention_head_dim = {head!r}: expected a positive integer up to the channels of attention, "
+            f"{min(attend, default=head)}"
+        )
+    kind = config.get("resnet_time_scale_shift", "default")
+    if kind not in ("default", "scale_shift"):
+        raise UserError(f"{path}: resnet_time_scale_shift = {kind!r}: expected 'default' or 'scale_shift'")
+
+
 def check_unet(
     unet: Mapping[str, Any],
     path: Path,
@@ -246,7 +323,11 @@ def check_unet(
     for name, known in (("down_block_types", down), ("up_block_types", up)):
         kinds = unet.get(name)
         if not isinstance(kinds, list) or len(kinds) != len(widths) or not set(map(str, kinds)) <= set(known):
-            raise UserError(f"{path}: {name} = {kinds!r}: expected {len(widths)} of {', '.join(known)}")
+            skips = isinstance(kinds, list) and any("Skip" in str(kind) for kind in kinds)
+            raise UserError(
+                f"{path}: {name} = {kinds!r}: expected {len(widths)} of {', '.join(known)}"
+                + ("; those with Skip, of NCSN++, also carry a small image along" if skips else "")
+            )
     numbers = {name: unet[name] for name in ("sample_size", "in_channels")}
     check_numbers(numbers, path)
     counts = layers if isinstance(layers, list) else [layers] * len(widths)

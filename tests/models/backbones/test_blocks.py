@@ -68,7 +68,15 @@ CONFIGURATIONS = {
         **UNet(block_out_channels=[8, 16]).plan(8, 1).config,
         "add_attention": False,
     },
-    "fourier": {**UNet(block_out_channels=[8, 16]).plan(8, 1).config, "time_embedding_type": "fourier"},
+    "heads that do not divide the channels": {
+        **UNet(block_out_channels=[8, 16]).plan(8, 1).config,
+        "attention_head_dim": 3,
+    },
+    "learnt times": {
+        **UNet(block_out_channels=[8, 16]).plan(8, 1).config,
+        "time_embedding_type": "learned",
+        "num_train_timesteps": 1000,
+    },
     "ADM": SMALL_ADM,
     "ADM of 512 pixels": ADM_512,
     "ADM without residual samplers": {

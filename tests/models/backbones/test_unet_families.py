@@ -1,211 +1,267 @@
-"""The families of `UNet2DConditionModel`: each use of it keeps the contract, and agrees with its own pipeline."""
+"""`UNet2DModel` beyond plain DDPM: with classes, on latents, of consistency models and in σ."""
 
-from functools import partial
+import json
 
 import pytest
 import torch
 from diffusers import (
+    AutoencoderKL,
+    ConsistencyModelPipeline,
     DDIMScheduler,
-    DDPMScheduler,
+    DiffusionPipeline,
     EDMEulerScheduler,
-    IFPipeline,
-    KandinskyV22CombinedPipeline,
-    LatentConsistencyModelPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
+    UNet2DModel,
 )
-from diffusers.utils import logging
+from diffusers.pipelines.deprecated.latent_diffusion_uncond import LDMPipeline
 from tiny_models import PIXELS
 from tiny_unets import (
-    STEPS,
-    save_deepfloyd,
-    save_distilled,
-    save_kandinsky,
-    save_lcm,
-    save_sd2,
-    save_sdxl,
+    CLASSES,
+    save_consistency,
+    save_edm,
+    save_latent_kl,
+    save_latent_vq,
+    save_unet,
 )
 
-from harness.testing.backbones import BackboneFamilyContract
-
-SIZE = {"height": PIXELS, "width": PIXELS}
-DDIM = {"set_alpha_to_one": True, "steps_offset": 0, "variance_type": None, "timestep_spacing": "leading"}
-
-
-def opened(kind, folder, scheduler=None, clip=False):
-    """Returns the pipeline of a folder; with another sampler, on the schedule that it was trained with, if given."""
-    logging.set_verbosity_error()
-    pipeline = kind.from_pretrained(folder, low_cpu_mem_usage=False)
-    pipeline.set_progress_bar_config(disable=True)
-    if scheduler is not None:
-        settings = {**DDIM, "clip_sample": clip} if scheduler is DDIMScheduler else {}
-        pipeline.scheduler = scheduler.from_config({**pipeline.scheduler.config, **settings})
-    return pipeline
+from harness.core.errors import UserError
+from harness.models.backbones.family import build_network
+from harness.models.backbones.pretrained import PretrainedBackbone
+from harness.models.noise_processes.schedule import Schedule
+from harness.models.sampling import sample
+from harness.testing.backbones import BackboneFamilyContract, open_copy
 
 
-class StableDiffusionContract(BackboneFamilyContract):
-    """Against `StableDiffusionPipeline`."""
+def steps_of(unet, scheduler, z_BCHW, **given):
+    """Samples with a scheduler of diffusers, over all of its steps."""
+    scheduler.set_timesteps(scheduler.config.num_train_timesteps)
+    z_BCHW = z_BCHW * scheduler.init_noise_sigma
+    for time in scheduler.timesteps:
+        with torch.no_grad():
+            output = unet(scheduler.scale_model_input(z_BCHW, time), time, **given).sample
+        z_BCHW = scheduler.step(output, time, z_BCHW).prev_sample
+    return z_BCHW
 
-    guidance = 1.0
+
+@pytest.mark.slow
+class TestLatentVQ(BackboneFamilyContract):
+    save = staticmethod(lambda folder, seed: save_latent_vq(folder, seed=seed))
 
     def pipeline_pass(self, folder, z_BCHW, plan, step):
-        pipeline = opened(StableDiffusionPipeline, folder, DDPMScheduler)
+        pipeline = DiffusionPipeline.from_pretrained(folder)
+        assert isinstance(pipeline, LDMPipeline)
+        return pipeline.unet, lambda: pipeline.unet(z_BCHW, torch.tensor(step))
+
+    def pipeline_samples(self, folder, start_BCHW, plan):
+        pipeline = LDMPipeline.from_pretrained(folder)
+        latents = (
+            steps_of(pipeline.unet, pipeline.scheduler, start_BCHW) / pipeline.vqvae.config.scaling_factor
+        )
+        with torch.no_grad():
+            return pipeline.vqvae.decode(latents).sample.clamp(-1, 1)
+
+    def test_an_artifact_opens_as_the_pipeline_that_it_was(self, denoiser, tmp_path):
+        pipeline = DiffusionPipeline.from_pretrained(tmp_path / "opened")
+        assert isinstance(pipeline, LDMPipeline)
+        assert pipeline.vqvae.config.scaling_factor == 0.7
+
+    def test_latents_without_a_factor_in_the_configuration_are_not_scaled(self, published, images, tmp_path):
+        path = published / "vqvae" / "config.json"
+        config = json.loads(path.read_text())
+        config.pop("scaling_factor")
+        path.write_text(json.dumps(config))
+        denoiser = open_copy(self.planned(published), tmp_path / "old")
+        vqvae = LDMPipeline.from_pretrained(published).vqvae
+        with torch.no_grad():
+            wanted = vqvae.encode(images).latents
+            torch.testing.assert_close(denoiser.encode(images), wanted)
+            torch.testing.assert_close(denoiser.decode(wanted), vqvae.decode(wanted).sample)
+
+
+@pytest.mark.slow
+class TestLatentKL(BackboneFamilyContract):
+    save = staticmethod(lambda folder, seed: save_latent_kl(folder, seed=seed))
+
+    def pipeline_pass(self, folder, z_BCHW, plan, step):
+        unet = UNet2DModel.from_pretrained(folder / "unet")
+        return unet, lambda: unet(z_BCHW, torch.tensor(step))
+
+    def pipeline_samples(self, folder, start_BCHW, plan):
+        unet, vae = (
+            UNet2DModel.from_pretrained(folder / "unet"),
+            AutoencoderKL.from_pretrained(folder / "vae"),
+        )
+        latents = steps_of(unet, DDIMScheduler.from_pretrained(folder / "scheduler"), start_BCHW)
+        with torch.no_grad():
+            return vae.decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1)
+
+    def test_an_artifact_is_no_pipeline_that_would_take_latents_for_images(self, denoiser, tmp_path):
+        assert not (tmp_path / "opened" / "model_index.json").exists()
+
+
+class Labelled(BackboneFamilyContract):
+    """A model with classes, read under class 2."""
+
+    def planned(self, folder):
+        return PretrainedBackbone(path=str(folder), label=2).plan(self.size, self.channels)
+
+    def test_the_label_is_needed_and_must_be_a_row(self, published, plan):
+        assert plan.condition.name == "label 2"
+        names = (
+            f"this UNet2DModel is class-conditional and its configuration names no null class; set backbone.label to "
+            f"a class from 0 to {CLASSES - 1}, or to the number of the null class if it was trained with one"
+        )
+        for label, words in ((None, "is missing"), ("null", "= 'null'")):
+            with pytest.raises(UserError) as caught:
+                PretrainedBackbone(path=str(published), label=label).plan(self.size, self.channels)
+            assert str(caught.value) == f"backbone.label {words}: {names}"
+        with pytest.raises(UserError, match=f"has classes 0 to {CLASSES - 1}"):
+            PretrainedBackbone(path=str(published), label=CLASSES).plan(self.size, self.channels)
+
+    def test_another_label_gives_another_prediction(self, published, denoiser, images, tmp_path):
+        other = PretrainedBackbone(path=str(published), label=3).plan(self.size, self.channels)
+        given = self.noised(denoiser, images, 3)
+        found = self.opened(other, tmp_path / "other").predict(*given)
+        assert not torch.allclose(found, denoiser.predict(*given))
+
+    def test_images_of_another_size_are_refused_with_the_settings_that_fit(self, published):
+        with pytest.raises(UserError, match=f"set data.size={self.size} data.channels={self.channels}"):
+            PretrainedBackbone(path=str(published), label=2).plan(2 * self.size, self.channels)
+
+
+@pytest.mark.slow
+class TestClasses(Labelled):
+    save = staticmethod(lambda folder, seed: save_unet(folder, seed=seed, num_class_embeds=CLASSES))
+
+    def pipeline_pass(self, folder, z_BCHW, plan, step):
+        unet = UNet2DModel.from_pretrained(folder / "unet")
+        return unet, lambda: unet(z_BCHW, torch.tensor(step), torch.tensor([2]))
+
+
+@pytest.mark.slow
+class TestConsistency(Labelled):
+    save = staticmethod(lambda folder, seed: save_consistency(folder, seed=seed))
+
+    def pipeline_pass(self, folder, z_BCHW, plan, step):
+        pipeline = ConsistencyModelPipeline.from_pretrained(folder)
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.scheduler.set_timesteps(timesteps=[plan.timesteps - 1 - step])
+        sigma = float(plan.process.sigmas_T[step])
+        assert float(pipeline.scheduler.sigmas[0]) == pytest.approx(sigma, rel=1e-5)
+        given = z_BCHW / pipeline.scheduler.init_noise_sigma  # the pipeline multiplies by it
         return pipeline.unet, lambda: pipeline(
-            "", latents=z_BCHW, timesteps=[step], guidance_scale=self.guidance, output_type="latent"
+            class_labels=[2], latents=given, num_inference_steps=None, timesteps=[plan.timesteps - 1 - step]
         )
 
-    def pipeline_samples(self, folder, start_BCHW, plan):
-        pipeline = opened(StableDiffusionPipeline, folder, DDIMScheduler)
-        made = pipeline(
-            "",
-            latents=start_BCHW,
-            num_inference_steps=plan.timesteps,
-            guidance_scale=self.guidance,
-            output_type="pt",
-        )
-        return 2 * made.images - 1
-
 
 @pytest.mark.slow
-class TestVPrediction(StableDiffusionContract):
-    save = staticmethod(lambda folder, seed: save_sd2(folder, seed))
-
-
-@pytest.mark.slow
-class TestZeroTerminalSNR(StableDiffusionContract):
-    save = staticmethod(lambda folder, seed: save_sd2(folder, seed, zero_snr=True))
-
-
-@pytest.mark.slow
-class TestDistilled(StableDiffusionContract):
-    save = staticmethod(lambda folder, seed: save_distilled(folder, seed))
-
-    def test_mid_is_the_last_input_block(self, plan):
-        (middle,) = plan.select("mid")
-        assert middle.name == "down_blocks.1.resnets.0"
-        assert plan.select("up")[0].name == "up_blocks.0.resnets.0"
-
-
-@pytest.mark.slow
-class TestLatentConsistency(StableDiffusionContract):
-    guidance = 8.5  # the default of its own pipeline
-    save = staticmethod(lambda folder, seed: save_lcm(folder, seed))
+class TestEDM(BackboneFamilyContract):
+    save = staticmethod(lambda folder, seed: save_edm(folder, seed=seed))
 
     def pipeline_pass(self, folder, z_BCHW, plan, step):
-        pipeline = opened(LatentConsistencyModelPipeline, folder)
-        return pipeline.unet, lambda: pipeline("", latents=z_BCHW, timesteps=[step], output_type="latent")
+        unet = UNet2DModel.from_pretrained(folder / "unet")
+        scheduler = EDMEulerScheduler.from_pretrained(folder / "scheduler")
+        scheduler.set_timesteps(plan.timesteps)
+        time = scheduler.timesteps.flip(0)[step]
+        return unet, lambda: unet(scheduler.scale_model_input(z_BCHW, time), time)
+
+    def test_samples_are_those_of_the_pipeline(self, plan, published, denoiser, images):
+        scheduler = EDMEulerScheduler.from_pretrained(
+            published / "scheduler"
+        )  # which does not clip estimates
+        start = torch.randn(images.shape, generator=torch.Generator().manual_seed(6))
+        expected = steps_of(UNet2DModel.from_pretrained(published / "unet"), scheduler, start)
+        with torch.no_grad():
+            found = sample(denoiser.process, denoiser.predict, start, steps=plan.timesteps, clip=None)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
-class TestSDXL(BackboneFamilyContract):
-    save = staticmethod(lambda folder, seed: save_sdxl(folder, seed))
-
-    def pipeline_pass(self, folder, z_BCHW, plan, step):
-        pipeline = opened(StableDiffusionXLPipeline, folder, DDPMScheduler)
-        return pipeline.unet, lambda: pipeline(
-            "", latents=z_BCHW, timesteps=[step], guidance_scale=1, output_type="latent"
-        )
-
-    def pipeline_samples(self, folder, start_BCHW, plan):
-        pipeline = opened(StableDiffusionXLPipeline, folder, DDIMScheduler)
-        made = pipeline("", latents=start_BCHW, num_inference_steps=STEPS, guidance_scale=1, output_type="pt")
-        return 2 * made.images - 1
-
-
-@pytest.mark.slow
-class TestLatentConsistencyXL(TestSDXL):
-    save = staticmethod(lambda folder, seed: save_sdxl(folder, seed, {"time_cond_proj_dim": 6}))
-
-    def pipeline_pass(self, folder, z_BCHW, plan, step):
-        pipeline = opened(StableDiffusionXLPipeline, folder, DDPMScheduler)
-        return pipeline.unet, lambda: pipeline("", latents=z_BCHW, timesteps=[step], output_type="latent")
-
-    def pipeline_samples(self, folder, start_BCHW, plan):
-        pipeline = opened(StableDiffusionXLPipeline, folder, DDIMScheduler)
-        made = pipeline("", latents=start_BCHW, num_inference_steps=STEPS, output_type="pt")
-        return 2 * made.images - 1
-
-
-@pytest.mark.slow
-class TestPlayground(BackboneFamilyContract):
-    """As Playground 2.5: noise in σ, latents standardised by channel."""
-
+class TestLearntTimes(BackboneFamilyContract):
     save = staticmethod(
-        lambda folder, seed: save_sdxl(
-            folder,
-            seed,
-            scheduler=EDMEulerScheduler(num_train_timesteps=20),
-            latents_mean=[0.1, -0.2, 0.3, 0.0],
-            latents_std=[1.1, 0.9, 1.3, 0.7],
+        lambda folder, seed: save_unet(
+            folder, seed=seed, time_embedding_type="learned", num_train_timesteps=20, attention_head_dim=3
         )
     )
 
     def pipeline_pass(self, folder, z_BCHW, plan, step):
-        pipeline = opened(StableDiffusionXLPipeline, folder)
-        start = z_BCHW / pipeline.scheduler.init_noise_sigma
-        place = torch.tensor(
-            [1 - step / 19], dtype=torch.float64
-        )  # on the ramp from the largest σ to the smallest
-        return pipeline.unet, lambda: pipeline(
-            "", latents=start, sigmas=place, guidance_scale=1, output_type="latent"
-        )
+        unet = UNet2DModel.from_pretrained(folder / "unet")
+        return unet, lambda: unet(z_BCHW, torch.tensor(step))
 
-    def pipeline_samples(self, folder, start_BCHW, plan):
-        pipeline = opened(StableDiffusionXLPipeline, folder)
-        made = pipeline("", latents=start_BCHW, num_inference_steps=20, guidance_scale=1, output_type="pt")
-        return 2 * made.images - 1
+    def test_a_schedule_that_the_table_of_times_does_not_have_is_refused(self, published):
+        for schedule, words in (
+            (Schedule(name="linear", timesteps=21), "a table of 20 steps, but the scheduler has 21"),
+            (Schedule(name="flow", timesteps=20), "is a FlowMatchEulerDiscreteScheduler"),
+        ):
+            with pytest.raises(UserError) as caught:
+                PretrainedBackbone(path=str(published), schedule=schedule).plan(self.size, self.channels)
+            assert words in str(caught.value)
+
+
+REFUSED = {
+    "a centred input": ({"center_input_sample": True}, "reads noised images in [0, 1]"),
+    "σ as time": ({"time_embedding_type": "fourier"}, "needs a ScoreSdeVeScheduler, which is not supported"),
+    "another time": ({"time_embedding_type": "x"}, "expected 'positional' or 'learned'"),
+    "no table of times": ({"time_embedding_type": "learned"}, "num_train_timesteps = None"),
+    "a size that cannot be halved": ({"sample_size": 15}, "sample_size = 15 is not divisible by 2"),
+    "more inputs": ({"in_channels": 6}, "in_channels = 6 and out_channels = 3: the network reads more"),
+    "too wide a head": ({"attention_head_dim": 32}, "up to the channels of attention, 16"),
+    "a spatial norm": ({"resnet_time_scale_shift": "spatial"}, "expected 'default' or 'scale_shift'"),
+    "no middle": ({"mid_block_type": None}, "mid_block_type = None: expected UNetMidBlock2D"),
+    "a number as class": ({"class_embed_type": "timestep"}, "only tables of labels are supported"),
+    "no class": ({"num_class_embeds": 0}, "num_class_embeds = 0: expected a positive integer"),
+    "NCSN++": (
+        {"down_block_types": ["SkipDownBlock2D", "AttnSkipDownBlock2D"]},
+        "of NCSN++, also carry a small image along",
+    ),
+    "a decoder's blocks": ({"up_block_types": ["UpDecoderBlock2D"] * 2}, "expected 2 of UpBlock2D"),
+    "k-diffusion's blocks": ({"up_block_types": ["KUpBlock2D"] * 2}, "expected 2 of UpBlock2D"),
+    "no sampler": ({"downsample_type": None}, "downsample_type = None: expected conv or resnet"),
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return save_unet(tmp_path_factory.mktemp("plain") / "ddpm")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_unet_that_would_be_read_wrongly_is_refused_by_name(plain, tmp_path, name):
+    settings, words = REFUSED[name]
+    config = json.loads((plain / "unet" / "config.json").read_text()) | settings
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as caught:
+        PretrainedBackbone(path=str(tmp_path), schedule=Schedule(name="linear")).plan(PIXELS, 3)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'unet' / 'config.json'}: ")
+    assert words in message
+    assert "\n" not in message
+
+
+BLOCKS = {
+    "down": ["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"],
+    "up": ["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"],
+}
 
 
 @pytest.mark.slow
-class TestKandinsky(BackboneFamilyContract):
-    save = staticmethod(lambda folder, seed: save_kandinsky(folder, seed))
-
-    def pipeline_pass(self, folder, z_BCHW, plan, step):
-        pipeline = opened(KandinskyV22CombinedPipeline, folder)
-        decoder, zero = pipeline.decoder_pipe, pipeline.prior_pipe.get_zero_embed()
-        decoder.set_progress_bar_config(disable=True)
-        at = decoder.scheduler.set_timesteps
-        decoder.scheduler.set_timesteps = lambda number, device: at(timesteps=[step], device=device)
-        return decoder.unet, lambda: decoder(
-            zero, zero, latents=z_BCHW, guidance_scale=1, output_type="latent", **SIZE
-        )
-
-    def pipeline_samples(self, folder, start_BCHW, plan):
-        pipeline = opened(KandinskyV22CombinedPipeline, folder, DDIMScheduler)
-        decoder, zero = pipeline.decoder_pipe, pipeline.prior_pipe.get_zero_embed()
-        decoder.scheduler = pipeline.scheduler
-        decoder.set_progress_bar_config(disable=True)
-        made = decoder(
-            zero,
-            zero,
-            latents=start_BCHW,
-            num_inference_steps=STEPS,
-            guidance_scale=1,
-            output_type="pt",
-            **SIZE,
-        )
-        return made.images.clamp(-1, 1)
-
-
-@pytest.mark.slow
-class TestDeepFloyd(BackboneFamilyContract):
-    save = staticmethod(lambda folder, seed: save_deepfloyd(folder, seed))
-
-    def _started(self, folder, start_BCHW, scheduler=None):
-        pipeline = opened(IFPipeline, folder, scheduler, clip=True)
-        pipeline.prepare_intermediate_images = lambda *given: start_BCHW
-        return pipeline
-
-    def pipeline_pass(self, folder, z_BCHW, plan, step):
-        pipeline = self._started(folder, z_BCHW)
-        return pipeline.unet, lambda: pipeline(
-            "", timesteps=[step], guidance_scale=1, output_type="pt", clean_caption=False
-        )
-
-    def pipeline_samples(self, folder, start_BCHW, plan):
-        pipeline = self._started(folder, start_BCHW, DDIMScheduler)
-        pipeline.scheduler.step = partial(pipeline.scheduler.step, use_clipped_model_output=True)
-        made = pipeline(
-            "", num_inference_steps=STEPS, guidance_scale=1, output_type="pt", clean_caption=False
-        )
-        return made.images
+@pytest.mark.parametrize("down", BLOCKS["down"])
+@pytest.mark.parametrize("up", BLOCKS["up"])
+def test_any_pair_of_block_types_is_numbered_as_it_runs(tmp_path, down, up):
+    given = {
+        "down_block_types": [down, "AttnDownBlock2D", down],
+        "up_block_types": [up, "AttnUpBlock2D", up],
+        "block_out_channels": [8, 8, 16],
+        "layers_per_block": 2,
+    }
+    plan = PretrainedBackbone(path=str(save_unet(tmp_path / "saved", **given))).plan(PIXELS, 3)
+    denoiser = open_copy(plan, tmp_path / "opened")
+    read = denoiser.reader([block.name for block in plan.blocks])
+    seen = read(torch.zeros(1, 3, PIXELS, PIXELS), 3)
+    expected = {block.name: (1, block.channels, block.size, block.size) for block in plan.blocks}
+    assert [(name, tuple(one.shape)) for name, one in seen.items()] == list(expected.items())
+    points = {point.name: point for block in plan.blocks for point in block.points}
+    read = denoiser.reader(list(points))
+    for name, one in read(torch.zeros(1, 3, PIXELS, PIXELS), 3).items():
+        assert (points[name].channels, points[name].size) == tuple(one.shape[1:3]), name
+    assert build_network(plan.config).config["layers_per_block"] == 2
