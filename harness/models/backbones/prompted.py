@@ -12,7 +12,7 @@ from harness.core.fingerprint import checksum, fingerprint
 from harness.core.paths import existing_file
 from harness.models.backbones.condition import Condition, ConditionPlan
 from harness.models.backbones.family import Family
-from harness.models.backbones.pipeline import CONFIG, Pipeline
+from harness.models.backbones.pipeline import CONFIG, INDEX, Parts, Pipeline
 
 if TYPE_CHECKING:
     import torch
@@ -29,13 +29,28 @@ class PromptedFamily(Family):
     pipeline: ClassVar[str]  # "module:class" of the diffusers pipeline whose `encode_prompt` embeds prompts
     text_parts: ClassVar[Sequence[str]]  # folders of the pipeline that `encode_prompt` needs
     optional_text_parts: ClassVar[Sequence[str]] = ()  # further ones, which it can do without
+    pipelines: ClassVar[Sequence[str]] = ()  # classes of the pipelines that it reads; () for all
 
     @property
     def hub_files(self) -> Sequence[str]:  # type: ignore[override]
         """The text encoders and tokenizers."""
-        files = ("*.json", "*.safetensors", "merges.txt", "*.model")
+        files = ("*.json", "*.safetensors", "merges.txt", "*.model", "chat_template.jinja")
         parts = (*self.text_parts, *self.optional_text_parts)
         return [EMPTY_PROMPT, *(f"{part}/{file}" for part in parts for file in files)]
+
+    def parts(self, pipeline: Pipeline, config: Mapping[str, Any], size: int) -> Parts:
+        """Returns the other parts of the pipeline; raises `UserError` for one that needs more than a prompt."""
+        kind = pipeline.kind
+        if self.pipelines and kind is not None and kind not in self.pipelines:
+            raise UserError(
+                f"{pipeline.root / INDEX}: a {kind} is not supported; a {self.class_name} is read from a pipeline "
+                f"that makes images of a prompt alone: {', '.join(self.pipelines)}"
+            )
+        return super().parts(pipeline, config, size)
+
+    def pipeline_of(self, source: Pipeline) -> str:
+        """Returns "module:class" of the pipeline that embeds prompts; `pipeline` unless overridden."""
+        return self.pipeline
 
     @abstractmethod
     def embed(self, pipeline: Any, prompt: str, unconditional: bool) -> "dict[str, torch.Tensor]":
@@ -90,7 +105,7 @@ class PromptedFamily(Family):
         self.check_text(source, config)
         apart(
             "harness.models.backbones.text_encoders:check",
-            self.pipeline,
+            self.pipeline_of(source),
             str(source.root),
             self._present(source),
         )
@@ -111,6 +126,7 @@ class PromptedFamily(Family):
         for name, width in self.text_widths(config).items():
             path = source.root / name / CONFIG
             found = read_json(path)
+            found = {**found.get("text_config", {}), **found}  # of models that read images, too
             got = next((found[field] for field in ("hidden_size", "d_model") if field in found), None)
             if got != width:
                 raise UserError(f"{path}: the text encoder has width {got}, but the network expects {width}")
@@ -125,13 +141,15 @@ class PromptedFamily(Family):
         """Returns the prompt's embeddings, from a file or by the pipeline's own text encoders."""
         from harness.models.backbones.condition_tensors import dtype, read_embeddings
 
-        shapes = self.condition_shapes(config)
+        further = self.further_tensors(config, settings)
         if "embeddings" in settings:
-            found = read_embeddings(Path(settings["embeddings"]), shapes)
+            shapes = self.condition_shapes(config)
+            embedded = {name: shape for name, shape in shapes.items() if name not in further}
+            found = read_embeddings(Path(settings["embeddings"]), embedded)
         else:
             assert source is not None
             found = self._embedded(source, settings)
-        found |= self.further_tensors(config, settings)
+        found |= further
         return {name: value.to(dtype(name)).contiguous() for name, value in found.items()}
 
     def further_tensors(
@@ -145,7 +163,7 @@ class PromptedFamily(Family):
 
         from harness.models.backbones.text_encoders import open_pipeline
 
-        pipeline = open_pipeline(self.pipeline, source.root, self._present(source))
+        pipeline = open_pipeline(self.pipeline_of(source), source.root, self._present(source))
         with torch.no_grad():
             return self.embed(pipeline, settings["prompt"], settings.get("unconditional", False))
 

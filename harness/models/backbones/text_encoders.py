@@ -45,6 +45,8 @@ def check(kind: str, root: str, names: Sequence[str]) -> None:
 def _open(pipeline: type, root: Path, name: str) -> Any:
     kind = _class_of(pipeline, root, name)
     if not name.startswith("text_encoder"):
+        if kind.__name__.endswith("Processor"):  # for images as well, which takes torchvision
+            kind = transformers.AutoTokenizer
         return kind.from_pretrained(root / name, local_files_only=True)
     encoder = _open_encoder(kind, root / name, dtype=torch.float32).eval()
     refuse_infinite_weights(encoder.state_dict(), str(root / name))
