@@ -6,6 +6,8 @@ from diffusers import (
     AuraFlowTransformer2DModel,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Pipeline,
@@ -81,6 +83,27 @@ def save_flux(folder, seed=0, guidance=True, kind=FluxPipeline):
         t5_tokenizer(),
         transformer,
     )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def save_chroma(folder, seed=0):
+    """Writes a `ChromaPipeline`; returns the folder."""
+    vae = tiny_vae(seed, latent_channels=2, shift_factor=0.1, scaling_factor=0.4)
+    transformer = ChromaTransformer2DModel(
+        in_channels=8,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=2 * WIDTH,
+        axes_dims_rope=(4, 6, 6),
+        approximator_num_channels=16,
+        approximator_hidden_dim=16,
+        approximator_layers=1,
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=T, **DYNAMIC)
+    pipeline = ChromaPipeline(scheduler, vae, t5(2 * WIDTH), t5_tokenizer(), transformer)
     pipeline.save_pretrained(folder)
     return folder
 

@@ -36,6 +36,7 @@ FAMILIES = Registry(
         "FluxTransformer2DModel": "harness.models.backbones.flux:FAMILY",
         "Flux2Transformer2DModel": "harness.models.backbones.flux2:FAMILY",
         "AuraFlowTransformer2DModel": "harness.models.backbones.aura_flow:FAMILY",
+        "ChromaTransformer2DModel": "harness.models.backbones.chroma:FAMILY",
         "QwenImageTransformer2DModel": "harness.models.backbones.qwen_image:FAMILY",
     },
 )

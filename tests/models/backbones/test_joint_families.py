@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import (
     AuraFlowPipeline,
+    ChromaPipeline,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Pipeline,
@@ -15,7 +16,7 @@ from diffusers import (
     FluxPipeline,
     QwenImagePipeline,
 )
-from tiny_joint import T, save_aura_flow, save_flux, save_flux2, save_qwen_image
+from tiny_joint import T, save_aura_flow, save_chroma, save_flux, save_flux2, save_qwen_image
 from tiny_models import PIXELS
 
 from harness.core.errors import UserError
@@ -230,6 +231,15 @@ class TestFlux2Klein(JointContract):
     save = staticmethod(lambda folder, seed: save_flux2(folder, seed=seed, klein=True))
     kind = Flux2KleinPipeline
     settings = {"guidance_scale": 1.0}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")  # diffusers' own
+class TestChroma(JointContract):
+    save = staticmethod(lambda folder, seed: save_chroma(folder, seed=seed))
+    kind = ChromaPipeline
+    settings = {"guidance_scale": 1.0}
+    given = staticmethod(packed)
 
 
 @pytest.mark.slow
