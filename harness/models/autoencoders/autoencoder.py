@@ -22,6 +22,8 @@ AUTOENCODERS = Registry(
     "image autoencoder",
     {
         "AutoencoderKL": "harness.models.autoencoders.kl:AUTOENCODER",
+        "AutoencoderKLFlux2": "harness.models.autoencoders.flux2:AUTOENCODER",
+        "AutoencoderKLQwenImage": "harness.models.autoencoders.qwen_image:AUTOENCODER",
         "VQModel": "harness.models.autoencoders.vq:AUTOENCODER",
     },
 )

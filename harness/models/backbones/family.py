@@ -36,6 +36,11 @@ FAMILIES = Registry(
         "Transformer2DModel": "harness.models.backbones.transformer_2d:FAMILY",
         "SD3Transformer2DModel": "harness.models.backbones.sd3:FAMILY",
         "ADMUNet2DModel": "harness.models.backbones.adm:FAMILY",
+        "FluxTransformer2DModel": "harness.models.backbones.flux:FAMILY",
+        "Flux2Transformer2DModel": "harness.models.backbones.flux2:FAMILY",
+        "AuraFlowTransformer2DModel": "harness.models.backbones.aura_flow:FAMILY",
+        "ChromaTransformer2DModel": "harness.models.backbones.chroma:FAMILY",
+        "QwenImageTransformer2DModel": "harness.models.backbones.qwen_image:FAMILY",
     },
 )
 UNNAMED = "UNet2DModel"  # the class of a config.json without `_class_name`
@@ -152,11 +157,14 @@ class Family(ABC):
             )
         return Parts(map_size or size, channels, map_size or size)
 
-    def process(self, found: NoiseProcess, config: Mapping[str, Any], path: Path) -> NoiseProcess:
+    def process(
+        self, found: NoiseProcess, config: Mapping[str, Any], path: Path, map_size: int
+    ) -> NoiseProcess:
         """Returns the noise process of the network, given that of the scheduler; the same unless overridden.
 
-        A family adds what a sampler must know of the network, such as its number of tokens, or raises `UserError`,
-        beginning with `path`, for a process that its network cannot have been trained with.
+        `map_size` is the height and width of the noised maps. A family adds what a sampler must know of the network,
+        such as its number of tokens, or raises `UserError`, beginning with `path`, for a process that its network
+        cannot have been trained with.
         """
         return found
 

@@ -74,7 +74,7 @@ class PretrainedBackbone(Backbone, Condition):
         family = family_of(config)
         parts = family.parts(pipeline, config, size)
         noise, said = _noise(pipeline, self.schedule)
-        process = family.process(noise, config, place / CONFIG)
+        process = family.process(noise, config, place / CONFIG, parts.map_size)
         check_images(place, parts, size, channels)
         own = Weights(place / WEIGHTS, family.network, config)
         files = {path: source.files(path, path == own.path) for path in (own.path, *parts.files)}

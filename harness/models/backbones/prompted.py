@@ -12,7 +12,7 @@ from harness.core.fingerprint import checksum, fingerprint
 from harness.core.paths import existing_file
 from harness.models.backbones.condition import NAME, NETWORK, Condition, ConditionPlan
 from harness.models.backbones.family import Family
-from harness.models.backbones.pipeline import CONFIG, Pipeline
+from harness.models.backbones.pipeline import CONFIG, INDEX, Parts, Pipeline
 from harness.models.backbones.weight_files import (
     SAFETENSORS,
     TEXT_WEIGHTS,
@@ -39,13 +39,28 @@ class PromptedFamily(Family):
     pipeline: ClassVar[str]  # "module:class" of the diffusers pipeline whose `encode_prompt` embeds prompts
     text_parts: ClassVar[Sequence[str]]  # folders of the pipeline that `encode_prompt` needs
     optional_text_parts: ClassVar[Sequence[str]] = ()  # further ones, which it can do without
+    pipelines: ClassVar[Sequence[str]] = ()  # classes of the pipelines that it reads; () for all
 
     @property
     def hub_files(self) -> Sequence[str]:  # type: ignore[override]
         """The text encoders and tokenizers."""
-        files = ("*.json", TEXT_WEIGHTS, "merges.txt", "*.model")
+        files = ("*.json", TEXT_WEIGHTS, "merges.txt", "*.model", "chat_template.jinja")
         parts = (*self.text_parts, *self.optional_text_parts)
         return [EMPTY_PROMPT, *(f"{part}/{file}" for part in parts for file in files)]
+
+    def parts(self, pipeline: Pipeline, config: Mapping[str, Any], size: int) -> Parts:
+        """Returns the other parts of the pipeline; raises `UserError` for one that needs more than a prompt."""
+        kind = pipeline.kind
+        if self.pipelines and kind is not None and kind not in self.pipelines:
+            raise UserError(
+                f"{pipeline.root / INDEX}: a {kind} is not supported; a {self.class_name} is read from a pipeline "
+                f"that makes images of a prompt alone: {', '.join(self.pipelines)}"
+            )
+        return super().parts(pipeline, config, size)
+
+    def pipeline_of(self, source: Pipeline) -> str:
+        """Returns "module:class" of the pipeline that embeds prompts; `pipeline` unless overridden."""
+        return self.pipeline
 
     @abstractmethod
     def embed(self, pipeline: Any, prompt: str, unconditional: bool) -> "dict[str, torch.Tensor]":
@@ -148,7 +163,7 @@ class PromptedFamily(Family):
                 header(file)
         apart(
             "harness.models.backbones.text_encoders:check",
-            self.pipeline,
+            self.pipeline_of(source),
             str(source.root),
             self._present(source),
             source.reading,
@@ -165,6 +180,7 @@ class PromptedFamily(Family):
         for name, width in self.text_widths(config).items():
             path = source.root / name / CONFIG
             found = read_json(path)
+            found = {**found.get("text_config", {}), **found}  # of models that read images, too
             got = next((found[field] for field in ("hidden_size", "d_model") if field in found), None)
             if got != width:
                 raise UserError(f"{path}: the text encoder has width {got}, but the network expects {width}")
@@ -205,7 +221,7 @@ class PromptedFamily(Family):
 
         from harness.models.backbones.text_encoders import open_pipeline
 
-        pipeline = open_pipeline(self.pipeline, source, self._present(source))
+        pipeline = open_pipeline(self.pipeline_of(source), source, self._present(source))
         with torch.no_grad():
             return self.embed(pipeline, settings["prompt"], settings.get("unconditional", False))
 

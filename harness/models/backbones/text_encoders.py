@@ -63,6 +63,8 @@ def _open(pipeline: type, source: Pipeline, name: str) -> Any:
     root = source.root
     kind = _class_of(pipeline, root, name)
     if not name.startswith("text_encoder"):
+        if kind.__name__.endswith("Processor"):  # for images as well, which takes torchvision
+            kind = transformers.AutoTokenizer
         return kind.from_pretrained(root / name, local_files_only=True)
     if source.checkpoint is not None and single_file.holds(source.checkpoint, str(root / name)):
         encoder = single_file.text_encoder(Path(source.checkpoint), root / name).eval()

@@ -43,7 +43,8 @@ DEFAULTS: Mapping[str, Any] = {  # of a FlowMatchEulerDiscreteScheduler
     "time_shift_type": "exponential",
     **dict.fromkeys(SPACINGS, False),
 }
-TOKENS, EVEN = "_image_seq_len", "_even_sigmas"  # ours; diffusers ignores names with a leading underscore
+# Ours; diffusers ignores names with a leading underscore.
+TOKENS, EVEN, EMPIRICAL = "_image_seq_len", "_even_sigmas", "_empirical_mu"
 
 
 @dataclass(frozen=True)
@@ -79,20 +80,22 @@ class FlowMatching(Tabulated):
             "_class_name": EULER,
             "num_train_timesteps": check_timesteps(found.get("num_train_timesteps", 1000), where),
         }
-        for name, default in (*DEFAULTS.items(), (TOKENS, None), (EVEN, False)):
+        for name, default in (*DEFAULTS.items(), (TOKENS, None), (EVEN, False), (EMPIRICAL, False)):
             value = given.get(name, default)
             if value is not None and value != default:
                 kept[name] = value
         _check(kept, where)
         return cls(kept)
 
-    def spaced_for(self, tokens: int, even: bool = False) -> "FlowMatching":
+    def spaced_for(self, tokens: int, even: bool = False, empirical: bool = False) -> "FlowMatching":
         """Returns the process with a sampler's spacing for images of `tokens` tokens, as dynamic shifting needs.
 
         `even`: the pipeline itself gives its scheduler the noise levels 1, ..., 1 / n before they are shifted, as
-        Flux's does; otherwise they are the scheduler's own.
+        Flux's does; otherwise they are the scheduler's own. `empirical`: its dynamic shift depends on n as well, as
+        Flux.2's does.
         """
-        return FlowMatching({**self.config, TOKENS: tokens, **({EVEN: True} if even else {})})
+        flags = {name: True for name, given in ((EVEN, even), (EMPIRICAL, empirical)) if given}
+        return FlowMatching({**self.config, TOKENS: tokens, **flags})
 
     @cached_property
     def signal_T(self) -> np.ndarray:
@@ -120,19 +123,25 @@ class FlowMatching(Tabulated):
             return [self.noisiest]
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(self.config))
         own = np.linspace(1.0, 1 / steps, steps) if self.config.get(EVEN) else None
-        shift = {"mu": self.mu} if self.config.get("use_dynamic_shifting") else {}
+        shift = {"mu": self.mu(steps)} if self.config.get("use_dynamic_shifting") else {}
         scheduler.set_timesteps(steps, sigmas=own, **shift)
         places_S = np.rint(scheduler.sigmas[:-1].double().numpy() * self.timesteps).astype(int) - 1
         return list(dict.fromkeys(np.clip(places_S, 0, self.noisiest).tolist()))
 
-    @property
-    def mu(self) -> float:
-        """The dynamic shift, linear in the number of image tokens; raises `ValueError` where that is not known."""
+    def mu(self, steps: int) -> float:
+        """Returns the dynamic shift of a sampler of `steps` steps, linear in the number of image tokens.
+
+        Raises `ValueError` where that number is not known.
+        """
         config = {**DEFAULTS, **self.config}
         if TOKENS not in config:
             raise ValueError(
                 "a scheduler with use_dynamic_shifting needs spaced_for(tokens) before it can sample"
             )
+        if config.get(EMPIRICAL):
+            from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+
+            return float(compute_empirical_mu(config[TOKENS], steps))
         low, high = config["base_image_seq_len"], config["max_image_seq_len"]
         slope = (config["max_shift"] - config["base_shift"]) / (high - low)
         return config["base_shift"] + slope * (config[TOKENS] - low)
