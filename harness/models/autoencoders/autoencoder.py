@@ -23,6 +23,8 @@ AUTOENCODERS = Registry(
     {
         "AutoencoderKL": "harness.models.autoencoders.kl:AUTOENCODER",
         "VQModel": "harness.models.autoencoders.vq:AUTOENCODER",
+        "AutoencoderDC": "harness.models.autoencoders.dc:AUTOENCODER",
+        "AutoencoderTiny": "harness.models.autoencoders.tiny:AUTOENCODER",
     },
 )
 UNNAMED = "AutoencoderKL"  # the class of a config.json without `_class_name`

@@ -33,7 +33,7 @@ class PromptedFamily(Family):
     @property
     def hub_files(self) -> Sequence[str]:  # type: ignore[override]
         """The text encoders and tokenizers."""
-        files = ("*.json", "*.safetensors", "merges.txt", "*.model")
+        files = ("*.json", "*.safetensors", "merges.txt", "*.model", "*.jinja")
         parts = (*self.text_parts, *self.optional_text_parts)
         return [EMPTY_PROMPT, *(f"{part}/{file}" for part in parts for file in files)]
 

@@ -86,13 +86,16 @@ class FlowMatching(Tabulated):
         _check(kept, where)
         return cls(kept)
 
-    def spaced_for(self, tokens: int, even: bool = False) -> "FlowMatching":
+    def spaced_for(self, tokens: int | None, even: bool = False) -> "FlowMatching":
         """Returns the process with a sampler's spacing for images of `tokens` tokens, as dynamic shifting needs.
+
+        None leaves their number open.
 
         `even`: the pipeline itself gives its scheduler the noise levels 1, ..., 1 / n before they are shifted, as
         Flux's does; otherwise they are the scheduler's own.
         """
-        return FlowMatching({**self.config, TOKENS: tokens, **({EVEN: True} if even else {})})
+        known = {} if tokens is None else {TOKENS: tokens}
+        return FlowMatching({**self.config, **known, **({EVEN: True} if even else {})})
 
     @cached_property
     def signal_T(self) -> np.ndarray:
