@@ -25,6 +25,9 @@ AUTOENCODERS = Registry(
         "AutoencoderKLFlux2": "harness.models.autoencoders.flux2:AUTOENCODER",
         "AutoencoderKLQwenImage": "harness.models.autoencoders.qwen_image:AUTOENCODER",
         "VQModel": "harness.models.autoencoders.vq:AUTOENCODER",
+        "AutoencoderDC": "harness.models.autoencoders.dc:AUTOENCODER",
+        "AutoencoderTiny": "harness.models.autoencoders.tiny:AUTOENCODER",
+        "AutoencoderRAE": "harness.models.autoencoders.rae:AUTOENCODER",
     },
 )
 UNNAMED = "AutoencoderKL"  # the class of a config.json without `_class_name`
@@ -60,6 +63,10 @@ class Autoencoder(ABC):
     @abstractmethod
     def factor(self, config: Mapping[str, Any]) -> int:
         """Returns how many times images are larger than latents, in height and in width."""
+
+    def map_size(self, config: Mapping[str, Any]) -> int | None:
+        """Returns the only height and width of latents; None, unless overridden, if they follow the images'."""
+        return None
 
     def image_channels(self, config: Mapping[str, Any]) -> int:
         """Returns the channels of images."""
@@ -106,6 +113,13 @@ def latent_parts(
             f"{path}: the autoencoder's latents have {latents} channels, but the {network} reads {channels}; "
             "models with inputs other than latents (inpainting, editing, upscaling) are not supported"
         )
+    fixed = autoencoder.map_size(config)
+    if fixed is not None and map_size not in (None, fixed):
+        raise UserError(
+            f"{path}: the autoencoder's latents have {fixed} rows, but the {network} reads {map_size}; give the "
+            "autoencoder that it was trained with"
+        )
+    map_size = fixed or map_size
     if map_size is None:
         unit = factor * patch
         if size % unit:

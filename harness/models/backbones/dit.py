@@ -110,7 +110,9 @@ class OriginalDiTFamily(DiTFamily):
             found.pop("objective", None)
         return found
 
-    def process(self, found: NoiseProcess, config: Mapping[str, Any], path: Path) -> NoiseProcess:
+    def process(
+        self, found: NoiseProcess, config: Mapping[str, Any], path: Path, map_size: int
+    ) -> NoiseProcess:
         """Refuses noise with which the objective is not trained."""
         objective = config["objective"]
         wanted = VariancePreserving if objective == "ddpm" else FlowMatching

@@ -5,8 +5,10 @@ Adding a family is one file with a subclass of `Family`, one line in `FAMILIES` 
 `harness.testing.backbones.BackboneFamilyContract`.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +22,7 @@ from harness.models.backbones import weight_files
 from harness.models.backbones.blocks import Block, Point, Step, numbered
 from harness.models.backbones.condition import Condition, ConditionPlan
 from harness.models.backbones.pipeline import CONFIG, DTYPE, WEIGHTS, Parts, Pipeline
+from harness.models.backbones.unsupported import unsupported
 from harness.models.noise_processes.process import NoiseProcess
 
 if TYPE_CHECKING:
@@ -41,6 +44,9 @@ FAMILIES = Registry(
         "AuraFlowTransformer2DModel": "harness.models.backbones.aura_flow:FAMILY",
         "ChromaTransformer2DModel": "harness.models.backbones.chroma:FAMILY",
         "QwenImageTransformer2DModel": "harness.models.backbones.qwen_image:FAMILY",
+        "SanaTransformer2DModel": "harness.models.backbones.sana:FAMILY",
+        "Lumina2Transformer2DModel": "harness.models.backbones.lumina2:FAMILY",
+        "ZImageTransformer2DModel": "harness.models.backbones.z_image:FAMILY",
     },
 )
 UNNAMED = "UNet2DModel"  # the class of a config.json without `_class_name`
@@ -185,7 +191,7 @@ class Family(ABC):
         `as_map`; costs are multiply-accumulates per image. Unless overridden, all of it is counted in a pass without
         data in another process.
         """
-        found = apart("harness.models.backbones.counting:count", self.class_name, dict(config), size)
+        found = _counted(self.class_name, json.dumps(config, sort_keys=True), size)
         steps = [
             Step(name, channels, side, cost, tuple(Point(*point) for point in points))
             for name, channels, side, cost, points in found["steps"]
@@ -275,6 +281,12 @@ class Family(ABC):
         module that have the names of diffusers' transformer blocks.
         """
         return parts_of_transformer(block, modules)
+
+
+@lru_cache(maxsize=64)
+def _counted(class_name: str, config: str, size: int) -> dict[str, Any]:
+    """Returns what `counting.count` does, of a configuration in JSON; plans of other conditions ask for the same."""
+    return apart("harness.models.backbones.counting:count", class_name, json.loads(config), size)
 
 
 def parts_of_transformer(block: str, modules: Sequence[str]) -> dict[str, str]:
@@ -384,6 +396,9 @@ def read_network(folder: Path) -> dict[str, Any]:
     found = {name: value for name, value in read_json(path).items() if name not in AVERAGING}
     kind = found.get("_class_name", UNNAMED)
     if kind not in FAMILIES.names():
+        what = unsupported(kind)
+        if what is not None:
+            raise UserError(f"{folder}: holds a {kind}, {what}")
         raise UserError(
             f"{folder}: holds a {kind}; backbone 'pretrained' reads {', '.join(FAMILIES.names())}"
         )

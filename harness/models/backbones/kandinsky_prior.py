@@ -16,7 +16,7 @@ from transformers import (
 from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.models.backbones.checkpoint import check_tensors
-from harness.models.backbones.family import open_float32
+from harness.models.backbones.family import open_weights
 from harness.models.backbones.pipeline import CONFIG, WEIGHTS
 from harness.models.backbones.text_encoders import open_encoder
 from harness.models.finite import refuse_infinite_weights
@@ -65,7 +65,7 @@ def open_prior(root: Path, names: Sequence[str]) -> KandinskyV22PriorPipeline:
 
 def _open(name: str, folder: Path) -> Any:
     if name == "prior_prior":
-        opened = open_float32(TRANSFORMER, folder).eval()
+        opened = open_weights(TRANSFORMER, folder).eval()
     elif name.endswith("encoder"):
         opened = open_encoder(KINDS[name], folder, dtype=torch.float32).eval()
     else:

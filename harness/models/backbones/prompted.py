@@ -44,7 +44,7 @@ class PromptedFamily(Family):
     @property
     def hub_files(self) -> Sequence[str]:  # type: ignore[override]
         """The text encoders and tokenizers."""
-        files = ("*.json", TEXT_WEIGHTS, "merges.txt", "*.model", "chat_template.jinja")
+        files = ("*.json", TEXT_WEIGHTS, "merges.txt", "*.model", "*.jinja")
         parts = (*self.text_parts, *self.optional_text_parts)
         return [EMPTY_PROMPT, *(f"{part}/{file}" for part in parts for file in files)]
 
@@ -232,7 +232,7 @@ def part_files(source: Pipeline, name: str) -> list[Path]:
     kept = [
         file
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.suffix in (".json", ".txt", ".model")
+        if file.is_file() and file.suffix in (".json", ".txt", ".model", ".jinja")
     ]
     if not name.startswith("text_encoder"):
         return kept

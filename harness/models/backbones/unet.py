@@ -65,7 +65,9 @@ class UNetFamily(LabelledFamily):
                 "learnt variance"
             )
 
-    def process(self, found: NoiseProcess, config: Mapping[str, Any], path: Path) -> NoiseProcess:
+    def process(
+        self, found: NoiseProcess, config: Mapping[str, Any], path: Path, map_size: int
+    ) -> NoiseProcess:
         """Refuses times that a table of learnt embeddings does not have."""
         if config.get("time_embedding_type") != "learned":
             return found

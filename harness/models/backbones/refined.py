@@ -1,0 +1,72 @@
+"""Base of the families that refine image and text apart before one stream of both. No torch at import."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from harness.core.errors import UserError
+from harness.models.backbones.pipeline import Parts, Pipeline
+from harness.models.backbones.prompted import PromptedFamily
+from harness.models.noise_processes.flow_matching import FlowMatching
+from harness.models.noise_processes.process import NoiseProcess
+
+TIMESTEPS = 1000  # of the schedulers: the networks are told 1 - σ
+
+
+class RefinedFamily(PromptedFamily):
+    """Next-DiT's kin: the network's time runs from noise to image, its velocity is the negative of the process's.
+
+    Blocks are the image's refiners and those of the stream. Positions are rotary, for maps of any size up to a limit.
+    """
+
+    autoencoders = ("vae",)
+    latent = True
+    folder = "transformer"
+    text_parts = ("text_encoder", "tokenizer")
+    layers: ClassVar[
+        tuple[str, str]
+    ]  # fields of config.json: numbers of refiners, and of blocks of the stream
+    tokens: ClassVar[int]  # of a prompt, for the table of blocks
+
+    def map_size(self, config: Mapping[str, Any]) -> None:
+        """Reads maps of any size that `parts` accepts."""
+
+    def parts(self, pipeline: Pipeline, config: Mapping[str, Any], size: int) -> Parts:
+        """Refuses images with more rows of patches than there are positions."""
+        found = super().parts(pipeline, config, size)
+        rows, known = found.map_size // self.patch(config), min(config["axes_lens"][1:])
+        if rows > known:
+            largest = size // rows * known
+            raise UserError(
+                f"{pipeline.root}: reads images of up to {largest} pixels, but the data has {size}; "
+                f"set data.size={largest}"
+            )
+        return found
+
+    def process(
+        self, found: NoiseProcess, config: Mapping[str, Any], path: Path, map_size: int
+    ) -> NoiseProcess:
+        """Refuses all but flows of 1000 timesteps; a sampler takes the pipeline's even steps."""
+        if not isinstance(found, FlowMatching) or found.timesteps != TIMESTEPS:
+            raise UserError(
+                f"{path}: a {self.class_name} needs a scheduler of flow matching with num_train_timesteps = "
+                f"{TIMESTEPS}; give that of its pipeline, or backbone.schedule: {{name: flow}}"
+            )
+        return found.spaced_for(self.sampled_tokens(config, map_size), even=True)
+
+    def sampled_tokens(self, config: Mapping[str, Any], map_size: int) -> int:
+        """Returns the number of tokens by which the pipeline shifts a sampler's steps."""
+        return (map_size // self.patch(config)) ** 2
+
+    def block_names(self, config: Mapping[str, Any]) -> list[str]:
+        """Numbers the blocks that refine the image, then those of the stream."""
+        counts = zip(("noise_refiner", "layers"), (config[name] for name in self.layers), strict=True)
+        return [f"{name}.{number}" for name, count in counts for number in range(count)]
+
+    def text_widths(self, config: Mapping[str, Any]) -> Mapping[str, int]:
+        """Returns the width of the text encoder."""
+        return {"text_encoder": config["cap_feat_dim"]}
+
+    def condition_shapes(self, config: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
+        """Returns the shape of the prompt's embedding, without padding."""
+        return {"prompt": [self.tokens, config["cap_feat_dim"]]}

@@ -1,0 +1,145 @@
+"""The family of `SanaTransformer2DModel` (Sana, Xie et al. 2024, arXiv 2410.10629; Sana-Sprint, arXiv 2503.09641)."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.core.errors import UserError
+from harness.models.backbones.condition import Condition, ConditionPlan
+from harness.models.backbones.family import check_numbers
+from harness.models.backbones.pipeline import Pipeline
+from harness.models.backbones.prompted import PromptedFamily
+from harness.models.noise_processes.flow_matching import FlowMatching
+from harness.models.noise_processes.process import NoiseProcess
+
+if TYPE_CHECKING:
+    import torch
+
+PROMPT_TOKENS = 300
+GUIDANCE = 4.5  # the default of `SanaSprintPipeline`
+TIMESTEPS = 1000  # of the schedulers of guidance-distilled networks, which are told σ
+
+
+class SanaFamily(PromptedFamily):
+    """`SanaTransformer2DModel`: linear attention over the latents of a deep compression autoencoder.
+
+    Prompts stand behind the pipeline's "complex human instruction", as in its default call. The unconditional pass
+    has the empty prompt without it. A network with `guidance_embeds` is Sana-Sprint's.
+    """
+
+    network = "diffusers:SanaTransformer2DModel"
+    folder = "transformer"
+    needed = ("sample_size", "in_channels", "num_layers", "caption_channels")
+    defaults = {
+        "patch_size": 1,
+        "guidance_embeds": False,
+        "guidance_embeds_scale": 0.1,
+        "timestep_scale": 1.0,
+    }
+    autoencoders = ("vae",)
+    latent = True
+    conditions = ("prompt", "embeddings", "unconditional", "guidance")
+    pipeline = "diffusers:SanaPipeline"
+    text_parts = ("text_encoder", "tokenizer")
+
+    def check(self, config: Mapping[str, Any], path: Path) -> None:
+        """Refuses values that are not counts, and patch sizes that do not divide the map."""
+        check_numbers({name: config[name] for name in (*self.needed, "patch_size")}, path)
+        if config["sample_size"] % config["patch_size"]:
+            raise UserError(
+                f"{path}: patch_size = {config['patch_size']} does not divide sample_size = {config['sample_size']}"
+            )
+
+    def process(
+        self, found: NoiseProcess, config: Mapping[str, Any], path: Path, map_size: int
+    ) -> NoiseProcess:
+        """Refuses processes that are no flow, and for networks that are told σ another number of timesteps."""
+        if not isinstance(found, FlowMatching):
+            raise UserError(
+                f"{path}: a {self.class_name} predicts the velocity of a flow, but its scheduler is of another noise "
+                "process; give that of its pipeline, or backbone.schedule: {name: flow}"
+            )
+        if config["guidance_embeds"] and found.timesteps != TIMESTEPS:
+            raise UserError(
+                f"{path}: a {self.class_name} with guidance_embeds needs a scheduler with {TIMESTEPS} timesteps, "
+                f"but it has {found.timesteps}"
+            )
+        return found
+
+    def block_names(self, config: Mapping[str, Any]) -> list[str]:
+        """Numbers every transformer block."""
+        return [f"transformer_blocks.{number}" for number in range(config["num_layers"])]
+
+    def text_widths(self, config: Mapping[str, Any]) -> Mapping[str, int]:
+        """Returns the width of Gemma."""
+        return {"text_encoder": config["caption_channels"]}
+
+    def condition(
+        self, source: Pipeline | None, config: Mapping[str, Any], given: Condition
+    ) -> ConditionPlan | None:
+        """Returns the prompt; with the embedded guidance where the network has it, and only there."""
+        if config["guidance_embeds"]:
+            if given.unconditional:
+                raise UserError(
+                    f"backbone.unconditional is given, but a {self.class_name} with guidance_embeds has no "
+                    'unconditional pass: its guidance is embedded; set backbone.prompt="" instead'
+                )
+            if given.guidance is None:
+                given = given.model_copy(update={"guidance": GUIDANCE})
+        elif given.guidance is not None:
+            raise UserError(
+                f"backbone.guidance is given, but this {self.class_name} embeds no guidance (guidance_embeds = false)"
+            )
+        return super().condition(source, config, given)
+
+    def condition_shapes(self, config: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
+        """Returns the shapes of the prompt's embedding, of its mask, and of the guidance that is embedded."""
+        guidance: dict[str, list[int]] = {"guidance": []} if config["guidance_embeds"] else {}
+        return {
+            "prompt": [PROMPT_TOKENS, config["caption_channels"]],
+            "mask": [PROMPT_TOKENS],
+            **guidance,
+        }
+
+    def embed(self, pipeline: Any, prompt: str, unconditional: bool) -> "dict[str, torch.Tensor]":
+        """Returns Gemma's embeddings; of the unconditional pass without the instruction."""
+        defaults = inspect.signature(pipeline.__call__).parameters
+        instruction = defaults["complex_human_instruction"].default
+        embedding_1MD, mask_1M, *negative = pipeline.encode_prompt(
+            prompt, unconditional, device="cpu", complex_human_instruction=instruction
+        )
+        if unconditional:
+            embedding_1MD, mask_1M = negative
+        return {"prompt": embedding_1MD[0], "mask": mask_1M[0]}
+
+    def further_tensors(
+        self, config: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> "dict[str, torch.Tensor]":
+        """Returns the guidance scale as the network reads it."""
+        import torch
+
+        if not config["guidance_embeds"]:
+            return {}
+        return {"guidance": torch.tensor(settings["guidance"] * config["guidance_embeds_scale"])}
+
+    def run(
+        self,
+        network: Any,
+        z_BCHW: "torch.Tensor",
+        time_B: "torch.Tensor",
+        condition: "Mapping[str, torch.Tensor]",
+    ) -> "torch.Tensor":
+        """Runs the network, which predicts the velocity of the flow; with `guidance_embeds` it is told σ."""
+        guidance_B = condition.get("guidance")
+        scale = network.config.timestep_scale if guidance_B is None else 1 / TIMESTEPS
+        return network(
+            z_BCHW,
+            encoder_hidden_states=condition["prompt"],
+            encoder_attention_mask=condition["mask"].to(z_BCHW.dtype),
+            timestep=time_B * scale,
+            guidance=guidance_B,
+        ).sample
+
+
+FAMILY = SanaFamily()
