@@ -197,6 +197,27 @@ def test_features_of_a_fine_tuned_unet_without_noise_are_its_activations_on_clea
     torch.testing.assert_close(found[block, 8], kept[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["sdxl", "kandinsky"])
+def test_parts_of_blocks_are_image_tokens_as_maps(models, tmp_path, kind):
+    plan = planned(models / kind)
+    denoiser = open_copy(plan, tmp_path / "copy")
+    points = [point for block in plan.blocks for point in block.points]
+    assert {point.after for point in points} >= {"resnet", "attention", "query", "key", "value"}
+    assert ("cross-attention" in {point.after for point in points}) == (kind == "sdxl")
+    kept = {}
+    for point in points:
+        denoiser.network.get_submodule(point.name).register_forward_hook(
+            lambda module, given, out, name=point.name: kept.update({name: out})
+        )
+    read = denoiser.reader(list(dict.fromkeys(point.name for point in points)))
+    seen = read(torch.randn(1, 4, PIXELS // 2, PIXELS // 2), 5)
+    for point in points:
+        assert seen[point.name].shape == (1, point.channels, point.size, point.size)
+        own = kept[point.name]
+        tokens = own if own.ndim == 3 else own.flatten(2).transpose(1, 2)
+        assert torch.equal(seen[point.name].flatten(2).transpose(1, 2), tokens)
+
+
 def edit(path, **changes):
     """Changes fields of a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
