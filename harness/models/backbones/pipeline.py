@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from harness.core.config import read_json
 from harness.core.errors import UserError
 
 INDEX = "model_index.json"
@@ -88,6 +89,12 @@ class Pipeline(NamedTuple):
         if self.place is not None:
             return self.place
         return next((part for name in folders if (part := self.part(name))), self.root)
+
+    @property
+    def kind(self) -> str | None:
+        """The class of the pipeline, as its index says; None without an index that says so."""
+        index = self.file(INDEX)
+        return None if index is None else read_json(index).get("_class_name")
 
     @property
     def scheduler(self) -> Path | None:

@@ -47,6 +47,10 @@ class PromptedFamily(Family):
         parts = (*self.text_parts, *self.optional_text_parts)
         return [EMPTY_PROMPT, *(f"{part}/{file}" for part in parts for file in files)]
 
+    def pipeline_of(self, source: Pipeline) -> str:
+        """Returns "module:class" of the pipeline that embeds prompts; `pipeline` unless overridden."""
+        return self.pipeline
+
     @abstractmethod
     def embed(self, pipeline: Any, prompt: str, unconditional: bool) -> "dict[str, torch.Tensor]":
         """Returns the condition's tensors, without a batch dimension, as the opened pipeline's `encode_prompt` does.
@@ -60,9 +64,8 @@ class PromptedFamily(Family):
         """Returns the prompt, with the fingerprint of what embeds it. Raises `UserError` if nothing can."""
         self.refuse_conditions(given)
         assert source is not None
-        settings: dict[str, Any] = {
-            name: value for name, value in given.given.items() if name not in ("prompt", "embeddings")
-        }
+        own = {name: value for name, value in given.given.items() if name not in ("prompt", "embeddings")}
+        settings: dict[str, Any] = {**self.further_settings(source, config), **own}
         if given.embeddings is not None:
             if given.prompt is not None:
                 raise UserError("backbone.prompt and backbone.embeddings are both given; give one of them")
@@ -86,6 +89,10 @@ class PromptedFamily(Family):
         return ConditionPlan(
             _named(what, settings), settings, fingerprint([self.class_name, settings, *sums])
         )
+
+    def further_settings(self, source: Pipeline, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns settings for `further_tensors`: defaults, and facts of the pipeline; none unless overridden."""
+        return {}
 
     def _of_file(self, path: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> ConditionPlan:
         """Returns the condition that `harness embed-prompt` wrote; raises `UserError` if for another network."""
@@ -132,7 +139,7 @@ class PromptedFamily(Family):
                 header(file)
         apart(
             "harness.models.backbones.text_encoders:check",
-            self.pipeline,
+            self.pipeline_of(source),
             str(source.root),
             self._present(source),
             source.reading,
@@ -185,7 +192,7 @@ class PromptedFamily(Family):
 
         from harness.models.backbones.text_encoders import open_pipeline
 
-        pipeline = open_pipeline(self.pipeline, source, self._present(source))
+        pipeline = open_pipeline(self.pipeline_of(source), source, self._present(source))
         with torch.no_grad():
             return self.embed(pipeline, settings["prompt"], settings.get("unconditional", False))
 
