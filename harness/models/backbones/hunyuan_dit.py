@@ -149,14 +149,13 @@ class HunyuanDiTFamily(PromptedFamily):
     ) -> "torch.Tensor":
         """Runs the network with the prompt, the size of images, and positions as its pipeline makes them."""
         from diffusers.models.embeddings import get_2d_rotary_pos_embed
-        from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
 
         patch = network.config.patch_size
-        grid = (z_BCHW.shape[2] // patch, z_BCHW.shape[3] // patch)
+        side, base = z_BCHW.shape[-1] // patch, BASE // FACTOR // patch
         positions = get_2d_rotary_pos_embed(
             network.inner_dim // network.num_heads,
-            get_resize_crop_region_for_grid(grid, BASE // FACTOR // patch),
-            grid,
+            ((0, 0), (base, base)),  # of square images
+            (side, side),
             device=z_BCHW.device,
             output_type="pt",
         )
