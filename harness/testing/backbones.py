@@ -73,23 +73,35 @@ class BackboneFamilyContract:
 
     # Shared by the tests.
 
-    @pytest.fixture
-    def published(self, tmp_path: Path) -> Path:
-        """The folder of the model."""
-        folder = tmp_path / "published"
-        folder.mkdir()
+    @pytest.fixture(scope="class")
+    def published(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The folder of the model, which tests must not change."""
+        folder = tmp_path_factory.mktemp("published")
         self.save(folder, 0)
         return folder
 
     @pytest.fixture
+    def spoilt(self, published: Path, tmp_path: Path) -> Path:
+        """A copy of the folder, which tests may change."""
+        shutil.copytree(published, tmp_path / "spoilt")
+        return tmp_path / "spoilt"
+
+    @pytest.fixture(scope="class")
     def plan(self, published: Path) -> BackbonePlan:
         """The plan of the model."""
         return self.planned(published)
 
+    @pytest.fixture(scope="class")
+    def artifact(self, plan: BackbonePlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The folder of the model as workers read it."""
+        folder = tmp_path_factory.mktemp("artifact") / "opened"
+        self.opened(plan, folder)
+        return folder
+
     @pytest.fixture
-    def denoiser(self, plan: BackbonePlan, tmp_path: Path) -> Denoiser:
+    def denoiser(self, artifact: Path) -> Denoiser:
         """The model as a worker opens it."""
-        return self.opened(plan, tmp_path / "opened")
+        return load_denoiser(artifact)
 
     @pytest.fixture
     def images(self) -> torch.Tensor:
@@ -284,9 +296,9 @@ class BackboneFamilyContract:
         assert not torch.equal(weights, trained)
 
     def test_an_artifact_holds_configurations_and_safetensors_alone(
-        self, denoiser: Denoiser, tmp_path: Path
+        self, artifact: Path
     ) -> None:
-        kinds = {path.suffix for path in (tmp_path / "opened").rglob("*") if path.is_file()}
+        kinds = {path.suffix for path in artifact.rglob("*") if path.is_file()}
         assert kinds <= {".json", ".safetensors"}
 
     # Against the pipeline's own modules.
@@ -369,21 +381,21 @@ class BackboneFamilyContract:
                 PretrainedBackbone(path=str(published)).plan(other, count)
 
     def test_a_configuration_without_what_it_needs_is_refused(
-        self, plan: BackbonePlan, published: Path
+        self, plan: BackbonePlan, spoilt: Path
     ) -> None:
-        path = _network(published) / CONFIG
+        path = _network(spoilt) / CONFIG
         whole = path.read_text()
         for name in plan.family.needed:
             values = json.loads(whole)
             values.pop(name)
             path.write_text(json.dumps(values))
             if name not in plan.family.defaults:
-                assert f"has no '{name}'" in self.refused(published)
+                assert f"has no '{name}'" in self.refused(spoilt)
             path.write_text(json.dumps({**json.loads(whole), name: "nonsense"}))
-            assert name in self.refused(published)
+            assert name in self.refused(spoilt)
 
-    def test_weights_that_are_not_the_networks_are_refused(self, published: Path) -> None:
-        path = _network(published) / WEIGHTS
+    def test_weights_that_are_not_the_networks_are_refused(self, spoilt: Path) -> None:
+        path = _network(spoilt) / WEIGHTS
         tensors = load_file(path)
         first = min(tensors)
         spoilt = {
@@ -393,24 +405,24 @@ class BackboneFamilyContract:
         }
         for words, content in spoilt.items():
             save_file(content, path, {"format": "pt"})
-            assert words in self.refused(published)
+            assert words in self.refused(spoilt)
         path.write_bytes(b"junk")
-        assert "not the weights" in self.refused(published)
+        assert "not the weights" in self.refused(spoilt)
         path.unlink()
-        assert "no such file" in self.refused(published)
+        assert "no such file" in self.refused(spoilt)
 
-    def test_every_file_that_it_names_must_be_there(self, plan: BackbonePlan, published: Path) -> None:
-        for file in plan.family.parts(Pipeline(published), plan.config, self.size).files:
+    def test_every_file_that_it_names_must_be_there(self, plan: BackbonePlan, spoilt: Path) -> None:
+        for file in plan.family.parts(Pipeline(spoilt), plan.config, self.size).files:
             content = file.read_bytes()
             file.unlink()
             if file.suffix == ".safetensors":
-                self.refused(published)
+                self.refused(spoilt)
             file.write_bytes(content)
 
-    def test_a_network_of_no_family_is_refused(self, published: Path) -> None:
-        path = _network(published) / CONFIG
+    def test_a_network_of_no_family_is_refused(self, spoilt: Path) -> None:
+        path = _network(spoilt) / CONFIG
         path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": "NoNetworkOfDiffusers"}))
-        assert "holds a NoNetworkOfDiffusers" in self.refused(published)
+        assert "holds a NoNetworkOfDiffusers" in self.refused(spoilt)
 
 
 def _network(published: Path) -> Path:

@@ -37,6 +37,8 @@ FAMILIES = Registry(
         "DiTTransformer2DModel": "harness.models.backbones.dit:FAMILY",
         "OriginalDiTTransformer2DModel": "harness.models.backbones.dit:ORIGINAL",
         "Transformer2DModel": "harness.models.backbones.transformer_2d:FAMILY",
+        "PixArtTransformer2DModel": "harness.models.backbones.pixart:FAMILY",
+        "HunyuanDiT2DModel": "harness.models.backbones.hunyuan_dit:FAMILY",
         "SD3Transformer2DModel": "harness.models.backbones.sd3:FAMILY",
         "ADMUNet2DModel": "harness.models.backbones.adm:FAMILY",
         "FluxTransformer2DModel": "harness.models.backbones.flux:FAMILY",

@@ -14,7 +14,7 @@ from diffusers import (
 )
 from diffusers.pipelines.deprecated.latent_diffusion_uncond import LDMPipeline
 from tiny_models import PIXELS
-from tiny_unets import (
+from tiny_plain_unets import (
     CLASSES,
     save_consistency,
     save_edm,
