@@ -295,9 +295,7 @@ class BackboneFamilyContract:
         assert weights.shape == trained.shape
         assert not torch.equal(weights, trained)
 
-    def test_an_artifact_holds_configurations_and_safetensors_alone(
-        self, artifact: Path
-    ) -> None:
+    def test_an_artifact_holds_configurations_and_safetensors_alone(self, artifact: Path) -> None:
         kinds = {path.suffix for path in artifact.rglob("*") if path.is_file()}
         assert kinds <= {".json", ".safetensors"}
 
@@ -380,9 +378,7 @@ class BackboneFamilyContract:
             with pytest.raises(UserError, match=f"set {settings}"):
                 PretrainedBackbone(path=str(published)).plan(other, count)
 
-    def test_a_configuration_without_what_it_needs_is_refused(
-        self, plan: BackbonePlan, spoilt: Path
-    ) -> None:
+    def test_a_configuration_without_what_it_needs_is_refused(self, plan: BackbonePlan, spoilt: Path) -> None:
         path = _network(spoilt) / CONFIG
         whole = path.read_text()
         for name in plan.family.needed:

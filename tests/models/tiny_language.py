@@ -1,4 +1,4 @@
-"""Models prompted through language models at their smallest, saved as the Hub has them: Sana, Lumina2, Z-Image."""
+"""Tiny models prompted through language models, saved as the Hub has them: Sana, Lumina2, Z-Image."""
 
 import string
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.models.backbones.family import check_numbers
-from harness.models.backbones.refined import TIMESTEPS, RefinedFamily
+from harness.models.backbones.flows import TIMESTEPS
+from harness.models.backbones.refined import RefinedFamily
 
 if TYPE_CHECKING:
     import torch

@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.core.errors import UserError
+from harness.models.backbones.flows import check_flow
 from harness.models.backbones.pipeline import Parts, Pipeline
 from harness.models.backbones.prompted import PromptedFamily
-from harness.models.noise_processes.flow_matching import FlowMatching
 from harness.models.noise_processes.process import NoiseProcess
-
-TIMESTEPS = 1000  # of the schedulers: the networks are told 1 - σ
 
 
 class RefinedFamily(PromptedFamily):
@@ -47,12 +45,8 @@ class RefinedFamily(PromptedFamily):
         self, found: NoiseProcess, config: Mapping[str, Any], path: Path, map_size: int
     ) -> NoiseProcess:
         """Refuses all but flows of 1000 timesteps; a sampler takes the pipeline's even steps."""
-        if not isinstance(found, FlowMatching) or found.timesteps != TIMESTEPS:
-            raise UserError(
-                f"{path}: a {self.class_name} needs a scheduler of flow matching with num_train_timesteps = "
-                f"{TIMESTEPS}; give that of its pipeline, or backbone.schedule: {{name: flow}}"
-            )
-        return found.spaced_for(self.sampled_tokens(config, map_size), even=True)
+        flow = check_flow(found, self.class_name, path, told=True)
+        return flow.spaced_for(self.sampled_tokens(config, map_size), even=True)
 
     def sampled_tokens(self, config: Mapping[str, Any], map_size: int) -> int:
         """Returns the number of tokens by which the pipeline shifts a sampler's steps."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from harness.core.errors import UserError
 from harness.models.backbones.condition import Condition, ConditionPlan
 from harness.models.backbones.family import check_numbers
+from harness.models.backbones.flows import TIMESTEPS, check_flow
 from harness.models.backbones.pipeline import Pipeline
 from harness.models.backbones.prompted import PromptedFamily
-from harness.models.noise_processes.flow_matching import FlowMatching
 from harness.models.noise_processes.process import NoiseProcess
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 PROMPT_TOKENS = 300
 GUIDANCE = 4.5  # the default of `SanaSprintPipeline`
-TIMESTEPS = 1000  # of the schedulers of guidance-distilled networks, which are told σ
 
 
 class SanaFamily(PromptedFamily):
@@ -54,18 +53,8 @@ class SanaFamily(PromptedFamily):
     def process(
         self, found: NoiseProcess, config: Mapping[str, Any], path: Path, map_size: int
     ) -> NoiseProcess:
-        """Refuses processes that are no flow, and for networks that are told σ another number of timesteps."""
-        if not isinstance(found, FlowMatching):
-            raise UserError(
-                f"{path}: a {self.class_name} predicts the velocity of a flow, but its scheduler is of another noise "
-                "process; give that of its pipeline, or backbone.schedule: {name: flow}"
-            )
-        if config["guidance_embeds"] and found.timesteps != TIMESTEPS:
-            raise UserError(
-                f"{path}: a {self.class_name} with guidance_embeds needs a scheduler with {TIMESTEPS} timesteps, "
-                f"but it has {found.timesteps}"
-            )
-        return found
+        """Refuses processes that are no flow."""
+        return check_flow(found, self.class_name, path, told=config["guidance_embeds"], dynamic=False)
 
     def block_names(self, config: Mapping[str, Any]) -> list[str]:
         """Numbers every transformer block."""

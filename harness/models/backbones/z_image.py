@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import UserError
 from harness.models.backbones.family import check_numbers
-from harness.models.backbones.refined import TIMESTEPS, RefinedFamily
-from harness.models.noise_processes.process import NoiseProcess
+from harness.models.backbones.flows import TIMESTEPS
+from harness.models.backbones.refined import RefinedFamily
 
 if TYPE_CHECKING:
     import torch
@@ -48,17 +48,6 @@ class ZImageFamily(RefinedFamily):
     def patch(self, config: Mapping[str, Any]) -> int:
         """Returns 2."""
         return PATCH
-
-    def process(
-        self, found: NoiseProcess, config: Mapping[str, Any], path: Path, map_size: int
-    ) -> NoiseProcess:
-        """Refuses shifts by the number of tokens too, which no published model has."""
-        if found.config.get("use_dynamic_shifting"):
-            raise UserError(
-                f"{path}: its scheduler has use_dynamic_shifting = true, which is not supported for a "
-                f"{self.class_name}; published ones have a constant shift"
-            )
-        return super().process(found, config, path, map_size)
 
     def embed(self, pipeline: Any, prompt: str, unconditional: bool) -> "dict[str, torch.Tensor]":
         """Returns Qwen's embeddings, without padding."""
