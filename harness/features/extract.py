@@ -59,7 +59,7 @@ def make_features(stage: Stage, folder: Path, context: Context) -> None:
         save_file(
             {"features": features.pop((one.config["module"], one.part["pool"]))},
             place / FILE,
-            metadata={"precision": used_precision(stage.config["precision"], denoiser.device)},
+            metadata={"precision": used_precision(stage.config["precision"], denoiser)},
         )
         if one is not stage:
             context.publish(one, place, time.monotonic() - began)
@@ -141,7 +141,7 @@ def read_blocks(
                     seen_BCHW = augmented(
                         x_BCHW, derive_seed(seed, "views"), addresses(index_B, timestep, draw), augment
                     )
-                with autocast(precision, denoiser.device):
+                with autocast(precision, denoiser):
                     z_BCHW = denoiser.encode(seen_BCHW)
                     if noised:
                         z_BCHW = add_noise(denoiser, z_BCHW, index_B, timestep, draw, seed)
@@ -174,19 +174,24 @@ def batches(
             yield begin, as_input(chosen.to(device, non_blocking=True))
 
 
-def used_precision(precision: str, device: torch.device) -> str:
-    """Returns the precision of a frozen backbone's passes: "auto" is bfloat16 on a GPU that supports it."""
+def used_precision(precision: str, denoiser: Denoiser) -> str:
+    """Returns the precision of a frozen backbone's passes.
+
+    That of its weights if they are held in half precision; else "auto" is bfloat16 on a GPU that supports it.
+    """
+    if denoiser.dtype != torch.float32:
+        return str(denoiser.dtype).removeprefix("torch.")
     wanted = precision == "bfloat16" or (
-        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision == "auto" and denoiser.device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
     return "bfloat16" if wanted else "float32"
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Returns the autocast context of a frozen backbone."""
-    if used_precision(precision, device) == "float32":
+def autocast(precision: str, denoiser: Denoiser) -> AbstractContextManager[Any]:
+    """Returns the autocast context of a frozen backbone; weights in half precision need none."""
+    if denoiser.dtype != torch.float32 or used_precision(precision, denoiser) == "float32":
         return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    return torch.autocast(denoiser.device.type, torch.bfloat16)
 
 
 def addresses(index_B: torch.Tensor, timestep: int, draw: int) -> torch.Tensor:

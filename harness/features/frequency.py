@@ -35,7 +35,7 @@ def make_frequencies(stage: Stage, folder: Path, context: Context) -> None:
         for (module, _), map_BCHW in maps.items():
             ratios[module].append(high_frequency_ratio(map_BCHW.cpu().numpy()))
     found = {module: float(np.concatenate(ones).mean()) for module, ones in ratios.items()}
-    used = used_precision(stage.config["precision"], denoiser.device)
+    used = used_precision(stage.config["precision"], denoiser)
     (folder / FILE).write_text(json.dumps({"precision": used, "ratios": found}))
 
 

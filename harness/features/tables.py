@@ -74,7 +74,8 @@ FEATURES = Table(
             "precision",
             TEXT,
             Role.IDENTITY,
-            "of the passes through the backbone: float32 or bfloat16, both if mixed; null for pixels and finetuned",
+            "of the passes through the backbone: float32, bfloat16 or float16, several if mixed; null for pixels and "
+            "finetuned",
         ),
         Column(
             "reading",

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -44,6 +45,8 @@ def test_a_variant_in_shards_is_planned_swept_exported_and_loaded(published, tmp
     assert main(["sweep", *given, "--debug", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert facts["failed_now"] == 0
+    rows = pd.read_parquet(tmp_path / "results" / "quickstart" / "features.parquet")
+    assert set(rows.precision.dropna()) == {dtype}
     assert main(["plan", *given]) == 0
     assert "0 missing" in capsys.readouterr().out
     assert main(["export", *given, "--to", str(tmp_path / "export")]) == 0

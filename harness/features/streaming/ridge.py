@@ -70,7 +70,7 @@ def make_probes(stage: Stage, folder: Path, context: Context) -> None:
 
     probes = learn([one.config for one in wanted], taps, dataset, read, denoiser.device)
     evaluated = evaluate([one.config for one in wanted], taps, probes, dataset, read)
-    precision = used_precision(config["precision"], denoiser.device)
+    precision = used_precision(config["precision"], denoiser)
     publish(wanted, evaluated, folder, context, began, precision)
 
 

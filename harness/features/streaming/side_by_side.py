@@ -120,7 +120,7 @@ class SideBySide:
         denoiser = self._denoiser
         if denoiser.device != randomness.device:
             denoiser.to(randomness.device)
-        with autocast(self._precision, randomness.device):
+        with autocast(self._precision, denoiser):
             z_NCHW = torch.cat([denoiser.encode(part) for part in x_NCHW.split(self._batch)])
         timesteps_N = torch.full((len(z_NCHW),), self._timestep, device=randomness.device)
         if self._cells[0]["noise"] == "fresh":
@@ -129,7 +129,7 @@ class SideBySide:
         reader = denoiser.reader(list(dict.fromkeys(module for module, _ in self.taps)))
         try:
             for part in z_NCHW.split(self._batch):
-                with autocast(self._precision, randomness.device):
+                with autocast(self._precision, denoiser):
                     activations = reader(part, self._timestep)
                 for tap in self.taps:
                     pooled = nn.functional.adaptive_avg_pool2d(activations[tap[0]].float(), tap[1])
@@ -217,7 +217,7 @@ def make_heads(stage: Stage, folder: Path, context: Context) -> None:
         )
         for name in heads
     }
-    precision = used_precision(cells[0]["precision"], open_denoiser(stage.needs["backbone"], context).device)
+    precision = used_precision(cells[0]["precision"], open_denoiser(stage.needs["backbone"], context))
     publish(wanted, [kept[name_of(one.config)] for one in wanted], folder, context, began, precision)
 
 

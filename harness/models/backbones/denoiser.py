@@ -66,6 +66,11 @@ class Denoiser:
         return self
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type in which the network's weights are held."""
+        return next(iter(self.network.parameters())).dtype
+
+    @property
     def bound(self) -> float | None:
         """The largest absolute value that `encode` returns; None if there is no bound."""
         return 1.0 if self.autoencoder is None else None
@@ -118,7 +123,7 @@ class Denoiser:
             given_BCHW = torch.cat([self.process.scaled(noised_BCHW, steps_B), estimate_BCHW], 1)
         else:
             given_BCHW = self.process.scaled(z_BCHW, steps_B)
-        dtype = next(self.network.parameters()).dtype
+        dtype = self.dtype
         condition = {
             name: (value.to(dtype) if value.is_floating_point() else value).expand(len(z_BCHW), *value.shape)
             for name, value in self._condition.items()
