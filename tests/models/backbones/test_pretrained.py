@@ -89,7 +89,10 @@ def write(folder, **values):
             lambda folder: (folder / "unet" / "config.json").write_text("[]"),
             "config.json: expected a JSON object",
         ),
-        (lambda folder: write(folder, _class_name="Transformer2DModel"), "holds a Transformer2DModel"),
+        (
+            lambda folder: write(folder, _class_name="Transformer2DModel"),
+            "a Transformer2DModel with norm_type = 'layer_norm' is a layer of other networks",
+        ),
         (lambda folder: write(folder, sample_size=8), "config.json: has no 'in_channels'"),
         (
             lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
