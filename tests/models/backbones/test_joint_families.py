@@ -20,6 +20,7 @@ from tiny_joint import T, save_aura_flow, save_chroma, save_flux, save_flux2, sa
 from tiny_models import PIXELS
 
 from harness.core.errors import UserError
+from harness.models.backbones.pipeline import Pipeline
 from harness.models.backbones.pretrained import PretrainedBackbone
 from harness.testing.backbones import RELATIVE_ERROR, BackboneFamilyContract, open_copy
 
@@ -210,6 +211,16 @@ class TestFlux2(JointContract):
     def test_latents_are_those_of_the_pipeline(self, published, denoiser, images):
         own = self.opened_pipeline(published)._encode_vae_image(images, None)
         torch.testing.assert_close(denoiser.encode(images), own, rtol=1e-5, atol=1e-6)
+
+    def test_a_processor_is_opened_as_its_tokenizer(self, plan, published):
+        def embedded():
+            settings = {"prompt": "a photo", "guidance": 4.0}
+            return plan.family.make_condition(Pipeline(published), plan.config, settings)["prompt"]
+
+        before, path = embedded(), published / "model_index.json"
+        index = json.loads(path.read_text())
+        path.write_text(json.dumps({**index, "tokenizer": ["transformers", "PixtralProcessor"]}))
+        assert torch.equal(embedded(), before)
 
     def test_what_cannot_be_read_rightly_is_refused(self, published):
         self.refuses(
