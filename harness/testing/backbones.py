@@ -74,10 +74,11 @@ class BackboneFamilyContract:
     # Shared by the tests.
 
     @pytest.fixture(scope="class")
-    def published(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def published(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """The folder of the model, which tests must not change."""
         folder = tmp_path_factory.mktemp("published")
-        self.save(folder, 0)
+        cls().save(folder, 0)
         return folder
 
     @pytest.fixture
@@ -87,15 +88,17 @@ class BackboneFamilyContract:
         return tmp_path / "spoilt"
 
     @pytest.fixture(scope="class")
-    def plan(self, published: Path) -> BackbonePlan:
+    @classmethod
+    def plan(cls, published: Path) -> BackbonePlan:
         """The plan of the model."""
-        return self.planned(published)
+        return cls().planned(published)
 
     @pytest.fixture(scope="class")
-    def artifact(self, plan: BackbonePlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def artifact(cls, plan: BackbonePlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """The folder of the model as workers read it."""
         folder = tmp_path_factory.mktemp("artifact") / "opened"
-        self.opened(plan, folder)
+        cls().opened(plan, folder)
         return folder
 
     @pytest.fixture
@@ -394,12 +397,12 @@ class BackboneFamilyContract:
         path = _network(spoilt) / WEIGHTS
         tensors = load_file(path)
         first = min(tensors)
-        spoilt = {
+        contents = {
             f"'{first}' is missing": {name: one for name, one in tensors.items() if name != first},
             "'one.too.many' is not expected": {**tensors, "one.too.many": torch.zeros(1)},
             f"'{first}' has shape": {**tensors, first: torch.zeros(1, 2, 3, 4, 5)},
         }
-        for words, content in spoilt.items():
+        for words, content in contents.items():
             save_file(content, path, {"format": "pt"})
             assert words in self.refused(spoilt)
         path.write_bytes(b"junk")

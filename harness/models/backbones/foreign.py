@@ -12,7 +12,6 @@ from harness.models.backbones.weight_files import CONVERT, FOREIGN, PICKLES, SAF
 
 LORA = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter_config.json")
 ADAPTERS = ("ControlNet", "T2IAdapter", "MultiAdapter", "MotionAdapter", "IPAdapter")
-VIDEO = ("3D", "Video", "Motion", "Temporal")
 MERGE = "load_lora_weights, fuse_lora and save_pretrained of the pipeline that it belongs to write a folder to give"
 
 
@@ -57,8 +56,6 @@ def _other_part(config: Mapping[str, Any], place: Path) -> str | None:
         return f"holds a {name}, which steers another network and is none itself; give the pipeline that it steers"
     if name.startswith("Flax"):
         return f"holds a {name}: {FOREIGN['.msgpack']}"
-    if any(word in name for word in VIDEO):
-        return f"holds a {name}, a network of videos; only networks of images are read"
     return None
 
 

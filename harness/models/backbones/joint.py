@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.core.errors import UserError
 from harness.models.backbones.condition import Condition, ConditionPlan
 from harness.models.backbones.family import square
+from harness.models.backbones.flows import check_flow
 from harness.models.backbones.pipeline import Pipeline
 from harness.models.backbones.prompted import PromptedFamily
 from harness.models.noise_processes.flow_matching import FlowMatching
@@ -35,12 +36,8 @@ class JointFamily(PromptedFamily):
         self, found: NoiseProcess, config: Mapping[str, Any], path: Path, map_size: int
     ) -> NoiseProcess:
         """Returns the process with the sampler's spacing for as many tokens; refuses all but flow matching."""
-        if not isinstance(found, FlowMatching):
-            raise UserError(
-                f"{path}: a {self.class_name} is trained with flow matching, but its scheduler's noise is no flow; "
-                "give backbone.schedule.name=flow"
-            )
-        return self.spaced(found, (map_size // self.patch(config)) ** 2)
+        flow = check_flow(found, self.class_name, path)
+        return self.spaced(flow, (map_size // self.patch(config)) ** 2)
 
     def spaced(self, found: FlowMatching, tokens: int) -> FlowMatching:
         """Returns the process with the spacing of the pipeline's sampler for images of `tokens` tokens.

@@ -75,6 +75,8 @@ NETWORKS: Mapping[str, Sequence[str]] = {
     ),
     PART: ("DreamLiteTransformer2DModel", "TransformerTemporalModel"),
     NOT_YET: (
+        "CogView4Transformer2DModel",
+        "HunyuanImageTransformer2DModel",
         "BriaFibo2Transformer2DModel",
         "BriaFiboTransformer2DModel",
         "BriaTransformer2DModel",
