@@ -25,6 +25,13 @@ FEATURES = Table(
         Column("backbone", TEXT, Role.SETUP, "name of the backbone in the experiment; null for pixels"),
         Column("regulariser", TEXT, Role.SETUP, "of the backbone's training; null for none"),
         Column(
+            "tuning",
+            TEXT,
+            Role.SETUP,
+            "what fine-tuning changes of the encoder: all (its weights) or adapters, such as lora rank 8; null for "
+            "frozen backbones",
+        ),
+        Column(
             "condition",
             TEXT,
             Role.SETUP,
@@ -85,7 +92,7 @@ FEATURES = Table(
             "parameter_count",
             INTEGER,
             Role.METRIC,
-            "learnt parameters: the head's; for finetuned also the encoder's",
+            "learnt parameters: the head's; for finetuned also the encoder's, or its adapters'",
         ),
         Column(
             "regularisation", FLOAT, Role.METRIC, "strength chosen on validation; null for heads without one"

@@ -137,6 +137,7 @@ def from_arrow(tables: dict[str, pa.Table]) -> Tables:
         features = frames["features"]
         kind, caching = features["features"], features["caching"].dropna().unique()
         _fill(features, "regulariser", "none", kind != "pixels")
+        _fill(features, "tuning", "all", kind == "finetuned")  # of old rows
         only = caching[0] if len(caching) == 1 else "cached"  # for old or failed rows
         _fill(features, "caching", only, ~kind.isin(["pixels", "finetuned"]))
     if "generation" in frames:

@@ -42,8 +42,9 @@ class Pairs(NamedTuple):
 def pairs(frame: pd.DataFrame, own: Columns) -> Pairs:
     """Returns the fine-tuned rows of one choice beside the frozen probes at the same settings."""
     setup = [name for name in own.setup if name != "caching"]  # fine-tuned backbones have none
-    same = [*setup, *own.axes]
-    finetuned, frozen = (highest(frame[frame["features"] == kind], same) for kind in ("finetuned", "trained"))
+    same = [*(name for name in setup if name != "tuning"), *own.axes]  # frozen ones have none
+    finetuned = highest(frame[frame["features"] == "finetuned"], [*same, "tuning"])
+    frozen = highest(frame[frame["features"] == "trained"], same)
     twins = finetuned[same].merge(frozen, on=same, how="left")
     best = best_row(frozen, "validation_accuracy") if len(frozen) else None
     shown = [*varied(finetuned, setup), *own.axes]
