@@ -27,6 +27,7 @@ from harness.features.stages import (
 from harness.features.streaming.caching import Caching, choose_caching
 from harness.features.streaming.stages import Cell, Stream, streamed_stages
 from harness.models.backbones.backbone import BackbonePlan, Block
+from harness.models.backbones.blocks import OUTPUT
 
 PROBE = Code("probe", 2, "harness.features.probe:run")
 STREAMED_PROBE = Code("streamed probe", 1, "harness.features.streaming.trial:run")
@@ -217,7 +218,7 @@ class Grid:
         what = f"blocks {combination.name} at pool {combination.pool}"
         trial = replace(
             trial,
-            axes={**trial.axes, "block_name": combination.name},
+            axes={**trial.axes, "after": OUTPUT, "block_name": combination.name},
             config={**trial.config, "parts": combination.numbers},
         )
         return self.cached(trial, combination.head, self.setting(what, channels * combination.pool**2))

@@ -25,9 +25,10 @@ def open_pipeline(kind: str, root: Path, names: Sequence[str], **settings: Any) 
     """
     pipeline = load_attribute(kind)
     parameters = inspect.signature(pipeline.__init__).parameters
+    unused = {"requires_safety_checker": False} if "requires_safety_checker" in parameters else {}
     absent = {name: None for name, one in parameters.items() if one.default is one.empty and name != "self"}
     parts = {name: _open(pipeline, root, name) for name in names}
-    return pipeline(**{**absent, **parts, **settings})
+    return pipeline(**{**absent, **unused, **parts, **settings})
 
 
 def check(kind: str, root: str, names: Sequence[str]) -> None:
