@@ -49,10 +49,14 @@ def check(config: FeaturesConfig, plan: BackbonePlan) -> list[Block]:
 
 def conditioned(plan: BackbonePlan, config: FeaturesConfig) -> list[BackbonePlan]:
     """Returns the backbone under each of `features.conditions`, or under its own. Raises `UserError`."""
-    plans = [plan.under(one) for one in config.conditions] or [plan]
-    names = [one.condition.name for one in plans if one.condition is not None]
-    refuse_duplicates(names, "features.conditions")
-    return plans
+    plans = []
+    for place, one in enumerate(config.conditions):
+        try:
+            plans.append(plan.under(one))
+        except UserError as error:
+            raise UserError(str(error).replace("backbone.", f"features.conditions.{place}.")) from None
+    refuse_duplicates([one.condition and one.condition.name for one in plans], "features.conditions")
+    return plans or [plan]
 
 
 def transferred(config: FeaturesConfig, images: Images, seed: int) -> list[Images]:

@@ -87,7 +87,13 @@ def swept(request, tmp_path_factory):
     folder, case = tmp_path_factory.mktemp(request.param), CASES[request.param]
     case.save(folder / "model")
     backbone = {"backbone": {"name": "pretrained", "path": str(folder / "model")}}
-    tune = {"tune": TUNE, "heads": ["linear"], "pools": [2], **({"lora": {"rank": 2}} if case.lora else {})}
+    tune = {
+        "tune": TUNE,
+        "heads": ["linear"],
+        "pools": [2],
+        "gradient_checkpointing": True,
+        **({"lora": {"rank": 2}} if case.lora else {}),
+    }
     sections = {
         "features": {
             **backbone,
