@@ -87,12 +87,14 @@ def swept(request, tmp_path_factory):
     folder, case = tmp_path_factory.mktemp(request.param), CASES[request.param]
     case.save(folder / "model")
     backbone = {"backbone": {"name": "pretrained", "path": str(folder / "model")}}
-    tune = {
-        "tune": TUNE,
-        "heads": ["linear"],
+    tuned = {
+        "blocks": case.blocks[1:],
+        "timesteps": case.timesteps[:1],
         "pools": [2],
+        "heads": ["linear"],
+        "tune": TUNE,
+        "lora": {"rank": 2} if case.lora else None,
         "gradient_checkpointing": True,
-        **({"lora": {"rank": 2}} if case.lora else {}),
     }
     sections = {
         "features": {
@@ -112,14 +114,14 @@ def swept(request, tmp_path_factory):
             "encoders": [{"name": "random", "widths": [8], "size": 16}],
             "batch": 4,
         },
-        "finetune": {"blocks": case.blocks[1:], "timesteps": case.timesteps[:1], **tune},
+        "finetune": tuned,
         "search": case.search,
     }
     one = Swept(request.param, case, folder)
     path = one.written("all", **sections)
     assert main(["sweep", path, "--debug", "--results", one.results]) == 0
     one.written("frozen", features=sections["features"], search=case.search)
-    one.written("tuned", finetune={**backbone, **sections["finetune"]})
+    one.written("tuned", finetune={**backbone, **tuned})
     return one
 
 
@@ -184,6 +186,8 @@ def test_the_exported_probe_has_the_features_and_predictions_of_the_sweep(swept)
 def test_the_exported_fine_tuned_encoder_has_the_predictions_of_the_sweep(swept):
     found, trial, dataset, _ = loaded(swept, "tuned")
     check_predictions(swept, found, trial, dataset)
+    card = (swept.folder / "tuned-exported/README.md").read_text()
+    assert ("by adapters (lora rank 2) that are merged" in card) == swept.case.lora
 
 
 def check_predictions(swept, found, trial, dataset):
