@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_encoders import saved
-from tiny_models import save_ddpm
+from tiny_models import CHANNELS, PIXELS, save_ddpm, save_dit
 
 import harness
 from harness.core.config import parse
@@ -33,6 +33,7 @@ LITTLE = {"steps": 2, "batch": 4}
 def experiments(folder):
     """Returns experiments that together run every kind of stage and trial, by name."""
     save_ddpm(folder / "ddpm", size=8, channels=1)
+    save_dit(folder / "dit")
     for name in ("vit", "resnet"):
         saved(folder / name, name)
     checkpoints = folder / "checkpoints"
@@ -86,6 +87,15 @@ def experiments(folder):
         },
     }
     data = {"name": "digits", "labels_per_class": 4, "max_validation": 30, "max_test": 40}
+    sections["labelled"] = {
+        "data": {**data, "size": PIXELS, "channels": CHANNELS},
+        "features": {
+            "backbone": {"name": "pretrained", "path": str(folder / "dit")},
+            "blocks": [2],
+            "timesteps": [10],
+            "controls": [],
+        },
+    }
     return [
         parse(Experiment, {"name": name, "data": data, **values}, name) for name, values in sections.items()
     ]
@@ -157,6 +167,7 @@ def parts():
     return {name: kind for name, kind in found.items() if getattr(kind, "version", None) is not None}
 
 
+LABELLED = "labelled/features/trained/*"
 CACHED = ["cached/features/trained/*", "cached/features/untrained/*", "cached/features/combined/*"]
 READ = [
     *CACHED,
@@ -164,11 +175,13 @@ READ = [
     "cached/cka/*",
     "copied/features/trained/*",
     "copied/features/untrained/*",
+    LABELLED,
 ]
 NOT_PIXELS = [*READ, "cached/generation/*", "cached/finetune/*", "streamed/*"]
 COLLECTED = ["cached/weights", "copied/weights"]
 WEIGHTS = [*COLLECTED, "given/weights"]
-BY_TRAINING = [one for one in NOT_PIXELS if one != "copied/features/trained/*"]
+COPIED = ["copied/features/trained/*", LABELLED]
+BY_TRAINING = [one for one in NOT_PIXELS if one not in COPIED]
 DEPENDENTS = {
     "dataset": ["*"],
     "decoding": ["*"],
@@ -176,10 +189,11 @@ DEPENDENTS = {
     "training": [*BY_TRAINING, *WEIGHTS],
     "backbone": NOT_PIXELS,
     "trained backbone": BY_TRAINING,
-    "copied backbone": ["copied/features/trained/*"],
+    "copied backbone": COPIED,
+    "condition": [LABELLED],
     "extraction": [*READ, "cached/finetune/*", "streamed/*"],
     "features": READ,
-    "probe": [*CACHED, "cached/features/pixels/*", "copied/features/*"],
+    "probe": [*CACHED, "cached/features/pixels/*", "copied/features/*", LABELLED],
     "screen": ["cached/features/screen/*"],
     "streamed probe": ["streamed/*"],
     "streamed ridge": ["streamed/*/ridge"],
@@ -232,9 +246,11 @@ PARTS = {
         for name in ("dispersive", "self_conditioning")
     },
     **{f"control {name}": ["cached/weights"] for name in CONTROLS},
-    "backbone family UNet2DModel": NOT_PIXELS,
-    "backbone family UNet2DConditionModel": [],  # no experiment here has one, nor the next
-    "backbone family DiTTransformer2DModel": [],
+    **{
+        f"backbone family {name}": [] for name in FAMILIES.names()
+    },  # no experiment here has them, but these two
+    "backbone family UNet2DModel": [one for one in NOT_PIXELS if one != LABELLED],
+    "backbone family DiTTransformer2DModel": [LABELLED],
     "noise process variance_preserving": [*NOT_PIXELS, *WEIGHTS],
     **{f"noise process {name}": [] for name in ("flow_matching", "edm", "continuous_euler", "consistency")},
     "autoencoder 2024-12": WEIGHTS,
