@@ -41,9 +41,13 @@ def card(
 
 
 def _what(trial: Trial, about: About) -> list[str]:
+    tuning = trial.axes.get("tuning")
+    how = (
+        "" if tuning in (None, "all") else f", by adapters ({line(tuning)}) that are merged into its weights"
+    )
     learnt = {
         "trained": "The backbone is unchanged since its diffusion training; the head was fitted on frozen features.",
-        "finetuned": "The backbone was fine-tuned up to this block together with the head.",
+        "finetuned": f"The backbone was fine-tuned up to this block together with the head{how}.",
     }[about.features]
     noised = "noised to" if about.noised else "given without noise, as if noised to"
     draws = "from one noise draw" if about.draws == 1 else f"averaged over {about.draws} noise draws"

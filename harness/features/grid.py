@@ -27,6 +27,7 @@ from harness.features.stages import (
 from harness.features.streaming.caching import Caching, choose_caching
 from harness.features.streaming.stages import Cell, Stream, streamed_stages
 from harness.models.backbones.backbone import BackbonePlan, Block
+from harness.models.backbones.blocks import OUTPUT
 
 PROBE = Code("probe", 2, "harness.features.probe:run")
 STREAMED_PROBE = Code("streamed probe", 1, "harness.features.streaming.trial:run")
@@ -48,10 +49,14 @@ def check(config: FeaturesConfig, plan: BackbonePlan) -> list[Block]:
 
 def conditioned(plan: BackbonePlan, config: FeaturesConfig) -> list[BackbonePlan]:
     """Returns the backbone under each of `features.conditions`, or under its own. Raises `UserError`."""
-    plans = [plan.under(one) for one in config.conditions] or [plan]
-    names = [one.condition.name for one in plans if one.condition is not None]
-    refuse_duplicates(names, "features.conditions")
-    return plans
+    plans = []
+    for place, one in enumerate(config.conditions):
+        try:
+            plans.append(plan.under(one))
+        except UserError as error:
+            raise UserError(str(error).replace("backbone.", f"features.conditions.{place}.")) from None
+    refuse_duplicates([one.condition and one.condition.name for one in plans], "features.conditions")
+    return plans or [plan]
 
 
 def transferred(config: FeaturesConfig, images: Images, seed: int) -> list[Images]:
@@ -217,7 +222,7 @@ class Grid:
         what = f"blocks {combination.name} at pool {combination.pool}"
         trial = replace(
             trial,
-            axes={**trial.axes, "block_name": combination.name},
+            axes={**trial.axes, "after": OUTPUT, "block_name": combination.name},
             config={**trial.config, "parts": combination.numbers},
         )
         return self.cached(trial, combination.head, self.setting(what, channels * combination.pool**2))

@@ -11,6 +11,13 @@ from harness.core.tables import Column, Role, Table, estimate
 
 FLOAT, INTEGER, TEXT = pa.float64(), pa.int64(), pa.string()
 
+CONDITION = Column(
+    "condition",
+    TEXT,
+    Role.SETUP,
+    "what the backbone is told besides image and timestep: a prompt or a label; null for nothing",
+)
+
 FEATURES = Table(
     "features",
     "a classifier: a head on the features of one setting, or a control",
@@ -25,11 +32,13 @@ FEATURES = Table(
         Column("backbone", TEXT, Role.SETUP, "name of the backbone in the experiment; null for pixels"),
         Column("regulariser", TEXT, Role.SETUP, "of the backbone's training; null for none"),
         Column(
-            "condition",
+            "tuning",
             TEXT,
-            Role.SETUP,
-            "what the backbone is told besides image and timestep: a prompt or a label; null for nothing",
+            Role.IDENTITY,
+            "what fine-tuning changes of the encoder: all (its weights) or adapters, such as lora rank 8; null for "
+            "frozen backbones",
         ),
+        CONDITION,
         Column(
             "noise",
             TEXT,
@@ -40,7 +49,7 @@ FEATURES = Table(
             "after",
             TEXT,
             Role.SETUP,
-            "what is read of a block: its output or one of its parts; null for pixels and combined",
+            "what is read of a block: its output or one of its parts; null for pixels",
         ),
         Column(
             "block",
@@ -89,7 +98,7 @@ FEATURES = Table(
             "parameter_count",
             INTEGER,
             Role.METRIC,
-            "learnt parameters: the head's; for finetuned also the encoder's",
+            "learnt parameters: the head's; for finetuned also the encoder's, or its adapters'",
         ),
         Column(
             "regularisation", FLOAT, Role.METRIC, "strength chosen on validation; null for heads without one"
@@ -134,6 +143,7 @@ def correctness(trial: Trial, right_test: np.ndarray) -> dict[str, Any]:
 def _side(side: str) -> tuple[Column, ...]:
     return (
         Column(f"{side}_model", TEXT, Role.AXIS, '"backbone", "untrained", or a label of the experiment'),
+        Column(f"{side}_condition", TEXT, Role.IDENTITY, "what the backbone is told; null for nothing"),
         Column(f"{side}_block", INTEGER, Role.AXIS, "the block, or the number of an encoder's layer"),
         Column(f"{side}_block_name", TEXT, Role.IDENTITY, "the block's module, or the encoder's layer"),
         Column(f"{side}_timestep", INTEGER, Role.AXIS, "null for an encoder, which sees no noise", "steps"),
@@ -159,6 +169,7 @@ GENERATION = Table(
     (
         Column("backbone", TEXT, Role.SETUP, "name of the backbone in the experiment"),
         Column("regulariser", TEXT, Role.SETUP, "of the backbone's training; null for none"),
+        CONDITION,
         Column("encoder", TEXT, Role.AXIS, "name or label of the encoder"),
         Column("sampler", TEXT, Role.SETUP, "ddpm or ddim"),
         Column("steps", INTEGER, Role.SETUP, "sampler steps: passes through the backbone per sample"),

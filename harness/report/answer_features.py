@@ -134,7 +134,8 @@ def _regularisers(trained: pd.DataFrame, own: Columns, correctness: Correctness)
 def _best(row: Any, frame: pd.DataFrame, own: Columns) -> Best:
     alone = row["features"] != "combined"  # else its block name says which blocks and timesteps
     combined = ["block_name", *(name for name in own.axes if name not in ("block", "timestep"))]
-    names = [*varied(frame, own.setup), *(own.axes if alone else combined)]
+    adapted = ["tuning"] if plain(row["tuning"]) not in ("all", plain(None)) else []
+    names = [*adapted, *varied(frame, own.setup), *(own.axes if alone else combined)]
     setting = {name.replace("_name", "s"): row[name] for name in names if not pd.isna(row[name])}
     measured = int(frame["validation_accuracy"].notna().sum())
     return Best(setting, estimate(row, "validation_accuracy"), estimate(row, "test_accuracy"), measured)

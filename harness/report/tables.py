@@ -16,6 +16,8 @@ from harness.core.storage import Storage
 from harness.core.tables import ABOUT, CORRECTNESS, Table, check_schema_version
 from harness.report.setups import complete, setup
 
+# Of probes on a backbone: what nulls are shown as; the last two are those of old rows
+WITHOUT = {"regulariser": "none", "condition": "none", "noise": "fresh", "after": "output"}
 AGAIN = "run the same sweep again, which writes it anew"
 
 
@@ -126,7 +128,7 @@ def _about(storage: Storage, experiment: str) -> _About:
 def from_arrow(tables: dict[str, pa.Table]) -> Tables:
     """Converts Arrow tables, each with its declaration in its schema, to what figures take.
 
-    Networks get their trial's set-up; a null regulariser becomes "none".
+    Networks get their trial's set-up; nulls of the set-up become words.
     """
     declared = {name: Table.of(table.schema) for name, table in tables.items()}
     frames = {name: table.to_pandas() for name, table in tables.items() if name != "correctness"}
@@ -136,11 +138,14 @@ def from_arrow(tables: dict[str, pa.Table]) -> Tables:
     if "features" in frames:
         features = frames["features"]
         kind, caching = features["features"], features["caching"].dropna().unique()
-        _fill(features, "regulariser", "none", kind != "pixels")
+        for column, value in WITHOUT.items():
+            _fill(features, column, value, kind != "pixels")
+        _fill(features, "tuning", "all", kind == "finetuned")  # of old rows
         only = caching[0] if len(caching) == 1 else "cached"  # for old or failed rows
         _fill(features, "caching", only, ~kind.isin(["pixels", "finetuned"]))
     if "generation" in frames:
-        _fill(frames["generation"], "regulariser", "none")
+        for column in ("regulariser", "condition"):
+            _fill(frames["generation"], column, WITHOUT[column])
     return Tables(frames, tables.get("correctness", CORRECTNESS.empty()), declared)
 
 

@@ -1,12 +1,13 @@
 """The table of unified learners: how well networks recognise and how well they generate, with the published ones."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 from markupsafe import Markup
 
 from harness.report.figures.figure import succeeded, varied
-from harness.report.figures.probes import known
+from harness.report.figures.probes import columns, known
 from harness.report.published import published
 from harness.report.rendering import render
 from harness.report.tables import Tables, best_row
@@ -45,6 +46,7 @@ def learners(tables: Tables) -> list[Learner]:
     """Returns every network that was sampled from, with the best classifier on its features."""
     generation = succeeded(tables.generation)
     probes = known(tables, *KINDS)
+    told = [name for name in varied(probes, columns(tables).setup) if name not in (*NETWORK, "caching")]
     found = []
     for values, rows in generation.groupby(list(NETWORK), dropna=False, sort=True):
         same = probes
@@ -54,7 +56,7 @@ def learners(tables: Tables) -> list[Learner]:
         found.append(
             Learner(
                 dict(zip(NETWORK, values, strict=True)),
-                None if row is None else _classifier(row),
+                None if row is None else _classifier(row, told),
                 Estimate(None, None, None, None) if row is None else estimate(row, "test_accuracy"),
                 [_distance(one) for one in rows.to_dict("records")],
             )
@@ -62,11 +64,16 @@ def learners(tables: Tables) -> list[Learner]:
     return found
 
 
-def _classifier(row: Any) -> Classifier:
+def _classifier(row: Any, told: Sequence[str]) -> Classifier:
+    """Returns what reads the features of a row; the set-up columns `told` are said, where they have a value."""
+    setup = [f"{name} {plain(row[name])}" for name in told if plain(row[name]) != plain(None)]
     if row["features"] == "combined":
-        return Classifier(plain(row["head"]), plain(row["block_name"]))
-    where = ", ".join(f"{name} {plain(row[name])}" for name in ("block", "timestep", "pool"))
-    return Classifier(plain(row["head"]), where + (", fine-tuned" if row["features"] == "finetuned" else ""))
+        return Classifier(plain(row["head"]), ", ".join([*setup, plain(row["block_name"])]))
+    where = [*setup, *(f"{name} {plain(row[name])}" for name in ("block", "timestep", "pool"))]
+    if row["features"] == "finetuned":
+        tuning = plain(row["tuning"])
+        where.append("fine-tuned" if tuning in ("all", plain(None)) else f"fine-tuned ({tuning})")
+    return Classifier(plain(row["head"]), ", ".join(where))
 
 
 def _distance(row: dict[Any, Any]) -> Distance:

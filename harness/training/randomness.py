@@ -1,5 +1,8 @@
 """The random numbers of a training step: the same for any number of workers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from harness.core.seeds import derive_seed
@@ -18,6 +21,7 @@ class StepRandomness:
     def __init__(self, seed: int, step: int, positions_N: torch.Tensor) -> None:
         self.device = positions_N.device
         self._seed = seed
+        self._step = step
         steps_N = torch.full_like(positions_N, step)
         self._address_N3 = torch.stack([positions_N, steps_N, torch.zeros_like(steps_N)], 1)
 
@@ -32,3 +36,14 @@ class StepRandomness:
     def augmented(self, name: str, x_NCHW: torch.Tensor, how: Augment) -> torch.Tensor:
         """Returns a view of each image, cropped and flipped as `how` says."""
         return augmented(x_NCHW, derive_seed(self._seed, name), self._address_N3, how)
+
+    @contextmanager
+    def seeded(self, name: str) -> Iterator[None]:
+        """Context manager that seeds torch's own random numbers, which layers such as dropout draw.
+
+        They alone depend on the number of workers, each of which draws its own.
+        """
+        first = int(self._address_N3[0, 0]) if len(self._address_N3) else 0
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(self._seed, name, self._step, first) % 2**63)
+            yield

@@ -159,6 +159,31 @@ def test_unified_learners_pair_recognition_with_generation(study_one: dict) -> N
     assert "missing" in unified.to_html(from_arrow(synthetic.arrow({"generation": study_one["generation"]})))
 
 
+def test_a_learner_and_an_answer_say_the_condition_and_what_was_tuned(small_features: dict) -> None:
+    """The best classifier is adapted, under one of two prompts."""
+    rows = [{**row, "condition": 'prompt ""'} for row in small_features["features"]]
+    best = max(
+        (row for row in rows if row["features"] == "trained"), key=lambda row: row["validation_accuracy"]
+    )
+    changed = {
+        "features": "finetuned",
+        "tuning": "lora rank 8",
+        "validation_accuracy": 0.999,
+        "caching": None,
+    }
+    rows.append({**best, **changed, "key": "tuned", "condition": 'prompt "a"'})
+    generation = synthetic.generation_rows((None,))["generation"]
+    tables = from_arrow(synthetic.arrow({"features": rows, "generation": generation}))
+    [learner] = unified.learners(tables)
+    where = f"block {best['block']}, timestep {best['timestep']}, pool {best['pool']}"
+    assert learner.classifier is not None
+    assert learner.classifier.where == f'condition prompt "a", {where}, fine-tuned (lora rank 8)'
+    [answer] = answer_features.answers(tables, Correctness(tables.correctness))
+    [rival] = answer.rivals
+    assert rival.best.setting["tuning"] == "lora rank 8"
+    assert "tuning" not in answer.best.setting
+
+
 def test_data_sets_of_one_name_are_told_apart(small_features: dict) -> None:
     rows = small_features["features"]
     other = [{**row, "key": f"o{row['key']}", "data_fingerprint": "abcdef012345"} for row in rows]

@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 
 from harness.report.figures import FIGURES, ablation, over_axis
 from harness.report.figures.figure import Absent, Figure, axis_range, error_bars, ramp, succeeded
+from harness.report.figures.finetuned import draw as draw_pairs
 from harness.report.figures.finetuned import pairs
 from harness.report.figures.heatmap import grid
 from harness.report.figures.lines import controls, lines
@@ -268,6 +269,9 @@ def test_finetuned_rows_have_their_frozen_twins(study_one: dict) -> None:
         assert found.finetuned.accuracy[place] == pytest.approx(100 * same["finetuned"], abs=1e-3)
     trained = rows[rows["features"] == "trained"]["validation_accuracy"]
     assert found.best_frozen == pytest.approx(100 * trained.max(), abs=1e-3)
+    assert [trace["name"] for trace in draw_pairs(found).data][-1] == "fine-tuned"
+    adapted = [trace["name"] for trace in draw_pairs(found._replace(tuning="lora rank 8")).data]
+    assert adapted[-1] == "fine-tuned (lora rank 8)"
     alone = pairs(rows[rows["features"] == "finetuned"], own)
     assert alone.frozen.accuracy == [None, None]
     assert alone.best_frozen is None

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 
 from harness.core.stages import Context, Stage, Trial
 from harness.data.dataset import open_dataset
+from harness.features.cka.study import SIDE
 from harness.features.extract import FILE, batches
 from harness.metrics.cka import cka
 from harness.models.encoders.encoder import open_encoder, select
 from harness.training.device import pick_device
 
 LAYERS = "layers.safetensors"
-COLUMNS = ("model", "block", "block_name", "timestep", "pool")
 
 
 class Representation(NamedTuple):
@@ -95,11 +95,11 @@ def read(place: Mapping[str, Any], held: Sequence[Stage], context: Context) -> l
             ]
     x_NCPP = torch.cat([load_file(context.file(shard, FILE))["features"] for shard in held])
     pooled_NCPP = torch.nn.functional.adaptive_avg_pool2d(x_NCPP, place["pool"])
-    return [Representation({name: place[name] for name in COLUMNS}, pooled_NCPP.flatten(1).numpy())]
+    return [Representation({name: place[name] for name in SIDE}, pooled_NCPP.flatten(1).numpy())]
 
 
 def _columns(**values: Any) -> dict[str, Any]:
-    return {name: values.get(name) for name in COLUMNS}
+    return {name: values.get(name) for name in SIDE}
 
 
 def make_layers(stage: Stage, folder: Path, context: Context) -> None:

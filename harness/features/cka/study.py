@@ -26,6 +26,7 @@ COMPARISON = Code("cka", 1, "harness.features.cka.compare:run")
 LAYERS = Code("layers", 1, "harness.features.cka.compare:make_layers")
 TRIAL_SECONDS = 2.0  # estimates for one CPU core
 ENCODING_SECONDS = 0.02  # per image
+SIDE = ("model", "condition", "block", "block_name", "timestep", "pool")  # columns of either side of a row
 BACKBONE, UNTRAINED = "backbone", "untrained"  # labels in rows of the models without one of their own
 
 Place = dict[str, Any]  # a representation: the columns of one side of a row, and the `reads` that hold it
@@ -147,8 +148,10 @@ class _Comparisons:
 
     def _place(self, backbone: ComparedBackbone, block: Block, timestep: int, pool: int) -> Place:
         tap = Tap(block, stored_pool(pool, self.config.pools, block.size))
+        condition = backbone.plan.condition
         return {
             "model": backbone.label,
+            "condition": condition.name if condition else None,
             "block": block.number,
             "block_name": block.name,
             "timestep": timestep,
@@ -210,7 +213,7 @@ class _Comparisons:
             axes={
                 f"{side}_{column}": _common(places, column)
                 for side, places in sides.items()
-                for column in ("model", "block", "block_name", "timestep", "pool")
+                for column in SIDE
             },
             config={"groups": groups, "images": self.images},
             seed=self.seed,

@@ -1,13 +1,16 @@
 """Fine-tuning as trials: a training run for every block, timestep, pool and head."""
 
+from collections.abc import Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from harness.core.errors import UserError
+from harness.core.apart import apart
+from harness.core.checks import refuse_duplicates
+from harness.core.errors import UserError, did_you_mean
 from harness.core.stages import Code, Stage, Trial, Work
 from harness.core.study import Shared, Study
 from harness.data.dataset import Images
-from harness.features.finetune.config import FinetuneConfig
+from harness.features.finetune.config import PROJECTIONS, FinetuneConfig, Lora
 from harness.features.heads.head import HEADS, Head, learns_by_gradients, refuse_same_names
 from harness.features.stages import (
     EXTRACTION,
@@ -24,6 +27,8 @@ from harness.training.regularisers import REGULARISERS
 TUNED = Code("finetuned", 1, "harness.features.finetune.task:make_tuned", uses=(TRAINING,))
 EVALUATION = Code("finetuned evaluation", 1, "harness.features.finetune.evaluate:run", uses=(EXTRACTION,))
 OBJECTIVE = "validation_accuracy"
+ADAPTERS = "harness.features.finetune.adapters"
+ALL = "all"  # tuning, in rows, of all weights
 
 
 class Setting(NamedTuple):
@@ -65,6 +70,7 @@ class Finetune(Study):
                 code=EVALUATION,
                 axes={
                     "features": "finetuned",
+                    "tuning": config.lora.display_name if config.lora else ALL,
                     "backbone": config.backbone.name,
                     "regulariser": regulariser,
                     "condition": plan.condition.name if plan.condition else None,
@@ -123,11 +129,16 @@ def tuned_stage(
             "head": setting.head.keyed(),
             "tune": tune.keyed(),
             "augment": config.augment.keyed() if config.augment else None,
+            **({"lora": config.lora.keyed()} if config.lora else {}),
             "labels_per_class": labels_per_class,
             "seed": seed,
         },
         needs={"backbone": backbone, "dataset": dataset},
-        options={"tune": tune.model_dump(mode="json"), "batch": config.batch},
+        options={
+            "tune": tune.model_dump(mode="json"),
+            "batch": config.batch,
+            "checkpointing": config.gradient_checkpointing,
+        },
         work=Work(passes, passes * multiplications(plan.blocks[: block.number]) / MULTIPLICATIONS_PER_SECOND),
         trains=tune.steps > 0 and tune.workers != 0,
     )
@@ -144,7 +155,34 @@ def check(config: FinetuneConfig, plan: BackbonePlan) -> list[Block]:
                 "head that is, such as mlp or attention"
             )
     refuse_same_names(config.heads, "finetune.heads")
+    network = plan.family.class_name, dict(plan.config), plan.size
+    if config.lora is not None:
+        _check_adapters(config.lora, blocks, network)
+    if config.gradient_checkpointing and not apart(f"{ADAPTERS}:can_checkpoint", *network):
+        raise UserError(
+            f"finetune.gradient_checkpointing: a {network[0]} cannot compute activations again; leave it out and "
+            "take a smaller finetune.tune.batch to save memory"
+        )
     return blocks
+
+
+def _check_adapters(lora: Lora, blocks: Sequence[Block], network: tuple[str, dict[str, Any], int]) -> None:
+    """Raises `UserError` unless every block depends on a layer that gets adapters."""
+    where = "finetune.lora.targets"
+    refuse_duplicates(lora.targets, where)
+    about = apart(f"{ADAPTERS}:adaptable", *network, [block.name for block in blocks], lora.targets)
+    for target, count in about["found"].items():
+        if not count and (target not in PROJECTIONS or not any(about["found"].values())):
+            raise UserError(
+                f"{where}: no linear or convolutional layer of this {network[0]} is called {target!r}; "
+                f"{did_you_mean(target, about['layers'])}"
+            )
+    for block, reached in zip(blocks, about["reached"], strict=True):
+        if not reached:
+            raise UserError(
+                f"{where}: block {block.number} ({block.name}) depends on no layer called "
+                f"{' or '.join(lora.targets)}; choose deeper blocks, other targets, or leave finetune.lora out"
+            )
 
 
 STUDY = Finetune()

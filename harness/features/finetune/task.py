@@ -1,7 +1,7 @@
 """The task of fine-tuning, and the maker of its artifact: a diffusers pipeline and the head."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from harness.data.dataset import open_dataset
 from harness.data.transforms import Chosen, as_input
 from harness.features.backbone import copy_opened
 from harness.features.extract import load_backbone
+from harness.features.finetune.adapters import attach, merge
+from harness.features.finetune.config import Lora
 from harness.features.heads.head import head_of
 from harness.models.backbones.denoiser import Denoiser
 from harness.training import checkpoint
@@ -29,10 +31,12 @@ ABOUT = "tuned.json"  # the loss history, and the number of parameters learnt
 class Tuned(nn.Module):
     """A denoising network read at one block, with a head on the features.
 
-    `encoder` is the whole network; the pass ends at the block, and layers after it are not trained.
+    `encoder` is the whole network; the pass ends at the block, and layers after it are not trained. With adapters,
+    the state has no weights of the encoder but theirs.
     """
 
     shape: tuple[int, int, int]  # of the head's input: (C', pool, pool)
+    unchanged: frozenset[str] = frozenset()  # names of the tensors that the state leaves out
 
     def __init__(self, denoiser: Denoiser, module: str, pool: int, head: nn.Module) -> None:
         super().__init__()
@@ -63,6 +67,22 @@ class Tuned(nn.Module):
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
 
+    def adapt(self, lora: Lora) -> None:
+        """Adds adapters to the trainable layers that `lora` names; of the encoder, only they learn."""
+        attach(self.encoder, lora)
+        learnt = {name for name, one in self.named_parameters() if one.requires_grad}
+        self.unchanged = frozenset(super().state_dict()) - learnt
+
+    def state_dict(self, *arguments: Any, **settings: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Returns the state; with adapters, only theirs and the head's."""
+        state = super().state_dict(*arguments, **settings)
+        return {name: value for name, value in state.items() if name not in self.unchanged}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *arguments: Any, **settings: Any) -> Any:
+        """Loads what `state_dict` returned."""
+        kept = {name: value for name, value in super().state_dict().items() if name in self.unchanged}
+        return super().load_state_dict({**kept, **state_dict}, *arguments, **settings)
+
 
 class FineTuning:
     """Learns labels (int64 [M]) of images (uint8 [M, C, H, W]) noised to one timestep, by cross-entropy.
@@ -80,10 +100,14 @@ class FineTuning:
         images: torch.Tensor | Chosen,
         labels: torch.Tensor,
         augment: Augment | None,
+        lora: Lora | None = None,
+        checkpointing: bool = False,
     ) -> None:
+        """With `lora`, adapters learn in place of the encoder; `checkpointing` saves memory for gradients."""
         self.examples = len(images)
         self._denoiser, self._module, self._pool, self._timestep = denoiser, module, pool, timestep
         self._build_head, self._augment = build_head, augment
+        self._lora, self._checkpointing = lora, checkpointing
         self._images, self._labels = images, labels
 
     def model(self) -> Tuned:
@@ -93,6 +117,10 @@ class FineTuning:
             z_1CHW = self._denoiser.encode(as_input(self._images[:1].to(self._denoiser.device)))
             _, channels, height, width = tuned.features(z_1CHW, self._timestep).shape
         tuned.unfreeze(z_1CHW, self._timestep)
+        if self._lora is not None:
+            tuned.adapt(self._lora)
+        if self._checkpointing:
+            tuned.encoder.enable_gradient_checkpointing()
         tuned.shape = (channels, height, width)
         tuned.head = self._build_head(tuned.shape).float()
         return tuned.train()
@@ -108,7 +136,8 @@ class FineTuning:
             z_NCHW = self._denoiser.encode(x_NCHW)
             timesteps_N = torch.full((len(z_NCHW),), self._timestep, device=randomness.device)
             noised_NCHW = self._denoiser.noised(z_NCHW, randomness.normal("noise", z_NCHW), timesteps_N)
-        scores_NK = model(noised_NCHW, self._timestep)
+        with randomness.seeded("dropout"):
+            scores_NK = model(noised_NCHW, self._timestep)
         labels_N = self._labels[index_N].to(randomness.device)
         return nn.functional.cross_entropy(scores_NK.float(), labels_N, reduction="none")
 
@@ -122,7 +151,7 @@ def fine_tuning(stage: Stage, context: Context) -> FineTuning:
     config = parse(TrainConfig, stage.options["tune"], "finetune.tune")
     labelled = config.storage_order(dataset.labelled(stage.config["labels_per_class"]))
     head = head_of(stage.config["head"])
-    augment = stage.config["augment"]
+    augment, lora = stage.config["augment"], stage.config.get("lora")
     return FineTuning(
         load_backbone(stage.needs["backbone"], context),
         stage.config["module"],
@@ -132,11 +161,16 @@ def fine_tuning(stage: Stage, context: Context) -> FineTuning:
         Chosen(dataset.images, labelled),
         torch.from_numpy(dataset.labels[labelled]),
         Augment(**augment) if augment else None,
+        Lora(**lora) if lora else None,
+        stage.options["checkpointing"],
     )
 
 
 def make_tuned(stage: Stage, folder: Path, context: Context) -> None:
-    """Fine-tunes on the labelled images; writes the whole pipeline, the head and `tuned.json`."""
+    """Fine-tunes on the labelled images; writes the whole pipeline, the head and `tuned.json`.
+
+    Adapters are merged into the weights, so that the pipeline is a plain one.
+    """
     config = parse(TrainConfig, stage.options["tune"], "finetune.tune")
     with context.store.scratch() as trained:
         maker = "harness.features.finetune.task:fine_tuning"
@@ -146,10 +180,11 @@ def make_tuned(stage: Stage, folder: Path, context: Context) -> None:
     with torch.random.fork_rng(devices=[]):
         tuned = fine_tuning(stage, context).model()
     tuned.load_state_dict(weights)
+    learnt = sum(one.numel() for one in tuned.parameters() if one.requires_grad)
+    merge(tuned.encoder)
     copy_opened(stage.needs["backbone"], folder, context)
     tuned.encoder.save_pretrained(folder / tuned.folder, safe_serialization=True)
     save_file(tuned.head.state_dict(), folder / HEAD)
-    learnt = sum(one.numel() for one in tuned.parameters() if one.requires_grad)
     about = {"parameters": learnt, "shape": tuned.shape, "history": history}
     (folder / ABOUT).write_text(json.dumps(about))
 

@@ -100,6 +100,7 @@ class _Comparison:
         axes: dict[str, Any] = {
             "backbone": self.config.backbone.name,
             "regulariser": regulariser,
+            "condition": self.plan.condition.name if self.plan.condition else None,
             "encoder": encoder.display_name,
             "sampler": self.config.sampler,
             "steps": self.config.steps,

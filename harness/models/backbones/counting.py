@@ -1,7 +1,8 @@
 """Counts the blocks of a network in a pass on torch's meta device: shapes and operations, without data or weights."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -17,14 +18,30 @@ def count(class_name: str, config: Mapping[str, Any], size: int) -> dict[str, An
     {"steps": [[name, channels, size, cost, points]], "rest": cost} with points [part, name, channels, size]. Costs
     are multiply-accumulates. Plans run this in another process, so arguments and result are JSON.
     """
+    with on_meta(class_name, config, size) as (family, network, z_1CHW, condition):
+        return _counted(family, network, family.block_names(config), z_1CHW, condition)
+
+
+class OnMeta(NamedTuple):
+    """A network without data, with the input of one image."""
+
+    family: Family
+    network: Any  # in evaluation mode
+    z_1CHW: torch.Tensor
+    condition: dict[str, torch.Tensor]  # with a batch dimension
+
+
+@contextmanager
+def on_meta(class_name: str, config: Mapping[str, Any], size: int) -> Iterator[OnMeta]:
+    """Context manager that yields a network and its input on torch's meta device, where new tensors go too."""
     family = family_named(class_name).variant(config)
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         network = family.build(config).eval()
         z_1CHW = torch.empty(1, family.channels(config), size, size)
         condition = {
             name: value[None].to("meta") for name, value in like(family.condition_shapes(config)).items()
         }
-        return _counted(family, network, family.block_names(config), z_1CHW, condition)
+        yield OnMeta(family, network, z_1CHW, condition)
 
 
 def _counted(
@@ -35,7 +52,7 @@ def _counted(
     read = list(dict.fromkeys([*names, *(path for one in parts.values() for path in one.values())]))
     shapes: dict[str, tuple[int, int]] = {}
     reached: dict[str, float] = {}
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
 
         def keep(name: str, output: Any) -> None:
             _, channels, height, _ = family.as_map(network, name, output, z_1CHW).shape

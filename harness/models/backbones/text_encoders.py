@@ -26,15 +26,10 @@ def open_pipeline(kind: str, source: Pipeline, names: Sequence[str]) -> Any:
     """
     pipeline = load_attribute(kind)
     parameters = inspect.signature(pipeline.__init__).parameters
-    absent: dict[str, Any] = {
-        name: None for name, one in parameters.items() if one.default is one.empty and name != "self"
-    }
-    if (
-        "requires_safety_checker" in parameters
-    ):  # without one, diffusers warns of the images that it would make
-        absent["requires_safety_checker"] = False
+    unused = {"requires_safety_checker": False} if "requires_safety_checker" in parameters else {}
+    absent = {name: None for name, one in parameters.items() if one.default is one.empty and name != "self"}
     parts = {name: _open(pipeline, source, name) for name in names}
-    return pipeline(**{**absent, **parts})
+    return pipeline(**{**absent, **unused, **parts})
 
 
 def check(kind: str, root: str, names: Sequence[str], reading: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from harness.report.tables import Tables
 from harness.report.words import label, number, plain
 
 BACKBONE = "backbone"  # the name of the experiment's own network in rows
-SIDE = ("model", "block", "block_name", "timestep", "pool")
+SIDE = ("model", "condition", "block", "block_name", "timestep", "pool")
 MOST_NUMBERED = 12  # rows or columns up to which cells have room for a number
 NONE_OF_THEM = "No pair of representations has a CKA."
 TIMESTEP_TITLE = "Timestep (0 is least noise)"

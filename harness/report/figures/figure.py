@@ -11,7 +11,7 @@ from harness.report.words import plain
 
 CHOICE_NAMES = {"k": "K", "data": "Data", "pool": "Pool", "head": "Head", "axis": "X axis"}
 CHOICE_NAMES |= {"latent": "Latent size", "varied": "Other settings", "space": "Map of"}
-CHOICE_NAMES |= {"generator": "Generator run"}
+CHOICE_NAMES |= {"generator": "Generator run", "after": "Read after"}
 # From clean to noisy, from shallow to deep: distinguishable for colour-blind readers, on white and on black.
 RAMP = ((47, 120, 214), (150, 104, 176), (226, 120, 40))
 GREY = "#85888d"

@@ -12,6 +12,7 @@ from harness.report.figures.figure import (
     View,
     axis_range,
     error_bars,
+    levels,
     percentages,
     split,
     varied,
@@ -20,6 +21,8 @@ from harness.report.figures.lines import ACCURACY_TITLE
 from harness.report.figures.probes import Columns, columns, highest, known
 from harness.report.tables import Tables, best_row
 from harness.report.words import label, number, plain
+
+ALL = "all"  # tuning of a backbone whose weights were all trained
 
 
 class Side(NamedTuple):
@@ -37,6 +40,7 @@ class Pairs(NamedTuple):
     frozen: Side
     finetuned: Side
     best_frozen: float | None
+    tuning: str  # what learnt: "all" or adapters
 
 
 def pairs(frame: pd.DataFrame, own: Columns) -> Pairs:
@@ -52,6 +56,7 @@ def pairs(frame: pd.DataFrame, own: Columns) -> Pairs:
         _side(twins),
         _side(finetuned),
         None if best is None else percentages([number(best["validation_accuracy"])])[0],
+        ", ".join(plain(one) for one in levels(finetuned["tuning"])),
     )
 
 
@@ -62,9 +67,10 @@ def _side(rows: pd.DataFrame) -> Side:
 def draw(numbers: Pairs) -> Drawing:
     """Returns the figure: a place a setting, two marks each, the best frozen probe as a level."""
     places = [label(setting) for setting in numbers.settings]
+    fine_tuned = "fine-tuned" if numbers.tuning == ALL else f"fine-tuned ({label(numbers.tuning)})"
     looks = {
         "frozen, same setting": (numbers.frozen, "#2f78d6", "circle"),
-        "fine-tuned": (numbers.finetuned, "#e2711d", "diamond"),
+        fine_tuned: (numbers.finetuned, "#e2711d", "diamond"),
     }
     traces: list[dict[str, Any]] = [
         {

@@ -11,7 +11,7 @@ from harness.report.tables import Tables
 ESTIMATES = [
     f"{split}_accuracy{end}" for split in ("validation", "test") for end in ("", "_low", "_high", "_n")
 ]
-MEASURED = ["block_name", "sigma", "log_snr", "parameter_count", *ESTIMATES]
+MEASURED = ["block_name", "tuning", "sigma", "log_snr", "parameter_count", *ESTIMATES]
 MEASURED += [
     "seed",
     "began_at",
