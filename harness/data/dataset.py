@@ -89,7 +89,9 @@ class Dataset:
             chance = f"chance level {tested.max() / max(1, tested.sum()):.1%}, the largest class of the test images"
             if self.multilabel:
                 each_N = (self.labels[is_labelled(self.labels)] == 1).sum(1)
-                each += f"; multi-label: {each_N.mean():.3g} labels an image, {(each_N == 0).sum():,} with none"
+                each += (
+                    f"; multi-label: {each_N.mean():.3g} labels an image, {(each_N == 0).sum():,} with none"
+                )
                 share = tested[tested > 0].sum() / max(1, (tested > 0).sum() * len(self.splits["test"]))
                 chance = f"chance level {share:.1%}, the mAP of a constant answer on the test images"
             lines[0] += f"; {len(self.classes)} classes, {each}; {chance}"

@@ -80,11 +80,12 @@ def _several(index: Index, rows_N: np.ndarray, source: Source, config: DataConfi
     named = source.classes is None and any(isinstance(one, str) for given in lists for one in given)
     for row, given in enumerate(lists):
         for one in given:
-            if one not in number_of:
-                said = f"label {one!r} is not a class: there are {len(classes)}, numbered from 0"
-                _refuse_first(place_N == row, said, index, rows_N, source)
+            said = ""
             if named and not isinstance(one, str):
                 said = f"label {one} is a number, but other labels are names"
+            elif one not in number_of:
+                said = f"label {one!r} is not a class: there are {len(classes)}, numbered from 0"
+            if said:
                 _refuse_first(place_N == row, said, index, rows_N, source)
             table[row, number_of[one]] = 1
     repeated_U = np.array([len(set(given)) < len(given) for given in lists])
