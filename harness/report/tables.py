@@ -16,6 +16,7 @@ from harness.core.storage import Storage
 from harness.core.tables import ABOUT, CORRECTNESS, Table, check_schema_version
 from harness.report.setups import complete, setup
 
+ACCURACY, MEAN_AVERAGE_PRECISION = "accuracy", "mean_average_precision"  # columns of study 1
 AGAIN = "run the same sweep again, which writes it anew"
 
 
@@ -126,7 +127,8 @@ def _about(storage: Storage, experiment: str) -> _About:
 def from_arrow(tables: dict[str, pa.Table]) -> Tables:
     """Converts Arrow tables, each with its declaration in its schema, to what figures take.
 
-    Networks get their trial's set-up; a null regulariser becomes "none".
+    Networks get their trial's set-up; a null regulariser becomes "none"; classifiers of study 1 get the columns that
+    `_add_scores` describes.
     """
     declared = {name: Table.of(table.schema) for name, table in tables.items()}
     frames = {name: table.to_pandas() for name, table in tables.items() if name != "correctness"}
@@ -139,9 +141,34 @@ def from_arrow(tables: dict[str, pa.Table]) -> Tables:
         _fill(features, "regulariser", "none", kind != "pixels")
         only = caching[0] if len(caching) == 1 else "cached"  # for old or failed rows
         _fill(features, "caching", only, ~kind.isin(["pixels", "finetuned"]))
+        _add_scores(features)
     if "generation" in frames:
         _fill(frames["generation"], "regulariser", "none")
     return Tables(frames, tables.get("correctness", CORRECTNESS.empty()), declared)
+
+
+def _add_scores(frame: pd.DataFrame) -> None:
+    """Adds to classifiers `validation_score` and `test_score`, with intervals, and their `measure`, in place.
+
+    The measure is mAP where that was measured, since images have several labels there, else accuracy; null where
+    neither was.
+    """
+    mean_ap, accuracy = (
+        frame[name].notna() if (name := f"validation_{one}") in frame else pd.Series(False, frame.index)
+        for one in (MEAN_AVERAGE_PRECISION, ACCURACY)
+    )
+    frame["measure"] = pd.Series(None, frame.index, object).mask(accuracy, "accuracy").mask(mean_ap, "mAP")
+    for split in ("validation", "test"):
+        for end in ("", "_low", "_high", "_n"):
+            score = frame[f"{split}_{ACCURACY}{end}"]
+            if mean_ap.any():
+                score = score.mask(mean_ap, frame[f"{split}_{MEAN_AVERAGE_PRECISION}{end}"])
+            frame[f"{split}_score{end}"] = score
+
+
+def measure_of(rows: pd.DataFrame) -> str:
+    """Returns what the scores of classifiers are, as figures and sentences call it: "accuracy", "mAP" or both."""
+    return " or ".join(sorted(rows["measure"].dropna().unique())) or "accuracy"
 
 
 def _fill(frame: pd.DataFrame, column: str, value: str, where: pd.Series | bool = True) -> None:

@@ -47,7 +47,7 @@ def regret(frame: pd.DataFrame, cost: str, name: str) -> Regret:
         spent = frame["image_passes"].where(~frame.duplicated(ONE_PASS), 0).cumsum()
     else:
         spent = (~screen | (cost == "head fits")).cumsum()
-    best = frame["validation_accuracy"].mask(screen).cummax().ffill()
+    best = frame["validation_score"].mask(screen).cummax().ffill()
     missing = 100 * (best.max() - best)
     steps = missing.notna() & (missing != missing.shift())
     steps.iloc[-1] = True  # the search went on after it had found its best
