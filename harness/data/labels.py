@@ -13,6 +13,7 @@ from harness.data.index import Index, where
 from harness.data.label_arrays import is_labelled
 from harness.data.source import Source
 
+SEPARATOR = "|"  # names with it are probably several; they are not taken apart unasked
 MOST_NUMBERED = 1000  # a class number beyond this needs as many images, or it is a mistake
 
 
@@ -49,8 +50,13 @@ def labels_of(index: Index, rows_N: np.ndarray, source: Source, config: DataConf
         place = where(source, index, int(rows_N[wrong[0]]))
         given = texts[place_N[wrong[0]]] if named_N[wrong[0]] else int(numbers_N[wrong[0]])
         raise UserError(f"{place}: label {given!r} is not a class: there are {len(classes)}, numbered from 0")
+    joined = [name for name in classes if SEPARATOR in name] if config.label_separator is None else []
     classes = _renamed(classes, config)
-    return _chosen(classes, numbers_N, config)
+    found = _chosen(classes, numbers_N, config)
+    if joined:
+        said = f"{len(joined)} classes have a {SEPARATOR!r} in their names, such as {joined[0]!r}: if these are several "
+        found.notes.append(f"{said}labels, set data.label_separator='{SEPARATOR}'")
+    return found
 
 
 def _several(index: Index, rows_N: np.ndarray, source: Source, config: DataConfig) -> Labels:

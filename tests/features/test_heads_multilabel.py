@@ -19,6 +19,15 @@ from harness.testing.heads import tagged
 from harness.training.tasks import label_loss
 
 
+def blurred():
+    """Returns training and validation samples that are hard to rank."""
+    draw = np.random.default_rng(3)
+    parts = tagged(120)
+    for part in parts:
+        part.x[:] += 3 * draw.normal(size=part.x.shape)
+    return parts
+
+
 def score(scores, labels):
     """Returns scikit-learn's mean average precision over classes with a positive sample."""
     return np.mean(
@@ -32,14 +41,14 @@ def score(scores, labels):
 
 @pytest.mark.parametrize("strength", [1e-3, 0.1])
 def test_linear_is_a_logistic_regression_of_each_class(strength):
-    train, validation = tagged()
+    train, validation = blurred()
     fitted = Linear(strengths=[strength]).fit(train, validation, 4, 0, "cpu")
     layer = fitted.module[1]
     for number in range(3):
         other = LogisticRegression(C=1 / (strength * len(train.x)), tol=1e-10, max_iter=10_000)
         other.fit(train.x.astype(float), train.labels_N[:, number])
-        np.testing.assert_allclose(layer.weight[number].numpy(), other.coef_[0], atol=2e-4)
-        np.testing.assert_allclose(layer.bias[number].item(), other.intercept_[0], atol=2e-4)
+        np.testing.assert_allclose(layer.weight[number].numpy(), other.coef_[0], atol=3e-4)
+        np.testing.assert_allclose(layer.bias[number].item(), other.intercept_[0], atol=3e-4)
 
 
 def test_ridge_is_a_regression_on_each_class():
@@ -51,9 +60,7 @@ def test_ridge_is_a_regression_on_each_class():
 
 @pytest.mark.parametrize("head", [Linear, Ridge])
 def test_the_strength_is_that_with_the_highest_map_on_validation(head):
-    draw = np.random.default_rng(3)
-    train, validation = tagged(120)
-    train.x[:] += 3 * draw.normal(size=train.x.shape)  # noise that a strong penalty averages out
+    train, validation = blurred()
     strengths = [1e-4, 1e-2, 1.0, 10.0]
     alone = {
         one: score(
@@ -68,7 +75,7 @@ def test_the_strength_is_that_with_the_highest_map_on_validation(head):
 
 
 def test_weight_decay_is_chosen_by_map():
-    train, validation = tagged(120)
+    train, validation = blurred()
     steps = {"steps": 30, "batch": 16, "learning_rate": 1e-2, "workers": 0}
     decays = [0.0, 3.0, 30.0]
     alone = {
@@ -94,13 +101,13 @@ def test_the_loss_is_torchs_multilabel_soft_margin():
 
 
 def test_a_screen_chooses_by_the_map_of_left_out_scores():
-    train, _ = tagged(120)
+    train, _ = blurred()
     x, strengths = train.x.astype(float), [1e-6, 1e-2, 1.0, 1e3]
     found, strength = best_left_out(x, train.labels_N, 4, strengths)
     marks = [score(one, train.labels_N) for one in left_out(x, 2.0 * train.labels_N - 1, strengths)]
-    assert strength == strengths[int(np.argmax(marks))]
+    assert len(set(marks)) > 1
+    assert marks[strengths.index(strength)] == pytest.approx(max(marks))
     assert score(found, train.labels_N) == pytest.approx(max(marks))
-    model = SklearnRidge(alpha=strength * len(x))
     for place in range(3):
         others = np.arange(len(x)) != place
         model = SklearnRidge(alpha=strength * len(x)).fit(x[others], 2.0 * train.labels_N[others] - 1)

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 from sklearn.metrics import average_precision_score
-from tables import rows as recorded
 from tiny_features import FEATURES
 
 import harness
@@ -85,6 +85,11 @@ def swept(tmp_path_factory):
     return path, str(place / "results")
 
 
+def recorded(results):
+    """Returns the rows of study 1."""
+    return pd.read_parquet(Path(results, "shapes", "features.parquet"))
+
+
 def trials_of(path):
     experiment = load_experiment(path, [])
     return all_trials(experiment, Images.read(experiment.data, experiment.seed)), experiment
@@ -97,13 +102,13 @@ def expected(scores, truth):
 @pytest.mark.slow
 def test_rows_hold_the_map_of_each_head_as_scikit_learn_has_it(swept):
     path, results = swept
-    tables, (trials, experiment) = recorded(results), trials_of(path)
-    features = tables["features"].set_index("key")
+    trials, experiment = trials_of(path)
+    features = recorded(results).set_index("key")
     assert (features.status == "ok").all()
     assert features.validation_accuracy.isna().all()
     assert features.test_accuracy.isna().all()
     assert (features[f"test_{MEASURED}_n"] == 48).all()
-    assert "correctness" not in tables or tables["correctness"].empty
+    assert not len(pd.read_parquet(Path(results, "shapes", "correctness.parquet")))
     context = Context(ArtifactStore(Storage(results)), {}, ray=False)
     dataset = load(experiment.data, experiment.seed)
     checked = [one for one in trials if one.axes["features"] == "trained" and one.axes["block"] == 5]
@@ -123,7 +128,7 @@ def test_rows_hold_the_map_of_each_head_as_scikit_learn_has_it(swept):
 
 @pytest.mark.slow
 def test_features_tell_more_than_a_constant_answer(swept):
-    features = recorded(swept[1])["features"]
+    features = recorded(swept[1])
     _, there = drawn()
     assert features[features.features == "trained"][f"test_{MEASURED}"].max() > there.mean() + 0.1
     assert set(features.features) == {"trained", "untrained", "pixels", "finetuned"}
@@ -159,7 +164,7 @@ def test_an_exported_classifier_gives_each_class_its_own_probability(swept, tmp_
     found = loaded(dataset.images[places], index=places).numpy()
     assert ((found > 0) & (found < 1)).all()
     assert not np.allclose(found.sum(1), 1)
-    features = recorded(results)["features"]
+    features = recorded(results)
     row = features[features.features == kind].sort_values(f"validation_{MEASURED}", kind="stable").iloc[-1]
     mean_ap = expected(found, dataset.labels[places])
     assert mean_ap == pytest.approx(row[f"test_{MEASURED}"], abs=1e-3)
@@ -175,7 +180,7 @@ def test_a_search_screens_by_map_and_measures_part_of_the_grid(tmp_path):
     values["features"] |= {"timesteps": [0, 20, 40, 60, 80], "heads": ["linear", "ridge"], "controls": []}
     Path(path).write_text(json.dumps(values))
     assert main(["sweep", path, "--debug", "--results", str(tmp_path / "results")]) == 0
-    features = recorded(tmp_path / "results")["features"]
+    features = recorded(tmp_path / "results")
     screens = features[features.features == "screen"]
     assert len(screens)
     assert screens[f"validation_{MEASURED}"].between(0, 1).all()

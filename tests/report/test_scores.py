@@ -69,6 +69,7 @@ def test_rows_have_the_score_that_was_measured(study_one: dict, alone: Tables) -
     assert (measure_of(before), measure_of(after)) == ("accuracy", "mAP")
 
 
+@pytest.mark.slow
 def test_the_page_never_calls_an_map_an_accuracy(alone: Tables) -> None:
     assert len(drawn(alone, "features")) >= 8
     html = page.page(alone, "experiment")
@@ -112,6 +113,7 @@ def test_no_accuracy_is_missing_where_an_map_was_measured(alone: Tables) -> None
     ]
 
 
+@pytest.mark.slow
 def test_data_of_both_kinds_are_told_apart(mixed: tuple[Tables, str]) -> None:
     tables, name = mixed
     measures = {

@@ -78,7 +78,7 @@ class Fitted(NamedTuple):
         return torch.cat(parts).numpy()
 
     def predict(self, x: Features) -> np.ndarray:
-        """Returns class numbers [N]."""
+        """Returns class numbers [N], of samples that have one label."""
         return self.scores(x).argmax(1)
 
 
