@@ -54,8 +54,10 @@ def labels_of(index: Index, rows_N: np.ndarray, source: Source, config: DataConf
     classes = _renamed(classes, config)
     found = _chosen(classes, numbers_N, config)
     if joined:
-        said = f"{len(joined)} classes have a {SEPARATOR!r} in their names, such as {joined[0]!r}: if these are several "
-        found.notes.append(f"{said}labels, set data.label_separator='{SEPARATOR}'")
+        found.notes.append(
+            f"{len(joined)} classes have a {SEPARATOR!r} in their names, such as {joined[0]!r}: if these are several "
+            f"labels, set data.label_separator to {SEPARATOR!r}"
+        )
     return found
 
 

@@ -150,7 +150,7 @@ def test_names_in_a_text_are_separated_where_the_separator_is_given(tmp_path, se
     untold = read(config(tmp_path, **given), 0).dataset
     assert not untold.multilabel
     assert separator.join(("cat", "dog")) in untold.classes, "no separator is guessed"
-    said = "2 classes have a '|' in their names, such as 'cat|dog': if these are several labels, set data.label_separator"
+    said = "2 classes have a '|' in their names, such as 'cat|dog': if these are several labels"
     assert any(said in note for note in read(config(tmp_path, **given), 0).notes) == (separator == "|")
 
 
