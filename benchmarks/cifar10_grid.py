@@ -39,7 +39,7 @@ from harness.data.transforms import as_input
 from harness.features.config import FeaturesConfig
 from harness.features.extract import open_denoiser
 from harness.features.study import STUDY
-from harness.metrics.accuracy import Accuracy, accuracy
+from harness.metrics.accuracy import Estimate, accuracy
 from harness.metrics.inference import student_interval
 from harness.models.backbones.denoiser import Denoiser
 from harness.training.augment import augmented
@@ -56,7 +56,7 @@ Setting = tuple[int, int, int]  # block, timestep, pool
 class Result(NamedTuple):
     """What one method measured, on all or some settings."""
 
-    accuracies: dict[Setting, Accuracy]
+    accuracies: dict[Setting, Estimate]
     passes: float  # of one image through the U-Net
     seconds: float
     busy: float  # CPU seconds of this process, independent of the machine's load
@@ -117,7 +117,7 @@ def ours(trials: Sequence[Trial], context: Context) -> Result:
         if outcome.failed:
             raise RuntimeError(row["error"])
         names = ("", "_low", "_high", "_n")
-        found[setting_of(trial)] = Accuracy(*(row[f"test_accuracy{name}"] for name in names))
+        found[setting_of(trial)] = Estimate(*(row[f"test_accuracy{name}"] for name in names))
         jobs |= {stage.job: stage.work.image_passes for stages in trial.reads.values() for stage in stages}
     return Result(found, sum(jobs.values()), *clock.read())
 

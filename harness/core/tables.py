@@ -114,7 +114,7 @@ def _texts(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
 
 
 def estimate(name: str, meaning: str, expected: bool = False) -> tuple[Column, ...]:
-    """Returns the columns of an accuracy with its 95 % interval and the number of samples it was measured on."""
+    """Returns the columns of an accuracy, or another share, with its 95 % interval and its number of samples."""
     return (
         Column(name, pa.float64(), Role.METRIC, meaning, "share, 0 to 1", expected),
         Column(

@@ -8,7 +8,7 @@ import io
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from harness.core.errors import UserError
 from harness.data.config import DataConfig
 from harness.data.files import Folder, entry_of, identity
-from harness.data.source import Part, Record, Source, as_label, place_of
+from harness.data.source import Part, Record, Source, as_labels, place_of
 from harness.data.splits import split_of
 
 IMAGES = ("x", "image", "images", "data")
@@ -37,6 +37,7 @@ def read_npz(config: DataConfig) -> Source:
     if not path.is_file():
         raise UserError(f"data.path {config.path}: {'not a file' if path.exists() else 'does not exist'}")
     pairs = _pairs(path)
+    classes = _classes_of_matrix(path, [labels for _, labels in pairs.values() if labels is not None])
     parts = [
         Part(
             partial(_npz_records, path, images, labels, split),
@@ -44,7 +45,22 @@ def read_npz(config: DataConfig) -> Source:
         )
         for split, (images, labels) in pairs.items()
     ]
-    return Source(parts, None)
+    return Source(parts, classes)
+
+
+def _classes_of_matrix(path: Path, names: Sequence[str]) -> list[str] | None:
+    """Returns the classes of labels [N, K] of 0 and 1, K > 1, which say of each class whether an image is of it.
+
+    None for class numbers [N]. Raises `UserError` if arrays differ in K.
+    """
+    shapes = {name: _load(path, name).shape for name in names}
+    widths = {name: shape[1] for name, shape in shapes.items() if len(shape) == 2 and shape[1] > 1}
+    if len(set(widths.values())) > 1 or (widths and len(widths) < len(shapes)):
+        said = ", ".join(f"{name!r} {list(shape)}" for name, shape in shapes.items())
+        raise UserError(
+            f"{path}: labels of different shapes: {said}; expected [N], or [N, K] with the same K for all"
+        )
+    return [str(number) for number in range(next(iter(widths.values())))] if widths else None
 
 
 def _load(path: Path, name: str) -> np.ndarray:
@@ -81,19 +97,28 @@ def _pairs(path: Path) -> dict[str | None, tuple[str, str | None]]:
 
 def _npz_records(path: Path, images: str, labels: str | None, split: str | None) -> Iterator[Record]:
     images_N = as_levels(_load(path, images), f"{path}, array {images!r}")
-    labels_N = None if labels is None else _load(path, labels)
-    if labels_N is not None and labels_N.ndim == 2 and labels_N.shape[1] == 1:
-        labels_N = labels_N[:, 0]
-    if labels_N is not None and labels_N.shape != (len(images_N),):
-        raise UserError(
-            f"{path}: {len(images_N)} images in {images!r}, but {labels!r} has shape {list(labels_N.shape)}; "
-            "expected one label an image"
-        )
+    labels_N = None if labels is None else _labels(path, labels, len(images_N))
     for number, image in enumerate(images_N):
         where = f"{path}, {images} {number}"
-        yield Record(
-            image, None if labels_N is None else as_label(labels_N[number].item(), where), split, where
+        yield Record(image, None if labels_N is None else as_labels(labels_N[number], where), split, where)
+
+
+def _labels(path: Path, name: str, images: int) -> list[Any]:
+    """Returns each image's label, or from [N, K] of 0 and 1, K > 1, the numbers of its classes."""
+    labels = _load(path, name)
+    if labels.shape == (images, 1):
+        labels = labels[:, 0]
+    if labels.shape == (images,):
+        return [one.item() for one in labels]
+    if labels.ndim != 2 or len(labels) != images:
+        raise UserError(
+            f"{path}: {images} images, but {name!r} has shape {list(labels.shape)}; "
+            "expected one label an image, or 0 and 1 for each class, [N, K]"
         )
+    wrong = labels[~np.isin(labels, (0, 1))]
+    if len(wrong):
+        raise UserError(f"{path}: {wrong[0]} in {name!r} of shape {list(labels.shape)} is neither 0 nor 1")
+    return [np.flatnonzero(row) for row in labels]
 
 
 def as_levels(images: np.ndarray, where: str) -> np.ndarray:

@@ -30,8 +30,8 @@ Split = Literal["train", "validation", "test"]
 
 
 # Settings that only some of our own sources read; any may be read by a source of another package.
-READ_BY_SOME = ("revision", "image_column", "label_column", "splits")
-TABLE = {"image_column", "label_column", "splits"}
+READ_BY_SOME = ("revision", "image_column", "label_column", "label_columns", "label_separator", "splits")
+TABLE = {*READ_BY_SOME} - {"revision"}
 READS: dict[str, set[str]] = {
     "digits": set(),
     "folder": {"splits"},
@@ -56,6 +56,9 @@ class DataConfig(Config):
     revision: str | None = None  # hub: a commit, tag or branch of the data set
     image_column: str | None = None  # of tables: detected by default
     label_column: str | None = None
+    # multi-label data: a column of 0 and 1 for each class, or what separates the names in a text
+    label_columns: Annotated[list[str], Field(min_length=1)] | None = None
+    label_separator: Annotated[str, Field(min_length=1)] | None = None
     # the source's names for each split: folders, file patterns, or splits of the Hub; by default found by their names
     splits: Annotated[dict[Split, str | list[str]], Field(min_length=1)] | None = None
     class_names: dict[str, str] | None = None  # other names for labels: {n01440764: tench}, {"0": airplane}
@@ -81,6 +84,9 @@ class DataConfig(Config):
         given = [name for name in READ_BY_SOME if name in ignored and getattr(self, name) is not None]
         if given:
             raise ValueError(f"data set {self.name!r} does not read {', '.join(given)}; leave it out")
+        others = [name for name in ("label_column", "label_separator") if getattr(self, name) is not None]
+        if self.label_columns is not None and others:
+            raise ValueError(f"label_columns names the columns of all classes; leave out {', '.join(others)}")
         return self
 
     @property

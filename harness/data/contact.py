@@ -10,8 +10,9 @@ from PIL import Image
 
 from harness.core.stages import Context, Stage
 from harness.data.dataset import Dataset, open_dataset
+from harness.data.label_arrays import class_counts, is_labelled, of_class
 from harness.data.shards import pixel_digests
-from harness.data.traps import copies
+from harness.data.traps import copies, measure
 
 CELL = 64  # approximate size of each image in pixels
 CLASSES, EACH = 12, 8  # shown of a data set: classes, and images of each
@@ -26,7 +27,7 @@ def decoded_facts(name: str, stage: Stage, context: Context) -> dict[str, Any] |
     if digests_ND is None:
         return None
     dataset = open_dataset(stage, context)
-    said = copies(digests_ND, dataset.splits, "pixel for pixel copies")
+    said = copies(digests_ND, dataset.splits, measure(dataset.labels), "pixel for pixel copies")
     # of an object store no more than a shard is downloaded for pictures
     within = None if context.store.storage.local is not None else stage.parts[0].part["images"][1]
     return {"sheet": contact_sheet(name, dataset, within), "warnings": [f"{name}: {one}" for one in said]}
@@ -39,16 +40,21 @@ def contact_sheet(name: str, dataset: Dataset, within: int | None = None) -> dic
     """
     train = dataset.splits["train"]
     shown = train if within is None else train[train < within]
-    there = np.unique(dataset.labels[shown])
-    labels = there[there >= 0]
+    labels = np.flatnonzero(class_counts(dataset.labels[shown], len(dataset.classes)))
     count = min(CLASSES, len(labels))
+    of: list[tuple[str | None, np.ndarray]] = [
+        (dataset.classes[label], of_class(dataset.labels, label))
+        for label in labels[np.arange(count) * len(labels) // max(1, count)]
+    ]
     rows = []
-    for label in [*labels[np.arange(count) * len(labels) // max(1, count)], *there[there < 0]]:
-        chosen = shown[dataset.labels[shown] == label][:EACH]
+    for title, mine_N in [*of, (None, ~is_labelled(dataset.labels))]:
+        chosen = shown[mine_N[shown]][:EACH]
+        if not len(chosen):
+            continue
         rows.append(
             {
-                "name": dataset.classes[label] if label >= 0 else None,
-                "images": int((dataset.labels[train] == label).sum()),
+                "name": title,
+                "images": int(mine_N[train].sum()),
                 "picture": grid(np.asarray(dataset.images[chosen]), EACH),
             }
         )

@@ -21,6 +21,7 @@ from harness.data import index as indexing
 from harness.data.config import SOURCES, DataConfig
 from harness.data.decoding import Pixels, decoded, encoded, white_of
 from harness.data.index import Index
+from harness.data.label_arrays import class_counts, is_labelled, is_multilabel
 from harness.data.labels import labels_of
 from harness.data.shards import CHANGED, DECODING, INDEX, ImageArray, StoredImages, shard_stages
 from harness.data.source import Source
@@ -52,9 +53,9 @@ class Dataset:
     """
 
     images: ImageArray  # uint8 [N, C, H, W]
-    labels: (
-        np.ndarray
-    )  # int64 [N]; -1 for images without a label, which are training images unless none has one
+    # int64 [N]; -1 for images without a label, which are training images unless none has one.
+    # Of multi-label data int8 [N, K]: 1 for a class that the image is of, 0 for another, rows of -1 without a label
+    labels: np.ndarray
     classes: tuple[str, ...]
     splits: dict[str, np.ndarray]  # "train", "validation", "test": int64 indices, disjoint
     fingerprint: str = ""  # of the content: encoded images, how they are decoded, labels, class names, splits
@@ -70,19 +71,31 @@ class Dataset:
         return int(self.images.shape[2])
 
     @property
+    def multilabel(self) -> bool:
+        """Whether an image may have several labels, or none of the classes."""
+        return is_multilabel(self.labels)
+
+    @property
     def about(self) -> list[str]:
-        """What was read: images, pixels, splits, classes, and the accuracy of a constant answer."""
+        """What was read: images, pixels, splits, classes, and what a constant answer scores: its accuracy or mAP."""
         sizes = ", ".join(f"{name} {len(self.splits[name]):,}" for name in SPLITS)
         kind = "grey" if self.channels == 1 else "colour"
         lines = [f"{len(self.labels):,} images of {self.size}x{self.size} pixels, {kind} ({sizes})"]
         if self.classes:
-            counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
-            tested = np.bincount(self.labels[self.splits["test"]], minlength=1)
+            counts = class_counts(self.labels, len(self.classes))
+            tested = class_counts(self.labels[self.splits["test"]], len(self.classes))
             low, high = int(counts.min()), int(counts.max())
             each = f"{low:,} images each" if low == high else f"{low:,} to {high:,} images each"
             chance = f"chance level {tested.max() / max(1, tested.sum()):.1%}, the largest class of the test images"
+            if self.multilabel:
+                each_N = (self.labels[is_labelled(self.labels)] == 1).sum(1)
+                each += (
+                    f"; multi-label: {each_N.mean():.3g} labels an image, {(each_N == 0).sum():,} with none"
+                )
+                share = tested[tested > 0].sum() / max(1, (tested > 0).sum() * len(self.splits["test"]))
+                chance = f"chance level {share:.1%}, the mAP of a constant answer on the test images"
             lines[0] += f"; {len(self.classes)} classes, {each}; {chance}"
-        without = int((self.labels < 0).sum())
+        without = int((~is_labelled(self.labels)).sum())
         if without and not self.classes:
             lines.append("no image has a label: a diffusion model can be trained on them, but no classifier")
         elif without:
@@ -92,15 +105,18 @@ class Dataset:
     def labelled(self, per_class: int | None) -> np.ndarray:
         """Returns the first `per_class` training images of each class, or all that have a label if it is None.
 
-        Raises `UserError` if a class has fewer, or if there are fewer than two classes.
+        Raises `UserError` if a class has fewer, if there are fewer than two classes, or for multi-label data without
+        a positive and a negative image to rank, or of which some per class are wanted.
         """
         if not self.classes:
             raise UserError("no image has a label; set data.label_column, or leave out what needs labels")
-        if len(self.classes) < 2:
+        if self.multilabel:
+            self._refuse_unranked(per_class)
+        elif len(self.classes) < 2:
             raise UserError(f"the data set has one class, {self.classes[0]!r}; a classifier needs two")
         train = self.splits["train"]
         if per_class is None:
-            return train[self.labels[train] >= 0]
+            return train[is_labelled(self.labels[train])]
         chosen = []
         for number, name in enumerate(self.classes):
             of_class = train[self.labels[train] == number]
@@ -111,6 +127,22 @@ class Dataset:
                 )
             chosen.append(of_class[:per_class])
         return np.concatenate(chosen)
+
+    def _refuse_unranked(self, per_class: int | None) -> None:
+        if per_class is not None:
+            raise UserError(
+                f"data.labels_per_class = {per_class}: images have several labels, so images per class cannot be "
+                "counted out; set it to null, and data.max_train to use fewer"
+            )
+        for name, places in self.splits.items():
+            here = self.labels[places][is_labelled(self.labels[places])]
+            if len(here) and not (here == 1).any():
+                raise UserError(f"no {name} image is of any class, so there is nothing to learn or to rank")
+            if len(here) and (here == 1).all():
+                raise UserError(
+                    f"every {name} image is of every class, so there is nothing to learn or to rank; if lists of 0 "
+                    "and 1 are meant to say which classes an image is of, give a column for each: data.label_columns"
+                )
 
     def thinned(self, per_class: int | None, images: int) -> "Dataset":
         """Returns the data set with only `images` of the labelled and validation images, and no test images.
@@ -165,7 +197,8 @@ def read(config: DataConfig, seed: int) -> Reading:
     splits = split(given_N, labels_N, config, seed)
     drawn = [name for name in SPLITS[1:] if not ((given_N == SPLITS.index(name)) & tested_N).any()]
     if drawn:
-        notes.append(f"{' and '.join(drawn)} drawn from the training images, each class in proportion")
+        how = "images by the rarest of their classes" if is_multilabel(labels_N) else "each class"
+        notes.append(f"{' and '.join(drawn)} drawn from the training images, {how} in proportion")
     used = np.sort(np.concatenate(list(splits.values())))
     at = np.full(len(rows_N), -1)
     at[used] = np.arange(len(used))

@@ -52,7 +52,8 @@ def read(config: DataConfig) -> Source:
         if not named[place.folder.root] and _holds_images(place.folder):
             raise UserError(
                 f"{place.folder.root}: holds images, but no folder per class; sort them into CLASS/IMAGE inside it, "
-                "list them with their labels in a CSV file (data.name: csv), or move the folder elsewhere"
+                "list them with their labels in a CSV or JSON Lines file, such as metadata.jsonl (data.name: csv or "
+                "json), or move the folder elsewhere"
             )
     if not classes:
         raise UserError(

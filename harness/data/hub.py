@@ -10,7 +10,7 @@ from harness.core.recent import Recent
 from harness.data.config import DataConfig
 from harness.data.source import Part, Record, Source
 from harness.data.splits import split_of
-from harness.data.tables import File, class_names, find_columns, label_of
+from harness.data.tables import Columns, File, class_names, find_columns, label_of
 
 ROWS_A_PART = 1024
 
@@ -29,9 +29,9 @@ def read(config: DataConfig) -> Source:
         rows = splits[name].num_rows
         version = splits[name]._fingerprint
         for begin in range(0, rows, ROWS_A_PART):
-            reading = partial(_records, config, name, split, columns.image, columns.label, begin)
+            reading = partial(_records, config, name, split, columns, begin)
             parts.append(Part(reading, f"{version} {columns} {split} {begin}"))
-    return Source(parts, class_names(features, columns.label), notes, everywhere=False)
+    return Source(parts, class_names(features, columns), notes, everywhere=False)
 
 
 def _loaded(path: str, revision: str | None) -> Any:
@@ -81,11 +81,11 @@ def _by_name(splits: Any, config: DataConfig) -> tuple[dict[str, str | None], li
 
 
 def _records(
-    config: DataConfig, name: str, split: str | None, image: str, label: str | None, begin: int
+    config: DataConfig, name: str, split: str | None, columns: Columns, begin: int
 ) -> Iterator[Record]:
     from harness.data.library import datasets
 
-    path = str(config.path)
+    path, image = str(config.path), columns.image
     rows = _loaded(path, config.revision)[name]
     rows = rows.cast_column(image, datasets().Image(decode=False))
     for number in range(begin, min(begin + ROWS_A_PART, rows.num_rows)):
@@ -95,4 +95,4 @@ def _records(
         content = picture and (picture["bytes"] or picture["path"])
         if not content:
             raise UserError(f"{where}: the image cannot be read: it is null")
-        yield Record(content, label_of(row, label, where), split, where)
+        yield Record(content, label_of(row, columns, where), split, where)

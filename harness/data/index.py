@@ -5,6 +5,7 @@ again, unless everything is to be verified.
 """
 
 import hashlib
+import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,18 +21,19 @@ from harness.core.errors import UserError
 from harness.core.fingerprint import checksum, fingerprint
 from harness.core.sealed import sealed, unsealed
 from harness.core.storage import Storage
-from harness.data.config import DataConfig
+from harness.data.config import READ_BY_SOME, DataConfig
 from harness.data.decoding import look
 from harness.data.parallel import one_by_one
 from harness.data.source import Part, Source
 from harness.data.splits import SPLITS
 
-VERSION = 2  # raise it if other things are recorded, or the same things differently
+VERSION = 3  # raise it if other things are recorded, or the same things differently
 FEWEST = 16  # parts below which no processes are started
 SCHEMA = pa.schema(
     {
         "number": pa.int64(),  # the label as a number, -1 if it has none
         "name": pa.dictionary(pa.int32(), pa.string()),  # the label as a name, null if it is none
+        "several": pa.dictionary(pa.int32(), pa.string()),  # a list of labels, as JSON; null for one or none
         "split": pa.int8(),  # the place in `SPLITS`, -1 for none
         "digest": pa.binary(16),  # of the encoded bytes
         "size": pa.int64(),  # bytes
@@ -123,11 +125,12 @@ def look_at(part: Part, whole: bool) -> pa.Table:
     rows: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     for record in part.read():
         seen = look(record, whole)
-        named = isinstance(record.label, str)
+        named, several = isinstance(record.label, str), isinstance(record.label, tuple)
         values = {
             **seen._asdict(),
-            "number": -1 if named or record.label is None else record.label,
+            "number": -1 if named or several or record.label is None else record.label,
             "name": record.label if named else None,
+            "several": json.dumps(record.label, ensure_ascii=False) if several else None,
             "split": -1 if record.split is None else SPLITS.index(record.split),
         }
         for name, value in values.items():
@@ -189,4 +192,4 @@ class _Kept:
 
 
 # the settings that change what a source yields, apart from its path
-READ_BY = {"name", "revision", "image_column", "label_column", "skip_unreadable", "splits"}
+READ_BY = {"name", "skip_unreadable", *READ_BY_SOME}

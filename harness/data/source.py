@@ -11,13 +11,16 @@ from harness.core.errors import UserError
 from harness.core.paths import path_of
 from harness.data.config import DataConfig
 
+Label = int | str
+
 
 class Record(NamedTuple):
     """One image as stored in the source."""
 
     # an encoded file: its bytes, path or URL; or grey levels 0..255 as uint8 [H, W] or [H, W, 3]
     image: bytes | Path | str | np.ndarray
-    label: int | str | None  # a place among the source's classes, the name of one, or None: not labelled
+    # a place among the source's classes, the name of one, several of these (none: of no class), or None: not labelled
+    label: Label | tuple[Label, ...] | None
     split: str | None  # "train", "validation", "test", or None if the source has no splits
     where: str  # how to find it, for messages: one line, unique to the image
 
@@ -67,6 +70,24 @@ def as_label(value: Any, where: str, of: str = "") -> int | str | None:
     if isinstance(value, int | float) and int(value) == value and value >= 0:
         return int(value)
     raise UserError(f"{where}: label {value!r}{of} is neither a class number from 0 nor a name")
+
+
+def as_labels(value: Any, where: str, of: str = "") -> Label | tuple[Label, ...] | None:
+    """Returns a stored label as `as_label` does, and a list of them as a tuple, which may be empty: of no class.
+
+    True and False stay: a list of them says of each class whether it is there. Raises `UserError`.
+    """
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(value, list | tuple):
+        return as_label(value, where, of)
+    found = [one if isinstance(one, bool) else as_label(one, where, of) for one in value]
+    labels = tuple(one for one in found if one is not None)
+    if len(labels) < len(found):
+        missing = value[found.index(None)]
+        raise UserError(
+            f"{where}: label {missing!r} in a list{of} is neither a class number from 0 nor a name"
+        )
+    return labels
 
 
 def place_of(config: DataConfig, what: str) -> Path:

@@ -7,6 +7,7 @@ import numpy as np
 from harness.core.errors import UserError
 from harness.core.seeds import rng
 from harness.data.config import DataConfig
+from harness.data.label_arrays import is_labelled, strata
 from harness.data.splits import SPLITS
 
 
@@ -14,8 +15,9 @@ def split(given_N: np.ndarray, labels_N: np.ndarray, config: DataConfig, seed: i
     """Returns indices for "train", "validation" and "test", in random order given the seed.
 
     `given_N` are the source's splits, as places in `SPLITS`; images without one (-1) are training images. A missing
-    split is drawn from the labelled training images, each class in proportion. Images without a label (-1) train,
-    unless no image has one. Raises `UserError` if a split stays empty.
+    split is drawn from the labelled training images, each class in proportion; of multi-label data, images by the
+    rarest of their classes. Images without a label (-1) train, unless no image has one. Raises `UserError` if a split
+    stays empty.
     """
     order = rng(seed, "split").permutation(len(given_N))
     tested_N = can_be_tested(labels_N)
@@ -37,7 +39,7 @@ def split(given_N: np.ndarray, labels_N: np.ndarray, config: DataConfig, seed: i
 
 def can_be_tested(labels_N: np.ndarray) -> np.ndarray:
     """Returns which images may be validation or test images: those with a label, or all if none has one."""
-    labelled_N = labels_N >= 0
+    labelled_N = is_labelled(labels_N)
     return labelled_N if labelled_N.any() else ~labelled_N
 
 
@@ -57,10 +59,11 @@ def _refuse_empty(found: Mapping[str, np.ndarray], config: DataConfig, total: in
 def stratified(places: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """Returns indices, given in random order, so that every beginning holds each class in proportion.
 
+    Of multi-label data, each stratum of `strata`: the images with the same rarest class.
     The k-th of a class's n images comes where the share (k - 1/2) / n of all is reached; its last is never among the
     first of a draw of less than 1 - 1 / (2 n).
     """
-    labels = labels_N[places]
+    labels = strata(labels_N)[places]
     by_class = np.argsort(labels, kind="stable")
     _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
     rank = np.empty(len(places))

@@ -17,7 +17,7 @@ from harness.core.errors import UserError, did_you_mean
 from harness.core.paths import path_of
 from harness.data.config import DataConfig
 from harness.data.files import Entry, Folder, entry_of, identity
-from harness.data.source import Part, Record, Source, as_label, place_of
+from harness.data.source import Label, Part, Record, Source, as_labels, place_of
 from harness.data.splits import SPLITS, split_of
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Columns(NamedTuple):
     label: str | None  # None: no image has a label
     split: str | None = None
     names: tuple[str, ...] | None = None  # of classes, as metadata give them
+    each: tuple[str, ...] = ()  # a column of 0 and 1 for each class
+    separator: str | None = None  # between the labels of a text
 
 
 class File(NamedTuple):
@@ -62,7 +64,7 @@ def read(config: DataConfig) -> Source:
     first = next((one for one in files if one.split == "train"), files[0])
     features = _features(_opened(first), first.path)
     columns = find_columns(features, config, first)
-    classes = class_names(features, columns.label)
+    classes = class_names(features, columns)
     columns = columns._replace(names=None if classes is None else tuple(classes))
     if first.format in ("csv", "json"):
         return Source(_listed(files, columns), classes, notes)
@@ -219,8 +221,13 @@ def find_columns(features: Mapping[str, Any], config: DataConfig, file: File) ->
         raise UserError(f"{file.path}: no column {image!r}; {did_you_mean(image, names)}")
     elif not lists and not holds_images(features[image]):
         raise UserError(f"{file.path}: column {image!r} holds {_kind(features[image])}, not images")
+    each, separator = tuple(config.label_columns or ()), config.label_separator
+    for name in each:
+        if _within(features, name) is None:
+            raise UserError(f"{file.path}: no column {name!r}; {did_you_mean(name, names)}")
+    refuse_duplicates(each, "data.label_columns")
     label = config.label_column
-    if label == NO_LABELS:
+    if label == NO_LABELS or each:
         label = None
     elif label is None:
         columns = _columns(features)
@@ -229,7 +236,7 @@ def find_columns(features: Mapping[str, Any], config: DataConfig, file: File) ->
     elif _within(features, label) is None:
         raise UserError(f"{file.path}: no column {label!r}; {did_you_mean(label, names)}")
     split = SPLIT if lists and SPLIT in features else None
-    return Columns(image, label, split)
+    return Columns(image, label, split, each=each, separator=separator)
 
 
 def _only(found: Sequence[str], what: str, path: str, names: Sequence[str]) -> str:
@@ -288,9 +295,12 @@ def _columns(features: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def class_names(features: Mapping[str, Any], label: str | None) -> list[str] | None:
-    """Returns the class names that a table's metadata give, None if there are none."""
-    names = None if label is None else getattr(_within(features, label), "names", None)
+def class_names(features: Mapping[str, Any], columns: Columns) -> list[str] | None:
+    """Returns the class names that metadata, or the names of the columns of classes, give; None if none do."""
+    if columns.each:
+        return list(columns.each)
+    feature = None if columns.label is None else _within(features, columns.label)
+    names = getattr(getattr(feature, "feature", feature), "names", None)  # of a list, those of what it holds
     return [str(name) for name in names] if names else None
 
 
@@ -300,10 +310,10 @@ def _rows(file: File, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
 
     opened = _opened(file)
     features = _features(opened, file.path)
-    for name in (columns.image, columns.label, columns.split):
+    for name in (columns.image, columns.label, columns.split, *columns.each):
         if name is not None and _within(features, name) is None:
             raise UserError(f"{file.path}: no column {name!r}; {did_you_mean(name, list(features))}")
-    names = class_names(features, columns.label)
+    names = class_names(features, columns)
     if names and columns.names and tuple(names) != columns.names:
         raise UserError(
             f"{file.path}: its metadata name the classes {', '.join(names[:5])}, those of another file "
@@ -327,13 +337,44 @@ def _records(file: File, columns: Columns) -> Iterator[Record]:
             content = _beside(file.path, str(picture["path"]))
         if content is None:
             raise UserError(f"{where}: the image cannot be read: it is null")
-        yield Record(content, label_of(row, columns.label, where), file.split, where)
+        yield Record(content, label_of(row, columns, where), file.split, where)
 
 
-def label_of(row: Mapping[str, Any], column: str | None, where: str) -> int | str | None:
-    """Returns a row's label: a number, a name, or None if it has none (-1, null, or an empty text)."""
+def label_of(row: Mapping[str, Any], columns: Columns, where: str) -> Label | tuple[Label, ...] | None:
+    """Returns a row's label: a number, a name, or None if it has none (-1, null, or an empty text); or several.
+
+    These come from a list, from a text with the separator, or from columns of 0 and 1. Raises `UserError`.
+    """
+    if columns.each:
+        return _of_columns([_value(row, name) for name in columns.each], columns.each, where)
+    column = columns.label
     if column is None:
         return None
+    value = _value(row, column)
+    of = f" of column {column!r}"
+    if columns.separator is None:
+        return as_labels(value, where, of)
+    if isinstance(value, list | tuple | Mapping):
+        raise UserError(
+            f"{where}: label {value!r}{of} is no text to separate; leave out data.label_separator"
+        )
+    parts = "" if value is None or value != value else str(value)
+    return tuple(part for one in parts.split(columns.separator) if (part := one.strip()))
+
+
+def _of_columns(values: Sequence[Any], names: Sequence[str], where: str) -> tuple[str, ...] | None:
+    """Returns the names of the columns that hold 1; None if all are null."""
+    missing = [value is None or value != value for value in values]
+    if all(missing):
+        return None
+    for name, value, absent in zip(names, values, missing, strict=True):
+        if absent or isinstance(value, str) or value not in (0, 1):
+            raise UserError(f"{where}: {value!r} in column {name!r} of data.label_columns is neither 0 nor 1")
+    return tuple(name for name, value in zip(names, values, strict=True) if value == 1)
+
+
+def _value(row: Mapping[str, Any], column: str) -> Any:
+    """Returns what a row has in a column, perhaps inside a struct; a text without spaces around it."""
     value: Any = row
     if column in row:
         value = row[column]
@@ -342,7 +383,7 @@ def label_of(row: Mapping[str, Any], column: str | None, where: str) -> int | st
             value = value.get(part) if isinstance(value, Mapping) else None
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
-    return as_label(value.strip() if isinstance(value, str) else value, where, f" of column {column!r}")
+    return value.strip() if isinstance(value, str) else value
 
 
 def _listed(files: Sequence[File], columns: Columns) -> list[Part]:
@@ -370,7 +411,7 @@ def _of_list(file: File, columns: Columns, number: int, row: Mapping[str, Any]) 
                 f"{where}: {row[columns.split]!r} in column {columns.split!r} is not train, validation or test"
             )
     path = _beside(file.path, name)
-    return Record(path, label_of(row, columns.label, where), split, f"{path} ({where})")
+    return Record(path, label_of(row, columns, where), split, f"{path} ({where})")
 
 
 def _beside(file: str, name: str) -> Path | str:

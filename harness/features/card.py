@@ -7,6 +7,7 @@ from harness.core.stages import Trial
 from harness.data.card import estimate, line, origin_lines
 from harness.data.dataset import Dataset
 from harness.features.extractor import About
+from harness.features.tables import ACCURACY, MEAN_AVERAGE_PRECISION
 
 
 def card(
@@ -31,7 +32,7 @@ def card(
             "",
             *_use(origin, about),
             "",
-            *_how_good(row, origin),
+            *_how_good(row, origin, about.multilabel),
             *(f"- {note}" for note in notes),
             "",
             *origin_lines(trial, row, dataset),
@@ -51,12 +52,13 @@ def _what(trial: Trial, about: About) -> list[str]:
     }[about.features]
     noised = "noised to" if about.noised else "given without noise, as if noised to"
     draws = "from one noise draw" if about.draws == 1 else f"averaged over {about.draws} noise draws"
+    several = ", of which an image may have several or none" if about.multilabel else ""
     colours = "greyscale" if about.channels == 1 else "colour"
     return [
         f"A {colours} image of {about.size}x{about.size} pixels is {noised} "
         f"timestep {about.timestep} and passed through a diffusion backbone ({line(trial.axes['backbone'])}) up to "
         f"block {about.block} (`{about.module}`). Its feature map, {draws}, is pooled to {about.pool}x{about.pool} "
-        f"and classified by a head ({line(trial.axes['head'])}) into {len(about.classes)} classes.",
+        f"and classified by a head ({line(trial.axes['head'])}) into {len(about.classes)} classes{several}.",
         learnt,
     ]
 
@@ -75,12 +77,13 @@ def _use(origin: Mapping[str, Any], about: About) -> list[str]:
     ]
 
 
-def _how_good(row: Mapping[str, Any], origin: Mapping[str, Any]) -> list[str]:
+def _how_good(row: Mapping[str, Any], origin: Mapping[str, Any], multilabel: bool) -> list[str]:
+    word, column = ("mAP", MEAN_AVERAGE_PRECISION) if multilabel else ("accuracy", ACCURACY)
     left_out = ", ".join(f"{count} {line(kind)}" for kind, count in origin["left_out"].items())
     return [
-        "## Accuracy",
-        f"- Test accuracy {estimate(row, 'test_accuracy')}.",
-        f"- Validation accuracy {estimate(row, 'validation_accuracy')}: the best of {origin['settings']} settings, "
+        "## Mean average precision (mAP)" if multilabel else "## Accuracy",
+        f"- Test {word} {estimate(row, f'test_{column}')}.",
+        f"- Validation {word} {estimate(row, f'validation_{column}')}: the best of {origin['settings']} settings, "
         "hence optimistic; the test images played no part in the choice.",
         *([f"- Excluded, as they cannot be exported: {left_out}."] if left_out else []),
         f"- Trained on {row['train_n']} labelled images.",

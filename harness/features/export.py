@@ -17,9 +17,12 @@ from harness.features.backbone import copy_opened
 from harness.features.card import card
 from harness.features.finetune import task as finetune
 from harness.features.heads.head import head_of
+from harness.features.measure import Judged, judged
 from harness.features.probe import fit_head, samples_of
 from harness.features.streaming import streamed_head
+from harness.features.tables import ACCURACY, MEAN_AVERAGE_PRECISION
 
+SAME_MAP = 1e-3  # difference in test mAP up to which rounding may have reordered scores
 CHECKED = 1000  # test images on which the exported classifier is checked, with their noise in the sweep
 
 
@@ -33,7 +36,8 @@ def write_probe(
 ) -> list[str]:
     """Writes a frozen backbone with the head of a probe, which is fitted again in the same way.
 
-    `row` and `correct_N` (which test images were classified correctly) are what the trial recorded; `origin` says
+    `row` and `correct_N` (which test images were classified correctly, None for multi-label data) are what the trial
+    recorded; `origin` says
     what the classifier was chosen from. Returns lines to print. Raises `UserError` if the backbone no longer exists.
     """
     dataset = open_dataset(trial.needs["dataset"], context)
@@ -42,8 +46,8 @@ def write_probe(
     fitted = fit_head(trial, samples, len(dataset.classes), context)
     extractor.save_head(folder, fitted.module, (samples.moments.mean, samples.moments.scale))
     _write_about(trial, samples.train.x.shape[1:], dataset, folder, draws=trial.config["draws"])
-    right_N = fitted.predict(samples.test.x) == samples.test.labels_N
-    notes = _compared(right_N, correct_N, "the refitted head")
+    found = judged(fitted.scores(samples.test.x), samples.test.labels_N)
+    notes = _compared(found, row, correct_N, "the refitted head")
     return _finish(trial, row, correct_N, origin, dataset, folder, notes)
 
 
@@ -134,6 +138,7 @@ def _write_about(
         classes=list(dataset.classes),
         size=size,
         channels=channels,
+        multilabel=dataset.multilabel,
     )
     text = json.dumps(about.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (folder / extractor.ABOUT).write_text(f"{text}\n", encoding="utf-8")
@@ -150,23 +155,39 @@ def _finish(
 ) -> list[str]:
     """Checks the exported classifier on test images, writes the model card, and returns the lines to print."""
     loaded = extractor.load(folder, "cpu" if not torch.cuda.is_available() else None)
-    places = dataset.splits["test"][:CHECKED]
-    predicted = loaded(dataset.images[places], index=places).argmax(1).numpy()
+    places = dataset.splits["test"]
+    if not dataset.multilabel:  # a ranking is known of all images only
+        places = places[:CHECKED]
+    found = judged(loaded(dataset.images[places], index=places).numpy(), dataset.labels[places])
     recorded = None if correct_N is None else correct_N[: len(places)]
-    notes = [*notes, *_compared(predicted == dataset.labels[places], recorded, "the exported classifier")]
+    notes = [*notes, *_compared(found, row, recorded, "the exported classifier")]
     text = card(trial, row, origin, dataset, loaded.about, notes)
     (folder / extractor.CARD).write_text(text, encoding="utf-8")
     setting = f"block {loaded.about.block}, timestep {loaded.about.timestep}, pool {loaded.about.pool}"
     return [
-        f"{loaded.about.features}, {setting}, head {trial.axes['head']}: {100 * row['test_accuracy']:.1f} % on test "
-        f"({100 * row['test_accuracy_low']:.1f} to {100 * row['test_accuracy_high']:.1f}, n = "
-        f"{row['test_accuracy_n']}), best on validation of {origin['settings']}",
+        f"{loaded.about.features}, {setting}, head {trial.axes['head']}: {_reached(row, dataset.multilabel)}, "
+        f"best on validation of {origin['settings']}",
         *notes,
     ]
 
 
-def _compared(right_N: np.ndarray, recorded_N: np.ndarray | None, what: str) -> list[str]:
+def _reached(row: Mapping[str, Any], multilabel: bool) -> str:
+    name = f"test_{MEAN_AVERAGE_PRECISION if multilabel else ACCURACY}"
+    value, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.1f} % {'mAP ' if multilabel else ''}on test ({low:.1f} to {high:.1f}, n = {row[f'{name}_n']})"
+
+
+def _compared(found: Judged, row: Mapping[str, Any], recorded_N: np.ndarray | None, what: str) -> list[str]:
     """Returns a warning if predictions differ from the sweep's or cannot be compared, else nothing."""
+    if found.right_N is None:
+        swept = row[f"test_{found.measure}"]
+        if abs(found.estimate.value - swept) < SAME_MAP:
+            return []
+        return [
+            f"warning: {what} has a test mAP of {100 * found.estimate.value:.2f} %, {100 * swept:.2f} % in the "
+            "sweep, which ran on another type of device or with other library versions"
+        ]
+    right_N = found.right_N
     if recorded_N is None or len(recorded_N) != len(right_N):
         return [f"warning: {what} could not be compared with the sweep, which did not record its predictions"]
     differing = int(np.sum(right_N != recorded_N))

@@ -55,6 +55,7 @@ class About(Config):
     classes: list[str]
     size: int  # height and width of images
     channels: Literal[1, 3]
+    multilabel: bool = False  # whether an image may be of several classes
 
 
 class Extractor:
@@ -79,6 +80,8 @@ class Extractor:
     def __call__(self, images: Any, *, index: Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
         """Returns class probabilities, float32 [N, classes] on the CPU: the softmax of the head's scores.
 
+        Where an image may be of several classes, each has a probability of its own: the sigmoid of its score.
+
         `images` are a list of PIL images, or an array or tensor [N, C, H, W] or [N, H, W, C] of grey levels (uint8)
         or of floats from 0 to 1. They are brought to the backbone's size as those of the data set were: resized
         by their shorter side and centre-cropped. `index` gives the images' indices in the data set of the experiment,
@@ -88,7 +91,8 @@ class Extractor:
         for x_BCPP in self._batches(images, index):
             if self._standard is not None:
                 x_BCPP = (x_BCPP - self._standard[0]) / self._standard[1]
-            parts.append(torch.from_numpy(self._head.scores(x_BCPP.numpy())).float().softmax(1))
+            scores_BK = torch.from_numpy(self._head.scores(x_BCPP.numpy())).float()
+            parts.append(scores_BK.sigmoid() if self.about.multilabel else scores_BK.softmax(1))
         return torch.cat(parts)
 
     def features(self, images: Any, *, index: Sequence[int] | np.ndarray | None = None) -> torch.Tensor:

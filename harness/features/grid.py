@@ -12,7 +12,7 @@ from harness.core.stages import Code, Stage, Trial, shards
 from harness.data.dataset import Images, further
 from harness.features.combined import FeatureCombination, combinations, taps_at
 from harness.features.config import FeaturesConfig
-from harness.features.heads.head import Head, refuse_same_names
+from harness.features.heads.head import Head, refuse_same_names, refuse_single_label
 from harness.features.lazy import BYTES_A_NUMBER
 from harness.features.memory import Setting, read_in_batches
 from harness.features.stages import (
@@ -26,14 +26,13 @@ from harness.features.stages import (
 )
 from harness.features.streaming.caching import Caching, choose_caching
 from harness.features.streaming.stages import Cell, Stream, streamed_stages
+from harness.features.tables import objective
 from harness.models.backbones.backbone import BackbonePlan, Block
 from harness.models.backbones.blocks import OUTPUT
 
 PROBE = Code("probe", 2, "harness.features.probe:run")
 STREAMED_PROBE = Code("streamed probe", 1, "harness.features.streaming.trial:run")
 STREAMED_SECONDS = 0.02  # to read the results of a stream
-
-OBJECTIVE = "validation_accuracy"  # what a search maximises
 
 
 def check(config: FeaturesConfig, plan: BackbonePlan) -> list[Block]:
@@ -94,6 +93,11 @@ class Grid:
         self.combinations = combinations(config, plan)
         self.labelled = len(dataset.labelled(data.labels_per_class))
         self.classes = len(dataset.classes)
+        self.multilabel = dataset.multilabel
+        if self.multilabel:
+            refuse_single_label(config.heads, data.display_name, "features.heads")
+            combined = [one.head for one in config.combined]
+            refuse_single_label(combined, data.display_name, "features.combined")
         self.reading = Reading(
             noise=noise,
             labels_per_class=data.labels_per_class,
@@ -132,7 +136,13 @@ class Grid:
         passes += "untrained" in self.config.controls
         images = self.images + (self.config.views - 1) * self.labelled
         numbers = sum(tap.block.channels * tap.pool**2 for tap in taps)
-        return choose_caching(self.config, passes * images * numbers * BYTES_A_NUMBER)
+        chosen = choose_caching(self.config, passes * images * numbers * BYTES_A_NUMBER)
+        if chosen.streamed and self.multilabel:
+            raise UserError(
+                f"{chosen.reason}: heads that learn from a stream take one label an image, but data set "
+                f"{self.data.display_name} is multi-label; set features.caching=cached and features.protocol=ours"
+            )
+        return chosen
 
     def streamed(
         self,
@@ -278,7 +288,7 @@ class Grid:
         return Trial(
             study="features",
             table="features",
-            objective=OBJECTIVE,
+            objective=objective(self.multilabel),
             code=PROBE,
             axes=axes,
             config={

@@ -1,4 +1,4 @@
-"""A probe trial: read the features of one setting, train a head, measure its accuracy."""
+"""A probe trial: read the features of one setting, train a head, measure how good it is."""
 
 import time
 from typing import Any, NamedTuple
@@ -14,11 +14,10 @@ from harness.data.transforms import as_input
 from harness.features.extract import FILE
 from harness.features.heads.head import Fitted, Labelled, head_of
 from harness.features.lazy import Features, LazyFeatures, in_memory, joined, part
+from harness.features.measure import judged, tables
 from harness.features.memory import read_in_batches
 from harness.features.standardise import Moments, moments, standardised
 from harness.features.stored import pooled, stored_features
-from harness.features.tables import correctness
-from harness.metrics.accuracy import accuracy
 from harness.training.device import pick_device
 
 
@@ -33,14 +32,15 @@ class Samples(NamedTuple):
 
 
 def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
-    """Returns one row of `features` and one of `correctness`."""
+    """Returns one row of `features`, and one of `correctness` if images have one label each."""
     dataset = open_dataset(trial.needs["dataset"], context)
     samples = samples_of(trial, context, dataset)
     began = time.perf_counter()
     fitted = fit_head(trial, samples, len(dataset.classes), context)
     seconds = time.perf_counter() - began
-    right_validation = fitted.predict(samples.validation.x) == samples.validation.labels_N
-    right_test = fitted.predict(samples.test.x) == samples.test.labels_N
+    validation, test = (
+        judged(fitted.scores(one.x), one.labels_N) for one in (samples.validation, samples.test)
+    )
     row = {
         "caching": "cached",
         "reading": samples.reading,
@@ -51,11 +51,9 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
         "regularisation": fitted.regularisation,
         "train_n": len(samples.train.labels_N),
         "image_passes": image_passes(trial),
-        **accuracy(right_validation).columns("validation_accuracy"),
-        **accuracy(right_test).columns("test_accuracy"),
         "fit_seconds": seconds,
     }
-    return {"features": [row], "correctness": [correctness(trial, right_test)]}
+    return tables(trial, row, validation, test)
 
 
 def fit_head(trial: Trial, samples: Samples, classes: int, context: Context) -> Fitted:
@@ -128,7 +126,8 @@ def split(
     labelled = dataset.labelled(per_class)
     first, second = len(labelled), len(labelled) + len(dataset.splits["validation"])
     train = Labelled(
-        joined(part(x_M, 0, first), views_V), np.tile(dataset.labels[labelled], 1 + len(views_V) // first)
+        joined(part(x_M, 0, first), views_V),
+        np.concatenate([dataset.labels[labelled]] * (1 + len(views_V) // first)),
     )
     validation = Labelled(part(x_M, first, second), dataset.labels[dataset.splits["validation"]])
     return train, validation, Labelled(part(x_M, second, len(x_M)), dataset.labels[dataset.splits["test"]])

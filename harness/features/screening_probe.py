@@ -15,20 +15,22 @@ import torch
 from harness.core.config import part_of
 from harness.core.stages import Context, Trial
 from harness.data.dataset import open_dataset
+from harness.data.label_arrays import is_multilabel
+from harness.features.heads.choosing import ranked
 from harness.features.heads.head import HEADS
 from harness.features.heads.least_squares import targets
 from harness.features.heads.principal_axes import PrincipalAxes
 from harness.features.lazy import Features, in_memory
+from harness.features.measure import judged
 from harness.features.memory import read_in_batches
 from harness.features.probe import image_passes, precision_of, read_features
 from harness.features.standardise import moments, standardised
-from harness.metrics.accuracy import accuracy
 
 SMALLEST = 1e-9  # floor of 1 - leverage, which is zero if an image is predicted by itself alone
 
 
 def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
-    """Returns one row of `features`, without test accuracy."""
+    """Returns one row of `features`, without what test images would show."""
     whole = open_dataset(trial.needs["dataset"], context)
     dataset = whole.thinned(trial.config["labels_per_class"], trial.config["images"])
     x_MCPP, _ = read_features(trial, context, dataset)
@@ -38,7 +40,7 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
     in_batches = read_in_batches(head, **trial.options)
     found = moments(x_MCPP)
     z_MCPP = standardised(x_MCPP, found)
-    right_M, strength = best_left_out(
+    found_M, strength = best_left_out(
         z_MCPP if in_batches else in_memory(z_MCPP), labels_M, classes, head.strengths
     )
     row = {
@@ -51,7 +53,7 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
         "regularisation": strength,
         "train_n": len(labels_M) - 1,
         "image_passes": image_passes(trial),
-        **accuracy(right_M).columns("validation_accuracy"),
+        **judged(found_M, labels_M).columns("validation"),
         "fit_seconds": time.perf_counter() - began,
     }
     return {"features": [row]}
@@ -60,14 +62,18 @@ def run(trial: Trial, context: Context) -> dict[str, list[dict[str, Any]]]:
 def best_left_out(
     x_M: Features, labels_M: np.ndarray, classes: int, strengths: Sequence[float]
 ) -> tuple[np.ndarray, float]:
-    """Returns which images the others predict correctly, bool [M], at the best strength, and that strength."""
-    y_MC = targets(labels_M, classes)
-    best, best_mark = (np.zeros(0, bool), math.nan), (-1.0, 0.0)
+    """Returns the scores [M, C] of each image by a probe on the others, at the best strength, and that strength.
+
+    The best has the highest accuracy, or mAP for labels [M, C] of 0 and 1; ties are broken by squared error. (An mAP
+    of left-out scores is a little low: without a positive image, the mean of its class is lower.)
+    """
+    y_MC, several = targets(labels_M, classes), is_multilabel(labels_M)
+    best, best_mark = (np.zeros((0, classes)), math.nan), (-1.0, 0.0)
     for strength, scores_MC in zip(strengths, left_out(x_M, y_MC, strengths), strict=True):
-        right_M = scores_MC.argmax(1) == labels_M
-        mark = (float(right_M.mean()), -float(np.square(scores_MC - y_MC).mean()))
+        right = ranked(scores_MC, labels_M) if several else float((scores_MC.argmax(1) == labels_M).mean())
+        mark = (right, -float(np.square(scores_MC - y_MC).mean()))
         if mark > best_mark:
-            best, best_mark = (right_M, strength), mark
+            best, best_mark = (scores_MC, strength), mark
     return best
 
 

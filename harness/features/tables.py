@@ -10,6 +10,7 @@ from harness.core.tables import CORRECTNESS as CORRECTNESS
 from harness.core.tables import Column, Role, Table, estimate
 
 FLOAT, INTEGER, TEXT = pa.float64(), pa.int64(), pa.string()
+ACCURACY, MEAN_AVERAGE_PRECISION = "accuracy", "mean_average_precision"  # as in the names of columns
 
 CONDITION = Column(
     "condition",
@@ -125,14 +126,33 @@ FEATURES = Table(
             "energy of the feature maps above half the Nyquist frequency, mean over the blocks; only for frequency",
             "share, 0 to 1",
         ),
-        *estimate("validation_accuracy", "the criterion by which settings are selected", expected=True),
         *estimate(
-            "test_accuracy", "null for a screening probe, which does not use the test images", expected=True
+            "validation_accuracy",
+            "the criterion by which settings are selected; null for multi-label data",
+            expected=True,
+        ),
+        *estimate(
+            "test_accuracy",
+            "null for a screening probe, which does not use the test images, and for multi-label data",
+            expected=True,
+        ),
+        *estimate(
+            "validation_mean_average_precision",
+            "mAP over classes: the criterion for multi-label data; null for other data",
+        ),
+        *estimate(
+            "test_mean_average_precision",
+            "mAP of multi-label data; null for a screening probe and other data",
         ),
         Column("fit_seconds", FLOAT, Role.METRIC, "time taken to train the head", "s"),
     ),
     title="Study 1: what the features know",
 )
+
+
+def objective(multilabel: bool) -> str:
+    """Returns the column of `features` by which settings are selected."""
+    return f"validation_{MEAN_AVERAGE_PRECISION if multilabel else ACCURACY}"
 
 
 def correctness(trial: Trial, right_test: np.ndarray) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from harness.report.figures.probes import Columns, columns
 from harness.report.importance import MOST, importances
 from harness.report.published import same_blocks
 from harness.report.rendering import render
-from harness.report.tables import Tables, best_row
+from harness.report.tables import Tables, best_row, measure_of
 from harness.report.words import (
     NOISE_LEVEL,
     Estimate,
@@ -29,13 +29,17 @@ from harness.report.words import (
 
 RIVALS = {"combined": "several blocks and timesteps together", "finetuned": "the fine-tuned backbones"}
 CONTROLS = {"untrained": "the same network untrained", "pixels": "raw pixels"}
+UNTESTED = {
+    "accuracy": "because per-sample predictions are missing",
+    "mAP": "since an mAP is no mean over images: compare the intervals",
+}
 TOP = 10
 FROZEN = "the best probe of one frozen block"
 COMPLETE = 0.95  # share of a grid above which means over an axis are comparable
 
 
 class Best(NamedTuple):
-    """The setting with the highest validation accuracy, and what it reaches on test."""
+    """The setting with the highest accuracy, or mAP, on validation, and what it reaches on test."""
 
     setting: dict[str, Any]  # axes of the setting; those without a value are omitted
     validation: Estimate
@@ -44,7 +48,7 @@ class Best(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """How much the mean validation accuracy changes along one axis, and the axis's share of what all axes explain."""
+    """How much the mean score on validation changes along one axis, and the axis's share of what all axes explain."""
 
     axis: str
     low_level: Any
@@ -72,6 +76,7 @@ class Answer(NamedTuple):
     controls: list[Control]
     rivals: list[Control]  # costlier kinds of features; `paired` is how much the best frozen probe is ahead
     regularisers: list[Control]  # by name, each compared with training without one
+    measure: str = "accuracy"  # or mAP, of which there are no paired tests
 
 
 def answers(tables: Tables, correctness: Correctness) -> list[Answer]:
@@ -82,14 +87,14 @@ def answers(tables: Tables, correctness: Correctness) -> list[Answer]:
 
 def _answer(frame: pd.DataFrame, own: Columns, correctness: Correctness) -> Answer:
     trained = frame[frame["features"] == "trained"]
-    row = best_row(trained, "validation_accuracy")
+    row = best_row(trained, "validation_score")
     best = None if row is None else _best(row, trained, own)
 
     def beside(kinds: Iterable[str]) -> list[Control]:
         groups = ((kind, frame[frame["features"] == kind]) for kind in kinds)
         return [found for kind, rows in groups if (found := _control(kind, rows, row, own, correctness))]
 
-    known = trained.dropna(subset=["validation_accuracy"])
+    known = trained.dropna(subset=["validation_score"])
     groups = beside(CONTROLS), beside(RIVALS), _regularisers(trained, own, correctness)
     controls, rivals, regularisers = _together(*groups)
     return Answer(
@@ -100,6 +105,7 @@ def _answer(frame: pd.DataFrame, own: Columns, correctness: Correctness) -> Answ
         controls=controls,
         rivals=rivals,
         regularisers=regularisers,
+        measure=measure_of(frame),
     )
 
 
@@ -112,8 +118,8 @@ def _together(*groups: list[Control]) -> list[list[Control]]:
 def _control(
     name: str, rows: pd.DataFrame, row: Any, own: Columns, correctness: Correctness
 ) -> Control | None:
-    """Returns the best of `rows` compared with `row`; None if they have no accuracy."""
-    other = best_row(rows, "validation_accuracy")
+    """Returns the best of `rows` compared with `row`; None if they have no score."""
+    other = best_row(rows, "validation_score")
     if other is None:
         return None
     pair = None if row is None else compare(_vector(row, correctness), _vector(other, correctness))
@@ -124,7 +130,7 @@ def _regularisers(trained: pd.DataFrame, own: Columns, correctness: Correctness)
     """Returns the best setting with each regulariser, compared with the best without; nothing if none was swept."""
     by_name = {str(name): rows for name, rows in trained.groupby("regulariser")}
     plain_training = by_name.pop("none", trained.iloc[:0])
-    row = best_row(plain_training, "validation_accuracy")
+    row = best_row(plain_training, "validation_score")
     if not by_name or row is None:
         return []
     found = (_control(name, rows, row, own, correctness) for name, rows in by_name.items())
@@ -137,17 +143,17 @@ def _best(row: Any, frame: pd.DataFrame, own: Columns) -> Best:
     adapted = ["tuning"] if plain(row["tuning"]) not in ("all", plain(None)) else []
     names = [*adapted, *varied(frame, own.setup), *(own.axes if alone else combined)]
     setting = {name.replace("_name", "s"): row[name] for name in names if not pd.isna(row[name])}
-    measured = int(frame["validation_accuracy"].notna().sum())
-    return Best(setting, estimate(row, "validation_accuracy"), estimate(row, "test_accuracy"), measured)
+    measured = int(frame["validation_score"].notna().sum())
+    return Best(setting, estimate(row, "validation_score"), estimate(row, "test_score"), measured)
 
 
 def _vector(row: Any, correctness: Correctness) -> Any:
-    return correctness.find(Who(row["key"]), number(row["test_accuracy"]))
+    return correctness.find(Who(row["key"]), number(row["test_score"]))
 
 
 def effects(frame: pd.DataFrame, own: Columns) -> list[Effect]:
-    """Returns the effect of each axis with two levels or more on validation accuracy, most important first."""
-    value = frame["validation_accuracy"]
+    """Returns the effect of each axis with two levels or more on the validation score, most important first."""
+    value = frame["validation_score"]
     axes = [axis for axis in own.setting if frame[axis].nunique() > 1]
     shares = importances(frame[axes], value)
     found = []
@@ -195,24 +201,30 @@ def _weaker(effect: Effect) -> str:
 
 
 def _sentences(answer: Answer) -> list[str]:
-    found = [_control_sentence(control) for control in answer.controls]
+    untested = UNTESTED[answer.measure]
+    found = [_control_sentence(control, untested) for control in answer.controls]
     if not answer.controls:
         found.append(
             "No control was measured, so it is unknown how well pixels or an untrained network would do."
         )
-    found += [_rival_sentence(rival, f"the best of {RIVALS[rival.kind]}", FROZEN) for rival in answer.rivals]
+    found += [
+        _rival_sentence(rival, f"the best of {RIVALS[rival.kind]}", FROZEN, untested)
+        for rival in answer.rivals
+    ]
     return found + [
-        _rival_sentence(one, f"trained with {one.kind}, the best setting", "that of training without")
+        _rival_sentence(
+            one, f"trained with {one.kind}, the best setting", "that of training without", untested
+        )
         for one in answer.regularisers
     ]
 
 
-def _control_sentence(control: Control) -> str:
+def _control_sentence(control: Control, untested: str) -> str:
     name = CONTROLS[control.kind]
     at = describe(control.best.setting)
     text = f"The best of {name} ({at}) reaches {percent(control.best.test.value)} on test: "
     if control.paired is None:
-        return text + "no paired test, because per-sample predictions are missing."
+        return text + f"no paired test, {untested}."
     difference, _, n, p = control.paired
     test = f"({p_value(p)}, exact McNemar test on {n:,} paired samples)"
     if p >= NOISE_LEVEL:
@@ -221,12 +233,12 @@ def _control_sentence(control: Control) -> str:
     return text + f"the best setting is {size(difference)} {word}, more than noise {test}."
 
 
-def _rival_sentence(rival: Control, name: str, reference: str) -> str:
+def _rival_sentence(rival: Control, name: str, reference: str, untested: str) -> str:
     """Returns whether a rival is better than its reference, by a paired test."""
     text = f"{name[0].upper()}{name[1:]} ({describe(rival.best.setting)}) reaches "
     text += f"{percent(rival.best.test.value)} on test: "
     if rival.paired is None:
-        return text + "no paired test, because per-sample predictions are missing."
+        return text + f"no paired test, {untested}."
     difference, _, n, p = rival.paired
     test = f"({p_value(p)}, exact McNemar test on {n:,} paired samples)"
     if p >= NOISE_LEVEL:
@@ -243,7 +255,7 @@ def _control_alone(control: Control) -> str:
 
 
 class Row(NamedTuple):
-    """One of the best settings: its values as columns show them, the accuracy (0 to 1), the features' dimensions."""
+    """One of the best settings: its values as columns show them, the score (0 to 1), the features' dimensions."""
 
     setting: list[Any]
     validation: float | None
@@ -259,8 +271,8 @@ class Top(NamedTuple):
 
 
 def top_tables(tables: Tables) -> Markup:
-    """Returns each data set's best settings on validation; test accuracy is reported only for what was selected."""
-    known = succeeded(tables.features).dropna(subset=["validation_accuracy"])
+    """Returns each data set's best settings on validation; test scores are reported only for what was selected."""
+    known = succeeded(tables.features).dropna(subset=["validation_score"])
     known = known[known["features"] != "screen"]  # a screening probe saw a part of the images
     known["block"] = known["block"].astype(object).mask(known["features"] == "combined", known["block_name"])
     named = known["data"].nunique() > 1
@@ -270,13 +282,15 @@ def top_tables(tables: Tables) -> Markup:
 
 
 def _top(known: pd.DataFrame, own: Columns, data: str | None) -> Top:
-    best = known.sort_values("validation_accuracy", ascending=False, kind="stable").head(TOP)
+    best = known.sort_values("validation_score", ascending=False, kind="stable").head(TOP)
     names = [*varied(known[known["features"] == "trained"], own.setup), "features", *own.axes]
     rows = [
-        Row([row[name] for name in names], number(row["validation_accuracy"]), row["dimensions"])
+        Row([row[name] for name in names], number(row["validation_score"]), row["dimensions"])
         for row in best.to_dict("records")
     ]
-    return Top(data, [*(name.capitalize() for name in names), "Validation accuracy", "Dimensions"], rows)
+    return Top(
+        data, [*(name.capitalize() for name in names), f"Validation {measure_of(known)}", "Dimensions"], rows
+    )
 
 
 def published_note(tables: Tables) -> Markup:

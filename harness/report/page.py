@@ -17,10 +17,10 @@ from harness.core.tables import Table
 from harness.report import answer_features, answer_weights, failures, provenance, transfer, trust
 from harness.report.correctness import Correctness
 from harness.report.figures import FIGURES
-from harness.report.figures.figure import Absent, Figure, View, choice_title, levels, succeeded
+from harness.report.figures.figure import Absent, Figure, View, choice_title, levels, succeeded, worded
 from harness.report.rendering import asset, render
 from harness.report.sections import PUBLISHED, SECTIONS, Section, sections
-from harness.report.tables import Tables, best_row, read_tables
+from harness.report.tables import Tables, best_row, measure_of, read_tables
 from harness.report.trial_results import Trial, trials
 from harness.report.words import MISSING, moment, plain, printable, several
 
@@ -185,16 +185,17 @@ def _study(
     chosen = first_choice(name, tables.frames[section.table])
     lacking = section.generic and name in SECTIONS  # its figures read tables that are not declared
     frames, undrawn = [], []
+    measure = measure_of(succeeded(tables.features)) if "features" in tables.frames else "accuracy"
     for title in FIGURES.names():
         figure: Figure = FIGURES.load(title)
         if figure.study != name or lacking:
             continue
         views = figure.views(tables)
         if isinstance(views, Absent):
-            undrawn.append((figure.title, views.why))
+            undrawn.append((worded(figure.title, measure), views.why))
         else:
             drawings[title] = _drawing(views)
-            frames.append(_frame(title, figure, views, chosen, drawings[title]))
+            frames.append(_frame(title, figure, views, chosen, drawings[title], measure))
     return Study(
         name=name,
         title=section.title(tables),
@@ -215,19 +216,25 @@ def first_choice(study: str, frame: pd.DataFrame) -> dict[str, str]:
     frame = succeeded(frame)
     if study == "features":
         trained = frame[frame["features"] == "trained"]
-        row = best_row(trained if len(trained) else frame, "validation_accuracy")
+        row = best_row(trained if len(trained) else frame, "validation_score")
     else:
         row = best_row(frame, "k") if study == "weights" else None
     return OPENS_WITH | ({} if row is None else {name: plain(value) for name, value in row.items()})
 
 
 def _frame(
-    name: str, figure: Figure, views: list[View], chosen: dict[str, str], drawing: dict[str, Any]
+    name: str,
+    figure: Figure,
+    views: list[View],
+    chosen: dict[str, str],
+    drawing: dict[str, Any],
+    measure: str,
 ) -> Frame:
     traces = (trace for view in drawing["views"] for trace in view["data"])
     published = any((trace.get("meta") or {}).get("published") for trace in traces)
     controls = [_control(choice, views, chosen) for choice in drawing["choices"]]
-    return Frame(name, figure.title, figure.reading, published, controls)
+    title, reading = (worded(text, measure) for text in (figure.title, figure.reading))
+    return Frame(name, title, reading, published, controls)
 
 
 def _drawing(views: list[View]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from harness.report.setups import complete, setup
 
 # Of probes on a backbone: what nulls are shown as; the last two are those of old rows
 WITHOUT = {"regulariser": "none", "condition": "none", "noise": "fresh", "after": "output"}
+ACCURACY, MEAN_AVERAGE_PRECISION = "accuracy", "mean_average_precision"  # columns of study 1
 AGAIN = "run the same sweep again, which writes it anew"
 
 
@@ -128,7 +129,8 @@ def _about(storage: Storage, experiment: str) -> _About:
 def from_arrow(tables: dict[str, pa.Table]) -> Tables:
     """Converts Arrow tables, each with its declaration in its schema, to what figures take.
 
-    Networks get their trial's set-up; nulls of the set-up become words.
+    Networks get their trial's set-up; nulls of the set-up become words; classifiers of study 1 get the columns that
+    `_add_scores` describes.
     """
     declared = {name: Table.of(table.schema) for name, table in tables.items()}
     frames = {name: table.to_pandas() for name, table in tables.items() if name != "correctness"}
@@ -143,10 +145,35 @@ def from_arrow(tables: dict[str, pa.Table]) -> Tables:
         _fill(features, "tuning", "all", kind == "finetuned")  # of old rows
         only = caching[0] if len(caching) == 1 else "cached"  # for old or failed rows
         _fill(features, "caching", only, ~kind.isin(["pixels", "finetuned"]))
+        _add_scores(features)
     if "generation" in frames:
         for column in ("regulariser", "condition"):
             _fill(frames["generation"], column, WITHOUT[column])
     return Tables(frames, tables.get("correctness", CORRECTNESS.empty()), declared)
+
+
+def _add_scores(frame: pd.DataFrame) -> None:
+    """Adds to classifiers `validation_score` and `test_score`, with intervals, and their `measure`, in place.
+
+    The measure is mAP where that was measured, since images have several labels there, else accuracy; null where
+    neither was.
+    """
+    mean_ap, accuracy = (
+        frame[name].notna() if (name := f"validation_{one}") in frame else pd.Series(False, frame.index)
+        for one in (MEAN_AVERAGE_PRECISION, ACCURACY)
+    )
+    frame["measure"] = pd.Series(None, frame.index, object).mask(accuracy, "accuracy").mask(mean_ap, "mAP")
+    for split in ("validation", "test"):
+        for end in ("", "_low", "_high", "_n"):
+            score = frame[f"{split}_{ACCURACY}{end}"]
+            if mean_ap.any():
+                score = score.mask(mean_ap, frame[f"{split}_{MEAN_AVERAGE_PRECISION}{end}"])
+            frame[f"{split}_score{end}"] = score
+
+
+def measure_of(rows: pd.DataFrame) -> str:
+    """Returns what the scores of classifiers are, as figures and sentences call it: "accuracy", "mAP" or both."""
+    return " or ".join(sorted(rows["measure"].dropna().unique())) or "accuracy"
 
 
 def _fill(frame: pd.DataFrame, column: str, value: str, where: pd.Series | bool = True) -> None:

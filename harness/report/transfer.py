@@ -29,8 +29,8 @@ class Transfer(NamedTuple):
     """Pairs of data sets; None where too few settings were measured on both."""
 
     data: list[str]
-    correlation: list[list[float | None]]  # Spearman's, of validation accuracies over the shared settings
-    regret: list[list[float | None]]  # [chosen on][used on]: accuracy lost on validation, 0 to 1
+    correlation: list[list[float | None]]  # Spearman's, of validation scores over the shared settings
+    regret: list[list[float | None]]  # [chosen on][used on]: score lost on validation, 0 to 1
 
 
 class Pair(NamedTuple):
@@ -48,8 +48,8 @@ def best_settings(tables: Tables) -> list[Best]:
     names = [*varied(frame, own.setup), *own.axes]
     found = []
     for choice, rows in split(frame, ["data"]) if len(frame) else ():
-        row = best_row(rows, "validation_accuracy")
-        test, validation = estimate(row, "test_accuracy"), estimate(row, "validation_accuracy")
+        row = best_row(rows, "validation_score")
+        test, validation = estimate(row, "test_score"), estimate(row, "validation_score")
         found.append(Best(choice["data"], {name: row[name] for name in names}, len(rows), validation, test))
     return found
 
@@ -62,15 +62,13 @@ def transfer(tables: Tables) -> Transfer | None:
     if len(data) < 2:
         return None
     wide = (
-        frame.groupby([*own.setting, "data"], dropna=False)["validation_accuracy"]
-        .mean()
-        .unstack("data")[data]
+        frame.groupby([*own.setting, "data"], dropna=False)["validation_score"].mean().unstack("data")[data]
     )
     return Transfer(
         [str(name) for name in data],
         [[_rank_correlation(wide[one], wide[other]) for other in data] for one in data],
         [
-            [number(wide[used].max() - wide.loc[wide[chosen].idxmax(), used]) for used in data]
+            [number(wide[used].max() - wide[used].iloc[int(wide[chosen].argmax())]) for used in data]
             for chosen in data
         ],
     )

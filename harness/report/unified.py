@@ -10,7 +10,7 @@ from harness.report.figures.figure import succeeded, varied
 from harness.report.figures.probes import columns, known
 from harness.report.published import published
 from harness.report.rendering import render
-from harness.report.tables import Tables, best_row
+from harness.report.tables import Tables, best_row, measure_of
 from harness.report.words import Estimate, estimate, number, plain
 
 NETWORK = ("data", "backbone", "regulariser")  # what distinguishes networks in both tables
@@ -38,8 +38,9 @@ class Learner(NamedTuple):
 
     network: dict[str, Any]
     classifier: Classifier | None  # the setting that was best on validation
-    accuracy: Estimate
+    accuracy: Estimate  # or mAP, as `measure` says
     distances: list[Distance]
+    measure: str = "accuracy"
 
 
 def learners(tables: Tables) -> list[Learner]:
@@ -52,13 +53,14 @@ def learners(tables: Tables) -> list[Learner]:
         same = probes
         for column, value in zip(NETWORK, values, strict=True):
             same = same[same[column].map(plain) == plain(value)]
-        row = best_row(same, "validation_accuracy") if len(same) else None
+        row = best_row(same, "validation_score") if len(same) else None
         found.append(
             Learner(
                 dict(zip(NETWORK, values, strict=True)),
                 None if row is None else _classifier(row, told),
-                Estimate(None, None, None, None) if row is None else estimate(row, "test_accuracy"),
+                Estimate(None, None, None, None) if row is None else estimate(row, "test_score"),
                 [_distance(one) for one in rows.to_dict("records")],
+                "accuracy" if row is None else measure_of(same),
             )
         )
     return found
@@ -97,6 +99,7 @@ def to_html(tables: Tables) -> Markup:
     return render(
         "unified.html",
         measured=found,
+        marked=any(one.measure != "accuracy" for one in found),
         told=varied(pd.DataFrame([one.network for one in found]), ["regulariser"]),
         published=published_learners().to_dict("records"),
     )

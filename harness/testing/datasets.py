@@ -19,7 +19,7 @@ from harness.data.config import SOURCES, DataConfig
 from harness.data.dataset import SPLITS, how_decoded, load, readable
 from harness.data.decoding import encoded
 from harness.data.index import Index, look_at
-from harness.data.source import Part, Record, Source
+from harness.data.source import Label, Part, Record, Source
 from harness.testing.checks import random_state_left_alone, seed_everything
 
 NOWHERE = "/nowhere/no-such-data"
@@ -46,10 +46,20 @@ def refusal(config: DataConfig) -> str:
     return str(caught.value)
 
 
-def _number(label: int | str | None, classes: Sequence[str]) -> int:
+def _number(label: Label | tuple[Label, ...] | None, classes: Sequence[str]) -> int | tuple[int, ...]:
+    """Returns a class number, or those of a list of labels in order; -1 for no label."""
     if label is None:
         return -1
+    if isinstance(label, tuple):
+        return tuple(sorted({classes.index(one) if isinstance(one, str) else one for one in label}))
     return classes.index(label) if isinstance(label, str) else label
+
+
+def _held(label: np.ndarray) -> int | tuple[int, ...]:
+    """Returns what a data set holds as an image's label, in the form of `_number`."""
+    if not label.ndim:
+        return int(label)
+    return -1 if label[0] < 0 else tuple(np.flatnonzero(label).tolist())
 
 
 class DataSetContract:
@@ -158,7 +168,7 @@ class DataSetContract:
             for image, record in zip(decoded(records, config), records, strict=True)
         )
         pairs = zip(np.asarray(dataset.images), dataset.labels, strict=True)
-        found = Counter((image.tobytes(), int(label)) for image, label in pairs)
+        found = Counter((image.tobytes(), _held(label)) for image, label in pairs)
         assert found == expected
 
     def test_the_sources_splits_are_kept(self, config: DataConfig) -> None:

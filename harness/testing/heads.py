@@ -16,6 +16,7 @@ from sklearn.datasets import make_blobs
 from harness.features import lazy
 from harness.features.heads.by_gradients import ByGradients
 from harness.features.heads.head import HEADS, Fitted, Head, Labelled, head_of
+from harness.metrics.ranking import mean_average_precision
 from harness.testing.checks import (
     assert_can_be_sent_to_a_worker,
     assert_registered,
@@ -32,6 +33,18 @@ def blobs(classes: int = 4, width: int = 6, n: int = 300) -> tuple[Labelled, Lab
     x, y = make_blobs(n, width, centers=classes, cluster_std=1.0, random_state=0)
     x = ((x - x.mean(0)) / x.std(0)).astype(np.float32)
     return Labelled(x[: n // 2], y[: n // 2]), Labelled(x[n // 2 :], y[n // 2 :])
+
+
+def tagged(n: int = 400) -> tuple[Labelled, Labelled]:
+    """Returns training and validation features [n / 2, 6] of samples that are of several of four classes, or none.
+
+    Each class is a direction in the features; the last class has no sample, and one has most of them.
+    """
+    draw = np.random.default_rng(0)
+    labels = (draw.random((n, 4)) < (0.25, 0.4, 0.7, 0.0)).astype(np.int8)
+    directions = np.linalg.qr(draw.normal(size=(6, 6)))[0][:4]
+    x = ((2.0 * labels - 1) @ directions * 2 + 0.5 * draw.normal(size=(n, 6))).astype(np.float32)
+    return Labelled(x[: n // 2], labels[: n // 2]), Labelled(x[n // 2 :], labels[n // 2 :])
 
 
 def maps(shape: tuple[int, ...], classes: int = 3, n: int = 60) -> tuple[Labelled, Labelled]:
@@ -162,6 +175,23 @@ class HeadContract:
         assert set(fitted.predict(train.x[train.labels_N == 1])) == {1}, (
             "the only class seen must be predicted"
         )
+
+    def test_it_ranks_samples_by_each_class_if_it_takes_several(self, head: Head) -> None:
+        if not head.multilabel:
+            pytest.skip("it does not set `multilabel`, so plans refuse it for such data")
+        train, validation = tagged()
+        fitted = head.fit(train, validation, 4, 0, "cpu")
+        scores = fitted.scores(validation.x)
+        assert scores.shape == (len(validation.x), 4), (
+            "a class without samples must keep its column of scores"
+        )
+        assert np.isfinite(scores).all()
+        found = mean_average_precision(scores, validation.labels_N).value
+        assert found > 0.85, (
+            f"a head must rank by classes that are easy to tell, not with an mAP of {found:.2f}"
+        )
+        again = head.fit(train, validation, 4, 0, "cpu")
+        np.testing.assert_array_equal(again.scores(validation.x), scores)
 
     @pytest.mark.parametrize(("width", "n"), [(1, 60), (200, 40)])
     def test_it_takes_one_feature_or_more_than_samples(self, head: Head, width: int, n: int) -> None:

@@ -90,7 +90,7 @@ class Denoising:
 
 
 class Classification:
-    """Learns labels (int64 [M]) of images (uint8 [M, C, H, W]) or vectors (float [M, D]) by cross-entropy."""
+    """Learns labels, as `label_loss` has them, of images (uint8 [M, C, H, W]) or vectors (float [M, D])."""
 
     def __init__(
         self,
@@ -112,8 +112,20 @@ class Classification:
         if self._augment is not None:
             x = randomness.augmented("augment", x, self._augment)
         logits = model(x)
-        labels = self._labels[index_N].to(randomness.device)
-        return nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+        return label_loss(logits, self._labels[index_N].to(randomness.device))
+
+
+def label_loss(logits_NC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Returns the cross-entropy [N] of class numbers (int64 [N]).
+
+    Of multi-label data, 0 and 1 (int8 [N, C]), the mean over classes of each one's against its absence.
+    """
+    if labels.ndim == 2:
+        losses_NC = nn.functional.binary_cross_entropy_with_logits(
+            logits_NC.float(), labels.float(), reduction="none"
+        )
+        return losses_NC.mean(1)
+    return nn.functional.cross_entropy(logits_NC.float(), labels, reduction="none")
 
 
 class Autoencoding:

@@ -14,7 +14,7 @@ from harness.core.config import part_of
 from harness.core.seeds import derive_seed, rng
 from harness.core.stages import Context, Stage, Trial
 from harness.data.dataset import Dataset, open_dataset
-from harness.metrics.accuracy import Accuracy, accuracy
+from harness.metrics.accuracy import Estimate, accuracy
 from harness.metrics.copying import (
     copying_z,
     distance_to_mean,
@@ -82,7 +82,7 @@ class Group:
         """What each network gets wrong on test, packed."""
         return pack(~self.right_test_NM)
 
-    def best_accuracy(self) -> Accuracy:
+    def best_accuracy(self) -> Estimate:
         """The test accuracy of the best on validation."""
         return accuracy(self.right_test_NM[self.best])
 

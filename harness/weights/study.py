@@ -44,6 +44,11 @@ class Weights(Study):
         for varied, one in variations(config):
             check(one)
             for each in [images, *further(images, one.also, seed, "weights.also")]:
+                if each.dataset.multilabel:
+                    raise UserError(
+                        f"weights: data set {each.config.display_name} is multi-label, but this study's networks are "
+                        "classifiers of one label an image; choose another data set"
+                    )
                 each.dataset.labelled(each.config.labels_per_class)
                 channels, size = each.dataset.images.shape[1:3]
                 planned = plan_network(one, channels, size, len(each.dataset.classes))

@@ -25,7 +25,15 @@ def test_a_setting_that_would_be_ignored_is_refused(name, setting):
 @pytest.mark.parametrize("name", READS)
 def test_what_a_source_reads_is_accepted(name):
     values = {"revision": "a", "image_column": "b", "label_column": "c", "splits": {"train": "d"}}
-    parse(DataConfig, {"name": name, **{key: values[key] for key in READS[name]}}, "data")
+    values |= {"label_columns": ["e"], "label_separator": "|"}
+    for key in READS[name]:
+        parse(DataConfig, {"name": name, key: values[key]}, "data")
+
+
+@pytest.mark.parametrize("other", ["label_column", "label_separator"])
+def test_columns_of_classes_and_another_way_of_labelling_are_refused_together(other):
+    with pytest.raises(UserError, match=f"label_columns names the columns of all classes; leave out {other}"):
+        parse(DataConfig, {"name": "csv", "label_columns": ["cat"], other: "x"}, "data")
 
 
 def test_each_of_our_own_sources_says_what_it_reads():

@@ -104,10 +104,10 @@ def test_the_strength_of_a_screen_is_that_which_predicts_most():
     draw = np.random.default_rng(1)
     labels = draw.integers(0, 4, 60)
     x = np.eye(4)[labels] @ draw.normal(0, 1, (4, 80)) + draw.normal(0, 1.5, (60, 80))
-    right, strength = best_left_out(x, labels, 4, [1e-6, 1.0, 1e6])
+    scores, strength = best_left_out(x, labels, 4, [1e-6, 1.0, 1e6])
     y = np.where(labels[:, None] == np.arange(4), 1.0, -1.0)
     shares = [float((one.argmax(1) == labels).mean()) for one in left_out(x, y, [1e-6, 1.0, 1e6])]
-    assert right.mean() == max(shares)
+    assert (scores.argmax(1) == labels).mean() == max(shares)
     assert shares[[1e-6, 1.0, 1e6].index(strength)] == max(shares)
 
 

@@ -22,6 +22,7 @@ from harness.core.storage import Storage
 from harness.core.tables import SCHEMA_VERSION
 from harness.report import page as page_module
 from harness.report.figures import FIGURES
+from harness.report.figures.figure import worded
 from harness.report.page import embedded, write_report
 from harness.report.published import ADM_BLOCKS
 from harness.report.sections import SECTIONS
@@ -274,7 +275,8 @@ def test_all_failed(storage: Storage, small_features: dict, small_weights: dict)
     assert data(page)["figures"] == {}
     for name in FIGURES.names():
         figure = FIGURES.load(name)
-        assert (f"{figure.title}: " in text) == (figure.study in ("features", "weights"))
+        title = worded(figure.title, "accuracy")
+        assert (f"{title}: " in text) == (figure.study in ("features", "weights"))
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,20 @@ from harness.core.stages import Code, Stage, Trial, Work
 from harness.core.study import Shared, Study
 from harness.data.dataset import Images
 from harness.features.finetune.config import PROJECTIONS, FinetuneConfig, Lora
-from harness.features.heads.head import HEADS, Head, learns_by_gradients, refuse_same_names
+from harness.features.heads.head import (
+    HEADS,
+    Head,
+    learns_by_gradients,
+    refuse_same_names,
+    refuse_single_label,
+)
 from harness.features.stages import (
     EXTRACTION,
     MULTIPLICATIONS_PER_SECOND,
     check_pools,
     regularised_backbones,
 )
-from harness.features.tables import CORRECTNESS, FEATURES
+from harness.features.tables import CORRECTNESS, FEATURES, objective
 from harness.models.backbones.backbone import BACKBONES, BackbonePlan, Block, multiplications
 from harness.models.backbones.blocks import OUTPUT
 from harness.training.config import TRAINING
@@ -26,7 +32,6 @@ from harness.training.regularisers import REGULARISERS
 
 TUNED = Code("finetuned", 1, "harness.features.finetune.task:make_tuned", uses=(TRAINING,))
 EVALUATION = Code("finetuned evaluation", 1, "harness.features.finetune.evaluate:run", uses=(EXTRACTION,))
-OBJECTIVE = "validation_accuracy"
 ADAPTERS = "harness.features.finetune.adapters"
 ALL = "all"  # tuning, in rows, of all weights
 
@@ -61,12 +66,14 @@ class Finetune(Study):
             config.heads,
         )
         dataset.labelled(data.labels_per_class)
+        if dataset.multilabel:
+            refuse_single_label(config.heads, data.display_name, "finetune.heads")
         backbones = regularised_backbones(plan, config.train, config.regularisers, images, seed, self.name)
         return [
             Trial(
                 study=self.name,
                 table="features",
-                objective=OBJECTIVE,
+                objective=objective(dataset.multilabel),
                 code=EVALUATION,
                 axes={
                     "features": "finetuned",

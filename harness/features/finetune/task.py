@@ -23,6 +23,7 @@ from harness.training import checkpoint
 from harness.training.config import Augment, TrainConfig
 from harness.training.launch import train
 from harness.training.randomness import StepRandomness
+from harness.training.tasks import label_loss
 
 HEAD = "head.safetensors"
 ABOUT = "tuned.json"  # the loss history, and the number of parameters learnt
@@ -85,7 +86,7 @@ class Tuned(nn.Module):
 
 
 class FineTuning:
-    """Learns labels (int64 [M]) of images (uint8 [M, C, H, W]) noised to one timestep, by cross-entropy.
+    """Learns labels, as `label_loss` has them, of images (uint8 [M, C, H, W]) noised to one timestep.
 
     Every step draws new noise and augmentation, by address, so they do not depend on the number of workers.
     """
@@ -138,8 +139,7 @@ class FineTuning:
             noised_NCHW = self._denoiser.noised(z_NCHW, randomness.normal("noise", z_NCHW), timesteps_N)
         with randomness.seeded("dropout"):
             scores_NK = model(noised_NCHW, self._timestep)
-        labels_N = self._labels[index_N].to(randomness.device)
-        return nn.functional.cross_entropy(scores_NK.float(), labels_N, reduction="none")
+        return label_loss(scores_NK, self._labels[index_N].to(randomness.device))
 
     def snapshot(self, model: nn.Module, step: int) -> None:
         """Takes no snapshots."""

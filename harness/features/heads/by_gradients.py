@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
+from harness.data.label_arrays import is_multilabel
 from harness.features.heads.head import Fitted, Head, Labelled
 from harness.features.lazy import BYTES_A_NUMBER
 from harness.training.config import TrainConfig
@@ -26,6 +27,7 @@ class ByGradients(Head):
 
     trained_by_steps: ClassVar[bool] = True
     in_batches: ClassVar[bool] = True  # a step takes its samples by their numbers
+    multilabel: ClassVar[bool] = True
 
     @property
     def seconds(self) -> float:
@@ -45,7 +47,7 @@ class ByGradients(Head):
     def fit(self, train: Labelled, validation: Labelled, classes: int, seed: int, device: str) -> Fitted:
         """Trains for a fixed number of steps; uses `validation` only if there is a weight decay to choose.
 
-        Chooses by accuracy; ties are broken by cross-entropy.
+        Chooses by accuracy, or mAP for multi-label data; ties are broken by cross-entropy.
         """
         if not self.weight_decays:
             return self._fit(self.train, train, classes, seed, device, None)
@@ -78,9 +80,13 @@ class ByGradients(Head):
 
 
 def _mark(scores_NC: "np.ndarray", labels_N: "np.ndarray") -> tuple[float, float]:
-    """Returns accuracy and negative cross-entropy."""
+    """Returns accuracy and negative cross-entropy; of multi-label data mAP in place of accuracy."""
     from scipy.special import log_softmax
 
+    from harness.features.heads.choosing import log_likelihood, ranked
+
+    if is_multilabel(labels_N):
+        return ranked(scores_NC, labels_N), log_likelihood(scores_NC, labels_N)
     right = float((scores_NC.argmax(1) == labels_N).mean())
     truth_N = log_softmax(scores_NC.astype("float64"), axis=1)[range(len(labels_N)), labels_N]
     return right, float(truth_N.mean())

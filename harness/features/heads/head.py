@@ -11,6 +11,7 @@ from pydantic import field_validator
 
 from harness.core.checks import refuse_duplicates
 from harness.core.config import Config, part_of, unkeyed
+from harness.core.errors import UserError
 from harness.core.registry import Registry
 from harness.features.lazy import BYTES_A_NUMBER, Features, batches
 
@@ -35,7 +36,7 @@ class Labelled(NamedTuple):
     """Features with their labels."""
 
     x: Features  # float32 [N, C, P, P] or [N, D], standardised by the training features
-    labels_N: np.ndarray  # int64
+    labels_N: np.ndarray  # class numbers, int64; of multi-label data 0 and 1, int8 [N, classes]
 
     @property
     def dimensions(self) -> int:
@@ -49,7 +50,7 @@ class Labelled(NamedTuple):
         return x.reshape(len(x), -1)
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields all samples in order: features [B, D], flattened, and labels [B]."""
+        """Yields all samples in order: features [B, D], flattened, and labels."""
         for place, x_B in batches(self.x):
             yield x_B.reshape(len(x_B), -1), self.labels_N[place]
 
@@ -77,7 +78,7 @@ class Fitted(NamedTuple):
         return torch.cat(parts).numpy()
 
     def predict(self, x: Features) -> np.ndarray:
-        """Returns class numbers [N]."""
+        """Returns class numbers [N], of samples that have one label."""
         return self.scores(x).argmax(1)
 
 
@@ -94,6 +95,7 @@ class Head(Config):
         False  # `module` is trained by gradient descent: it can learn from a stream or be fine-tuned
     )
     in_batches: ClassVar[bool] = False  # `fit` copes with features that are read: see there
+    multilabel: ClassVar[bool] = False  # `fit` copes with images that have several labels: see there
 
     @field_validator("label")
     @classmethod
@@ -151,6 +153,10 @@ class Head(Config):
         which are read when they are indexed: the head goes over them in `batches`, or takes some by their numbers,
         and keeps none, as there may be more than memory takes.
 
+        If the head sets `multilabel`, labels may also be 0 and 1, int8 [N, classes]: whether a sample is of each
+        class. A class's scores then rank the samples, choices are made by mean average precision, and a class may
+        have no sample, or all.
+
         All randomness comes from `seed`: the same arguments give the same weights on the same device, whatever the
         global random state of torch, NumPy and Python, which must not change. Neither may the samples. The result
         predicts each sample independently.
@@ -169,6 +175,16 @@ def head_of(values: Mapping[str, Any]) -> Head:
 def learns_by_gradients(head: Head) -> bool:
     """Returns whether a head can be trained by gradient descent: linear too, although `fit` solves it."""
     return head.trained_by_steps or head.name == "linear"
+
+
+def refuse_single_label(heads: Sequence[Head], data: str, where: str) -> None:
+    """Raises `UserError` for heads that cannot learn the multi-label data set called `data`."""
+    wrong = [head.display_name for head in heads if not head.multilabel]
+    if wrong:
+        raise UserError(
+            f"{where}: head {', '.join(wrong)} takes one label an image, but data set {data} is multi-label; use "
+            "linear, ridge or a head trained by gradient descent, such as mlp"
+        )
 
 
 def refuse_same_names(heads: Sequence[Head], where: str) -> None:

@@ -1,8 +1,8 @@
 """Ridge regression in closed form: all strengths from one eigendecomposition, of features or their sums.
 
-The intercept is free; targets are +1 for the sample's class and -1 for the others. For features X [N, D] and
-targets Y [N, C], both centred, the weights minimise |Y - X W|^2 / N + strength * |W|^2 (sums over samples and
-classes): scikit-learn's `Ridge` with alpha = strength * N.
+The intercept is free; targets are +1 for the sample's class, or classes, and -1 for the others. For features
+X [N, D] and targets Y [N, C], both centred, the weights minimise |Y - X W|^2 / N + strength * |W|^2 (sums over
+samples and classes): scikit-learn's `Ridge` with alpha = strength * N.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from harness.data.label_arrays import is_multilabel
 from harness.features.lazy import Features, batches, places
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ class Solution(NamedTuple):
 
 
 def targets(labels_N: np.ndarray, classes: int) -> np.ndarray:
-    """Returns +1 for each sample's class and -1 for the others, float64 [N, classes]."""
+    """Returns +1 for each sample's class, or classes, and -1 for the others, float64 [N, classes]."""
+    if is_multilabel(labels_N):
+        return np.where(labels_N == 1, 1.0, -1.0)
     return np.where(labels_N[:, None] == np.arange(classes), 1.0, -1.0)
 
 

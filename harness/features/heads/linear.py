@@ -1,4 +1,4 @@
-"""The linear probe: multinomial logistic regression solved to convergence."""
+"""The linear probe: logistic regression solved to convergence, multinomial, or of each class for multi-label data."""
 
 import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -16,12 +16,17 @@ OPTIMISER = 30  # numbers that L-BFGS keeps for each weight
 
 
 class Linear(Head):
-    """Mean cross-entropy + strength / 2 * |W|^2, with a free intercept; scikit-learn's C is 1 / (strength * N)."""
+    """Mean cross-entropy + strength / 2 * |W|^2, with a free intercept; scikit-learn's C is 1 / (strength * N).
+
+    For multi-label data the cross-entropy is that of each class against its absence, summed over classes: as many
+    binary logistic regressions of the same strength.
+    """
 
     name: Literal["linear"] = "linear"
     strengths: list[Strength] = Field([1e-3, 1e-2, 1e-1, 1.0], min_length=1)
 
     in_batches: ClassVar[bool] = True
+    multilabel: ClassVar[bool] = True
 
     @property
     def seconds(self) -> float:
@@ -39,7 +44,7 @@ class Linear(Head):
         return linear_module(shape, classes)
 
     def fit(self, train: Labelled, validation: Labelled, classes: int, seed: int, device: str) -> Fitted:
-        """Chooses the strength by accuracy on `validation`; ties are broken by cross-entropy."""
+        """Chooses the strength by accuracy, or mAP, on `validation`; ties are broken by cross-entropy."""
         from harness.features.heads.logistic import choose_strength
 
         return choose_strength(train, validation, classes, self.strengths, device)

@@ -1,4 +1,4 @@
-"""Solves multinomial logistic regression, for several strengths of regularisation."""
+"""Solves logistic regression, multinomial or of each class, for several strengths of regularisation."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,8 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from harness.data.label_arrays import is_multilabel
+from harness.features.heads.choosing import log_likelihood, ranked
 from harness.features.heads.head import Fitted, Labelled
 from harness.features.heads.principal_axes import PrincipalAxes
 
@@ -57,8 +59,9 @@ def solve(
     batches, which are read again if the features along the axes are not held. Computes in float64, on MPS in float32.
     """
     kind = torch.float32 if device == "mps" else torch.float64
-    labels = torch.as_tensor(labels_N, device=device)
-    curvature = 1 / classes if start is None else _curvature(axes, start)
+    labels, several = torch.as_tensor(labels_N, device=device), is_multilabel(labels_N)
+    first_curvature = 1 / 4 if several else 1 / classes
+    curvature = first_curvature if start is None else _curvature(axes, start, several)
     spread_R = axes.squares_R.cpu().numpy() / axes.n
     scale = np.append(curvature * spread_R + strength, curvature)[:, None] ** -0.5
     scale_t = torch.as_tensor(scale, dtype=kind, device=device)
@@ -69,10 +72,9 @@ def solve(
         weights_MC = axes.into(w[:-1])
         value, products_MC, sums_C = 0.0, torch.zeros_like(weights_MC), torch.zeros_like(w[-1])
         for place, x in axes.batches():
-            x_BM, labels_B1 = x.to(device, kind), labels[place, None]
-            log_p = torch.log_softmax(torch.addmm(w[-1], x_BM, weights_MC), 1)
-            value -= float(log_p.gather(1, labels_B1).sum())
-            residual = log_p.exp_().scatter_add_(1, labels_B1, -torch.ones_like(log_p[:, :1]))
+            x_BM = x.to(device, kind)
+            loss, residual = _cross_entropy(torch.addmm(w[-1], x_BM, weights_MC), labels[place])
+            value += loss
             products_MC.addmm_(x_BM.T, residual)
             sums_C += residual.sum(0)
         along_RC = axes.back(products_MC) / axes.n + strength * w[:-1]
@@ -91,18 +93,36 @@ def solve(
     return found.x.reshape(shape) * scale
 
 
-def _curvature(axes: PrincipalAxes, start: np.ndarray) -> float:
+def _cross_entropy(logits_BC: torch.Tensor, labels: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Returns the cross-entropy summed over samples, and its gradient in the logits [B, C].
+
+    Labels are class numbers [B], or 0 and 1 [B, C]: then it is summed over the classes, each against its absence.
+    """
+    if labels.ndim == 2:
+        y_BC = labels.to(logits_BC.dtype)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits_BC, y_BC, reduction="sum")
+        return float(loss), torch.sigmoid(logits_BC) - y_BC
+    log_p, labels_B1 = torch.log_softmax(logits_BC, 1), labels[:, None]
+    loss = -log_p.gather(1, labels_B1).sum()
+    return float(loss), log_p.exp_().scatter_add_(1, labels_B1, -torch.ones_like(log_p[:, :1]))
+
+
+def _curvature(axes: PrincipalAxes, start: np.ndarray, several: bool) -> float:
     """Returns the mean of p (1 - p) over samples and classes: the second derivative of the loss in a logit."""
     w = torch.as_tensor(start, device=axes.mean_D.device)
     weights_MC, total = axes.into(w[:-1]), 0.0
     for _, x_BM in axes.batches():
-        p_BC = torch.softmax(torch.addmm(w[-1], x_BM, weights_MC), 1)
+        logits_BC = torch.addmm(w[-1], x_BM, weights_MC)
+        p_BC = torch.sigmoid(logits_BC) if several else torch.softmax(logits_BC, 1)
         total += float((p_BC * (1 - p_BC)).sum())
     return max(total / (axes.n * start.shape[1]), 1e-6)
 
 
 def _mark(validation: Labelled, weights_DC: np.ndarray, intercept_C: np.ndarray) -> tuple[float, float]:
-    """Returns accuracy and negative cross-entropy, as sums over samples."""
+    """Returns accuracy and negative cross-entropy, as sums over samples; mAP in place of accuracy if multi-label."""
+    if is_multilabel(validation.labels_N):
+        scores_NC = np.concatenate([x_BD @ weights_DC + intercept_C for x_BD, _ in validation.batches()])
+        return ranked(scores_NC, validation.labels_N), log_likelihood(scores_NC, validation.labels_N)
     right, truth = 0.0, 0.0
     for x_BD, labels_B in validation.batches():
         logits_BC = x_BD @ weights_DC + intercept_C

@@ -52,6 +52,9 @@ class Figure:
     the same choice names, or says why the rows are insufficient, for example because every trial failed. It does not
     change the rows, and draws missing values as None, never NaN. Users' strings go into a plot through
     `words.label`, because Plotly reads most of its texts as HTML.
+
+    In `title` and `reading`, {measure} stands for what study 1's classifiers are judged by, "accuracy" or "mAP", and
+    {Measure} for the same at the beginning of a sentence.
     """
 
     title: str
@@ -60,6 +63,12 @@ class Figure:
         str  # its section: a key of `harness.report.sections.SECTIONS`, or the name of another study's table
     )
     views: Callable[[Tables], list[View] | Absent]
+
+
+def worded(text: str, measure: str) -> str:
+    """Returns a title or a reading with what its results are, "accuracy" or "mAP", in the place of "{measure}"."""
+    capital = measure if measure.startswith("mAP") else measure[0].upper() + measure[1:]
+    return text.replace("{Measure}", capital).replace("{measure}", measure)
 
 
 def succeeded(frame: pd.DataFrame) -> pd.DataFrame:

@@ -17,9 +17,8 @@ from harness.report.figures.figure import (
     split,
     varied,
 )
-from harness.report.figures.lines import ACCURACY_TITLE
 from harness.report.figures.probes import Columns, columns, highest, known
-from harness.report.tables import Tables, best_row
+from harness.report.tables import Tables, best_row, measure_of
 from harness.report.words import label, number, plain
 
 ALL = "all"  # tuning of a backbone whose weights were all trained
@@ -41,6 +40,7 @@ class Pairs(NamedTuple):
     finetuned: Side
     best_frozen: float | None
     tuning: str  # what learnt: "all" or adapters
+    measure: str = "accuracy"
 
 
 def pairs(frame: pd.DataFrame, own: Columns) -> Pairs:
@@ -49,19 +49,20 @@ def pairs(frame: pd.DataFrame, own: Columns) -> Pairs:
     same = [*setup, *own.axes]
     finetuned, frozen = (highest(frame[frame["features"] == kind], same) for kind in ("finetuned", "trained"))
     twins = finetuned[same].merge(frozen, on=same, how="left")
-    best = best_row(frozen, "validation_accuracy") if len(frozen) else None
+    best = best_row(frozen, "validation_score") if len(frozen) else None
     shown = [*varied(finetuned, setup), *own.axes]
     return Pairs(
         [", ".join(f"{name} {plain(row[name])}" for name in shown) for row in finetuned.to_dict("records")],
         _side(twins),
         _side(finetuned),
-        None if best is None else percentages([number(best["validation_accuracy"])])[0],
+        None if best is None else percentages([number(best["validation_score"])])[0],
         ", ".join(plain(one) for one in levels(finetuned["tuning"])),
+        measure_of(finetuned),
     )
 
 
 def _side(rows: pd.DataFrame) -> Side:
-    return Side(*(percentages(rows[f"validation_accuracy{end}"]) for end in ("", "_low", "_high")))
+    return Side(*(percentages(rows[f"validation_score{end}"]) for end in ("", "_low", "_high")))
 
 
 def draw(numbers: Pairs) -> Drawing:
@@ -101,7 +102,7 @@ def draw(numbers: Pairs) -> Drawing:
     layout = {
         "xaxis": {"type": "category"},
         "yaxis": {
-            "title": {"text": ACCURACY_TITLE},
+            "title": {"text": f"Validation {numbers.measure} (%)"},
             "range": axis_range([*ends, numbers.best_frozen], 0, 100),
         },
         "scattermode": "group",

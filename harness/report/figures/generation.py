@@ -41,6 +41,7 @@ class Beside(NamedTuple):
     encoder: str
     points: list[Point]
     real: float | None  # the distance of held-out images, where it is known
+    measure: str = "accuracy"
 
 
 def sheets(tables: Tables) -> list[tuple[dict[str, str], Sheet]]:
@@ -94,6 +95,7 @@ def beside(tables: Tables) -> list[tuple[dict[str, str], Beside]]:
     """Returns the networks that have both an accuracy and a distance, by data set and encoder."""
     found: dict[tuple[str, str], list[Point]] = {}
     references: dict[tuple[str, str], float] = {}
+    measures: dict[tuple[str, str], str] = {}
     for one in sorted(learners(tables), key=lambda one: plain(one.network["regulariser"]) != "none"):
         for distance in one.distances:
             if distance.frechet is None or one.accuracy.value is None:
@@ -101,11 +103,15 @@ def beside(tables: Tables) -> list[tuple[dict[str, str], Beside]]:
             place = (plain(one.network["data"]), distance.encoder)
             (accuracy, low, high) = percentages([one.accuracy.value, one.accuracy.low, one.accuracy.high])
             if accuracy is not None:
+                measures[place] = one.measure  # one data set has one
                 found.setdefault(place, []).append(Point(_name(one), distance.frechet, accuracy, low, high))
             if distance.real is not None:
                 references.setdefault(place, distance.real)
     return [
-        ({"data": data, "encoder": encoder}, Beside(encoder, points, references.get((data, encoder))))
+        (
+            {"data": data, "encoder": encoder},
+            Beside(encoder, points, references.get((data, encoder)), measures[data, encoder]),
+        )
         for (data, encoder), points in sorted(found.items())
         if len({point.name for point in points}) > 1
     ]
@@ -162,7 +168,7 @@ def draw_beside(numbers: Beside) -> Drawing:
             "title": {"text": "Fréchet distance (lower is better)"},
             "range": axis_range(shown, 0.0, max(shown)),
         },
-        "yaxis": {"title": {"text": "Test accuracy of the best probe (%)"}},
+        "yaxis": {"title": {"text": f"Test {numbers.measure} of the best probe (%)"}},
     }
     return Drawing(traces, layout)
 

@@ -17,7 +17,7 @@ from harness.report.figures.figure import (
     varied,
 )
 from harness.report.figures.probes import columns
-from harness.report.tables import Tables
+from harness.report.tables import Tables, measure_of
 from harness.report.words import label, plain
 
 MOST_NUMBERED = 12  # columns or rows up to which cells have room for a number
@@ -31,6 +31,7 @@ class Grid(NamedTuple):
     timesteps: list[int]
     accuracy: list[list[float | None]]
     failed: list[tuple[int, int]]  # (block, timestep) of failed trials without a success
+    measure: str = "accuracy"
 
 
 def grid(frame: pd.DataFrame) -> Grid:
@@ -38,7 +39,7 @@ def grid(frame: pd.DataFrame) -> Grid:
     frame = frame.dropna(subset=["block", "timestep"])
     blocks, timesteps = levels(frame["block"]), levels(frame["timestep"])
     mean = succeeded(frame).pivot_table(
-        index="block", columns="timestep", values="validation_accuracy", aggfunc="mean"
+        index="block", columns="timestep", values="validation_score", aggfunc="mean"
     )
     accuracy = mean.reindex(index=blocks, columns=timesteps)
     known = accuracy.notna()
@@ -51,6 +52,7 @@ def grid(frame: pd.DataFrame) -> Grid:
         timesteps=[int(timestep) for timestep in timesteps],
         accuracy=[percentages(row) for row in accuracy.to_numpy(float).tolist()],
         failed=[pair for pair in pairs if not known.loc[pair]],
+        measure=measure_of(frame),
     )
 
 
@@ -79,7 +81,7 @@ def draw(cells: Grid, low: float, high: float) -> Drawing:
             "colorscale": "Viridis",
             "xgap": 2 if numbered else 0.5,
             "ygap": 2 if numbered else 0.5,
-            "colorbar": {"title": {"text": "Validation<br>accuracy (%)"}},
+            "colorbar": {"title": {"text": f"Validation<br>{cells.measure} (%)"}},
         }
     ]
     if cells.failed:
@@ -111,20 +113,20 @@ def draw(cells: Grid, low: float, high: float) -> Drawing:
 def views(tables: Tables) -> list[View] | Absent:
     """Draws a grid for each pool and head; features, data and backbone are choices where they vary."""
     frame = tables.features[tables.features["features"] != "pixels"].dropna(subset=["block", "timestep"])
-    if succeeded(frame)["validation_accuracy"].notna().sum() == 0:
+    if succeeded(frame)["validation_score"].notna().sum() == 0:
         return Absent("No probe on a block's features has a validation accuracy.")
     scales = ["features", "data"]  # one colour scale for all pools and heads, so that they can be compared
     drawn = []
     ways = varied(frame.dropna(subset=["caching"]), ["caching"])  # fine-tuned backbones have none
     what = [name for name in columns(tables).what if name != "caching"]
     for choice, rows in split(frame, [*varied(frame, what), *ways, "features", "pool", "head"]):
-        same_scale = frame[(frame[scales] == rows[scales].iloc[0]).all(axis=1)]["validation_accuracy"]
+        same_scale = frame[(frame[scales] == rows[scales].iloc[0]).all(axis=1)]["validation_score"]
         drawn.append(View(choice, draw(grid(rows), 100 * same_scale.min(), 100 * same_scale.max())))
     return drawn
 
 
 FIGURE = Figure(
-    title="Accuracy over block and timestep",
+    title="{Measure} over block and timestep",
     reading="Each cell is one probe: the brighter, the better. Bold marks the best of the grid shown, × a trial that "
     "failed; an empty cell is missing or was not requested.",
     study="features",

@@ -17,7 +17,7 @@ from harness.report.figures.figure import (
     varied,
 )
 from harness.report.figures.probes import NO_PROBES, columns, known
-from harness.report.tables import Tables, best_row
+from harness.report.tables import Tables, best_row, measure_of
 from harness.report.words import label, number, plain
 
 MOST_NAMED = 12  # lines that can be distinguished
@@ -34,7 +34,6 @@ AXIS_LAYOUTS: dict[str, dict[str, Any]] = {
     "log_snr": {"autorange": "reversed"},
     "pool": {"type": "log"},
 }
-ACCURACY_TITLE = "Validation accuracy (%)"
 
 
 class Curve(NamedTuple):
@@ -53,14 +52,15 @@ class Lines(NamedTuple):
     curves: list[Curve]
     controls: list[Curve]
     published: list[Curve] = []
+    measure: str = "accuracy"
 
 
 def averaged(rows: pd.DataFrame, x: str, by: str) -> list[Curve]:
     """Returns a line for each value of `by` through the mean at each x; with an interval if that is one row."""
     groups = rows.groupby([by, x])
-    mean = groups["validation_accuracy"].mean()
+    mean = groups["validation_score"].mean()
     alone = (groups.size() == 1).to_numpy()  # several rows, such as seeds, have no common interval
-    low, high = (groups[f"validation_accuracy_{end}"].first().where(alone) for end in ("low", "high"))
+    low, high = (groups[f"validation_score_{end}"].first().where(alone) for end in ("low", "high"))
     numbers = [percentages(column) for column in (mean, low, high)]
     values, places = (mean.index.get_level_values(place).tolist() for place in (0, 1))
     curves = []
@@ -73,24 +73,22 @@ def averaged(rows: pd.DataFrame, x: str, by: str) -> list[Curve]:
 
 def highest(name: str, rows: pd.DataFrame, x: str) -> Curve:
     """Returns a line through the best of the rows at each x."""
-    best = rows.dropna(subset=["validation_accuracy", x])
+    best = rows.dropna(subset=["validation_score", x])
     best = (
-        best.sort_values("validation_accuracy", ascending=False, kind="stable")
-        .drop_duplicates(x)
-        .sort_values(x)
+        best.sort_values("validation_score", ascending=False, kind="stable").drop_duplicates(x).sort_values(x)
     )
-    low, high = (percentages(best[f"validation_accuracy_{end}"]) for end in ("low", "high"))
+    low, high = (percentages(best[f"validation_score_{end}"]) for end in ("low", "high"))
     places = [float(place) for place in best[x]]
-    return Curve(name, places, percentages(best["validation_accuracy"]), low, high)
+    return Curve(name, places, percentages(best["validation_score"]), low, high)
 
 
 def level(name: str, rows: pd.DataFrame, x: list[float]) -> Curve | None:
     """Returns a horizontal line at the best of the rows, None if they have no accuracy."""
-    best = best_row(rows, "validation_accuracy")
+    best = best_row(rows, "validation_score")
     if best is None or not x:
         return None
     value, low, high = (
-        percentages([number(best[f"validation_accuracy{end}"])])[0] for end in ("", "_low", "_high")
+        percentages([number(best[f"validation_score{end}"])])[0] for end in ("", "_low", "_high")
     )
     ends = sorted({min(x), max(x)})
     return Curve(name, ends, [value] * len(ends), [low] * len(ends), [high] * len(ends))
@@ -149,13 +147,14 @@ def draw(numbers: Lines, x: str) -> Drawing:
     for curve, dash in zip(numbers.controls, ("dash", "dot"), strict=False):
         traces.append(_trace(curve, {"color": GREY, "dash": dash}, {"color": GREY, "size": 5}, x))
     traces += [published_trace(curve, i, x) for i, curve in enumerate(numbers.published)]
-    places = sorted({place for curves in numbers for curve in curves for place in curve.x})
+    every = [*numbers.curves, *numbers.controls, *numbers.published]
+    places = sorted({place for curve in every for place in curve.x})
     ticks = {"tickvals": places, "ticktext": [plain(place) for place in places]} if x == "pool" else {}
     return Drawing(
         traces,
         {
             "xaxis": {"title": {"text": AXIS_TITLES[x]}, **AXIS_LAYOUTS.get(x, {}), **ticks},
-            "yaxis": {"title": {"text": ACCURACY_TITLE}},
+            "yaxis": {"title": {"text": f"Validation {numbers.measure} (%)"}},
         },
     )
 
@@ -206,7 +205,9 @@ def along(
     for choice, rows in split(shown, [*varied(shown, columns(tables).what), "pool", "head"]):
         for name, axis in axes.items():
             numbers = lines(data[rows["data"].iloc[0]], rows, choice, axis, by)
-            numbers = numbers._replace(published=beside(rows, choice, axis))
+            measure = measure_of(rows)
+            published = beside(rows, choice, axis) if measure == "accuracy" else []
+            numbers = numbers._replace(published=published, measure=measure)
             drawn.append(View({**choice, "axis": name} if len(axes) > 1 else choice, draw(numbers, axis)))
     return drawn
 

@@ -32,14 +32,14 @@ def _as_published(choice: dict[str, str]) -> bool:
 
 
 BLOCK = Figure(
-    title="Accuracy over block",
+    title="{Measure} over block",
     reading="Each line is one timestep, from blue (little noise) to orange (much noise); dashed grey lines are the "
     "controls at their best on validation: the same network untrained, and raw pixels.",
     study="features",
     views=partial(along, x="block", by="timestep", beside=published_over_block),
 )
 TIMESTEP = Figure(
-    title="Accuracy over timestep",
+    title="{Measure} over timestep",
     reading="Each line is one block, from blue (near the input) to orange (near the output); a peak away from 0 "
     "means that some noise gives better features. Use σ or log-SNR to compare different schedules.",
     study="features",

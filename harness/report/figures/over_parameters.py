@@ -15,10 +15,10 @@ from harness.report.figures.figure import (
     split,
     varied,
 )
-from harness.report.figures.lines import ACCURACY_TITLE, Curve, published_trace
+from harness.report.figures.lines import Curve, published_trace
 from harness.report.figures.probes import NO_PROBES, columns, highest, known
 from harness.report.published import ATTENTION_PARAMETERS, LINEAR_CHANNELS, LINEAR_CLASSES, of_figure
-from harness.report.tables import Tables
+from harness.report.tables import Tables, measure_of
 from harness.report.words import label, plain
 
 KINDS = {"trained": "one block and timestep", "combined": "several blocks and timesteps"}
@@ -45,7 +45,7 @@ def best_heads(frame: pd.DataFrame) -> list[Heads]:
         rows = frame[frame["features"] == kind].dropna(subset=["parameter_count", "head"])
         rows = highest(rows, ["head"]).sort_values("parameter_count", kind="stable")
         if len(rows):
-            numbers = (percentages(rows[f"validation_accuracy{end}"]) for end in ("", "_low", "_high"))
+            numbers = (percentages(rows[f"validation_score{end}"]) for end in ("", "_low", "_high"))
             settings = [_setting(row) for row in rows.to_dict("records")]
             parameters = [int(value) for value in rows["parameter_count"]]
             found.append(Heads(kind, [plain(head) for head in rows["head"]], settings, parameters, *numbers))
@@ -80,7 +80,7 @@ def published_heads() -> list[Curve]:
     ]
 
 
-def draw(found: list[Heads], published: list[Curve]) -> Drawing:
+def draw(found: list[Heads], published: list[Curve], measure: str = "accuracy") -> Drawing:
     """Returns the figure; heads without parameters, such as nearest neighbours, are drawn at 1 on the log axis."""
     traces = []
     for heads, colour in zip(found, ramp(len(found)), strict=True):
@@ -110,7 +110,7 @@ def draw(found: list[Heads], published: list[Curve]) -> Drawing:
         "type": "log",
         "exponentformat": "SI",
     }
-    return Drawing(traces, {"xaxis": xaxis, "yaxis": {"title": {"text": ACCURACY_TITLE}}})
+    return Drawing(traces, {"xaxis": xaxis, "yaxis": {"title": {"text": f"Validation {measure} (%)"}}})
 
 
 def views(tables: Tables) -> list[View] | Absent:
@@ -123,9 +123,10 @@ def views(tables: Tables) -> list[View] | Absent:
     if frame.dropna(subset=["parameter_count"])["head"].nunique() < 2:
         return Absent("All probes use the same head, so there is nothing to compare.")
     return [
-        View(choice, draw(best_heads(rows), published_heads()))
+        View(choice, draw(best_heads(rows), published_heads() if judged == "accuracy" else [], judged))
         for choice, rows in split(frame, varied(frame, columns(tables).what))
         if rows["parameter_count"].notna().any()
+        for judged in [measure_of(rows)]
     ]
 
 

@@ -6,7 +6,7 @@ from harness.report.figures.figure import Absent, Figure, View, levels, split, v
 from harness.report.figures.lines import Curve, Lines, controls, draw, highest, published_curve
 from harness.report.figures.probes import NO_PROBES, columns, known
 from harness.report.published import NAME, of_figure
-from harness.report.tables import Tables
+from harness.report.tables import Tables, measure_of
 from harness.report.words import plain
 
 
@@ -16,7 +16,9 @@ def best_over_pool(frame: pd.DataFrame, shown: pd.DataFrame, chosen: dict[str, s
         highest(f"head {plain(head)}", shown[shown["head"] == head], "pool") for head in levels(shown["head"])
     ]
     places = sorted({place for curve in curves for place in curve.x})
-    return Lines(curves, controls(frame, chosen, "pool", places), beside(shown))
+    measure = measure_of(shown)
+    published = beside(shown) if measure == "accuracy" else []
+    return Lines(curves, controls(frame, chosen, "pool", places), published, measure)
 
 
 def beside(shown: pd.DataFrame) -> list[Curve]:
@@ -44,7 +46,7 @@ def views(tables: Tables) -> list[View] | Absent:
 
 
 FIGURE = Figure(
-    title="Accuracy over pool and head",
+    title="{Measure} over pool and head",
     reading="Each point is the best block and timestep for that pool and head; where the lines "
     "coincide, the cheaper head or the smaller pool is sufficient.",
     study="features",

@@ -14,9 +14,10 @@ from harness.report.figures.figure import (
     split,
     succeeded,
     varied,
+    worded,
 )
 from harness.report.figures.probes import Columns, columns
-from harness.report.tables import Tables
+from harness.report.tables import Tables, measure_of
 from harness.report.words import short
 
 
@@ -33,19 +34,21 @@ class Settings(NamedTuple):
 
     axes: list[Axis]
     accuracy: list[float]
+    measure: str = "accuracy"
 
 
 def settings(frame: pd.DataFrame, own: Columns) -> Settings:
     """Returns the settings; an axis is numbered by level, so that uneven steps remain readable."""
-    frame = frame.dropna(subset=["validation_accuracy", *own.axes])
-    frame = frame.sort_values("validation_accuracy", kind="stable")
+    frame = frame.dropna(subset=["validation_score", *own.axes])
+    frame = frame.sort_values("validation_score", kind="stable")
     axes = []
     for name in (*varied(frame, own.setup), *own.axes):
-        known = levels(frame[name])
-        if name in own.axes or len(known) > 1:
-            place = {level: i for i, level in enumerate(known)}
-            axes.append(Axis(name, known, [place.get(value, -1) for value in frame[name]]))
-    return Settings(axes, [value for value in percentages(frame["validation_accuracy"]) if value is not None])
+        found = levels(frame[name])
+        if name in own.axes or len(found) > 1:
+            place = {level: i for i, level in enumerate(found)}
+            axes.append(Axis(name, found, [place.get(value, -1) for value in frame[name]]))
+    known = [value for value in percentages(frame["validation_score"]) if value is not None]
+    return Settings(axes, known, measure_of(frame))
 
 
 def draw(numbers: Settings) -> Drawing:
@@ -60,7 +63,8 @@ def draw(numbers: Settings) -> Drawing:
         }
         for axis in numbers.axes
     ]
-    dimensions.append({"label": "Accuracy (%)", "values": numbers.accuracy, "tickformat": ".1f"})
+    title = worded("{Measure} (%)", numbers.measure)
+    dimensions.append({"label": title, "values": numbers.accuracy, "tickformat": ".1f"})
     return Drawing(
         [{"type": "parcoords", "dimensions": dimensions, "line": {"color": numbers.accuracy}}],
         {"height": 440, "margin": {"t": 56, "b": 24, "l": 48, "r": 48}, "meta": {"min_width": 620}},
@@ -70,7 +74,7 @@ def draw(numbers: Settings) -> Drawing:
 def views(tables: Tables) -> list[View] | Absent:
     """Draws one figure, or one for each data set."""
     frame = succeeded(tables.features)
-    frame = frame[frame["features"] == "trained"].dropna(subset=["validation_accuracy"])
+    frame = frame[frame["features"] == "trained"].dropna(subset=["validation_score"])
     if len(frame) < 2:
         return Absent("Parallel coordinates need at least two settings with a validation accuracy.")
     own = columns(tables)

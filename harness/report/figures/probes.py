@@ -8,10 +8,8 @@ from harness.core.tables import Role
 from harness.report.figures.figure import succeeded
 from harness.report.tables import Tables
 
-ESTIMATES = [
-    f"{split}_accuracy{end}" for split in ("validation", "test") for end in ("", "_low", "_high", "_n")
-]
-MEASURED = ["block_name", "tuning", "sigma", "log_snr", "parameter_count", *ESTIMATES]
+ESTIMATES = [f"{split}_score{end}" for split in ("validation", "test") for end in ("", "_low", "_high", "_n")]
+MEASURED = ["measure", "block_name", "tuning", "sigma", "log_snr", "parameter_count", *ESTIMATES]
 MEASURED += [
     "seed",
     "began_at",
@@ -45,8 +43,8 @@ def columns(tables: Tables) -> Columns:
 
 
 def known(tables: Tables, *kinds: str) -> pd.DataFrame:
-    """Returns the rows of these kinds of features that have a validation accuracy; of all kinds if none is given."""
-    return rows_of(tables, *kinds).dropna(subset=["validation_accuracy"])
+    """Returns the rows of these kinds of features that have a score on validation; of all kinds if none is given."""
+    return rows_of(tables, *kinds).dropna(subset=["validation_score"])
 
 
 def rows_of(tables: Tables, *kinds: str) -> pd.DataFrame:
@@ -57,6 +55,6 @@ def rows_of(tables: Tables, *kinds: str) -> pd.DataFrame:
 
 
 def highest(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Returns the row with the highest validation accuracy of each combination of values of `by`, in their order."""
-    best = frame.sort_values("validation_accuracy", ascending=False, kind="stable").drop_duplicates(by)
+    """Returns the row with the highest score on validation of each combination of values of `by`, in their order."""
+    best = frame.sort_values("validation_score", ascending=False, kind="stable").drop_duplicates(by)
     return best.sort_values(by, kind="stable")

@@ -50,7 +50,7 @@ def regret(frame: pd.DataFrame, cost: str, name: str) -> Regret:
         spent = frame["image_passes"].where(~frame.duplicated(ONE_PASS), 0).cumsum()
     else:
         spent = (fit | (screen & (cost == "head fits"))).cumsum()
-    best = frame["validation_accuracy"].where(fit).cummax().ffill()
+    best = frame["validation_score"].where(fit).cummax().ffill()
     missing = 100 * (best.max() - best)
     steps = missing.notna() & (missing != missing.shift())
     steps.iloc[-1] = True  # the search went on after it had found its best

@@ -21,7 +21,7 @@ from harness.report.figures.figure import (
 from harness.report.figures.lines import SYMBOLS
 from harness.report.figures.probes import columns, highest, known
 from harness.report.published import ADM, of_figure
-from harness.report.tables import Tables
+from harness.report.tables import Tables, measure_of
 from harness.report.transfer import transfer
 from harness.report.words import label, plain
 
@@ -53,7 +53,7 @@ def by_head(frame: pd.DataFrame) -> list[ByHead]:
     found = []
     for head in levels(frame["head"]):
         rows = highest(frame[frame["head"] == head], ["data"]).set_index("data").reindex(data)
-        numbers = (percentages(rows[f"test_accuracy{end}"]) for end in ("", "_low", "_high"))
+        numbers = (percentages(rows[f"test_score{end}"]) for end in ("", "_low", "_high"))
         found.append(ByHead(plain(head), [str(name) for name in data], *numbers))
     return found
 
@@ -74,7 +74,7 @@ def published_by_head(data: list[str]) -> list[ByHead]:
     return found
 
 
-def draw_by_head(found: list[ByHead], published: list[ByHead]) -> Drawing:
+def draw_by_head(found: list[ByHead], published: list[ByHead], measure: str = "accuracy") -> Drawing:
     """Returns the marks of all heads side by side, data set by data set."""
     series = [
         (row, colour, SYMBOLS[i % len(SYMBOLS)], False) for i, (row, colour) in enumerate(_coloured(found))
@@ -100,7 +100,7 @@ def draw_by_head(found: list[ByHead], published: list[ByHead]) -> Drawing:
     ends = [value for row, *_ in series for values in (row.accuracy, row.low, row.high) for value in values]
     layout = {
         "xaxis": {"type": "category"},
-        "yaxis": {"title": {"text": "Test accuracy (%)"}, "range": axis_range(ends, 0, 100)},
+        "yaxis": {"title": {"text": f"Test {measure} (%)"}, "range": axis_range(ends, 0, 100)},
         "scattermode": "group",
         "scattergap": 0.5,
     }
@@ -143,13 +143,18 @@ def draw_matrix(
 
 def accuracy_views(tables: Tables) -> list[View] | Absent:
     """Draws one figure, or one for each backbone."""
-    frame = known(tables, "trained").dropna(subset=["data", "head", "test_accuracy"])
+    frame = known(tables, "trained").dropna(subset=["data", "head", "test_score"])
     if frame["data"].nunique() < 2:
         return ALONE
     return [
-        View(choice, draw_by_head(by_head(rows), published_by_head(levels(rows["data"]))))
-        for choice, rows in split(frame, varied(frame, columns(tables).setup))
+        View(choice, _by_head(rows)) for choice, rows in split(frame, varied(frame, columns(tables).setup))
     ]
+
+
+def _by_head(rows: pd.DataFrame) -> Drawing:
+    """Draws all heads, with the published ones on data sets that are judged by accuracy too."""
+    alike = levels(rows[rows["measure"] == "accuracy"]["data"])
+    return draw_by_head(by_head(rows), published_by_head(alike), measure_of(rows))
 
 
 def rank_views(tables: Tables) -> list[View] | Absent:
@@ -180,23 +185,23 @@ def regret_views(tables: Tables) -> list[View] | Absent:
 
 
 ACCURACY = Figure(
-    title="Transfer: accuracy by data set",
-    reading="Each mark is one head at its best setting on that data set, selected on validation; the accuracy is on "
+    title="Transfer: {measure} by data set",
+    reading="Each mark is one head at its best setting on that data set, selected on validation; the {measure} is on "
     "test, with its 95 % interval.",
     study="features",
     views=accuracy_views,
 )
 RANKS = Figure(
     title="Transfer: do data sets rank settings similarly?",
-    reading="Spearman correlation of all settings' validation accuracies: 1 means that both data sets rank "
+    reading="Spearman correlation of all settings' {measure} on validation: 1 means that both data sets rank "
     "settings identically, so a setting may be selected on the cheaper one.",
     study="features",
     views=rank_views,
 )
 REGRET = Figure(
     title="Transfer: what another data set's setting costs",
-    reading="Validation accuracy lost, in points, when the column's data set uses the best setting of the row's data "
-    "set instead of its own.",
+    reading="Validation {measure} lost, in points, when the column's data set uses the best setting of the row's "
+    "data set instead of its own.",
     study="features",
     views=regret_views,
 )
