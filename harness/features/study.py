@@ -54,13 +54,14 @@ class Features(Study):
         channels, size = images.dataset.images.shape[1:3]
         plan, stage = config.backbone.plan(size, channels), images.stage
         zero = config.train.model_copy(update={"steps": 0})
+        learners = [
+            (under, regularised_backbones(under, config.train, config.regularisers, images, seed, self.name))
+            for under in conditioned(plan, config)
+        ]
         trials: list[Trial] = []
         for one in [images, *transferred(config, images, seed)]:
-            for under, noise in product(conditioned(plan, config), config.noise):
+            for (under, backbones), noise in product(learners, config.noise):
                 grid = Grid(config, one, seed, under, noise)
-                backbones = regularised_backbones(
-                    under, config.train, config.regularisers, images, seed, self.name
-                )
                 for regulariser, backbone in backbones.items():
                     trials += grid.over("trained", backbone, grid.timesteps, regulariser)
                     trials += [

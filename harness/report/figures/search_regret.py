@@ -79,7 +79,7 @@ def draw(found: list[Regret], cost: str) -> Drawing:
 def views(tables: Tables) -> list[View] | Absent:
     """Draws a figure for each cost, a line for each seed; data sets and backbones are choices."""
     frame = rows_of(tables, "trained", SCREEN, FREQUENCY).dropna(subset=["began_at"])
-    frame = frame[frame["validation_accuracy"].notna() | (frame["features"] == FREQUENCY)]
+    frame = frame[frame["validation_score"].notna() | (frame["features"] == FREQUENCY)]
     candidates = frame[frame["features"] == "trained"]
     if candidates.empty:
         return Absent(NO_PROBES)

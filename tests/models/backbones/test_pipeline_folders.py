@@ -84,7 +84,7 @@ def test_without_a_scheduler_the_schedule_is_asked_for(tmp_path, save):
     plan = planned(folder, schedule=Schedule(name="cosine", timesteps=70))
     assert plan.process.config["beta_schedule"] == "squaredcos_cap_v2"
     assert plan.timesteps == 70
-    assert plan.notes == ("noise: as backbone.schedule says, cosine",)
+    assert "noise: as backbone.schedule says, cosine" in plan.notes
 
 
 def test_a_schedule_by_hand_is_used_instead_of_the_scheduler_and_the_plan_says_so(cosine, tmp_path):

@@ -16,8 +16,8 @@ from diffusers import (
     VQModel,
 )
 from safetensors.torch import load_file, save_file
+from tiny_conditional_unets import save_deepfloyd, save_kandinsky, save_lcm, save_sd, save_sdxl
 from tiny_models import PIXELS, WIDTH
-from tiny_unets import save_deepfloyd, save_kandinsky, save_lcm, save_sd, save_sdxl
 
 from harness.core.errors import UserError
 from harness.features.extract import extract
