@@ -330,8 +330,11 @@ def family_of(config: Mapping[str, Any]) -> Family:
 
 
 def blocks(config: Mapping[str, Any]) -> list[Block]:
-    """Returns the table of blocks of a network's configuration with a size."""
-    return family_of(config).blocks(config, config["sample_size"])
+    """Returns the table of blocks of a network that was built for one size of maps."""
+    family = family_of(config)
+    size = family.map_size(config)
+    assert size is not None
+    return family.blocks(config, size)
 
 
 def build_network(config: Mapping[str, Any]) -> Any:
