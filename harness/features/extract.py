@@ -27,7 +27,8 @@ from harness.training.config import Augment
 from harness.training.device import pick_device
 
 FILE = "features.safetensors"
-ModulePool = tuple[str, int | None]  # a module, and the pool to which its output is averaged, if it is
+ModulePool = tuple[str, int]  # a module, and the pool to which its output is averaged
+WHOLE = 0  # as a pool: the map as it is
 
 
 def make_features(stage: Stage, folder: Path, context: Context) -> None:
@@ -124,7 +125,7 @@ def read_blocks(
 ) -> Iterator[tuple[int, dict[ModulePool, torch.Tensor]]]:
     """Yields (position in `index_M`, features [B, C', pool, pool] by (module, pool)) of images `index_M` (uint8).
 
-    Where the pool is None, maps are not pooled: [B, C', H', W'].
+    Maps of the pool `WHOLE` are [B, C', H', W'].
 
     Takes one forward pass per image and draw, up to the deepest module. View v has draws v * draws to
     (v + 1) * draws - 1, each with its own crop and flip if `augment` is given.
@@ -150,7 +151,7 @@ def read_blocks(
                     activations = read(z_BCHW, timestep)
                 for module, pool in taps:
                     pooled = activations[module].float()
-                    if pool is not None:
+                    if pool != WHOLE:
                         pooled = torch.nn.functional.adaptive_avg_pool2d(pooled, pool)
                     pooled = pooled / draws
                     sums[module, pool] = sums[module, pool] + pooled if (module, pool) in sums else pooled

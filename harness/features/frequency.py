@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.core.stages import Context, Stage, Trial
 from harness.data.dataset import open_dataset
-from harness.features.extract import images_of, open_denoiser, read_blocks, used_precision
+from harness.features.extract import WHOLE, images_of, open_denoiser, read_blocks, used_precision
 from harness.features.probe import image_passes
 from harness.metrics.frequencies import high_frequency_ratio
 
@@ -24,7 +24,7 @@ def make_frequencies(stage: Stage, folder: Path, context: Context) -> None:
         open_dataset(stage.needs["dataset"], context).images,
         images_of(stage, context),
         timestep=stage.config["timestep"],
-        taps=[(module, None) for module in ratios],
+        taps=[(module, WHOLE) for module in ratios],
         draws=stage.config["draws"],
         precision=stage.config["precision"],
         seed=stage.config["seed"],

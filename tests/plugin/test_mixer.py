@@ -97,13 +97,8 @@ def test_it_is_swept(swept):
     assert (facts["trials"], facts["done_now"], facts["failed_now"]) == (19, 19, 0)
     found = rows(folder, "features")
     assert {row["condition"] for row in found} == {None, "null label", "label 3"}
-    assert {row["block_name"] for row in found} == {
-        None,
-        "layers.0",
-        "layers.0.within",
-        "layers.2",
-        "layers.2.within",
-    }
+    read = {"layers.0", "layers.0.within", "layers.2", "layers.2.within"}
+    assert {row["block_name"] for row in found} == {None, "layers.1", *read}  # of pixels, fine-tuned, frozen
     (made,) = rows(folder, "generation")
     assert np.isfinite(made["frechet"])
 
