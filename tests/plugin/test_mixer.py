@@ -57,19 +57,22 @@ def site(tmp_path_factory):
     return folder
 
 
-def run(site, *arguments):
-    """Runs python where the package is installed, and returns what it prints."""
-    done = subprocess.run(
+def started(folder, *arguments):
+    """Runs python in a folder, whose packages are installed."""
+    path = os.pathsep.join([str(folder), str(Path(harness.__file__).parents[1])])
+    return subprocess.run(
         [sys.executable, *arguments],
-        cwd=site,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(site), str(Path(harness.__file__).parents[1])]),
-        },
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+def run(site, *arguments):
+    """Runs python where the package is installed, and returns what it prints."""
+    done = started(site, *arguments)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     return done.stdout
 
@@ -103,7 +106,7 @@ def test_it_is_swept(swept):
     assert np.isfinite(made["frechet"])
 
 
-def test_its_export_has_the_features_of_the_network_driven_by_hand(swept, tmp_path):
+def test_its_export_has_the_features_of_the_network_driven_by_hand(swept):
     folder, _ = swept
     run(folder, "-m", "harness", "export", "mine.yaml", "--to", "exported")
     program = (
@@ -128,6 +131,16 @@ def test_its_export_has_the_features_of_the_network_driven_by_hand(swept, tmp_pa
     np.testing.assert_allclose(out["features"], maps.mean((2, 4)).permute(0, 3, 1, 2), rtol=1e-5, atol=1e-6)
     assert out["scores"].shape == (5, 10)
     assert np.allclose(out["scores"].sum(1), 1)
+
+
+def test_without_the_package_its_name_is_told(swept, tmp_path):
+    folder, _ = swept
+    run(folder, "-m", "harness", "export", "mine.yaml", "--to", "foreign")
+    opened = f"import harness; harness.load({str(folder / 'foreign')!r})"
+    for arguments in (["-m", "harness", "plan", str(folder / "mine.yaml")], ["-c", opened]):
+        done = started(tmp_path, *arguments)
+        assert done.returncode != 0
+        assert "mixer: holds a MixerModel; backbone 'pretrained' reads UNet2DModel" in done.stderr
 
 
 def test_auto_reads_its_maps_whole(site):
