@@ -65,10 +65,11 @@ def denoising(stage: Stage, context: Context) -> Denoising:
 def _build(stage: Stage) -> Any:
     """Returns the untrained network, with what its regulariser learns beside it."""
     network = build_network(stage.config["network"])
-    channels = {block.name: block.channels for block in blocks(stage.config["network"])}
-    beside = regulariser_of(stage).beside(channels, stage.config.get("classes", 0))
-    if beside is not None:
-        network.add_module(BESIDE, beside)
+    if "regulariser" in stage.config:
+        channels = {block.name: block.channels for block in blocks(stage.config["network"])}
+        beside = regulariser_of(stage).beside(channels, stage.config.get("classes", 0))
+        if beside is not None:
+            network.add_module(BESIDE, beside)
     return network
 
 

@@ -28,6 +28,7 @@ from harness.training.device import pick_device
 
 FILE = "features.safetensors"
 ModulePool = tuple[str, int]  # a module, and the pool to which its output is averaged
+WHOLE = 0  # as a pool: the map as it is
 
 
 def make_features(stage: Stage, folder: Path, context: Context) -> None:
@@ -124,6 +125,8 @@ def read_blocks(
 ) -> Iterator[tuple[int, dict[ModulePool, torch.Tensor]]]:
     """Yields (position in `index_M`, features [B, C', pool, pool] by (module, pool)) of images `index_M` (uint8).
 
+    Maps of the pool `WHOLE` are [B, C', H', W'].
+
     Takes one forward pass per image and draw, up to the deepest module. View v has draws v * draws to
     (v + 1) * draws - 1, each with its own crop and flip if `augment` is given.
     The noise of an image is addressed by its index in the data set, or by `names_M` if given; unless `noised` there
@@ -147,9 +150,10 @@ def read_blocks(
                         z_BCHW = add_noise(denoiser, z_BCHW, index_B, timestep, draw, seed)
                     activations = read(z_BCHW, timestep)
                 for module, pool in taps:
-                    pooled = (
-                        torch.nn.functional.adaptive_avg_pool2d(activations[module].float(), pool) / draws
-                    )
+                    pooled = activations[module].float()
+                    if pool != WHOLE:
+                        pooled = torch.nn.functional.adaptive_avg_pool2d(pooled, pool)
+                    pooled = pooled / draws
                     sums[module, pool] = sums[module, pool] + pooled if (module, pool) in sums else pooled
             yield begin, sums
     finally:

@@ -17,7 +17,7 @@ from harness.features.stages import EXTRACTION
 SCREEN = Code("screen", 2, "harness.features.screening_probe:run")
 SCREEN_SECONDS = 0.05  # estimated for one CPU core
 FEWEST_SCREENED = 50  # images: fewer tell settings apart by luck
-SPECTRA = Code("frequencies", 1, "harness.features.frequency:make_frequencies", uses=(EXTRACTION,))
+SPECTRA = Code("frequencies", 2, "harness.features.frequency:make_frequencies", uses=(EXTRACTION,))
 FREQUENCY = Code("frequency", 1, "harness.features.frequency:run")
 FREQUENCY_IMAGES = 64  # enough for the mean of a ratio
 

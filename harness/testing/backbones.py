@@ -10,6 +10,7 @@ Subclass `BackboneFamilyContract` and define the method `save`, which writes a t
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -146,7 +147,9 @@ class BackboneFamilyContract:
 
     def test_planning_imports_no_torch(self, plan: BackbonePlan) -> None:
         program = f"import sys, {type(plan.family).__module__}; print('torch' in sys.modules)"
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        paths = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=paths, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "False", "import torch within methods"
 
     def test_the_configuration_is_plain_and_read_again_the_same(self, plan: BackbonePlan) -> None:

@@ -17,6 +17,7 @@ from harness.models.backbones.family import (
     family_of,
     network_folders,
     open_weights,
+    refuse_unread,
 )
 from harness.models.backbones.pipeline import CONFIG, INDEX, Pipeline
 from harness.models.noise_processes.process import PLACE, NoiseProcess, load_process
@@ -200,7 +201,10 @@ def load_denoiser(folder: Path, condition: Path | None = None, device: torch.dev
     The network's weights go directly to `device`.
     """
     pipeline = Pipeline(folder)
-    family = family_of(read_json(pipeline.network(network_folders()) / CONFIG))
+    place = pipeline.network(network_folders())
+    if place == folder:
+        refuse_unread(folder)
+    family = family_of(read_json(place / CONFIG))
     index = pipeline.file(INDEX)
     return Denoiser(
         family,

@@ -17,7 +17,7 @@ from harness.core.apart import apart
 from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.core.registry import Registry, load_attribute
-from harness.models.autoencoders.autoencoder import latent_parts
+from harness.models.autoencoders.autoencoder import AUTOENCODERS, latent_parts
 from harness.models.backbones import weight_files
 from harness.models.backbones.blocks import Block, Point, Step, numbered
 from harness.models.backbones.condition import Condition, ConditionPlan
@@ -330,8 +330,11 @@ def family_of(config: Mapping[str, Any]) -> Family:
 
 
 def blocks(config: Mapping[str, Any]) -> list[Block]:
-    """Returns the table of blocks of a network's configuration with a size."""
-    return family_of(config).blocks(config, config["sample_size"])
+    """Returns the table of blocks of a network that was built for one size of maps."""
+    family = family_of(config)
+    size = family.map_size(config)
+    assert size is not None
+    return family.blocks(config, size)
 
 
 def build_network(config: Mapping[str, Any]) -> Any:
@@ -402,9 +405,18 @@ def read_network(folder: Path) -> dict[str, Any]:
         if what is not None:
             raise UserError(f"{folder}: holds a {kind}, {what}")
         raise UserError(
-            f"{folder}: holds a {kind}; backbone 'pretrained' reads {', '.join(FAMILIES.names())}"
+            f"{folder}: holds a {kind}; backbone 'pretrained' reads {', '.join(FAMILIES.names())}; if a package of "
+            "your own or of others adds it, install that"
         )
     return family_named(kind).variant(found).read(found, path)
+
+
+def refuse_unread(folder: Path) -> None:
+    """Raises `UserError` if a part of a pipeline's folder is a network of no family, such as one not installed."""
+    for path in sorted(folder.glob(f"*/{CONFIG}")):
+        kind = read_json(path).get("_class_name")
+        if kind is not None and kind not in (*FAMILIES.names(), *AUTOENCODERS.names()):
+            read_network(path.parent)
 
 
 def check_numbers(values: Mapping[str, Any], path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.models import hub
+from harness.models.backbones.family import refuse_unread
 from harness.models.backbones.pipeline import CONFIG, Pipeline
 from harness.models.backbones.weight_files import CONVERT, FOREIGN, PICKLES, SAFETENSORS
 
@@ -96,6 +97,7 @@ def _without_config(pipeline: Pipeline, place: Path) -> str:
         if hub.repository(root / CONFIG) is None:
             return f"{root}: holds a {called}, but neither a folder unet nor transformer; copy the whole pipeline"
         return f"{root}: holds a {called}, whose network is in neither unet nor transformer; it is not read"
+    refuse_unread(root)
     if names == ["scheduler_config.json"]:
         return f"{root}: holds a scheduler, no network; {_whole(root)}"
     if alone:

@@ -1,0 +1,1 @@
+"""A package outside the harness whose denoising network the harness reads."""
