@@ -42,6 +42,7 @@ class HunyuanDiTFamily(PromptedFamily):
     autoencoders = ("vae",)
     latent = True
     pipeline = "diffusers:HunyuanDiTPipeline"
+    computed = ("size", "label_style")
     text_parts = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
     @property

@@ -43,7 +43,7 @@ def check(root: str, names: Sequence[str], width: int) -> None:
             path = folder / WEIGHTS
             if not path.is_file():
                 raise UserError(f"{path}: no such file; save the model with safe_serialization=True")
-            check_tensors(str(path), TRANSFORMER, read_json(folder / CONFIG))
+            check_tensors([str(path)], TRANSFORMER, read_json(folder / CONFIG))
         elif name.endswith("encoder"):
             encoder = open_encoder(KINDS[name], folder, device_map="meta")
             if name == "prior_image_encoder" and encoder.config.projection_dim != width:

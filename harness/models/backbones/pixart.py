@@ -36,6 +36,7 @@ class PixArtFamily(PromptedFamily):
     autoencoders = ("vae",)
     latent = True
     pipeline = SIGMA
+    computed = ("resolution", "aspect_ratio")
     text_parts = ("text_encoder", "tokenizer")
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:

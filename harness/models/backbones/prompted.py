@@ -39,6 +39,8 @@ class PromptedFamily(Family):
     pipeline: ClassVar[str]  # "module:class" of the diffusers pipeline whose `encode_prompt` embeds prompts
     text_parts: ClassVar[Sequence[str]]  # folders of the pipeline that `encode_prompt` needs
     optional_text_parts: ClassVar[Sequence[str]] = ()  # further ones, which it can do without
+    # tensors of the condition that `further_tensors` computes, which a file of embeddings need not hold
+    computed: ClassVar[Sequence[str]] = ("guidance",)
     pipelines: ClassVar[Sequence[str]] = ()  # classes of the pipelines that it reads; () for all
 
     @property
@@ -138,6 +140,8 @@ class PromptedFamily(Family):
         """
         found, wanted = header(path), self.condition_shapes(config)
         for name, shape in wanted.items():
+            if name in self.computed:
+                continue
             if name not in found:
                 raise UserError(
                     f"{path}: has no tensor {name!r}; a {self.class_name} takes {', '.join(wanted)}; write it with: "

@@ -27,6 +27,7 @@ class SDXL(PromptedUNet):
     needed = (*PromptedUNet.needed, "addition_time_embed_dim", "projection_class_embeddings_input_dim")
     conditions = (*PromptedUNet.conditions, "unconditional")
     pipeline = "diffusers:StableDiffusionXLPipeline"
+    computed = ("guidance", "time_ids")
     text_parts = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:

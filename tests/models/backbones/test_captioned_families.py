@@ -79,14 +79,14 @@ class TestPixArtSigma(PixArt):
         assert torch.equal(found["mask"], mask[0].bool())
         assert found["mask"].sum() < 300
 
-    def test_the_former_class_is_read_as_todays(self, published, plan):
+    def test_the_former_class_is_read_as_todays(self, spoilt, plan):
         edit(
-            published / "transformer" / "config.json",
+            spoilt / "transformer" / "config.json",
             _class_name="Transformer2DModel",
             num_vector_embeds=None,
             use_linear_projection=False,
         )
-        now = self.planned(published)
+        now = self.planned(spoilt)
         assert now.config["_class_name"] == "PixArtTransformer2DModel"
         assert now.config["caption_channels"] == plan.config["caption_channels"]
 
@@ -101,9 +101,9 @@ class TestPixArtSigma(PixArt):
         ],
         ids=str,
     )
-    def test_what_would_be_wrong_is_refused(self, published, settings, words):
-        edit(published / "transformer" / "config.json", **settings)
-        assert words in self.refused(published)
+    def test_what_would_be_wrong_is_refused(self, spoilt, settings, words):
+        edit(spoilt / "transformer" / "config.json", **settings)
+        assert words in self.refused(spoilt)
 
 
 @pytest.mark.slow
@@ -114,8 +114,8 @@ class TestPixArtAlpha(PixArt):
     kind = PixArtAlphaPipeline
     save = staticmethod(lambda folder, seed: save_pixart_alpha(folder, seed=seed))
 
-    def test_the_network_is_told_the_size_of_images(self, published, denoiser, tmp_path):
-        found = load_file(tmp_path / "opened" / "condition.safetensors")
+    def test_the_network_is_told_the_size_of_images(self, artifact):
+        found = load_file(artifact / "condition.safetensors")
         assert found["resolution"].tolist() == [LARGE, LARGE]
         assert found["aspect_ratio"].tolist() == [1.0]
         assert found["prompt"].shape[0] == 120
@@ -158,9 +158,9 @@ class TestHunyuanDiT(BackboneFamilyContract):
         ],
         ids=str,
     )
-    def test_what_its_own_code_cannot_run_is_refused(self, published, settings, words):
-        edit(published / "transformer" / "config.json", **settings)
-        assert words in self.refused(published)
+    def test_what_its_own_code_cannot_run_is_refused(self, spoilt, settings, words):
+        edit(spoilt / "transformer" / "config.json", **settings)
+        assert words in self.refused(spoilt)
 
 
 @pytest.mark.slow

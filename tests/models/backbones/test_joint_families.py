@@ -142,18 +142,18 @@ class JointContract(BackboneFamilyContract):
         steps = np.rint(pipeline.scheduler.sigmas[:-1].double().numpy() * T) - 1
         assert plan.process.spaced(6) == list(dict.fromkeys(steps.astype(int).tolist()))
 
-    def test_a_scheduler_without_flows_is_refused(self, published):
-        path = published / "scheduler" / "scheduler_config.json"
+    def test_a_scheduler_without_flows_is_refused(self, spoilt):
+        path = spoilt / "scheduler" / "scheduler_config.json"
         path.write_text(json.dumps({"_class_name": "DDIMScheduler", "num_train_timesteps": T}))
-        assert "trained with flow matching, but its scheduler's noise is no flow" in self.refused(published)
+        assert "needs a scheduler of flow matching" in self.refused(spoilt)
 
-    def refuses(self, published, part, **changes):
+    def refuses(self, spoilt, part, **changes):
         """Asserts that a changed value in a part's configuration is refused with the words given for it."""
-        path = published / part / "config.json"
+        path = spoilt / part / "config.json"
         whole = json.loads(path.read_text())
         for name, (value, words) in changes.items():
             path.write_text(json.dumps({**whole, name: value}))
-            assert words in self.refused(published)
+            assert words in self.refused(spoilt)
         path.write_text(json.dumps(whole))
 
 
@@ -171,9 +171,9 @@ class TestFlux(JointContract):
         )
         assert other.condition.name == 'prompt "", guidance 1.5'
 
-    def test_networks_that_read_images_are_refused(self, published):
+    def test_networks_that_read_images_are_refused(self, spoilt):
         self.refuses(
-            published,
+            spoilt,
             "transformer",
             in_channels=(6, "in_channels = 6"),
             out_channels=(4, "reads images besides latents (fill, depth, canny)"),
@@ -212,26 +212,26 @@ class TestFlux2(JointContract):
         own = self.opened_pipeline(published)._encode_vae_image(images, None)
         torch.testing.assert_close(denoiser.encode(images), own, rtol=1e-5, atol=1e-6)
 
-    def test_a_processor_is_opened_as_its_tokenizer(self, plan, published):
+    def test_a_processor_is_opened_as_its_tokenizer(self, plan, spoilt):
         def embedded():
             settings = {"prompt": "a photo", "guidance": 4.0}
-            return plan.family.make_condition(Pipeline(published), plan.config, settings)["prompt"]
+            return plan.family.make_condition(Pipeline(spoilt), plan.config, settings)["prompt"]
 
-        before, path = embedded(), published / "model_index.json"
+        before, path = embedded(), spoilt / "model_index.json"
         index = json.loads(path.read_text())
         path.write_text(json.dumps({**index, "tokenizer": ["transformers", "PixtralProcessor"]}))
         assert torch.equal(embedded(), before)
 
-    def test_what_cannot_be_read_rightly_is_refused(self, published):
+    def test_what_cannot_be_read_rightly_is_refused(self, spoilt):
         self.refuses(
-            published,
+            spoilt,
             "transformer",
             patch_size=(2, "patch_size = 2: expected 1"),
             out_channels=(4, "read more than latents"),
         )
-        self.refuses(published, "vae", patch_size=([1, 1], "patch_size = [1, 1]: expected [2, 2]"))
+        self.refuses(spoilt, "vae", patch_size=([1, 1], "patch_size = [1, 1]: expected [2, 2]"))
         self.refuses(
-            published,
+            spoilt,
             "text_encoder",
             text_config=({"hidden_size": 8, "num_hidden_layers": 29}, "reads the text encoder's layer 30"),
         )
@@ -259,11 +259,11 @@ class TestAuraFlow(JointContract):
     kind = AuraFlowPipeline
     settings = {"guidance_scale": 1.0}
 
-    def test_images_beyond_the_learnt_positions_are_refused(self, published):
+    def test_images_beyond_the_learnt_positions_are_refused(self, spoilt):
         self.size = 32
-        assert "at most 24 pixels, but the data has 32; set data.size=24" in self.refused(published)
+        assert "at most 24 pixels, but the data has 32; set data.size=24" in self.refused(spoilt)
         self.size = 24
-        assert self.planned(published).size == 12
+        assert self.planned(spoilt).size == 12
 
 
 @pytest.mark.slow
@@ -284,13 +284,13 @@ class TestQwenImage(JointContract):
             again = vae.decode(own * deviation + mean).sample[:, :, 0]
             torch.testing.assert_close(denoiser.decode(own[:, :, 0]), again)
 
-    def test_networks_for_editing_and_layers_are_refused(self, published):
+    def test_networks_for_editing_and_layers_are_refused(self, spoilt):
         self.refuses(
-            published,
+            spoilt,
             "transformer",
             zero_cond_t=(True, "zero_cond_t = True"),
             use_layer3d_rope=(True, "use_layer3d_rope = True"),
             guidance_embeds=(True, "guidance_embeds = True"),
             out_channels=(8, "in_channels = 8, out_channels = 8"),
         )
-        self.refuses(published, "vae", input_channels=(4, "input_channels = 4"))
+        self.refuses(spoilt, "vae", input_channels=(4, "input_channels = 4"))

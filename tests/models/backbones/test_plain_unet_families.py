@@ -59,18 +59,18 @@ class TestLatentVQ(BackboneFamilyContract):
         with torch.no_grad():
             return pipeline.vqvae.decode(latents).sample.clamp(-1, 1)
 
-    def test_an_artifact_opens_as_the_pipeline_that_it_was(self, denoiser, tmp_path):
-        pipeline = DiffusionPipeline.from_pretrained(tmp_path / "opened")
+    def test_an_artifact_opens_as_the_pipeline_that_it_was(self, artifact):
+        pipeline = DiffusionPipeline.from_pretrained(artifact)
         assert isinstance(pipeline, LDMPipeline)
         assert pipeline.vqvae.config.scaling_factor == 0.7
 
-    def test_latents_without_a_factor_in_the_configuration_are_not_scaled(self, published, images, tmp_path):
-        path = published / "vqvae" / "config.json"
+    def test_latents_without_a_factor_in_the_configuration_are_not_scaled(self, spoilt, images, tmp_path):
+        path = spoilt / "vqvae" / "config.json"
         config = json.loads(path.read_text())
         config.pop("scaling_factor")
         path.write_text(json.dumps(config))
-        denoiser = open_copy(self.planned(published), tmp_path / "old")
-        vqvae = LDMPipeline.from_pretrained(published).vqvae
+        denoiser = open_copy(self.planned(spoilt), tmp_path / "old")
+        vqvae = LDMPipeline.from_pretrained(spoilt).vqvae
         with torch.no_grad():
             wanted = vqvae.encode(images).latents
             torch.testing.assert_close(denoiser.encode(images), wanted)
@@ -187,13 +187,13 @@ class TestLearntTimes(BackboneFamilyContract):
         unet = UNet2DModel.from_pretrained(folder / "unet")
         return unet, lambda: unet(z_BCHW, torch.tensor(step))
 
-    def test_a_schedule_that_the_table_of_times_does_not_have_is_refused(self, published):
+    def test_a_schedule_that_the_table_of_times_does_not_have_is_refused(self, spoilt):
         for schedule, words in (
             (Schedule(name="linear", timesteps=21), "a table of 20 steps, but the scheduler has 21"),
             (Schedule(name="flow", timesteps=20), "is a FlowMatchEulerDiscreteScheduler"),
         ):
             with pytest.raises(UserError) as caught:
-                PretrainedBackbone(path=str(published), schedule=schedule).plan(self.size, self.channels)
+                PretrainedBackbone(path=str(spoilt), schedule=schedule).plan(self.size, self.channels)
             assert words in str(caught.value)
 
 
