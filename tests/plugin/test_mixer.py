@@ -106,21 +106,26 @@ def test_it_is_swept(swept):
     assert np.isfinite(made["frechet"])
 
 
-def test_its_export_has_the_features_of_the_network_driven_by_hand(swept):
-    folder, _ = swept
-    run(folder, "-m", "harness", "export", "mine.yaml", "--to", "exported")
+@pytest.fixture(scope="module")
+def exported(site, swept):
+    """The folder of the best classifier."""
+    run(site, "-m", "harness", "export", "mine.yaml", "--to", "exported")
+    return site / "exported"
+
+
+def test_its_export_has_the_features_of_the_network_driven_by_hand(site, exported):
     program = (
         "import harness, numpy, sklearn.datasets\n"
         "images = numpy.round(sklearn.datasets.load_digits().images[:5, None] * 255 / 16).astype('uint8')\n"
         "loaded = harness.load('exported')\n"
         "numpy.savez('out.npz', features=loaded.features(images), scores=loaded(images))\n"
     )
-    run(folder, "-c", program)
-    out = np.load(folder / "out.npz")
-    about = json.loads((folder / "exported" / "extractor.json").read_text())
-    (label,) = load_file(folder / "exported" / "backbone" / "condition.safetensors").values()
+    run(site, "-c", program)
+    out = np.load(site / "out.npz")
+    about = json.loads((exported / "extractor.json").read_text())
+    (label,) = load_file(exported / "backbone" / "condition.safetensors").values()
     found = []
-    network = MixerModel.from_pretrained(folder / "model" / "mixer")
+    network = MixerModel.from_pretrained(site / "model" / "mixer")
     network.get_submodule(about["module"]).register_forward_hook(lambda *passed: found.append(passed[2]))
     images = np.round(load_digits().images[:5] * 255 / 16)
     with torch.no_grad():
@@ -133,11 +138,9 @@ def test_its_export_has_the_features_of_the_network_driven_by_hand(swept):
     assert np.allclose(out["scores"].sum(1), 1)
 
 
-def test_without_the_package_its_name_is_told(swept, tmp_path):
-    folder, _ = swept
-    run(folder, "-m", "harness", "export", "mine.yaml", "--to", "foreign")
-    opened = f"import harness; harness.load({str(folder / 'foreign')!r})"
-    for arguments in (["-m", "harness", "plan", str(folder / "mine.yaml")], ["-c", opened]):
+def test_without_the_package_the_network_is_named(site, exported, tmp_path):
+    opened = f"import harness; harness.load({str(exported)!r})"
+    for arguments in (["-m", "harness", "plan", str(site / "mine.yaml")], ["-c", opened]):
         done = started(tmp_path, *arguments)
         assert done.returncode != 0
         assert "mixer: holds a MixerModel; backbone 'pretrained' reads UNet2DModel" in done.stderr

@@ -405,8 +405,8 @@ def read_network(folder: Path) -> dict[str, Any]:
         if what is not None:
             raise UserError(f"{folder}: holds a {kind}, {what}")
         raise UserError(
-            f"{folder}: holds a {kind}; backbone 'pretrained' reads {', '.join(FAMILIES.names())}; if a package of "
-            "your own or of others adds it, install that"
+            f"{folder}: holds a {kind}; backbone 'pretrained' reads {', '.join(FAMILIES.names())}; install the "
+            "package that adds it, if there is one"
         )
     return family_named(kind).variant(found).read(found, path)
 
