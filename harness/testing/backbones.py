@@ -342,10 +342,13 @@ class BackboneFamilyContract:
         def keep(module: Any, inputs: Any, output: Any, name: str) -> None:
             own.setdefault(name, plan.family.as_map(network, name, output, z))
 
-        for name in names:
-            network.get_submodule(name).register_forward_hook(partial(keep, name=name))
+        hooks = [
+            network.get_submodule(name).register_forward_hook(partial(keep, name=name)) for name in names
+        ]
         with torch.no_grad():
             run()
+        for hook in hooks:
+            hook.remove()
         read = denoiser.reader(names)
         with torch.no_grad():
             ours = read(z, step)

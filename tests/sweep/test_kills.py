@@ -85,7 +85,7 @@ def test_a_driver_killed_ten_times_ends_with_the_same_rows(undisturbed, tmp_path
     results = tmp_path / "results"
     for _ in range(KILLS):
         process = start(experiment, results)
-        time.sleep(draw.uniform(3, 30))
+        time.sleep(draw.uniform(3, 20))
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert finish(start(experiment, results)) == 0

@@ -222,9 +222,9 @@ print(sum(one.numel() * one.element_size() for one in network.parameters()) / 1e
 @pytest.mark.slow
 def test_opening_a_network_takes_the_memory_of_its_type_and_no_more(tmp_path):
     """What is converted is converted tensor by tensor."""
-    config = {"num_attention_heads": 8, "attention_head_dim": 64, "num_layers": 17, "sample_size": 8}
+    config = {"num_attention_heads": 8, "attention_head_dim": 64, "num_layers": 8, "sample_size": 8}
     network = DiTTransformer2DModel(**config).bfloat16()
-    network.save_pretrained(tmp_path / "shards", max_shard_size="50MB")
+    network.save_pretrained(tmp_path / "shards", max_shard_size="25MB")
     network.float().save_pretrained(tmp_path / "whole", max_shard_size="50MB")
     assert len(list((tmp_path / "shards").glob("*-of-*.safetensors"))) > 3
     for folder, dtype, most in (
@@ -235,7 +235,7 @@ def test_opening_a_network_takes_the_memory_of_its_type_and_no_more(tmp_path):
         program = [sys.executable, "-c", MEASURE, str(tmp_path / folder), dtype]
         done = subprocess.run(program, capture_output=True, text=True, check=True)
         size, peak = map(float, done.stdout.split())
-        assert size == pytest.approx(400 if dtype == "float32" else 200, rel=0.25)
+        assert size == pytest.approx(200 if dtype == "float32" else 100, rel=0.25)
         assert peak < most * size + 20, (folder, dtype)
     shutil.rmtree(tmp_path)  # it is large
 
