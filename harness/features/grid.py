@@ -1,9 +1,10 @@
 """The grid of study 1 on one data set: a trial for each block, timestep, pool and head, and the stages it reads."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from harness.core.checks import refuse_duplicates
@@ -29,6 +30,7 @@ from harness.features.streaming.stages import Cell, Stream, streamed_stages
 from harness.features.tables import objective
 from harness.models.backbones.backbone import BackbonePlan, Block
 from harness.models.backbones.blocks import OUTPUT
+from harness.models.backbones.condition import Condition
 
 PROBE = Code("probe", 2, "harness.features.probe:run")
 STREAMED_PROBE = Code("streamed probe", 1, "harness.features.streaming.trial:run")
@@ -46,16 +48,33 @@ def check(config: FeaturesConfig, plan: BackbonePlan) -> list[Block]:
     return blocks
 
 
-def conditioned(plan: BackbonePlan, config: FeaturesConfig) -> list[BackbonePlan]:
-    """Returns the backbone under each of `features.conditions`, or under its own. Raises `UserError`."""
-    plans = []
-    for place, one in enumerate(config.conditions):
-        try:
-            plans.append(plan.under(one))
-        except UserError as error:
-            raise UserError(str(error).replace("backbone.", f"features.conditions.{place}.")) from None
-    refuse_duplicates([one.condition and one.condition.name for one in plans], "features.conditions")
-    return plans or [plan]
+def conditioned(config: FeaturesConfig, size: int, channels: int) -> list[BackbonePlan]:
+    """Returns the backbone under each of `features.conditions`, or under its own, for images of `channels` x `size`.
+
+    What a condition leaves out is as `features.backbone` has it. Raises `UserError`.
+    """
+    if not config.conditions:
+        return [config.backbone.plan(size, channels)]
+    told = [one.completed(config.backbone) for one in config.conditions]
+    plan = _under(0, config.conditions[0], lambda: told[0].on(config.backbone).plan(size, channels))
+    plans = [
+        _under(place, one, partial(plan.under, told[place])) for place, one in enumerate(config.conditions)
+    ]
+    names = [one.condition.name for one in plans if one.condition is not None]
+    if not names:
+        raise UserError(f"features.conditions: a {plan.family.class_name} takes no condition; leave it out")
+    refuse_duplicates(names, "features.conditions")
+    return plans
+
+
+def _under(place: int, given: Condition, make: Callable[[], BackbonePlan]) -> BackbonePlan:
+    """Returns what `make` does; its `UserError` names the settings of condition `place` by where they are given."""
+    try:
+        return make()
+    except UserError as error:
+        names = "|".join(given.given) or "(?!)"
+        said = re.sub(rf"\bbackbone\.({names})\b", rf"features.conditions.{place}.\1", str(error))
+        raise UserError(said) from None
 
 
 def transferred(config: FeaturesConfig, images: Images, seed: int) -> list[Images]:

@@ -52,11 +52,11 @@ class Features(Study):
     def trials(self, config: FeaturesConfig, images: Images, seed: int) -> list[Trial]:
         """Returns all trials of an experiment; raises `UserError` for settings out of the backbone's range."""
         channels, size = images.dataset.images.shape[1:3]
-        plan, stage = config.backbone.plan(size, channels), images.stage
+        stage = images.stage
         zero = config.train.model_copy(update={"steps": 0})
         learners = [
             (under, regularised_backbones(under, config.train, config.regularisers, images, seed, self.name))
-            for under in conditioned(plan, config)
+            for under in conditioned(config, size, channels)
         ]
         trials: list[Trial] = []
         for one in [images, *transferred(config, images, seed)]:
@@ -76,7 +76,7 @@ class Features(Study):
 
     def describe(self, config: FeaturesConfig, size: int, channels: int) -> list[str]:
         """Returns lines about the backbone for such images: its blocks, and the noise levels of the timesteps."""
-        plan = config.backbone.plan(size, channels)
+        plan, *_ = conditioned(config, size, channels)
         check(config, plan)
         return [
             f"backbone {config.backbone.name}, images of {size} pixels and {channels} channels:",

@@ -292,3 +292,22 @@ def test_a_block_that_is_not_finite_fails_its_own_rows_alone(context):
     for row, before in zip(rows, sound, strict=True):
         if row["status"] == "ok":
             assert row["cka"] == pytest.approx(before["cka"], abs=1e-9)
+
+
+def test_another_backbone_is_compared_at_its_own_step_of_the_same_noise_level():
+    shorter = {"name": "unet", "block_out_channels": [8, 16], "layers_per_block": 1, "timesteps": 50}
+    levels = [{"fraction": 0.1}, {"fraction": 0.5}]
+    _, trials = trials_of(timesteps=levels, pools=[1], against=["others"], others={"shorter": shorter})
+    compared = {
+        (a["timestep"], b["timestep"])
+        for trial in trials
+        for group in trial.config["groups"]
+        for a, b in itertools.product(group["a"], group["b"])
+    }
+    assert compared == {(10, 5), (50, 25)}
+
+
+def test_a_block_that_another_backbone_lacks_is_refused_with_the_name_of_that_backbone():
+    flat = {"name": "unet", "block_out_channels": [8], "layers_per_block": 1, "timesteps": 100}
+    with pytest.raises(UserError, match=r"^cka\.others\.flat: block 8: this backbone has blocks 1 to \d$"):
+        trials_of(against=["others"], others={"flat": flat})

@@ -112,23 +112,22 @@ class _Comparisons:
         plan = self.backbone.plan.untrained()
         zero = self.config.train.model_copy(update={"steps": 0})
         yield from self._across(
-            self._compared(UNTRAINED, plan, backbone_stage(plan, zero, self.stage, self.seed))
+            self._compared(UNTRAINED, plan, backbone_stage(plan, zero, self.stage, self.seed)), self.timesteps
         )
 
     def _others(self) -> Iterator[Trial]:
         channels, size = self.dataset.images.shape[1:3]
         for label, backbone in self.config.others.items():
             plan = backbone.plan(size, channels)
-            plan.steps(self.timesteps, f"cka.timesteps of {label}")
+            timesteps = plan.steps(self.config.timesteps, f"cka.timesteps of {label}")
             stage = backbone_stage(plan, self.config.train, self.stage, self.seed)
-            yield from self._across(self._compared(label, plan, stage))
+            yield from self._across(self._compared(label, plan, stage), timesteps)
 
-    def _across(self, other: ComparedBackbone) -> Iterator[Trial]:
-        for timestep in self.timesteps:
+    def _across(self, other: ComparedBackbone, timesteps: Sequence[int]) -> Iterator[Trial]:
+        """Yields the trials of the backbone and `other`, whose noise levels are its own steps `timesteps`."""
+        for own, others in zip(self.timesteps, timesteps, strict=True):
             for pool in self.config.pools:
-                yield self._trial(
-                    [self._side(self.backbone, timestep, pool)], [self._side(other, timestep, pool)]
-                )
+                yield self._trial([self._side(self.backbone, own, pool)], [self._side(other, others, pool)])
 
     def _encoders(self) -> Iterator[Trial]:
         for encoder in self.config.encoders:
@@ -139,7 +138,12 @@ class _Comparisons:
                     yield self._trial([self._side(self.backbone, timestep, pool)], [[place]])
 
     def _compared(self, label: str, plan: BackbonePlan, stage: Stage) -> ComparedBackbone:
-        blocks = plan.select(self.config.blocks)
+        try:
+            blocks = plan.select(self.config.blocks, "cka.blocks")
+        except UserError as error:
+            if label not in self.config.others:
+                raise
+            raise UserError(f"cka.others.{label}: {error}") from None
         check_pools(self.config.pools, blocks, "cka.pools", f" in {label!r}")
         return ComparedBackbone(label, plan, stage, blocks)
 

@@ -5,7 +5,7 @@ prompt) and stored in `FILE`, in a backbone's folder or in an artifact of their 
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
 
@@ -16,6 +16,10 @@ NETWORK, NAME = (
     "network",
     "condition",
 )  # what a file of embeddings says of itself: class of the network, condition
+
+TEXT = ("prompt", "embeddings", "unconditional")  # the settings that say what text a network reads
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 class Condition(Config):
@@ -33,6 +37,22 @@ class Condition(Config):
         """The settings that are not at their default."""
         values = {name: getattr(self, name) for name in Condition.model_fields}
         return {name: value for name, value in values.items() if value is not None and value is not False}
+
+    def completed(self, backbone: Config) -> "Condition":
+        """Returns this condition with what it leaves out as a backbone's settings have it.
+
+        A prompt, its embeddings and `unconditional` exclude each other: one of them takes the place of the others.
+        """
+        fields = [name for name in Condition.model_fields if name in type(backbone).model_fields]
+        if any(name in self.given for name in TEXT):
+            fields = [name for name in fields if name not in TEXT]
+        own = Condition(**{name: getattr(backbone, name) for name in fields})
+        return Condition(**{**own.given, **self.given})
+
+    def on(self, backbone: AnyConfig) -> AnyConfig:
+        """Returns a backbone's settings under this condition; those that it does not have are left out."""
+        fields = [name for name in Condition.model_fields if name in type(backbone).model_fields]
+        return backbone.model_copy(update={name: getattr(self, name) for name in fields})
 
 
 class ConditionPlan(NamedTuple):
