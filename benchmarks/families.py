@@ -1,0 +1,187 @@
+"""Which families of diffusion models can do what, and how far are they from their own pipelines?
+
+    python benchmarks/families.py                  # all families, about ten minutes
+    python benchmarks/families.py Flux SDXL        # those whose names contain one of these
+
+Makes each model of the contract tests (`tests/models/backbones/test_*families.py`) at its smallest, with diffusers and
+random weights, and prints a table in Markdown: how many blocks `describe` lists and how far their costs are from those
+that torch counts in a pass, the largest relative difference of any block from the pipeline's own network at five noise
+levels, that of sampled images, and whether a sweep of features, samples and fine-tuning, an export and `harness.load`
+succeed. Where it says "no", the reason follows below the table.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import harness
+from harness.cli import main as command
+from harness.models.sampling import sample
+from harness.testing.backbones import BackboneFamilyContract
+
+TESTS = Path(__file__).parents[1] / "tests" / "models"
+LEVELS = (0.0, 0.1, 0.35, 0.6, 0.95)  # of T - 1
+HEADER = ("network", "model", "blocks", "costs off by", "blocks off by", "samples off by")
+STEPS = ("features", "generation", "fine-tuning", "export")
+
+
+def contracts(wanted: list[str]) -> Iterator[tuple[str, type[BackboneFamilyContract]]]:
+    """Yields the name of each model, and the class of its contract tests."""
+    sys.path[:0] = [str(TESTS), str(TESTS / "backbones")]
+    for file in sorted((TESTS / "backbones").glob("test_*families.py")):
+        module = importlib.import_module(file.stem)
+        for name, kind in vars(module).items():
+            own = isinstance(kind, type) and issubclass(kind, BackboneFamilyContract)
+            if own and name.startswith("Test") and kind.__module__ == file.stem:
+                if not wanted or any(one.lower() in name.lower() for one in wanted):
+                    yield name.removeprefix("Test"), kind
+
+
+def compared(contract: Any, folder: Path, plan: Any, denoiser: Any, images: torch.Tensor) -> tuple[str, str]:
+    """Returns the largest differences of blocks and of samples from the pipeline's own, as text."""
+    names, worst = [block.name for block in plan.blocks], None
+    for fraction in LEVELS:
+        step = round(fraction * (plan.timesteps - 1))
+        z, _ = contract.noised(denoiser, images[:1], step)
+        found = contract.pipeline_pass(folder, z, plan, step)
+        if found is None:
+            break
+        network, run = found
+        own: dict[str, torch.Tensor] = {}
+
+        def keep(
+            module: Any,
+            inputs: Any,
+            output: Any,
+            name: str,
+            network: Any = network,
+            z: Any = z,
+            own: Any = own,
+        ) -> None:
+            own.setdefault(name, plan.family.as_map(network, name, output, z))
+
+        for name in names:
+            network.get_submodule(name).register_forward_hook(partial(keep, name=name))
+        with torch.no_grad():
+            run()
+            read = denoiser.reader(names)
+            ours = read(z, step)
+            read.remove()
+        errors = [float((ours[name] - own[name][:1]).abs().max() / own[name].abs().max()) for name in names]
+        worst = max([worst or 0.0, *errors])
+    start = torch.randn(denoiser.encode(images[:1]).shape, generator=torch.Generator().manual_seed(6))
+    expected = contract.pipeline_samples(folder, start, plan)
+    samples = "-"
+    if expected is not None:
+        with torch.no_grad():
+            steps = contract.sampling_steps or plan.timesteps
+            z = sample(denoiser.process, denoiser.predict, start, steps=steps, clip=denoiser.bound)
+            off = (denoiser.decode(z).clamp(-1, 1) - expected).abs().max()
+        samples = f"{127.5 * float(off):.2g} grey levels"
+    return "-" if worst is None else f"{worst:.1e}", samples
+
+
+def costs(contract: Any, plan: Any, denoiser: Any, images: torch.Tensor) -> str:
+    """Returns the largest relative difference of a block's share of the cost from the counted one, as text."""
+
+    def counted(run: Any) -> float:
+        with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            run()
+        return float(counter.get_total_flops())
+
+    z, steps = contract.noised(denoiser, images[:1], 3)
+    total, worst = counted(lambda: denoiser.run(z, steps)), 0.0
+    for block in plan.blocks:
+        read = denoiser.reader([block.name])
+        share = counted(lambda read=read: read(z, 3)) / total
+        read.remove()
+        worst = max(worst, abs(block.share / share - 1))
+    return f"{100 * worst:.2g} %"
+
+
+def swept(contract: Any, folder: Path, plan: Any, place: Path) -> tuple[list[str], list[str]]:
+    """Returns "yes" or "no" for each of `STEPS`, and the reasons of every "no"."""
+    label = (plan.condition.settings if plan.condition else {}).get("label")
+    told = {} if label is None or plan.condition.name == "null label" else {"label": label}
+    backbone = {"name": "pretrained", "path": str(folder), **told}
+    data = {"name": "digits", "size": contract.size, "channels": 3, "labels_per_class": 2}
+    data |= {"max_validation": 10, "max_test": 10}
+    block, shared = plan.blocks[-1].number, {"backbone": backbone}
+    tune = {"steps": 2, "batch": 4, "workers": 0}
+    sections = {
+        "features": {**shared, "blocks": [1, block], "timesteps": [3], "pools": [1], "heads": ["ridge"]},
+        "generation": {**shared, "steps": 2, "samples": 4, "encoders": ["random"]},
+        "finetune": {**shared, "blocks": [block], "timesteps": [3], "tune": tune, "batch": 8},
+    }
+    done, reasons = [], []
+    for section, values in sections.items():
+        file = place / f"{section}.yaml"
+        file.write_text(json.dumps({"data": data, section: values}))
+        status, said = quietly(["sweep", str(file), "--debug", "--results", str(place / "results")])
+        done.append("yes" if status == 0 else "no")
+        reasons += [] if status == 0 else [said]
+    target = place / "exported"
+    file = place / "features.yaml"
+    status, said = quietly(["export", str(file), "--results", str(place / "results"), "--to", str(target)])
+    if status == 0:
+        harness.load(target, "cpu").features(torch.rand(1, 3, contract.size, contract.size))
+    done.append("yes" if status == 0 else "no")
+    return done, reasons + ([] if status == 0 else [said])
+
+
+def quietly(arguments: list[str]) -> tuple[int, str]:
+    """Returns the exit status of a command, and the last line that it printed."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = command(arguments)
+    return status, (said.getvalue().strip().splitlines() or [""])[-1]
+
+
+def main() -> None:
+    """Prints the table, a line when a model is done."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="parts of the names of models")
+    chosen = parser.parse_args()
+    warnings.simplefilter("ignore")
+    header = (*HEADER, *STEPS)
+    print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
+    reasons = []
+    for name, kind in contracts(chosen.names):
+        with tempfile.TemporaryDirectory() as place:
+            folder, contract = Path(place) / "published", kind()
+            folder.mkdir()
+            contract.save(folder, 0)
+            plan = contract.planned(folder)
+            denoiser = contract.opened(plan, Path(place) / "opened")
+            draw = torch.Generator().manual_seed(3)
+            images = torch.rand(3, contract.channels, contract.size, contract.size, generator=draw) * 2 - 1
+            off = compared(contract, folder, plan, denoiser, images)
+            done, said = swept(contract, folder, plan, Path(place))
+            row = (
+                f"`{plan.config.get('_class_name', 'UNet2DModel')}`",
+                name,
+                str(len(plan.blocks)),
+                costs(contract, plan, denoiser, images),
+                *off,
+                *done,
+            )
+            print(f"| {' | '.join(row)} |", flush=True)
+            reasons += [f"{name}: {one}" for one in said]
+    print("\n".join(["", *reasons]) if reasons else "")
+
+
+if __name__ == "__main__":
+    main()
