@@ -27,7 +27,8 @@ from harness.training.config import Augment
 from harness.training.device import pick_device
 
 FILE = "features.safetensors"
-ModulePool = tuple[str, int]  # a module, and the pool to which its output is averaged
+ModulePool = tuple[str, int]  # a module, and the pool to which its output is averaged, or `WHOLE`
+WHOLE = 0  # instead of a pool: the map as it is
 
 
 def make_features(stage: Stage, folder: Path, context: Context) -> None:
@@ -147,9 +148,11 @@ def read_blocks(
                         z_BCHW = add_noise(denoiser, z_BCHW, index_B, timestep, draw, seed)
                     activations = read(z_BCHW, timestep)
                 for module, pool in taps:
-                    pooled = (
-                        torch.nn.functional.adaptive_avg_pool2d(activations[module].float(), pool) / draws
+                    whole = activations[module].float()
+                    averaged = (
+                        whole if pool == WHOLE else torch.nn.functional.adaptive_avg_pool2d(whole, pool)
                     )
+                    pooled = averaged / draws
                     sums[module, pool] = sums[module, pool] + pooled if (module, pool) in sums else pooled
             yield begin, sums
     finally:

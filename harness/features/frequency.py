@@ -8,10 +8,9 @@ import numpy as np
 
 from harness.core.stages import Context, Stage, Trial
 from harness.data.dataset import open_dataset
-from harness.features.extract import images_of, open_denoiser, read_blocks, used_precision
+from harness.features.extract import WHOLE, images_of, open_denoiser, read_blocks, used_precision
 from harness.features.probe import image_passes
 from harness.metrics.frequencies import high_frequency_ratio
-from harness.models.backbones.family import blocks
 
 FILE = "frequencies.json"
 
@@ -19,14 +18,14 @@ FILE = "frequencies.json"
 def make_frequencies(stage: Stage, folder: Path, context: Context) -> None:
     """Writes the mean high-frequency ratio of each module's maps over the stage's images."""
     denoiser = open_denoiser(stage.needs["backbone"], context)
-    sizes = {block.name: block.size for block in blocks(denoiser.network.config)}
     ratios: dict[str, list[np.ndarray]] = {module: [] for module in stage.config["modules"]}
     for _, maps in read_blocks(
         denoiser,
         open_dataset(stage.needs["dataset"], context).images,
         images_of(stage, context),
         timestep=stage.config["timestep"],
-        taps=[(module, sizes[module]) for module in ratios],
+        taps=[(module, WHOLE) for module in ratios],
+        noised=stage.config["noise"] == "fresh",
         draws=stage.config["draws"],
         precision=stage.config["precision"],
         seed=stage.config["seed"],
