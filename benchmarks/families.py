@@ -3,11 +3,11 @@
     python benchmarks/families.py                  # all families, about ten minutes
     python benchmarks/families.py Flux SDXL        # those whose names contain one of these
 
-Makes each model of the contract tests (`tests/models/backbones/test_*families.py`) at its smallest, with diffusers and
-random weights, and prints a table in Markdown: how many blocks `describe` lists and how far their costs are from those
-that torch counts in a pass, the largest relative difference of any block from the pipeline's own network at five noise
-levels, that of sampled images, and whether a sweep of features, samples and fine-tuning, an export and `harness.load`
-succeed. Where it says "no", the reason follows below the table.
+Makes each model of the contract tests (`tests/models/backbones/test_*families.py`) at its smallest, with diffusers
+and random weights, and prints a table in Markdown: how many blocks `describe` lists and how far their costs are from
+those that torch counts in a pass, the largest relative difference of any block from the pipeline's own network at
+five noise levels, that of sampled images, and whether a sweep of features, samples and fine-tuning, an export and
+`harness.load` succeed. Where it says "no", the reason follows below the table.
 """
 
 import argparse
@@ -45,9 +45,9 @@ def contracts(wanted: list[str]) -> Iterator[tuple[str, type[BackboneFamilyContr
         module = importlib.import_module(file.stem)
         for name, kind in vars(module).items():
             own = isinstance(kind, type) and issubclass(kind, BackboneFamilyContract)
-            if own and name.startswith("Test") and kind.__module__ == file.stem:
-                if not wanted or any(one.lower() in name.lower() for one in wanted):
-                    yield name.removeprefix("Test"), kind
+            chosen = not wanted or any(one.lower() in name.lower() for one in wanted)
+            if own and chosen and name.startswith("Test") and kind.__module__ == file.stem:
+                yield name.removeprefix("Test"), kind
 
 
 def compared(contract: Any, folder: Path, plan: Any, denoiser: Any, images: torch.Tensor) -> tuple[str, str]:

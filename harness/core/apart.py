@@ -21,6 +21,7 @@ from harness.core.errors import UserError
 from harness.core.registry import load_attribute
 
 IDLE_SECONDS = 20
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}  # what matters is raised instead
 
 
 def apart(where: str, *arguments: Any) -> Any:
@@ -72,11 +73,11 @@ class _Other:
     def __init__(self) -> None:
         paths = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from harness.core.apart import serve; serve()"],
+            [sys.executable, "-W", "ignore", "-c", "from harness.core.apart import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": paths},
+            env={**os.environ, "PYTHONPATH": paths, **QUIET},
         )
 
     def ask(self, request: str) -> str:

@@ -27,8 +27,8 @@ from harness.training.config import Augment
 from harness.training.device import pick_device
 
 FILE = "features.safetensors"
-ModulePool = tuple[str, int]  # a module, and the pool to which its output is averaged
-WHOLE = 0  # as a pool: the map as it is
+ModulePool = tuple[str, int]  # a module, and the pool to which its output is averaged, or `WHOLE`
+WHOLE = 0  # instead of a pool: the map as it is
 
 
 def make_features(stage: Stage, folder: Path, context: Context) -> None:

@@ -25,6 +25,7 @@ def make_frequencies(stage: Stage, folder: Path, context: Context) -> None:
         images_of(stage, context),
         timestep=stage.config["timestep"],
         taps=[(module, WHOLE) for module in ratios],
+        noised=stage.config["noise"] == "fresh",
         draws=stage.config["draws"],
         precision=stage.config["precision"],
         seed=stage.config["seed"],

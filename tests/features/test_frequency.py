@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from tiny_features import pick, trials_of
+from tiny_models import PIXELS, save_dit
 
 from harness.core.errors import UserError
 from harness.core.seeds import derive_seed
 from harness.core.stages import run
+from harness.data.dataset import open_dataset
 from harness.features.extract import images_of, open_denoiser
 from harness.features.study import STUDY
 from harness.metrics.frequencies import high_frequency_ratio
@@ -87,3 +89,32 @@ def test_features_that_are_not_kept_cannot_be_chosen_from():
     streamed = [replace(trial, reads={"streamed": trial.reads["features"]}) for trial in grid]
     with pytest.raises(UserError, match=r"features\.caching=cached"):
         STUDY.auto.screens("frequency", streamed)
+
+
+def test_a_pretrained_transformer_is_measured_in_parts_of_its_blocks_and_without_noise(context, tmp_path):
+    backbone = {"name": "pretrained", "path": str(save_dit(tmp_path / "model"))}
+    _, _, (trial,) = frequencies_of(
+        data={"size": PIXELS, "channels": 3},
+        backbone=backbone,
+        blocks=[2],
+        after=["query"],
+        noise=["clean"],
+        timesteps=[20],
+        pools=[1],
+    )
+    outcome = run(trial, context, "cpu")
+    assert not outcome.failed, outcome.tables["features"][0]["error"]
+    (row,) = outcome.tables["features"]
+    (stage,) = trial.reads["frequencies"]
+    denoiser = open_denoiser(stage.needs["backbone"], context)
+    images = open_dataset(stage.needs["dataset"], context).images[images_of(stage, context)]
+    queries = []
+    denoiser.network.transformer_blocks[1].attn1.to_q.register_forward_hook(
+        lambda module, given, output: queries.append(output)
+    )
+    with torch.no_grad():
+        denoiser.run(
+            denoiser.encode(torch.from_numpy(images).float() / 127.5 - 1), torch.full((len(images),), 20)
+        )
+    map_NCHW = queries[0].unflatten(1, (4, 4)).permute(0, 3, 1, 2).numpy()
+    assert row["high_frequency_ratio"] == pytest.approx(high_frequency_ratio(map_NCHW).mean(), rel=1e-4)

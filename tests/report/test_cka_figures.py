@@ -156,3 +156,10 @@ def test_what_was_not_compared_is_said(figure):
         assert absent.why.endswith(".")
     one = tables(only=lambda row: row["b_model"] == "vit" and row["a_timestep"] == 0 and row["a_pool"] == 1)
     assert isinstance(figure.views(one), Absent) == (figure is not ENCODERS)
+
+
+def test_another_backbone_is_drawn_where_its_schedule_has_the_level_at_another_step():
+    here, there = (3, 10, 1), (3, 2, 1)
+    row = {**side("a", "backbone", here), **side("b", "flow", there), "cka": 0.25, "images": 40}
+    frame = of_blocks(pairs(tables({**synthetic.COMMON, "key": "other", **row}, only=lambda one: False)))
+    assert frame["cka"].tolist() == [0.25]

@@ -536,7 +536,10 @@ DAMAGES = {
     "no config": (lambda at: (at / CONFIG).unlink(), ["config.json", "cannot be read"]),
     "junk config": (lambda at: (at / CONFIG).write_text("{"), "cannot be read"),
     "list": (lambda at: (at / CONFIG).write_text("[]"), "expected a JSON object"),
-    "class": (lambda at: edit(at / CONFIG, _class_name="UNet1DModel"), ["UNet1DModel", "reads UNet2DModel"]),
+    "class": (
+        lambda at: edit(at / CONFIG, _class_name="UNet1DModel"),
+        ["UNet1DModel", "a network of sequences with one dimension"],
+    ),
     "size": (lambda at: edit(at / CONFIG, sample_size=32), ["32 pixels", "data.size=32"]),
     "rectangle": (lambda at: edit(at / CONFIG, sample_size=[8, 8]), ["sample_size", "positive integer"]),
     "levels": (lambda at: edit(at / CONFIG, block_out_channels=[8, 8]), "expected 2 of DownBlock2D"),

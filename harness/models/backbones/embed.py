@@ -30,7 +30,7 @@ def embed(values: Mapping[str, Any], to: str) -> list[str]:
     family = family_of(config)
     if "embeddings" not in family.conditions:
         raise UserError(
-            f"{backbone.path}: a {family.class_name} reads no prompt; leave backbone.embeddings out"
+            f"{backbone.path}: a {family.class_name} reads no prompt, so there is nothing to embed"
         )
     plan = family.condition(source, config, backbone)
     assert plan is not None

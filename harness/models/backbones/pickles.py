@@ -31,6 +31,8 @@ def convert(given: str, to: str) -> list[str]:
         raise UserError(f"{source}: no such file or folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--to {folder}: not an empty folder; choose another")
+    if source.suffix == SAFETENSORS:
+        raise UserError(f"{source}: safetensors already, which need no conversion; set backbone.path to it")
     if source.is_file():
         read = _tensors(source)
         folder.mkdir(parents=True, exist_ok=True)

@@ -33,9 +33,12 @@ def pairs(tables: Tables) -> pd.DataFrame:
 
 
 def of_blocks(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns the pairs of two backbones' blocks, or of one's, at the same timestep and pool."""
-    same = (frame["a_timestep"] == frame["b_timestep"]) & (frame["a_pool"] == frame["b_pool"])
-    return frame[same & frame["b_block"].notna()]
+    """Returns the pairs of two backbones' blocks, or of one's, at the same noise level and pool.
+
+    Rows of two backbones have the same level, which may be another step of the other's schedule.
+    """
+    level = (frame["a_timestep"] == frame["b_timestep"]) | (frame["a_model"] != frame["b_model"])
+    return frame[level & (frame["a_pool"] == frame["b_pool"]) & frame["b_block"].notna()]
 
 
 def of_encoders(frame: pd.DataFrame) -> pd.DataFrame:

@@ -97,6 +97,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path):
 def test_what_cannot_be_converted_is_refused(tmp_path):
     torch.save({"model": {"a": torch.zeros(1)}, "epoch": 3}, tmp_path / "x.pt")
     (tmp_path / "empty.bin").touch()
+    (tmp_path / "done.safetensors").touch()
     (tmp_path / "folder").mkdir()
     for given, to, words in (
         (
@@ -105,6 +106,7 @@ def test_what_cannot_be_converted_is_refused(tmp_path):
             "not a dictionary of tensors, nor one with a 'state_dict' of them: holds model, epoch",
         ),
         ("empty.bin", "to", "cannot be read without running code in it"),
+        ("done.safetensors", "to", "safetensors already, which need no conversion"),
         ("none.bin", "to", "no such file or folder"),
         ("folder", "to", "holds no weights diffusion_pytorch_model.bin or pytorch_model.bin"),
         ("x.pt", ".", "not an empty folder"),
