@@ -6,8 +6,9 @@
 Makes each model of the contract tests (`tests/models/backbones/test_*families.py`) at its smallest, with diffusers
 and random weights, and prints a table in Markdown: how many blocks `describe` lists and how far their costs are from
 those that torch counts in a pass, the largest relative difference of any block from the pipeline's own network at
-five noise levels, that of sampled images, and whether a sweep of features, samples and fine-tuning, an export and
-`harness.load` succeed. Where it says "no", the reason follows below the table.
+five noise levels, that of sampled images, whether a sweep of features, samples and fine-tuning succeeds, and the
+largest relative difference of an export's features, opened by `harness.load`, from those that the sweep stored.
+Where it says "no", the reason follows below the table.
 """
 
 import argparse
@@ -23,19 +24,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import harness
 from harness.cli import main as command
+from harness.core.artifacts import ArtifactStore
+from harness.core.stages import Context
+from harness.core.storage import Storage
+from harness.data.dataset import Images, load
+from harness.features.probe import read_features
 from harness.models.sampling import sample
+from harness.sweep.experiment import load_experiment
+from harness.sweep.plan import all_trials
 from harness.testing.backbones import BackboneFamilyContract
 
 TESTS = Path(__file__).parents[1] / "tests" / "models"
 LEVELS = (0.0, 0.1, 0.35, 0.6, 0.95)  # of T - 1
 HEADER = ("network", "model", "blocks", "costs off by", "blocks off by", "samples off by")
-STEPS = ("features", "generation", "fine-tuning", "export")
+STEPS = ("features", "generation", "fine-tuning", "export off by")
 
 
 def contracts(wanted: list[str]) -> Iterator[tuple[str, type[BackboneFamilyContract]]]:
@@ -136,10 +145,26 @@ def swept(contract: Any, folder: Path, plan: Any, place: Path) -> tuple[list[str
     target = place / "exported"
     file = place / "features.yaml"
     status, said = quietly(["export", str(file), "--results", str(place / "results"), "--to", str(target)])
-    if status == 0:
-        harness.load(target, "cpu").features(torch.rand(1, 3, contract.size, contract.size))
-    done.append("yes" if status == 0 else "no")
+    done.append(f"{exported(target, file, place / 'results'):.1e}" if status == 0 else "no")
     return done, reasons + ([] if status == 0 else [said])
+
+
+def exported(target: Path, file: Path, results: Path) -> float:
+    """Returns the largest relative difference of an export's features from those that the sweep stored."""
+    experiment, found = load_experiment(str(file), []), harness.load(target, "cpu")
+    reading = Images.read(experiment.data, experiment.seed)
+    place = found.about.features, found.about.module
+    (trial,) = [
+        one
+        for one in all_trials(experiment, reading)
+        if (one.axes["features"], one.axes["block_name"]) == place
+    ]
+    context = Context(ArtifactStore(Storage(str(results))), {"run": "export"}, ray=False, accelerators=False)
+    dataset = load(experiment.data, experiment.seed)
+    stored = np.asarray(read_features(trial, context, dataset)[0][:])
+    index = dataset.probed(experiment.data.labels_per_class)
+    off = np.abs(found.features(dataset.images[index], index=index).numpy() - stored).max()
+    return float(off / np.abs(stored).max())
 
 
 def quietly(arguments: list[str]) -> tuple[int, str]:
