@@ -128,7 +128,11 @@ def test_the_page_lets_the_reader_choose_the_condition_and_says_it_beside_the_sa
             ["features.conditions.0.prompt", "takes label"],
         ),
         ("sd", {"features": {"conditions": [{}, {"prompt": ""}]}}, ["features.conditions", "is given twice"]),
-        ("unet", {"features": {"conditions": [{}, {}]}}, ["features.conditions", "is given twice"]),
+        (
+            "unet",
+            {"features": {"conditions": [{}, {}]}},
+            ["features.conditions", "takes no condition; leave it out"],
+        ),
         (
             "sd3",
             {"features": {"after": ["resnet"]}},
