@@ -41,6 +41,7 @@ class Autoencoder(ABC):
 
     network: ClassVar[str]  # "module:class", a diffusers `ModelMixin`
     defaults: ClassVar[Mapping[str, Any]] = {}  # diffusers' defaults of fields that config.json may omit
+    widths: ClassVar[str] = "block_out_channels"  # the field with the channels of each level of the encoder
     version: ClassVar[int] = 1  # raise it if the same configuration now gives other numbers
 
     def read(self, found: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -52,17 +53,25 @@ class Autoencoder(ABC):
         self.check(config, path)
         return config
 
-    @abstractmethod
     def check(self, config: Mapping[str, Any], path: Path) -> None:
-        """Raises `UserError`, beginning with `path`, for values that `encode` cannot handle."""
+        """Raises `UserError`, beginning with `path`, for values that `encode` cannot handle.
 
-    @abstractmethod
+        Unless overridden, for a configuration without channel counts.
+        """
+        widths = config[self.widths]
+        if not isinstance(widths, list) or not widths:
+            raise UserError(f"{path}: {self.widths} = {widths!r}: expected a list of channel counts")
+
     def channels(self, config: Mapping[str, Any]) -> int:
-        """Returns the channels of what `encode` returns."""
+        """Returns the channels of what `encode` returns: latent_channels, unless overridden."""
+        return config["latent_channels"]
 
-    @abstractmethod
     def factor(self, config: Mapping[str, Any]) -> int:
-        """Returns how many times images are larger than latents, in height and in width."""
+        """Returns how many times images are larger than latents, in height and in width.
+
+        Unless overridden, two to the power of the number of downsamplers, one between levels.
+        """
+        return 2 ** (len(config[self.widths]) - 1)
 
     def map_size(self, config: Mapping[str, Any]) -> int | None:
         """Returns the only height and width of latents; None, unless overridden, if they follow the images'."""
@@ -89,6 +98,16 @@ def autoencoder_of(config: Mapping[str, Any]) -> Autoencoder:
     """Returns the kind of an autoencoder's configuration."""
     found: Autoencoder = AUTOENCODERS.load(config.get("_class_name", UNNAMED))
     return found
+
+
+def factor_of(folder: Path) -> int | None:
+    """Returns how many times images are larger than the latents of the autoencoder in a folder; None without one."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    kind = autoencoder_of(found)
+    return kind.factor(kind.read(found, path))
 
 
 def latent_parts(

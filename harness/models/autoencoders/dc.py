@@ -1,10 +1,7 @@
 """`AutoencoderDC`: the deep compression autoencoder of Sana and others (Chen et al. 2025, arXiv 2410.10733)."""
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.core.errors import UserError
 from harness.models.autoencoders.autoencoder import Autoencoder
 
 if TYPE_CHECKING:
@@ -15,28 +12,13 @@ class DCAutoencoder(Autoencoder):
     """`AutoencoderDC`: deterministic, with latents that only a factor scales."""
 
     network = "diffusers:AutoencoderDC"
+    widths = "encoder_block_out_channels"
     defaults = {
         "in_channels": 3,
         "encoder_block_out_channels": [128, 256, 512, 512, 1024, 1024],
         "latent_channels": 32,
         "scaling_factor": 1.0,
     }
-
-    def check(self, config: Mapping[str, Any], path: Path) -> None:
-        """Refuses a configuration without channel counts."""
-        widths = config["encoder_block_out_channels"]
-        if not isinstance(widths, list) or not widths:
-            raise UserError(
-                f"{path}: encoder_block_out_channels = {widths!r}: expected a list of channel counts"
-            )
-
-    def channels(self, config: Mapping[str, Any]) -> int:
-        """Returns latent_channels."""
-        return config["latent_channels"]
-
-    def factor(self, config: Mapping[str, Any]) -> int:
-        """Returns two to the power of the number of downsamplers."""
-        return 2 ** (len(config["encoder_block_out_channels"]) - 1)
 
     def encode(self, autoencoder: Any, x_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Returns the scaled latents."""

@@ -26,19 +26,17 @@ class Flux2Autoencoder(Autoencoder):
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:
         """Refuses a configuration without channel counts, or with other patches than FLUX.2's pipelines make."""
-        widths = config["block_out_channels"]
-        if not isinstance(widths, list) or not widths:
-            raise UserError(f"{path}: block_out_channels = {widths!r}: expected a list of channel counts")
+        super().check(config, path)
         if [*config["patch_size"]] != [PATCH, PATCH]:
             raise UserError(f"{path}: patch_size = {config['patch_size']!r}: expected {[PATCH, PATCH]}")
 
     def channels(self, config: Mapping[str, Any]) -> int:
         """Returns the channels of patches of latents."""
-        return PATCH**2 * config["latent_channels"]
+        return PATCH**2 * super().channels(config)
 
     def factor(self, config: Mapping[str, Any]) -> int:
         """Returns the downsampling of latents, times the size of patches."""
-        return PATCH * 2 ** (len(config["block_out_channels"]) - 1)
+        return PATCH * super().factor(config)
 
     def encode(self, autoencoder: Any, x_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Returns patches of the mode of the latents, normalised."""

@@ -24,19 +24,9 @@ class KLAutoencoder(Autoencoder):
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:
         """Refuses a configuration without channel counts, or with only half of the latents' moments."""
-        widths = config["block_out_channels"]
-        if not isinstance(widths, list) or not widths:
-            raise UserError(f"{path}: block_out_channels = {widths!r}: expected a list of channel counts")
+        super().check(config, path)
         if bool(config.get("latents_mean")) != bool(config.get("latents_std")):
             raise UserError(f"{path}: latents_mean and latents_std: expected both or neither")
-
-    def channels(self, config: Mapping[str, Any]) -> int:
-        """Returns latent_channels."""
-        return config["latent_channels"]
-
-    def factor(self, config: Mapping[str, Any]) -> int:
-        """Returns two to the power of the number of downsamplers."""
-        return 2 ** (len(config["block_out_channels"]) - 1)
 
     def encode(self, autoencoder: Any, x_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Returns the mode of the latents, shifted and scaled."""

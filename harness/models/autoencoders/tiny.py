@@ -3,11 +3,8 @@
 https://github.com/madebyollin/taesd: distilled from that VAE, it reads and writes the same latents, already scaled.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.core.errors import UserError
 from harness.models.autoencoders.autoencoder import Autoencoder
 
 if TYPE_CHECKING:
@@ -18,6 +15,7 @@ class TinyAutoencoder(Autoencoder):
     """`AutoencoderTiny`: deterministic; its own shift and scale are usually 0 and 1."""
 
     network = "diffusers:AutoencoderTiny"
+    widths = "encoder_block_out_channels"
     defaults = {
         "in_channels": 3,
         "encoder_block_out_channels": [64, 64, 64, 64],
@@ -25,22 +23,6 @@ class TinyAutoencoder(Autoencoder):
         "scaling_factor": 1.0,
         "shift_factor": 0.0,
     }
-
-    def check(self, config: Mapping[str, Any], path: Path) -> None:
-        """Refuses a configuration without channel counts."""
-        widths = config["encoder_block_out_channels"]
-        if not isinstance(widths, list) or not widths:
-            raise UserError(
-                f"{path}: encoder_block_out_channels = {widths!r}: expected a list of channel counts"
-            )
-
-    def channels(self, config: Mapping[str, Any]) -> int:
-        """Returns latent_channels."""
-        return config["latent_channels"]
-
-    def factor(self, config: Mapping[str, Any]) -> int:
-        """Returns two to the power of the number of downsamplers."""
-        return 2 ** (len(config["encoder_block_out_channels"]) - 1)
 
     def encode(self, autoencoder: Any, x_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Returns the latents, shifted and scaled."""

@@ -1,10 +1,8 @@
 """`VQModel`: the VQ autoencoder of latent diffusion models (Esser et al. 2021; Rombach et al. 2022)."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.core.errors import UserError
 from harness.models.autoencoders.autoencoder import Autoencoder
 
 if TYPE_CHECKING:
@@ -29,19 +27,9 @@ class VQAutoencoder(Autoencoder):
         "scaling_factor": 1.0,
     }
 
-    def check(self, config: Mapping[str, Any], path: Path) -> None:
-        """Refuses a configuration without channel counts."""
-        widths = config["block_out_channels"]
-        if not isinstance(widths, list) or not widths:
-            raise UserError(f"{path}: block_out_channels = {widths!r}: expected a list of channel counts")
-
     def channels(self, config: Mapping[str, Any]) -> int:
         """Returns the width of the codebook, by default latent_channels."""
         return config.get("vq_embed_dim") or config["latent_channels"]
-
-    def factor(self, config: Mapping[str, Any]) -> int:
-        """Returns two to the power of the number of downsamplers."""
-        return 2 ** (len(config["block_out_channels"]) - 1)
 
     def encode(self, autoencoder: Any, x_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Returns the scaled latents before quantisation."""

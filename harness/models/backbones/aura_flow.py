@@ -21,6 +21,10 @@ class AuraFlowFamily(JointFamily):
     """`AuraFlowTransformer2DModel`: joint blocks, then blocks of one sequence; learnt positions."""
 
     network = "diffusers:AuraFlowTransformer2DModel"
+    stacks = {
+        "joint_transformer_blocks": "num_mmdit_layers",
+        "single_transformer_blocks": "num_single_dit_layers",
+    }
     needed = ("in_channels", "num_mmdit_layers", "num_single_dit_layers", "joint_attention_dim")
     defaults = {"patch_size": 2, "out_channels": 4, "pos_embed_max_size": 1024}
     pipeline = "diffusers:AuraFlowPipeline"
@@ -52,12 +56,6 @@ class AuraFlowFamily(JointFamily):
     def spaced(self, found: FlowMatching, tokens: int) -> FlowMatching:
         """Returns the scheduler's own spacing."""
         return found
-
-    def block_names(self, config: Mapping[str, Any]) -> list[str]:
-        """Numbers joint blocks, then those of one sequence."""
-        joint = [f"joint_transformer_blocks.{number}" for number in range(config["num_mmdit_layers"])]
-        single = range(config["num_single_dit_layers"])
-        return joint + [f"single_transformer_blocks.{number}" for number in single]
 
     def condition_shapes(self, config: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
         """Returns the shape of the prompt's embedding."""

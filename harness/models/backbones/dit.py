@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.core.errors import UserError
-from harness.models.backbones.family import check_numbers, positive
+from harness.models.backbones.family import check_numbers, check_patches, positive
 from harness.models.backbones.labelled import LabelledFamily
 from harness.models.noise_processes.flow_matching import FlowMatching
 from harness.models.noise_processes.process import NoiseProcess
@@ -38,10 +38,7 @@ class DiTFamily(LabelledFamily):
     def check(self, config: Mapping[str, Any], path: Path) -> None:
         """Refuses patch sizes that do not divide the map, and networks without labels."""
         check_numbers({name: config[name] for name in (*self.needed, "patch_size")}, path)
-        if config["sample_size"] % config["patch_size"]:
-            raise UserError(
-                f"{path}: patch_size = {config['patch_size']} does not divide sample_size = {config['sample_size']}"
-            )
+        check_patches(config, path)
         labels = config.get("num_embeds_ada_norm")
         if not positive(labels):
             raise UserError(
@@ -68,10 +65,6 @@ class DiTFamily(LabelledFamily):
     def null(self, config: Mapping[str, Any]) -> int:
         """Returns the last row of the table of labels."""
         return config["num_embeds_ada_norm"]
-
-    def block_names(self, config: Mapping[str, Any]) -> list[str]:
-        """Numbers every transformer block."""
-        return [f"transformer_blocks.{number}" for number in range(config["num_layers"])]
 
     def run(
         self,

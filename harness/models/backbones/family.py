@@ -84,6 +84,8 @@ class Family(ABC):
     latent: ClassVar[bool] = False  # the network has no pixel variant: an autoencoder is required
     conditions: ClassVar[Sequence[str]] = ()  # settings of `Condition` that the network takes
     original: ClassVar[str | None] = None  # "module:function" that converts files of its authors' own code
+    # By the path of a list of blocks, the field of config.json with their number; in the order in which they run.
+    stacks: ClassVar[Mapping[str, str]] = {"transformer_blocks": "num_layers"}
     version: ClassVar[int] = 1  # raise it if the same configuration now gives other numbers
 
     @property
@@ -183,8 +185,8 @@ class Family(ABC):
     # Blocks.
 
     def block_names(self, config: Mapping[str, Any]) -> list[str]:
-        """Returns the paths of the modules after which features can be read, for the counted `steps`."""
-        raise NotImplementedError
+        """Returns the paths of the modules after which features can be read: every block of `stacks`, by default."""
+        return [f"{path}.{number}" for path, count in self.stacks.items() for number in range(config[count])]
 
     def steps(self, config: Mapping[str, Any], size: int) -> tuple[list[Step], float]:
         """Returns the steps up to each block, in the order in which they run, and the cost after the last one.
@@ -424,6 +426,14 @@ def check_numbers(values: Mapping[str, Any], path: Path) -> None:
     for name, value in values.items():
         if not positive(value):
             raise UserError(f"{path}: {name} = {value!r}: expected a positive integer")
+
+
+def check_patches(config: Mapping[str, Any], path: Path) -> None:
+    """Raises `UserError`, beginning with `path`, unless patches divide the map."""
+    if config["sample_size"] % config["patch_size"]:
+        raise UserError(
+            f"{path}: patch_size = {config['patch_size']} does not divide sample_size = {config['sample_size']}"
+        )
 
 
 def positive(value: Any) -> bool:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.core.errors import UserError
 from harness.models.backbones.family import check_numbers
-from harness.models.backbones.joint import GuidedFamily, JointFamily, check_rotary
+from harness.models.backbones.guided import GuidedFamily
+from harness.models.backbones.joint import JointFamily, check_rotary
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +19,10 @@ PACKED = 2  # height and width of the patches of latents that are one token
 class PackedFamily(JointFamily):
     """Networks of Flux's shape: blocks with a stream each for text and image, then blocks with a single one."""
 
+    stacks: ClassVar[Mapping[str, str]] = {
+        "transformer_blocks": "num_layers",
+        "single_transformer_blocks": "num_single_layers",
+    }
     needed: ClassVar[Sequence[str]] = (
         "in_channels",
         "num_layers",
@@ -54,13 +59,6 @@ class PackedFamily(JointFamily):
     def channels(self, config: Mapping[str, Any]) -> int:
         """Returns the channels of latents before they are packed."""
         return config["in_channels"] // PACKED**2
-
-    def block_names(self, config: Mapping[str, Any]) -> list[str]:
-        """Numbers blocks with two streams, then blocks with one."""
-        double = [f"transformer_blocks.{number}" for number in range(config["num_layers"])]
-        return double + [
-            f"single_transformer_blocks.{number}" for number in range(config["num_single_layers"])
-        ]
 
     def packed(
         self,

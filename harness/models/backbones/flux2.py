@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from harness.core.config import read_json
 from harness.core.errors import UserError
 from harness.models.backbones.family import check_numbers
-from harness.models.backbones.joint import GuidedFamily, check_rotary
+from harness.models.backbones.guided import GuidedFamily
+from harness.models.backbones.joint import JointFamily, check_rotary
 from harness.models.backbones.pipeline import CONFIG, Pipeline
 from harness.models.noise_processes.flow_matching import FlowMatching
 
@@ -19,10 +20,11 @@ LAYERS = 3  # of the text encoder, whose hidden states are read side by side
 DEEPEST = {"Flux2Pipeline": 30, "Flux2KleinPipeline": 27}  # of these layers
 
 
-class Flux2Family(GuidedFamily):
+class Flux2Family(JointFamily, GuidedFamily):
     """`Flux2Transformer2DModel`: blocks with a stream each for text and image, then blocks of one sequence."""
 
     network = "diffusers:Flux2Transformer2DModel"
+    stacks = {"transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers"}
     needed = ("in_channels", "num_layers", "num_single_layers", "joint_attention_dim")
     defaults = {
         "patch_size": 1,
@@ -50,13 +52,6 @@ class Flux2Family(GuidedFamily):
                 f"{path}: in_channels = {channels} but out_channels = {out}: networks that read more than latents "
                 "are not supported; FLUX.2-dev and FLUX.2-klein are"
             )
-
-    def block_names(self, config: Mapping[str, Any]) -> list[str]:
-        """Numbers blocks with two streams, then blocks with one."""
-        double = [f"transformer_blocks.{number}" for number in range(config["num_layers"])]
-        return double + [
-            f"single_transformer_blocks.{number}" for number in range(config["num_single_layers"])
-        ]
 
     def points(self, block: str, modules: Sequence[str]) -> dict[str, str]:
         """Returns the parts of blocks with two streams; the others fuse attention with their MLP."""

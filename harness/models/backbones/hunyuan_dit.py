@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.core.config import read_json
 from harness.core.errors import UserError
-from harness.models.backbones.family import check_numbers
+from harness.models.autoencoders.autoencoder import factor_of
+from harness.models.backbones.family import check_numbers, check_patches
 from harness.models.backbones.pipeline import CONFIG, Pipeline
 from harness.models.backbones.prompted import PromptedFamily
 
@@ -28,6 +28,7 @@ class HunyuanDiTFamily(PromptedFamily):
 
     network = "diffusers:HunyuanDiT2DModel"
     folder = "transformer"
+    stacks = {"blocks": "num_layers"}
     needed = ("sample_size", "in_channels", "patch_size", "num_layers")
     defaults = {
         "num_attention_heads": 16,
@@ -54,10 +55,7 @@ class HunyuanDiTFamily(PromptedFamily):
         """Refuses sizes with which diffusers' own network cannot run."""
         counts = [name for name in self.defaults if name != "use_style_cond_and_image_meta_size"]
         check_numbers({name: config[name] for name in (*self.needed, *counts)}, path)
-        if config["sample_size"] % config["patch_size"]:
-            raise UserError(
-                f"{path}: patch_size = {config['patch_size']} does not divide sample_size = {config['sample_size']}"
-            )
+        check_patches(config, path)
         width = config["num_attention_heads"] * config["attention_head_dim"]
         if config["hidden_size"] != width:
             raise UserError(
@@ -83,10 +81,6 @@ class HunyuanDiTFamily(PromptedFamily):
                     f"{path}: {name} = {config[name]}: expected {tokens}, as its pipeline embeds prompts"
                 )
 
-    def block_names(self, config: Mapping[str, Any]) -> list[str]:
-        """Numbers every transformer block."""
-        return [f"blocks.{number}" for number in range(config["num_layers"])]
-
     def condition_shapes(self, config: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
         """Returns the shapes of both embeddings and masks and, up to version 1.1, of size and style."""
         size = {"size": [6], "label_style": []} if config["use_style_cond_and_image_meta_size"] else {}
@@ -107,14 +101,12 @@ class HunyuanDiTFamily(PromptedFamily):
 
     def further_settings(self, source: Pipeline, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns the height and width of images in pixels; refuses a VAE for which positions would be wrong."""
-        path = source.root / "vae" / CONFIG
-        if path.is_file():
-            factor = 2 ** (len(read_json(path)["block_out_channels"]) - 1)
-            if factor != FACTOR:
-                raise UserError(
-                    f"{path}: a VAE whose images are {factor} times larger than latents; a {self.class_name}'s "
-                    f"positions are those of {FACTOR} times"
-                )
+        factor = factor_of(source.root / "vae")
+        if factor not in (None, FACTOR):
+            raise UserError(
+                f"{source.root / 'vae' / CONFIG}: a VAE whose images are {factor} times larger than latents; a "
+                f"{self.class_name}'s positions are those of {FACTOR} times"
+            )
         return {"size": config["sample_size"] * FACTOR}
 
     def further_tensors(

@@ -1,15 +1,12 @@
 """Base of the flow-matching transformers that hold text and image tokens side by side. No torch at import."""
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.core.errors import UserError
-from harness.models.backbones.condition import Condition, ConditionPlan
 from harness.models.backbones.family import square
 from harness.models.backbones.flows import check_flow
-from harness.models.backbones.pipeline import Pipeline
 from harness.models.backbones.prompted import PromptedFamily
 from harness.models.noise_processes.flow_matching import FlowMatching
 from harness.models.noise_processes.process import NoiseProcess
@@ -52,43 +49,6 @@ class JointFamily(PromptedFamily):
             output = output[1] if module.count(".") == 1 else output[0]
         side = z_BCHW.shape[-1] // self.patch(network.config)
         return square(output[:, -(side**2) :])
-
-
-class GuidedFamily(JointFamily):
-    """A family with guidance-distilled networks: those with `guidance_embeds` read a guidance scale as an input."""
-
-    conditions: ClassVar[Sequence[str]] = ("prompt", "embeddings", "guidance")
-    guidance_scale: ClassVar[float]  # the pipeline's default
-
-    def condition(
-        self, source: Pipeline | None, config: Mapping[str, Any], given: Condition
-    ) -> ConditionPlan | None:
-        """Returns the prompt and the guidance scale, the pipeline's default unless given."""
-        if not config["guidance_embeds"]:
-            if given.guidance is not None:
-                raise UserError(
-                    f"backbone.guidance is given, but this {self.class_name} has guidance_embeds = false, hence "
-                    "reads no guidance scale"
-                )
-        elif given.guidance is None:
-            given = given.model_copy(update={"guidance": self.guidance_scale})
-        return super().condition(source, config, given)
-
-    def condition_shapes(self, config: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
-        """Returns the shapes of the embeddings, and of the guidance scale if it is read."""
-        return {**self.embedding_shapes(config), **({"guidance": []} if config["guidance_embeds"] else {})}
-
-    @abstractmethod
-    def embedding_shapes(self, config: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
-        """Returns the shapes of what `embed` returns."""
-
-    def further_tensors(
-        self, config: Mapping[str, Any], settings: Mapping[str, Any]
-    ) -> "dict[str, torch.Tensor]":
-        """Returns the guidance scale."""
-        import torch
-
-        return {"guidance": torch.tensor(settings["guidance"])} if config["guidance_embeds"] else {}
 
 
 def check_rotary(config: Mapping[str, Any], path: Path, axes: str = "axes_dims_rope") -> None:

@@ -23,7 +23,7 @@ class Lumina2Family(RefinedFamily):
     defaults = {"patch_size": 2, "num_refiner_layers": 2, "axes_lens": [300, 512, 512]}
     conditions = ("prompt", "embeddings", "unconditional")
     pipeline = "diffusers:Lumina2Pipeline"
-    layers = ("num_refiner_layers", "num_layers")
+    stacks = {"noise_refiner": "num_refiner_layers", "layers": "num_layers"}
     tokens = 32  # of the system prompt, in Gemma's words
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:

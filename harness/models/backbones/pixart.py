@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.core.config import read_json
 from harness.core.errors import UserError
-from harness.models.backbones.family import check_numbers
-from harness.models.backbones.pipeline import CONFIG, Pipeline
+from harness.models.autoencoders.autoencoder import factor_of
+from harness.models.backbones.family import check_numbers, check_patches
+from harness.models.backbones.pipeline import Pipeline
 from harness.models.backbones.prompted import PromptedFamily
 
 if TYPE_CHECKING:
@@ -43,10 +43,7 @@ class PixArtFamily(PromptedFamily):
         """Refuses values that are no counts, patches that do not divide the map, and layers of other networks."""
         counts = {name: config[name] for name in (*self.needed, "patch_size", "cross_attention_dim")}
         check_numbers(counts, path)
-        if config["sample_size"] % config["patch_size"]:
-            raise UserError(
-                f"{path}: patch_size = {config['patch_size']} does not divide sample_size = {config['sample_size']}"
-            )
+        check_patches(config, path)
         channels, out = config["in_channels"], config["out_channels"]
         if out not in (None, channels, 2 * channels):
             raise UserError(
@@ -74,10 +71,6 @@ class PixArtFamily(PromptedFamily):
         """Returns the pipeline that the index names."""
         return ALPHA if source.kind == ALPHA.partition(":")[2] else SIGMA
 
-    def block_names(self, config: Mapping[str, Any]) -> list[str]:
-        """Numbers every transformer block."""
-        return [f"transformer_blocks.{number}" for number in range(config["num_layers"])]
-
     def condition_shapes(self, config: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
         """Returns the shapes of the prompt's embedding and its mask; of α at 1024 pixels, also of the size."""
         conditioned = _conditioned(config)
@@ -92,7 +85,11 @@ class PixArtFamily(PromptedFamily):
 
     def further_settings(self, source: Pipeline, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns the height and width of images in pixels, if the network is told."""
-        return {"size": config["sample_size"] * _factor(source)} if _conditioned(config) else {}
+        return (
+            {"size": config["sample_size"] * (factor_of(source.root / "vae") or FACTOR)}
+            if _conditioned(config)
+            else {}
+        )
 
     def further_tensors(
         self, config: Mapping[str, Any], settings: Mapping[str, Any]
@@ -135,9 +132,3 @@ def _conditioned(config: Mapping[str, Any]) -> bool:
     """Returns whether the network is told the size of images, as it decides itself."""
     given = config.get("use_additional_conditions")
     return config["sample_size"] == CONDITIONED if given is None else bool(given)
-
-
-def _factor(source: Pipeline) -> int:
-    """Returns how many times images are larger than latents."""
-    path = source.root / "vae" / CONFIG
-    return 2 ** (len(read_json(path)["block_out_channels"]) - 1) if path.is_file() else FACTOR

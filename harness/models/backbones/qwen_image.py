@@ -56,10 +56,6 @@ class QwenImageFamily(JointFamily):
         """Returns the channels of latents before they are packed."""
         return config["in_channels"] // PACKED**2
 
-    def block_names(self, config: Mapping[str, Any]) -> list[str]:
-        """Numbers every transformer block."""
-        return [f"transformer_blocks.{number}" for number in range(config["num_layers"])]
-
     def points(self, block: str, modules: Sequence[str]) -> dict[str, str]:
         """Returns the parts of a block in the image's stream."""
         return {**parts_of_transformer(block, modules), "mlp": f"{block}.img_mlp"}

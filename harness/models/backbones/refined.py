@@ -21,9 +21,6 @@ class RefinedFamily(PromptedFamily):
     latent = True
     folder = "transformer"
     text_parts = ("text_encoder", "tokenizer")
-    layers: ClassVar[
-        tuple[str, str]
-    ]  # fields of config.json: numbers of refiners, and of blocks of the stream
     tokens: ClassVar[int]  # of a prompt, for the table of blocks
 
     def map_size(self, config: Mapping[str, Any]) -> None:
@@ -51,11 +48,6 @@ class RefinedFamily(PromptedFamily):
     def sampled_tokens(self, config: Mapping[str, Any], map_size: int) -> int:
         """Returns the number of tokens by which the pipeline shifts a sampler's steps."""
         return (map_size // self.patch(config)) ** 2
-
-    def block_names(self, config: Mapping[str, Any]) -> list[str]:
-        """Numbers the blocks that refine the image, then those of the stream."""
-        counts = zip(("noise_refiner", "layers"), (config[name] for name in self.layers), strict=True)
-        return [f"{name}.{number}" for name, count in counts for number in range(count)]
 
     def text_widths(self, config: Mapping[str, Any]) -> Mapping[str, int]:
         """Returns the width of the text encoder."""

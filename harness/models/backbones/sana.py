@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import UserError
 from harness.models.backbones.condition import Condition, ConditionPlan
-from harness.models.backbones.family import check_numbers
+from harness.models.backbones.family import check_numbers, check_patches
 from harness.models.backbones.flows import TIMESTEPS, check_flow
+from harness.models.backbones.guided import GuidedFamily
 from harness.models.backbones.pipeline import Pipeline
-from harness.models.backbones.prompted import PromptedFamily
 from harness.models.noise_processes.process import NoiseProcess
 
 if TYPE_CHECKING:
     import torch
 
 PROMPT_TOKENS = 300
-GUIDANCE = 4.5  # the default of `SanaSprintPipeline`
 
 
-class SanaFamily(PromptedFamily):
+class SanaFamily(GuidedFamily):
     """`SanaTransformer2DModel`: linear attention over the latents of a deep compression autoencoder.
 
     Prompts stand behind the pipeline's "complex human instruction", as in its default call. The unconditional pass
@@ -39,26 +38,20 @@ class SanaFamily(PromptedFamily):
     autoencoders = ("vae",)
     latent = True
     conditions = ("prompt", "embeddings", "unconditional", "guidance")
+    guidance_scale = 4.5  # of `SanaSprintPipeline`
     pipeline = "diffusers:SanaPipeline"
     text_parts = ("text_encoder", "tokenizer")
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:
         """Refuses values that are not counts, and patch sizes that do not divide the map."""
         check_numbers({name: config[name] for name in (*self.needed, "patch_size")}, path)
-        if config["sample_size"] % config["patch_size"]:
-            raise UserError(
-                f"{path}: patch_size = {config['patch_size']} does not divide sample_size = {config['sample_size']}"
-            )
+        check_patches(config, path)
 
     def process(
         self, found: NoiseProcess, config: Mapping[str, Any], path: Path, map_size: int
     ) -> NoiseProcess:
         """Refuses processes that are no flow."""
         return check_flow(found, self.class_name, path, told=config["guidance_embeds"], dynamic=False)
-
-    def block_names(self, config: Mapping[str, Any]) -> list[str]:
-        """Numbers every transformer block."""
-        return [f"transformer_blocks.{number}" for number in range(config["num_layers"])]
 
     def text_widths(self, config: Mapping[str, Any]) -> Mapping[str, int]:
         """Returns the width of Gemma."""
@@ -67,29 +60,17 @@ class SanaFamily(PromptedFamily):
     def condition(
         self, source: Pipeline | None, config: Mapping[str, Any], given: Condition
     ) -> ConditionPlan | None:
-        """Returns the prompt; with the embedded guidance where the network has it, and only there."""
-        if config["guidance_embeds"]:
-            if given.unconditional:
-                raise UserError(
-                    f"backbone.unconditional is given, but a {self.class_name} with guidance_embeds has no "
-                    'unconditional pass: its guidance is embedded; set backbone.prompt="" instead'
-                )
-            if given.guidance is None:
-                given = given.model_copy(update={"guidance": GUIDANCE})
-        elif given.guidance is not None:
+        """Returns the prompt and the guidance scale; refuses an unconditional pass where guidance is embedded."""
+        if config["guidance_embeds"] and given.unconditional:
             raise UserError(
-                f"backbone.guidance is given, but this {self.class_name} embeds no guidance (guidance_embeds = false)"
+                f"backbone.unconditional is given, but a {self.class_name} with guidance_embeds has no "
+                'unconditional pass: its guidance is embedded; set backbone.prompt="" instead'
             )
         return super().condition(source, config, given)
 
-    def condition_shapes(self, config: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
-        """Returns the shapes of the prompt's embedding, of its mask, and of the guidance that is embedded."""
-        guidance: dict[str, list[int]] = {"guidance": []} if config["guidance_embeds"] else {}
-        return {
-            "prompt": [PROMPT_TOKENS, config["caption_channels"]],
-            "mask": [PROMPT_TOKENS],
-            **guidance,
-        }
+    def embedding_shapes(self, config: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
+        """Returns the shapes of the prompt's embedding and of its mask."""
+        return {"prompt": [PROMPT_TOKENS, config["caption_channels"]], "mask": [PROMPT_TOKENS]}
 
     def embed(self, pipeline: Any, prompt: str, unconditional: bool) -> "dict[str, torch.Tensor]":
         """Returns Gemma's embeddings; of the unconditional pass without the instruction."""
@@ -102,15 +83,9 @@ class SanaFamily(PromptedFamily):
             embedding_1MD, mask_1M = negative
         return {"prompt": embedding_1MD[0], "mask": mask_1M[0]}
 
-    def further_tensors(
-        self, config: Mapping[str, Any], settings: Mapping[str, Any]
-    ) -> "dict[str, torch.Tensor]":
-        """Returns the guidance scale as the network reads it."""
-        import torch
-
-        if not config["guidance_embeds"]:
-            return {}
-        return {"guidance": torch.tensor(settings["guidance"] * config["guidance_embeds_scale"])}
+    def read_scale(self, config: Mapping[str, Any], guidance: float) -> float:
+        """Returns the guidance scale times guidance_embeds_scale."""
+        return guidance * config["guidance_embeds_scale"]
 
     def run(
         self,

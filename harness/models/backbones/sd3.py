@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.core.errors import UserError
-from harness.models.backbones.family import check_numbers
+from harness.models.backbones.family import check_numbers, check_patches
 from harness.models.backbones.prompted import PromptedFamily
 
 if TYPE_CHECKING:
@@ -36,14 +35,7 @@ class SD3Family(PromptedFamily):
     def check(self, config: Mapping[str, Any], path: Path) -> None:
         """Refuses values that are not counts, and patch sizes that do not divide the map."""
         check_numbers({name: config[name] for name in (*self.needed, "patch_size")}, path)
-        if config["sample_size"] % config["patch_size"]:
-            raise UserError(
-                f"{path}: patch_size = {config['patch_size']} does not divide sample_size = {config['sample_size']}"
-            )
-
-    def block_names(self, config: Mapping[str, Any]) -> list[str]:
-        """Numbers every transformer block."""
-        return [f"transformer_blocks.{number}" for number in range(config["num_layers"])]
+        check_patches(config, path)
 
     def condition_shapes(self, config: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
         """Returns the shapes of the prompt's embedding and of the pooled one."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.config import read_json
 from harness.core.errors import UserError
-from harness.models.autoencoders.autoencoder import autoencoder_of
+from harness.models.autoencoders.autoencoder import factor_of
 from harness.models.backbones.pipeline import CONFIG, INDEX, Parts, Pipeline
 from harness.models.backbones.prompted_unet import PromptedUNet, Use, index_of
 from harness.models.backbones.stable_diffusion import PROMPT_TOKENS
@@ -93,10 +93,9 @@ class SDXL(PromptedUNet):
 
     def further_settings(self, source: Pipeline, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns the height and width of images, in pixels, besides the default guidance scale."""
-        path = next(source.root / name / CONFIG for name in self.autoencoders)
-        found = read_json(path)
-        autoencoder = autoencoder_of(found)
-        pixels = config["sample_size"] * autoencoder.factor(autoencoder.read(found, path))
+        factor = factor_of(source.root / "vae")
+        assert factor is not None, "parts refuses a pipeline without"
+        pixels = config["sample_size"] * factor
         return {**super().further_settings(source, config), "pixels": pixels}
 
     def further_tensors(

@@ -30,7 +30,7 @@ class ZImageFamily(RefinedFamily):
         "axes_lens": [1024, 512, 512],
     }
     pipeline = "diffusers:ZImagePipeline"
-    layers = ("n_refiner_layers", "n_layers")
+    stacks = {"noise_refiner": "n_refiner_layers", "layers": "n_layers"}
     tokens = 32  # the network fills prompts up to a multiple
 
     def check(self, config: Mapping[str, Any], path: Path) -> None:
