@@ -26,8 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 import harness
 from harness.cli import main as command
@@ -36,13 +34,11 @@ from harness.core.stages import Context
 from harness.core.storage import Storage
 from harness.data.dataset import Images, load
 from harness.features.probe import read_features
-from harness.models.sampling import sample
 from harness.sweep.experiment import load_experiment
 from harness.sweep.plan import all_trials
-from harness.testing.backbones import BackboneFamilyContract
+from harness.testing.backbones import LEVELS, BackboneFamilyContract, counted
 
 TESTS = Path(__file__).parents[1] / "tests" / "models"
-LEVELS = (0.0, 0.1, 0.35, 0.6, 0.95)  # of T - 1
 HEADER = ("network", "model", "blocks", "costs off by", "blocks off by", "samples off by")
 STEPS = ("features", "generation", "fine-tuning", "export off by")
 
@@ -59,63 +55,25 @@ def contracts(wanted: list[str]) -> Iterator[tuple[str, type[BackboneFamilyContr
                 yield name.removeprefix("Test"), kind
 
 
-def compared(contract: Any, folder: Path, plan: Any, denoiser: Any, images: torch.Tensor) -> tuple[str, str]:
+def compared(
+    contract: BackboneFamilyContract, folder: Path, plan: Any, denoiser: Any, image: torch.Tensor
+) -> tuple[str, str]:
     """Returns the largest differences of blocks and of samples from the pipeline's own, as text."""
-    names, worst = [block.name for block in plan.blocks], None
-    for fraction in LEVELS:
-        step = round(fraction * (plan.timesteps - 1))
-        z, _ = contract.noised(denoiser, images[:1], step)
-        found = contract.pipeline_pass(folder, z, plan, step)
-        if found is None:
-            break
-        network, run = found
-        own: dict[str, torch.Tensor] = {}
-
-        def keep(
-            module: Any,
-            inputs: Any,
-            output: Any,
-            name: str,
-            network: Any = network,
-            z: Any = z,
-            own: Any = own,
-        ) -> None:
-            own.setdefault(name, plan.family.as_map(network, name, output, z))
-
-        for name in names:
-            network.get_submodule(name).register_forward_hook(partial(keep, name=name))
-        with torch.no_grad():
-            run()
-            read = denoiser.reader(names)
-            ours = read(z, step)
-            read.remove()
-        errors = [float((ours[name] - own[name][:1]).abs().max() / own[name].abs().max()) for name in names]
-        worst = max([worst or 0.0, *errors])
-    start = torch.randn(denoiser.encode(images[:1]).shape, generator=torch.Generator().manual_seed(6))
-    expected = contract.pipeline_samples(folder, start, plan)
-    samples = "-"
-    if expected is not None:
-        with torch.no_grad():
-            steps = contract.sampling_steps or plan.timesteps
-            z = sample(denoiser.process, denoiser.predict, start, steps=steps, clip=denoiser.bound)
-            off = (denoiser.decode(z).clamp(-1, 1) - expected).abs().max()
-        samples = f"{127.5 * float(off):.2g} grey levels"
-    return "-" if worst is None else f"{worst:.1e}", samples
+    steps = [round(fraction * (plan.timesteps - 1)) for fraction in LEVELS]
+    found = [contract.block_errors(folder, plan, denoiser, image, step) for step in steps]
+    errors = [error for one in found if one is not None for error in one.values()]
+    off = contract.sample_error(folder, plan, denoiser, image)
+    samples = "-" if off is None else f"{127.5 * off:.2g} grey levels"
+    return f"{max(errors):.1e}" if errors else "-", samples
 
 
-def costs(contract: Any, plan: Any, denoiser: Any, images: torch.Tensor) -> str:
+def costs(contract: BackboneFamilyContract, plan: Any, denoiser: Any, image: torch.Tensor) -> str:
     """Returns the largest relative difference of a block's share of the cost from the counted one, as text."""
-
-    def counted(run: Any) -> float:
-        with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), FlopCounterMode(display=False) as counter:
-            run()
-        return float(counter.get_total_flops())
-
-    z, steps = contract.noised(denoiser, images[:1], 3)
+    z, steps = contract.noised(denoiser, image, 3)
     total, worst = counted(lambda: denoiser.run(z, steps)), 0.0
     for block in plan.blocks:
         read = denoiser.reader([block.name])
-        share = counted(lambda read=read: read(z, 3)) / total
+        share = counted(partial(read, z, 3)) / total
         read.remove()
         worst = max(worst, abs(block.share / share - 1))
     return f"{100 * worst:.2g} %"
@@ -192,14 +150,14 @@ def main() -> None:
             plan = contract.planned(folder)
             denoiser = contract.opened(plan, Path(place) / "opened")
             draw = torch.Generator().manual_seed(3)
-            images = torch.rand(3, contract.channels, contract.size, contract.size, generator=draw) * 2 - 1
-            off = compared(contract, folder, plan, denoiser, images)
+            image = torch.rand(1, contract.channels, contract.size, contract.size, generator=draw) * 2 - 1
+            off = compared(contract, folder, plan, denoiser, image)
             done, said = swept(contract, folder, plan, Path(place))
             row = (
                 f"`{plan.config.get('_class_name', 'UNet2DModel')}`",
                 name,
                 str(len(plan.blocks)),
-                costs(contract, plan, denoiser, images),
+                costs(contract, plan, denoiser, image),
                 *off,
                 *done,
             )

@@ -38,6 +38,7 @@ from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Pipeline
 from harness.models.backbones.pretrained import PretrainedBackbone
 from harness.models.sampling import sample
 
+LEVELS = (0.0, 0.1, 0.35, 0.6, 0.95)  # of noise at which blocks are compared, of T - 1
 RELATIVE_ERROR = 1e-5  # of activations
 GREY_LEVEL = 2 / 255
 TOLERANCE = 1e-3  # relative, of costs: normalisations and activations are not counted
@@ -196,10 +197,10 @@ class BackboneFamilyContract:
         self, plan: BackbonePlan, denoiser: Denoiser, images: torch.Tensor
     ) -> None:
         z, steps = self.noised(denoiser, images[:1], 3)
-        total = _counted(lambda: denoiser.run(z, steps))
+        total = counted(lambda: denoiser.run(z, steps))
         for block in plan.blocks:
             read = denoiser.reader([block.name])
-            assert block.cost == pytest.approx(_counted(partial(read, z, 3)), rel=TOLERANCE)
+            assert block.cost == pytest.approx(counted(partial(read, z, 3)), rel=TOLERANCE)
             assert block.share == pytest.approx(block.cost / total, rel=TOLERANCE)
             read.remove()
 
@@ -326,15 +327,18 @@ class BackboneFamilyContract:
         """
         return None
 
-    @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.35, 0.6, 0.95])
-    def test_every_block_is_what_the_pipelines_own_network_puts_out(
-        self, plan: BackbonePlan, published: Path, denoiser: Denoiser, images: torch.Tensor, fraction: float
-    ) -> None:
-        step = round(fraction * (plan.timesteps - 1))
-        z, _ = self.noised(denoiser, images[:1], step)
-        found = self.pipeline_pass(published, z, plan, step)
+    def block_errors(
+        self, folder: Path, plan: BackbonePlan, denoiser: Denoiser, image: torch.Tensor, step: int
+    ) -> dict[str, float] | None:
+        """Returns how far each block's output is from that of the network that `pipeline_pass` runs.
+
+        Largest absolute differences relative to the largest absolute output, by module in the order in which they
+        run, for one image [1, C, H, W] noised to `step`. None if there is nothing to compare with.
+        """
+        z, _ = self.noised(denoiser, image, step)
+        found = self.pipeline_pass(folder, z, plan, step)
         if found is None:
-            pytest.skip("no pipeline to compare with")
+            return None
         network, run = found
         names = [block.name for block in plan.blocks]
         own: dict[str, torch.Tensor] = {}
@@ -353,24 +357,47 @@ class BackboneFamilyContract:
         with torch.no_grad():
             ours = read(z, step)
         read.remove()
-        assert list(own) == names
-        for name in names:
-            error = (ours[name] - own[name][:1]).abs().max() / own[name].abs().max()
+        return {
+            name: float((ours[name] - value[:1]).abs().max() / value.abs().max())
+            for name, value in own.items()
+        }
+
+    def sample_error(
+        self, folder: Path, plan: BackbonePlan, denoiser: Denoiser, image: torch.Tensor
+    ) -> float | None:
+        """Returns the largest absolute difference of an image in [-1, 1] from what `pipeline_samples` returns.
+
+        `image` [1, C, H, W] gives the shape. None if there is nothing to compare with.
+        """
+        draw = torch.Generator().manual_seed(6)
+        start = torch.randn(denoiser.encode(image).shape, generator=draw)
+        expected = self.pipeline_samples(folder, start, plan)
+        if expected is None:
+            return None
+        with torch.no_grad():
+            steps = self.sampling_steps or plan.timesteps
+            z = sample(denoiser.process, denoiser.predict, start, steps=steps, clip=denoiser.bound)
+            return float((denoiser.decode(z).clamp(-1, 1) - expected).abs().max())
+
+    @pytest.mark.parametrize("fraction", LEVELS)
+    def test_every_block_is_what_the_pipelines_own_network_puts_out(
+        self, plan: BackbonePlan, published: Path, denoiser: Denoiser, images: torch.Tensor, fraction: float
+    ) -> None:
+        step = round(fraction * (plan.timesteps - 1))
+        errors = self.block_errors(published, plan, denoiser, images[:1], step)
+        if errors is None:
+            pytest.skip("no pipeline to compare with")
+        assert list(errors) == [block.name for block in plan.blocks]
+        for name, error in errors.items():
             assert error <= RELATIVE_ERROR, f"{name} at step {step}: {error:.2g}"
 
     def test_samples_are_those_of_the_pipeline(
         self, plan: BackbonePlan, published: Path, denoiser: Denoiser, images: torch.Tensor
     ) -> None:
-        draw = torch.Generator().manual_seed(6)
-        start = torch.randn(denoiser.encode(images[:1]).shape, generator=draw)
-        expected = self.pipeline_samples(published, start, plan)
-        if expected is None:
+        error = self.sample_error(published, plan, denoiser, images[:1])
+        if error is None:
             pytest.skip("no pipeline with a deterministic sampler")
-        with torch.no_grad():
-            steps = self.sampling_steps or plan.timesteps
-            z = sample(denoiser.process, denoiser.predict, start, steps=steps, clip=denoiser.bound)
-            found = denoiser.decode(z).clamp(-1, 1)
-        assert (found - expected).abs().max() <= GREY_LEVEL
+        assert error <= GREY_LEVEL
 
     # What is refused with one line.
 
@@ -434,7 +461,7 @@ def _network(published: Path) -> Path:
     return Pipeline(published).network(network_folders())
 
 
-def _counted(run: Callable[[], Any]) -> float:
+def counted(run: Callable[[], Any]) -> float:
     """Returns the multiply-accumulate operations of `run`, with attention counted as matrix products."""
     with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from harness.models.backbones.blocks import multiplications
 from harness.models.backbones.condition_tensors import like
@@ -11,6 +9,7 @@ from harness.models.backbones.denoiser import Denoiser
 from harness.models.backbones.family import blocks, build_network, family_of
 from harness.models.backbones.unet import UNet
 from harness.models.noise_processes.process import process_of
+from harness.testing.backbones import counted
 
 ADM = {
     "sample_size": 256,
@@ -103,13 +102,6 @@ def denoiser_of(config):
     torch.manual_seed(0)
     condition = like(family_of(config).condition_shapes(config))
     return Denoiser(family_of(config), build_network(config), process_of({}), condition=condition)
-
-
-def counted(run):
-    """Returns the multiply-accumulates of what `run` does; attention as the matrix products that it is."""
-    with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops() / 2
 
 
 @pytest.mark.slow
