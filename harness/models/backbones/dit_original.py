@@ -7,7 +7,7 @@ from pydantic import Field
 
 from harness.core.apart import apart
 from harness.core.errors import UserError
-from harness.core.fingerprint import checksum, fingerprint
+from harness.core.fingerprint import fingerprint
 from harness.core.paths import existing_file
 from harness.models import hub
 from harness.models.autoencoders.autoencoder import latent_parts
@@ -16,7 +16,7 @@ from harness.models.backbones.condition import Condition
 from harness.models.backbones.dit import OBJECTIVES, ORIGINAL, STEPS, Objective
 from harness.models.backbones.pipeline import CONFIG, WEIGHTS, Latents
 from harness.models.backbones.pretrained import HUB_ID, check_images
-from harness.models.backbones.weight_files import patterns, weight_files
+from harness.models.backbones.weight_files import checksums, patterns, weight_files
 from harness.models.noise_processes.process import process_of
 
 FILES: dict[str, Objective] = {  # names under which they were released
@@ -85,7 +85,7 @@ class DiT(Backbone):
         )
         assert parts.latents is not None
         process = process_of(NOISE[objective])
-        sums = [checksum(file) for file in (path, *files)]
+        sums = checksums([path, *files])
         key = [config, process.config, parts.latents.config, self.weights, *sums]
         plan = BackbonePlan(
             config,

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.apart import apart
 from harness.core.errors import UserError
-from harness.core.fingerprint import checksum, fingerprint
+from harness.core.fingerprint import fingerprint
 from harness.models.backbones.condition import Condition, ConditionPlan
 from harness.models.backbones.pipeline import Pipeline
 from harness.models.backbones.prompted import EMPTY_PROMPT
 from harness.models.backbones.prompted_unet import PromptedUNet, Use
+from harness.models.backbones.weight_files import checksums
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +67,7 @@ class Kandinsky(PromptedUNet):
         )
         settings = {"unconditional": True} if prompt is None else {"prompt": prompt}
         files = sorted(file for name in names for file in (source.root / name).rglob("*") if file.is_file())
-        key = fingerprint([self.class_name, settings, *(checksum(file) for file in files)])
+        key = fingerprint([self.class_name, settings, *checksums(files)])
         return ConditionPlan("zero image" if prompt is None else f'prompt "{prompt}"', settings, key)
 
     def _embedded(self, source: Pipeline, settings: Mapping[str, Any]) -> "dict[str, torch.Tensor]":

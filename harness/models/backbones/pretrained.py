@@ -10,7 +10,7 @@ from pydantic import Field
 from harness.core.apart import apart
 from harness.core.config import read_json
 from harness.core.errors import UserError
-from harness.core.fingerprint import checksum, fingerprint
+from harness.core.fingerprint import fingerprint
 from harness.core.paths import existing_file
 from harness.models import hub
 from harness.models.backbones.backbone import Backbone, BackbonePlan
@@ -24,11 +24,10 @@ from harness.models.backbones.weight_files import (
     PICKLES,
     SAFETENSORS,
     check_shards,
-    content,
+    checksums,
     header,
     kinds,
     parameters,
-    refuse_not_finite,
     tensors,
     weight_files,
 )
@@ -82,9 +81,7 @@ class PretrainedBackbone(Backbone, Condition):
             source.check(weights, files[weights.path])
         config = {**config, **self._dtype(own.path, files[own.path])}
         every = [file for found in files.values() for file in found]
-        contents = {file: content(file) for file in every if file.suffix == SAFETENSORS}
-        refuse_not_finite(contents)
-        sums = [contents[file].sha256 if file in contents else checksum(file) for file in every]
+        sums = checksums(every)
         latents = parts.latents
         plan = BackbonePlan(
             config,

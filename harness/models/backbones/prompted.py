@@ -17,10 +17,9 @@ from harness.models.backbones.weight_files import (
     SAFETENSORS,
     TEXT_WEIGHTS,
     check_shards,
-    content,
+    checksums,
     header,
     metadata,
-    refuse_not_finite,
     weight_files,
 )
 
@@ -104,9 +103,7 @@ class PromptedFamily(Family):
             return self._of_file(stored, config, settings)
         files = self._text_files(source, config)
         settings |= {"prompt": prompt}
-        contents = {file: content(file) for file in files if file.suffix == SAFETENSORS}
-        refuse_not_finite(contents)
-        sums = [contents[file].sha256 if file in contents else checksum(file) for file in files]
+        sums = checksums(files)
         what = "unconditional" if given.unconditional else f'prompt "{prompt}"'
         return ConditionPlan(
             _named(what, settings), settings, fingerprint([self.class_name, settings, *sums])

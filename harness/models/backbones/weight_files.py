@@ -22,7 +22,7 @@ import numpy as np
 from harness.core.cache import cache_folder
 from harness.core.config import read_json
 from harness.core.errors import UserError
-from harness.core.fingerprint import fingerprint
+from harness.core.fingerprint import checksum, fingerprint
 from harness.core.sealed import sealed, unsealed
 from harness.core.storage import Storage
 from harness.models import hub
@@ -378,14 +378,22 @@ def _finite(part: memoryview, kind: str) -> bool:
     return int((values_N & bits(mask)).max()) != mask
 
 
-def refuse_not_finite(contents: Mapping[Path, Content]) -> None:
-    """Raises `UserError` for the first file with a tensor that holds NaN or infinity."""
-    for path, found in contents.items():
-        if found.not_finite is not None:
-            raise UserError(
-                f"{path}: {found.not_finite!r} holds NaN or infinity; such weights come of a training that diverged, "
-                "or of a conversion to float16 that overflowed: give another checkpoint"
-            )
+def checksums(files: Iterable[Path]) -> list[str]:
+    """Returns the SHA-256 of each file, of weights as `content` does.
+
+    Raises `UserError` for the first file of weights with a tensor that is known to hold NaN or infinity.
+    """
+    return [_sound(file) if file.suffix == SAFETENSORS else checksum(file) for file in files]
+
+
+def _sound(path: Path) -> str:
+    found = content(path)
+    if found.not_finite is not None:
+        raise UserError(
+            f"{path}: {found.not_finite!r} holds NaN or infinity; such weights come of a training that diverged, "
+            "or of a conversion to float16 that overflowed: give another checkpoint"
+        )
+    return found.sha256
 
 
 def copy_weights(
